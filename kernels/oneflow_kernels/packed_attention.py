@@ -1,0 +1,43 @@
+"""Attention inside each sequence of a packed batch."""
+
+# Shapes: T rows, S sequences, h query heads, g key and value heads, d head width.
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from oneflow_kernels import reference
+
+
+def packed_attention(
+    query: Float[Tensor, "T h d"],
+    key: Float[Tensor, "T g d"],
+    value: Float[Tensor, "T g d"],
+    cu_seqlens: Int32[Tensor, "S+1"],
+    max_seqlen: int,
+) -> Float[Tensor, "T h d"]:
+    """Attention of every row to all rows of its own sequence, both ways; no row sees another sequence.
+
+        out[t] = sum over u in the sequence of t of softmax_u(query[t] . key[u] / sqrt(d)) value[u]
+
+    On CUDA in bfloat16 or float16 this is torch's varlen flash attention, elsewhere `reference`.
+
+    Args:
+        key: h is a multiple of g; query head i reads key head i // (h / g).
+        cu_seqlens: first row of each sequence, then T; ascending, sequences may be empty.
+        max_seqlen: at least the longest sequence.
+
+    Raises:
+        ValueError: h is not a multiple of g.
+    """
+    if query.shape[1] % key.shape[1]:
+        raise ValueError(f"query has {query.shape[1]} heads, not a multiple of key's {key.shape[1]}")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        grouped = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(grouped, dim=1) if grouped > 1 else x for x in (key, value))
+        return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+    return reference.packed_attention(query, key, value, cu_seqlens)

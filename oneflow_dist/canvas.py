@@ -1,0 +1,152 @@
+"""A document while it is being generated: tokens that stand, images on their own clocks."""
+
+# Shapes: n tokens, i images, C H W latent of one document.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+
+from oneflow_dist.config import ImageConfig
+from oneflow_dist.containers import NoisySample
+from oneflow_dist.data.tokenizer import Tokenizer
+
+MOVING_TOLERANCE = 1e-9  # clocks are sums of 1/N
+
+
+@dataclass(slots=True, kw_only=True)
+class Canvas:
+    """The state of one generation. Arrays are replaced, never changed in place, so that a shallow copy is a snapshot."""
+
+    key: str
+    rng: np.random.Generator
+    text_time: float
+    tokens: Int64[np.ndarray, "n"]
+    is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
+    born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
+    image_at: Int64[np.ndarray, "i"]
+    latents: Float32[np.ndarray, "i C H W"]
+    image_time: Float[np.ndarray, "i"]
+    image_is_target: Bool[np.ndarray, "i"]
+    hit_cap: bool = False  # an insertion was refused because the document was full
+
+    @property
+    def is_moving(self) -> Bool[np.ndarray, "i"]:
+        """Images that are still being painted."""
+        return self.image_is_target & (self.image_time < 1.0 - MOVING_TOLERANCE)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether text can still appear."""
+        return self.text_time < 1.0 - MOVING_TOLERANCE
+
+    @property
+    def is_done(self) -> bool:
+        return not self.is_writing and not self.is_moving.any()
+
+    def snapshot(self) -> NoisySample:
+        """What the network sees: the same type that training noises samples into."""
+        return NoisySample(
+            key=self.key,
+            tokens=self.tokens,
+            is_open=self.is_open & self.is_writing,
+            image_at=self.image_at,
+            bag_tokens=np.zeros(0, dtype=np.int64),
+            bag_slot=np.zeros(0, dtype=np.int64),
+            latents=self.latents,
+            velocity=np.zeros_like(self.latents),
+            image_time=np.minimum(1.0, self.image_time),
+            image_is_scored=self.is_moving,
+            text_time=min(1.0, self.text_time),
+        )
+
+    def advance(self, velocity: Float32[np.ndarray, "i C H W"], step_size: float) -> None:
+        """Move every moving image along its velocity, and the clocks of text and moving images."""
+        steps = np.where(self.is_moving, np.minimum(step_size, 1.0 - self.image_time), 0.0)
+        self.latents = self.latents + steps.astype(np.float32)[:, None, None, None] * velocity
+        self.image_time = self.image_time + steps
+        self.text_time = min(1.0, self.text_time + step_size)
+
+    def insert(self, slots: np.ndarray, tokens: np.ndarray, step: int, image_token: int, image: ImageConfig) -> None:
+        """Insert a token after each of `slots`, ascending indices before any insertion; an image token spawns noise.
+
+        Inserting at the last slot first, or all at once as here, leaves the earlier indices as they were.
+        """
+        if len(slots) == 0:
+            return
+        is_image = np.zeros(len(self.tokens), dtype=bool)
+        is_image[self.image_at] = True
+        image_of = np.full(len(self.tokens), -1)
+        image_of[self.image_at] = np.arange(len(self.image_at))
+        spawned = tokens == image_token
+        num_old, num_new = len(self.image_at), int(spawned.sum())
+        new_of = np.where(spawned, num_old + np.cumsum(spawned) - 1, -1)
+
+        places = slots + 1
+        self.tokens = np.insert(self.tokens, places, tokens)
+        self.born = np.insert(self.born, places, step)
+        self.is_open = np.insert(self.is_open, places, True)
+        order = np.insert(image_of, places, new_of)
+        self.image_at = np.flatnonzero(order >= 0)
+        order = order[self.image_at]
+        noise = self.rng.standard_normal((num_new, *image.shape), dtype=np.float32)
+        self.latents = np.concatenate([self.latents, noise])[order]
+        self.image_time = np.append(self.image_time, np.zeros(num_new))[order]
+        self.image_is_target = np.append(self.image_is_target, np.ones(num_new, dtype=bool))[order]
+
+    def num_rows(self, image: ImageConfig) -> int:
+        """Trunk rows that the document takes now."""
+        return len(self.tokens) + len(self.image_at) * image.num_rows
+
+    def parts(self, tokenizer: Tokenizer) -> list[str | int]:
+        """The document as a reader sees it: stretches of text, and indices of images; BOS left out."""
+        found: list[str | int] = []
+        edges = [0, *self.image_at.tolist(), len(self.tokens)]
+        for number, (before, after) in enumerate(zip(edges, edges[1:], strict=False)):
+            text = tokenizer.decode(self.tokens[before + 1 : after].tolist()).strip()
+            found += [text] if text else []
+            found += [number] if number < len(self.image_at) else []
+        return found
+
+
+def blank_canvas(
+    prompt: Sequence[int | np.ndarray | None],
+    tokenizer: Tokenizer,
+    image: ImageConfig,
+    seed: int,
+    index: int,
+) -> Canvas:
+    """A canvas with a prompt and nothing else.
+
+    Args:
+        prompt: what follows BOS: a token id, a clean latent [C, H, W], or None for an image to paint. Text is written
+            after the prompt unless it ends in an image to paint: then everything asked for is there.
+        seed: with `index` the key of everything random about this document, whatever it is generated with.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, index]))
+    is_image = np.array([False] + [not isinstance(part, int) for part in prompt])
+    tokens = [tokenizer.bos] + [part if isinstance(part, int) else tokenizer.image for part in prompt]
+    latents = [
+        rng.standard_normal(image.shape, dtype=np.float32) if part is None else part
+        for part in prompt
+        if not isinstance(part, int)
+    ]
+    is_target = np.array([part is None for part in prompt if not isinstance(part, int)], dtype=bool)
+    writes = not (len(prompt) > 0 and prompt[-1] is None)
+    is_open = np.zeros(len(tokens), dtype=bool)
+    is_open[-1] = writes
+    return Canvas(
+        key=f"canvas-{index}",
+        rng=rng,
+        text_time=0.0 if writes else 1.0,
+        tokens=np.array(tokens, dtype=np.int64),
+        is_open=is_open,
+        born=np.zeros(len(tokens), dtype=np.int64),
+        image_at=np.flatnonzero(is_image),
+        latents=np.stack(latents) if latents else np.zeros((0, *image.shape), dtype=np.float32),
+        image_time=np.where(is_target, 0.0, 1.0),
+        image_is_target=is_target,
+    )

@@ -1,0 +1,159 @@
+"""Checkpoints: written beside, then renamed, so that what has the final name is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.tensor import DTensor
+
+from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.optim import MovingAverage
+from oneflow_dist.runtime import is_main, log
+
+ARCHITECTURE = ("model", "heads", "image")  # config sections that decide the shapes of parameters
+LANES = ("packs_per_step", "window_samples")  # of [data]: what the states of lanes depend on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run stands, besides its tensors. No random generator has a state: all noise is keyed by its sample."""
+
+    step: int
+    lanes: dict[int, dict[str, Any]]
+
+
+def checkpoint_folder(run_folder: str, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return Path(run_folder) / "checkpoints" / f"step-{step:08d}"
+
+
+def find_latest(run_folder: str) -> Path | None:
+    """The last complete checkpoint of a run; incomplete ones are named and left alone."""
+    folders = sorted((Path(run_folder) / "checkpoints").glob("step-*"), reverse=True)
+    complete = [folder for folder in folders if (folder / "COMPLETE").exists()]
+    for folder in folders:
+        if folder not in complete:
+            last = f"the last complete one is {complete[0].name}" if complete else "there is no complete one"
+            log(f"{folder} is incomplete (no COMPLETE file) and ignored; {last}")
+    return complete[0] if complete else None
+
+
+def save_checkpoint(
+    config: Config, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage
+) -> None:
+    """Write model, optimizer, average and progress; then delete checkpoints beyond `checkpoint.keep`.
+
+    Raises:
+        OSError: not enough room on the disk. Nothing has been written then.
+    """
+    final = checkpoint_folder(config.run.folder, progress.step)
+    if (final / "COMPLETE").exists():
+        return
+    state = _state_dict(model, optimizer, ema)
+    _check_room(final, state)
+    beside = final.with_name(final.name + ".incomplete")
+    if is_main():
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(final, ignore_errors=True)
+        beside.mkdir(parents=True)
+    dist.barrier()
+    dcp.save(state, checkpoint_id=str(beside))
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, progress.lanes)
+    if is_main():
+        lanes = {index: lane for part in gathered for index, lane in part.items()}
+        (beside / "progress.json").write_text(json.dumps({"step": progress.step, "lanes": lanes}))
+        (beside / "config.toml").write_text(write_config(config))
+        (beside / "COMPLETE").touch()
+        beside.rename(final)
+        _delete_old(config)
+    dist.barrier()
+
+
+def load_checkpoint(
+    folder: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage
+) -> Progress:
+    """Continue from a checkpoint, whatever layout wrote it.
+
+    Raises:
+        ValueError: it belongs to another architecture or another cut of the data.
+    """
+    check_same(folder, config, {**dict.fromkeys(ARCHITECTURE), "data": LANES, "run": ("seed",)})
+    state = _state_dict(model, optimizer, ema)
+    dcp.load(state, checkpoint_id=str(folder))
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    table = json.loads((folder / "progress.json").read_text())
+    return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
+
+
+def load_weights(folder: Path, model: nn.Module, which: str = "ema") -> None:
+    """Read the weights alone, averaged ("ema") or not ("model"), into a model on any layout."""
+    state = {which: dict(model.named_parameters())}
+    dcp.load(state, checkpoint_id=str(folder))
+
+
+def check_same(folder: Path, config: Config, sections: dict[str, tuple[str, ...] | None]) -> None:
+    """Compare config sections (None: all their keys) with those that a checkpoint was written with."""
+    theirs = load_config(folder / "config.toml")
+    for section, keys in sections.items():
+        there, here = getattr(theirs, section), getattr(config, section)
+        for key in keys or [field.name for field in dataclasses.fields(here)]:
+            if getattr(there, key) != getattr(here, key):
+                raise ValueError(
+                    f"{folder}: {section}.{key} is {getattr(there, key)!r} there but {getattr(here, key)!r} here; "
+                    "set another run.folder to start anew, or take the checkpoint's value to continue"
+                )
+
+
+def _state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage) -> dict[str, Any]:
+    return {
+        "model": dict(model.named_parameters()),
+        "ema": ema.tensors,
+        "optimizer": get_optimizer_state_dict(model, optimizer),
+    }
+
+
+def _check_room(final: Path, state: dict[str, Any]) -> None:
+    """All ranks learn how much all of them will write, and whether it fits."""
+    needed = torch.tensor(sum(_num_bytes(value) for value in _leaves(state)), dtype=torch.int64)
+    dist.all_reduce(needed)
+    existing = next(parent for parent in final.parents if parent.exists())
+    free = torch.tensor(shutil.disk_usage(existing).free, dtype=torch.int64)
+    dist.all_reduce(free, op=dist.ReduceOp.MIN)
+    if free < needed * 1.02 + 2**20:
+        raise OSError(
+            errno.ENOSPC,
+            f"{final}: the checkpoint needs {_mib(needed)} MiB but the disk has {_mib(free)} MiB left; make room and "
+            "run the same command again: it continues from the last checkpoint",
+        )
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for item in value.values() for leaf in _leaves(item)] if isinstance(value, dict) else [value]
+
+
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, DTensor):
+        value = value.to_local()
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 64
+
+
+def _mib(num_bytes: torch.Tensor) -> int:
+    return int(num_bytes) // 2**20
+
+
+def _delete_old(config: Config) -> None:
+    folders = sorted((Path(config.run.folder) / "checkpoints").glob("step-*[0-9]"))
+    for folder in folders[: -config.checkpoint.keep]:
+        shutil.rmtree(folder)

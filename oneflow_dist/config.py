@@ -1,0 +1,337 @@
+"""Every knob of a run, with its unit: load from TOML, override, check, write back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """[run] Where results go, and the seed of everything random."""
+
+    folder: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """[model] The shared transformer."""
+
+    width: int
+    num_layers: int
+    num_attention_heads: int
+    num_kv_heads: int
+    mlp_width: int
+    vocab_size: int  # at least the tokenizer's
+    rope_theta: float
+    norm_eps: float
+    tie_embeddings: bool  # the bag head uses the embedding's weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadsConfig:
+    """[heads] What the insertion heads know of the time."""
+
+    # "none" as in the paper: the number of sampler steps then sets the length of what is written. "token": the first
+    # token of a sequence carries the text time. "adaln": the heads' input is modulated by it.
+    time_conditioning: Literal["none", "token", "adaln"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageConfig:
+    """[image] The latents that images are made of, and how the trunk sees them."""
+
+    channels: int
+    height: int  # in latent elements
+    width: int
+    patch_size: int  # a patch of patch_size x patch_size latent elements is one row
+    time_conditioning: Literal["added", "adaln"]  # added to the patch rows, or AdaLN-Zero in every block
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.height, self.width
+
+    @property
+    def num_elements(self) -> int:
+        return self.channels * self.height * self.width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.height // self.patch_size, self.width // self.patch_size
+
+    @property
+    def num_rows(self) -> int:
+        """Trunk rows of one image."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowConfig:
+    """[flow] The noising process and its losses."""
+
+    keep_schedule: Literal["linear", "cosine", "power"]
+    keep_exponent: float  # of "power"
+    normalize: Literal["batch", "paper"]  # of the text losses
+    image_weight: float  # of the velocity loss
+    condition_dropout_prob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """[data] Where samples come from and how many fit in a pack; packs are padded to the five capacities."""
+
+    mixture: str  # YAML file
+    tokenizer: str  # tiktoken ranks file, or "bytes"
+    packs_per_step: int  # over all ranks; what one rank cannot do at once it accumulates
+    rows_per_pack: int
+    tokens_per_pack: int
+    bag_tokens_per_pack: int
+    images_per_pack: int
+    sequences_per_pack: int
+    max_sample_rows: int  # of a complete sample
+    overlong: Literal["error", "drop", "window"]  # a longer sample: stop, leave it out, take a random part of it
+    window_samples: int  # how many wait for packing
+    workers: int = 1  # processes per rank; 0 loads in the training process
+    cached_samples: int = 0  # decoded samples each worker keeps in memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """[optim] AdamW and its learning rate."""
+
+    lr: float
+    warmup_steps: int
+    lr_schedule: Literal["cosine", "constant"]
+    final_lr_fraction: float  # of lr, at the last step of "cosine"
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float  # not on norms and biases
+    max_grad_norm: float
+    ema_decay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """[train] How long, and in which precision."""
+
+    steps: int
+    precision: Literal["fp32", "bf16"]  # of activations and products; weights and reductions are fp32
+    compile: bool = False  # torch.compile each block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """[parallel] Mesh axes; their product is the number of ranks."""
+
+    replicate: int = 1
+    shard: int = -1  # -1: all ranks that are left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """[checkpoint] When to save and how many to keep."""
+
+    every_steps: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """[metrics] Sinks beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb: Literal["off", "offline", "online"] = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """[sampling] Pictures of what the model writes, during training and by default in tools/sample.py."""
+
+    every_steps: int  # 0: never during training
+    steps: int  # N: the text is done after N steps, the last image after at most 2N
+    guidance: float  # on the velocity; 1 is none
+    temperature: float  # of the token distribution
+    top_p: float
+    max_rows: int  # of one document
+    prompts: tuple[str, ...]  # "<|image|>" in a prompt is an image to paint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    heads: HeadsConfig
+    image: ImageConfig
+    flow: FlowConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    parallel: ParallelConfig
+    checkpoint: CheckpointConfig
+    metrics: MetricsConfig
+    sampling: SamplingConfig
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a TOML file, apply `section.key=value` overrides (values are TOML; a bare word is a string), check.
+
+    Raises:
+        ValueError: no such file, bad TOML, an unknown or missing key, a wrong type, an impossible combination.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such config file; configs/ has the ones that come with the project")
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides or []:
+        _apply_override(table, override)
+    config = _build(Config, table, prefix="")
+    check_config(config)
+    return config
+
+
+def write_config(config: Config) -> str:
+    """The config as TOML, every knob written out; `load_config` reads it back equal."""
+    lines: list[str] = []
+    for section in dataclasses.fields(config):
+        lines.append(f"[{section.name}]")
+        values = getattr(config, section.name)
+        lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def check_config(config: Config) -> None:
+    """Combinations that cannot work.
+
+    Raises:
+        ValueError: names the keys, their values and a way out.
+    """
+    model, image, data = config.model, config.image, config.data
+    positive = {
+        "model": ("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size"),
+        "image": ("channels", "height", "width", "patch_size"),
+        "data": ("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack", "images_per_pack")
+        + ("max_sample_rows", "window_samples"),
+        "optim": ("lr", "max_grad_norm"),
+        "train": ("steps",),
+        "checkpoint": ("every_steps", "keep"),
+        "sampling": ("steps", "temperature", "max_rows"),
+        "flow": ("keep_exponent",),
+    }
+    for section, keys in positive.items():
+        for key in keys:
+            value = getattr(getattr(config, section), key)
+            if value <= 0:
+                raise ValueError(f"{section}.{key}: {value} must be positive")
+    if model.width % model.num_attention_heads or (model.width // model.num_attention_heads) % 2:
+        raise ValueError(
+            f"model.width ({model.width}) / model.num_attention_heads ({model.num_attention_heads}) "
+            "must be an even whole number, the head width"
+        )
+    if model.num_attention_heads % model.num_kv_heads:
+        raise ValueError(
+            f"model.num_kv_heads ({model.num_kv_heads}) must divide "
+            f"model.num_attention_heads ({model.num_attention_heads})"
+        )
+    if image.height % image.patch_size or image.width % image.patch_size:
+        raise ValueError(
+            f"image.patch_size ({image.patch_size}) must divide image.height ({image.height}) "
+            f"and image.width ({image.width})"
+        )
+    if data.max_sample_rows > data.rows_per_pack or data.max_sample_rows > data.tokens_per_pack + image.num_rows:
+        raise ValueError(
+            f"data.max_sample_rows ({data.max_sample_rows}) must not exceed data.rows_per_pack ({data.rows_per_pack}) "
+            f"or what data.tokens_per_pack ({data.tokens_per_pack}) can hold; lower it or raise the capacities"
+        )
+    if data.max_sample_rows > data.bag_tokens_per_pack:
+        raise ValueError(
+            f"data.bag_tokens_per_pack ({data.bag_tokens_per_pack}) must be at least "
+            f"data.max_sample_rows ({data.max_sample_rows}): all tokens of a sample can be missing at once"
+        )
+    if data.sequences_per_pack < 2:
+        raise ValueError(f"data.sequences_per_pack: {data.sequences_per_pack} must be at least 2; one is for padding")
+    for section, key in (("flow", "condition_dropout_prob"), ("sampling", "top_p"), ("optim", "final_lr_fraction")):
+        value = getattr(getattr(config, section), key)
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{section}.{key}: {value} must lie in [0, 1]")
+    if not 0.0 <= config.optim.ema_decay < 1.0:
+        raise ValueError(f"optim.ema_decay: {config.optim.ema_decay} must lie in [0, 1)")
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    path, is_assignment, text = override.partition("=")
+    section, has_key, key = path.strip().partition(".")
+    if not (is_assignment and has_key and key):
+        raise ValueError(f"override {override!r}: not of the form section.key=value, as in train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table.setdefault(section, {})[key] = value
+
+
+def _build(kind: type, table: Any, prefix: str) -> Any:
+    """A dataclass from a TOML table."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{prefix}: expected a table [{prefix}], got {table!r}")
+    hints = get_type_hints(kind)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            advice = f"did you mean {_join(prefix, near[0])}?" if near else f"known keys: {', '.join(hints)}"
+            raise ValueError(f"{_join(prefix, key)}: unknown key; {advice}")
+    values = {}
+    for field in dataclasses.fields(kind):
+        path = _join(prefix, field.name)
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            values[field.name] = _build(hint, table.get(field.name, {}), path)  # type: ignore[arg-type]
+        elif field.name in table:
+            values[field.name] = _convert(hint, table[field.name], path)
+        elif field.default is dataclasses.MISSING:
+            raise ValueError(f"{path}: missing; it changes results, so it has no default: write it in the config")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type `hint`; whole numbers may stand for floats, nothing else is converted."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{path}: {value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{path}: expected a list, got {value!r}")
+        return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _to_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_to_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key

@@ -1,0 +1,179 @@
+"""What travels: one dataclass for each stage of a sample's path.
+
+    tar shard -> ShardRecord -> Sample -> NoisySample -> PackedBatch -> Prediction -> Losses -> StepMetrics
+
+Shapes: n tokens and i images of one sample; N slots (= kept text tokens), B bag tokens, I images, T trunk rows,
+S sequences, P rows of an image, C H W latent, of one packed batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int32, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardRecord:
+    """The members of one WebDataset sample, still encoded."""
+
+    key: str  # "source/shard/key": names the sample in every message
+    files: dict[str, bytes]  # by extension: "png", "txt", "json", "0.jpg"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One training example before noising. An image is one token in `tokens` and one latent."""
+
+    key: str
+    tokens: Int64[np.ndarray, "n"]
+    is_target: Bool[np.ndarray, "n"]  # to be generated; the others are prompt. The first token never is one.
+    image_at: Int64[np.ndarray, "i"]  # which tokens are images, ascending
+    latents: Float32[np.ndarray, "i C H W"]
+    is_interleaved: bool  # images are inserted like tokens (Algorithm 3); else they are there from the start
+
+    def __post_init__(self) -> None:
+        if self.tokens.size == 0 or self.is_target[0]:
+            raise ValueError(f"sample {self.key!r}: its first token is a target; put a BOS or prompt token before it")
+        if len(self.image_at) != len(self.latents):
+            raise ValueError(
+                f"sample {self.key!r}: {len(self.image_at)} image tokens but {len(self.latents)} latents; "
+                "name each image of the text once"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisySample:
+    """A sample at one instant of its generation: what is there, and what is missing where."""
+
+    key: str
+    tokens: Int64[np.ndarray, "m"]  # the kept ones
+    is_open: Bool[np.ndarray, "m"]  # may tokens be inserted after this one?
+    image_at: Int64[np.ndarray, "j"]  # which kept tokens are images
+    bag_tokens: Int64[np.ndarray, "b"]  # the deleted ones, in reading order
+    bag_slot: Int64[np.ndarray, "b"]  # the kept token each fell behind, ascending
+    latents: Float32[np.ndarray, "j C H W"]  # t * latent + (1 - t) * noise
+    velocity: Float32[np.ndarray, "j C H W"]  # latent - noise
+    image_time: Float[np.ndarray, "j"]
+    image_is_scored: Bool[np.ndarray, "j"]  # a target that is still moving (time < 1)
+    text_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The fixed sizes a packed batch is padded to."""
+
+    rows: int
+    tokens: int
+    bag_tokens: int
+    images: int
+    sequences: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What losses are divided by, and what a step has processed; of one batch, or summed over a whole step."""
+
+    open_slots: int
+    text_sequences: int  # with at least one open slot
+    image_elements: int  # of images that are scored
+    rows: int  # padding not counted
+    padded_rows: int  # all rows of the batch
+    text_tokens: int  # rows that are tokens
+    bag_tokens: int
+    filled_slots: int  # with at least one bag token
+    sequences: int
+    attention_pairs: int  # sum of squared sequence lengths, padding not counted
+
+    @classmethod
+    def zeros(cls) -> Counts:
+        return cls(**{field.name: 0 for field in fields(cls)})
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedBatch:
+    """Many noisy samples as one sequence of T rows, with no batch dimension and fixed sizes.
+
+    Rows of a sample are its kept tokens in order; an image token is followed by the rows of its patches. Rows that no
+    sample fills form a last sequence of their own, which nothing reads.
+    """
+
+    # Text: every kept token owns the slot after it.
+    tokens: Int64[Tensor, "N"]
+    token_row: Int64[Tensor, "N"]  # its row in the trunk
+    token_sequence: Int64[Tensor, "N"]
+    slot_weight: Float32[Tensor, "N"]  # 1 / open slots of its sequence; 0 on closed slots and padding
+    missing_count: Float32[Tensor, "N"]  # k: how many bag tokens the slot has
+    bag_tokens: Int64[Tensor, "B"]  # deleted tokens, sorted by slot
+    bag_slot: Int64[Tensor, "B"]
+    bag_weight: Float32[Tensor, "B"]  # slot_weight[bag_slot]; 0 on padding
+
+    # Images.
+    latents: Float32[Tensor, "I C H W"]  # noisy
+    velocity: Float32[Tensor, "I C H W"]  # target
+    image_time: Float32[Tensor, "I"]
+    image_weight: Float32[Tensor, "I"]  # 1 on scored images; 0 on clean ones and padding
+    image_row: Int64[Tensor, "I"]  # first row of its patches
+
+    # Sequence layout.
+    row_source: Int64[Tensor, "T"]  # where a row's input comes from: [0, N) tokens, then I*P patches, then "nothing"
+    row_image: Int64[Tensor, "T"]  # the image a row is a patch of; I on every other row
+    position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
+    cu_seqlens: Int32[Tensor, "S+1"]
+    text_time: Float32[Tensor, "S"]
+    max_seqlen: int
+
+    # Known on the host.
+    counts: Counts
+    keys: tuple[str, ...]  # for error messages and dumps of bad batches
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with every tensor on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return PackedBatch(**moved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the model says of a packed batch."""
+
+    zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
+    log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
+    bag_nll: Float32[Tensor, "B"]  # -log Q(bag token), nats
+    velocity: Float32[Tensor, "I C H W"]
+    slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """Sums over this rank's samples, divided by the counts of the whole step (scalars; nats and mean squares)."""
+
+    zero: Float32[Tensor, ""]
+    rate: Float32[Tensor, ""]
+    bag: Float32[Tensor, ""]
+    velocity: Float32[Tensor, ""]
+    total: Float32[Tensor, ""]
+
+    def stack(self) -> Float32[Tensor, "5"]:
+        """All losses in one detached tensor, in field order, to be summed over microbatches and ranks."""
+        return torch.stack([getattr(self, field.name).detach() for field in fields(self)])
+
+    @classmethod
+    def unstack(cls, values: Float32[Tensor, "5"]) -> Losses:
+        return cls(**dict(zip((field.name for field in fields(cls)), values.unbind(), strict=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMetrics:
+    """What one optimizer step reports; the same on every rank."""
+
+    losses: Losses
+    grad_norm: float
+    counts: Counts

@@ -1,0 +1,111 @@
+"""Text to token ids and back, with the special tokens that documents are made of."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiktoken
+
+SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|image|>", "<|prompt|>")
+
+# How text is cut before merging: contractions, words with one leading mark or blank, up to three digits, punctuation,
+# line ends, blanks. The cut of the Llama 3 vocabulary, so that its ranks file gives its ids.
+CUT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Byte-pair encoding with special tokens after the last rank."""
+
+    encoding: tiktoken.Encoding
+
+    @property
+    def vocab_size(self) -> int:
+        return self.encoding.n_vocab
+
+    @property
+    def bos(self) -> int:
+        return self._special("<|bos|>")
+
+    @property
+    def image(self) -> int:
+        return self._special("<|image|>")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; special tokens spelled out in `text` stay text."""
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
+        return self.encoding.decode(tokens)
+
+    def _special(self, name: str) -> int:
+        return self.encoding.encode_single_token(name)
+
+
+@functools.cache
+def load_tokenizer(path: str) -> Tokenizer:
+    """Read a tiktoken ranks file, or make the byte-level tokenizer for "bytes".
+
+    Raises:
+        ValueError: no such file, or not a ranks file.
+    """
+    if path == "bytes":
+        ranks = {bytes([value]): value for value in range(256)}
+    else:
+        if not Path(path).is_file():
+            raise ValueError(f'{path}: no such tokenizer file; set data.tokenizer to a tiktoken ranks file or "bytes"')
+        ranks = _read_ranks(Path(path))
+    special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+    encoding = tiktoken.Encoding(path, pat_str=CUT_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+    return Tokenizer(encoding)
+
+
+def train_ranks(texts: list[str], vocab_size: int) -> dict[bytes, int]:
+    """Byte-pair ranks learned on `texts`: the 256 bytes, then at most `vocab_size - 256` merges."""
+    import tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+    cut = pre_tokenizers.Split(Regex(CUT_PATTERN), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, byte_level])  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    byte_of = _byte_of_character()
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return {bytes(byte_of[c] for c in token): rank for rank, (token, _) in enumerate(vocabulary)}
+
+
+def write_ranks(path: Path, ranks: dict[bytes, int]) -> None:
+    """Write a tiktoken ranks file: a line for each token, base64, blank, rank."""
+    lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
+    path.write_text("".join(lines))
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    ranks = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not base64, blank, rank: {line[:40]!r}") from error
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError(f"{path}: ranks are not 0 to {len(ranks) - 1}, each once; is the file cut off?")
+    return ranks
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The byte that each printable character of the byte-level alphabet stands for."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [value for value in range(256) if value not in plain]
+    return {chr(value): value for value in plain} | {chr(256 + i): value for i, value in enumerate(others)}

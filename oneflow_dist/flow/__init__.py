@@ -1,0 +1,1 @@
+"""The paper: keep schedules, noising and losses. No network, no torch.distributed."""

@@ -1,0 +1,55 @@
+"""What the model is asked: is something missing here, how much, what, and where do the pixels flow?"""
+
+# Shapes: N slots, B bag tokens, I images, C H W latent.
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from oneflow_dist.containers import Counts, Losses, PackedBatch, Prediction
+
+
+def compute_losses(
+    prediction: Prediction, batch: PackedBatch, counts: Counts, normalize: str, image_weight: float
+) -> Losses:
+    """This batch's part of the losses of a whole step: summed over the ranks and microbatches of a step they are means.
+
+        zero      BCE(pi, 1[k = 0])              per open slot
+        rate      1[k > 0] (rate - k log rate)   per open slot
+        bag       sum over the bag of -log Q     per open slot
+        velocity  (v - (latent - noise))^2       per element of a scored image
+        total     zero + rate + bag + image_weight * velocity
+
+    Args:
+        counts: of the whole step, over all ranks and microbatches.
+        normalize: "batch" divides sums over slots by the number of open slots of the step; "paper" takes the mean over
+            the slots of a sample, then over samples, which has the same optimum but heavy tails: one sample of few
+            slots and large bags can outweigh a thousand others.
+
+    Numerics: float32 sums. The hazard does not weigh the text losses; weighed, time-free heads are degenerate.
+    Source: arXiv:2510.03506 Eq. 7 (text) and 9 (images).
+    """
+    slot_weight, bag_weight, denominator = batch.slot_weight, batch.bag_weight, counts.text_sequences
+    if normalize == "batch":
+        slot_weight, bag_weight = (slot_weight > 0).float(), (bag_weight > 0).float()
+        denominator = counts.open_slots
+    denominator = max(1, denominator)
+
+    k = batch.missing_count
+    is_empty = (k == 0).float()
+    zero_nll = F.binary_cross_entropy_with_logits(prediction.zero_logit, is_empty, reduction="none")
+    rate_nll = (1.0 - is_empty) * (prediction.log_rate.exp() - k * prediction.log_rate)
+    squares = (prediction.velocity - batch.velocity).square().sum(dim=(1, 2, 3))
+
+    zero = (slot_weight * zero_nll).sum() / denominator
+    rate = (slot_weight * rate_nll).sum() / denominator
+    bag = (bag_weight * prediction.bag_nll).sum() / denominator
+    velocity = (batch.image_weight * squares).sum() / max(1, counts.image_elements)
+    total = zero + rate + bag + image_weight * velocity
+    return Losses(zero=zero, rate=rate, bag=bag, velocity=velocity, total=total)
+
+
+def are_finite(losses: Losses) -> bool:
+    """Whether no loss is NaN or infinite."""
+    return bool(torch.isfinite(losses.stack()).all())

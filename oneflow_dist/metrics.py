@@ -1,0 +1,139 @@
+"""What a run reports while it goes: one JSON line per step, a progress bar, TensorBoard and W&B."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from oneflow_dist.config import Config, write_config
+from oneflow_dist.containers import Counts, StepMetrics
+
+
+class MetricsLog:
+    """The sinks of rank 0; on other ranks every method does nothing."""
+
+    def __init__(self, config: Config, first_step: int, is_main: bool):
+        """Continue the log after `first_step` steps; later lines of an earlier try are cut off."""
+        self.is_main = is_main
+        if not is_main:
+            return
+        folder = Path(config.run.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(write_config(config))
+        path = folder / "metrics.jsonl"
+        _cut_after(path, first_step)
+        self._lines = path.open("a")
+        self._tensorboard = _open_tensorboard(folder, first_step) if config.metrics.tensorboard else None
+        self._wandb = _open_wandb(config, folder) if config.metrics.wandb != "off" else None
+        self._bar = tqdm(
+            total=config.train.steps,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+        )
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One step's values to every sink."""
+        if not self.is_main:
+            return
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s", refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def add_image(self, step: int, path: Path) -> None:
+        """A picture of samples to the sinks that show pictures."""
+        if self.is_main and self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"samples": wandb.Image(str(path))}, step=step)
+        if self.is_main and self._tensorboard is not None:
+            import numpy as np
+            from PIL import Image
+
+            with Image.open(path) as picture:
+                self._tensorboard.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close all sinks."""
+        if not self.is_main:
+            return
+        self._bar.close()
+        self._lines.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float]:
+    """The line of one step, by its name in metrics.jsonl."""
+    losses, counts = metrics.losses, metrics.counts
+    return {
+        "loss": losses.total.item(),
+        "loss/zero": losses.zero.item(),
+        "loss/rate": losses.rate.item(),
+        "loss/bag": losses.bag.item(),
+        "loss/velocity": losses.velocity.item(),
+        "grad_norm": metrics.grad_norm,
+        "lr": lr,
+        "samples": counts.sequences,
+        "text_tokens": counts.text_tokens,
+        "bag_tokens": counts.bag_tokens,
+        "padding": padding(counts),
+        "seconds": seconds,
+        "tokens_per_second": counts.rows / seconds,
+        "tflops_per_second": flops / seconds / 1e12,
+    }
+
+
+def padding(counts: Counts) -> float:
+    """The share of trunk rows that no sample fills."""
+    return 1.0 - counts.rows / counts.padded_rows
+
+
+def _cut_after(path: Path, step: int) -> None:
+    """Keep the lines up to `step`; a half-written last line goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > step:
+            break
+        kept.append(line)
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(kept))
+    os.replace(beside, path)
+
+
+def _open_tensorboard(folder: Path, first_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
+
+
+def _open_wandb(config: Config, folder: Path) -> Any:
+    import dataclasses
+
+    import wandb
+
+    return wandb.init(
+        project="oneflow_dist",
+        name=folder.name,
+        id=folder.name,
+        resume="allow",
+        dir=folder,
+        mode=config.metrics.wandb,  # type: ignore[arg-type]
+        config=dataclasses.asdict(config),
+    )

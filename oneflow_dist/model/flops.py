@@ -1,0 +1,55 @@
+"""How much a model computes: parameters, FLOPs of a step, and a description for people."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Counts
+
+
+def training_flops(config: Config, rows: float, attention_pairs: float, head_slots: float) -> float:
+    """FLOPs of a forward and backward pass.
+
+        3 * (2 * weights of all blocks * rows + 2 * width * vocabulary * head_slots)
+        + 3.5 * 4 * attention width * layers * attention_pairs
+
+    Matrix products count forward once and backward twice; attention backward 2.5 times, as flash attention computes
+    scores again. Norms, adapters and time embeddings are left out.
+
+    Args:
+        rows: of the trunk.
+        attention_pairs: pairs (query, key): the sum of squared sequence lengths if bidirectional, half if causal.
+        head_slots: slots whose token logits are computed.
+    """
+    model = config.model
+    head_width = model.width // model.num_attention_heads
+    projections = 2 * model.width**2 + 2 * model.width * model.num_kv_heads * head_width
+    block = projections + 3 * model.width * model.mlp_width
+    linear = 2 * (model.num_layers * block * rows + model.width * model.vocab_size * head_slots)
+    attention = 4 * model.width * model.num_layers * attention_pairs
+    return 3.0 * linear + 3.5 * attention
+
+
+def step_flops(counts: Counts, config: Config) -> float:
+    """FLOPs of a training step: rows and slots that hold something, padding not counted."""
+    return training_flops(config, counts.rows, counts.attention_pairs, counts.filled_slots)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """All parameters, each once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def describe(model: nn.Module, config: Config) -> str:
+    """Parameters by part, and the sizes of a packed batch."""
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    lines = [f"parameters {num_parameters(model):>16,}"]
+    lines += [f"  {name:<12} {count:>12,}" for name, count in parts.items()]
+    data, image = config.data, config.image
+    lines += [
+        f"rows per step {data.packs_per_step * data.rows_per_pack:>13,}  ({data.packs_per_step} packs)",
+        f"  per pack: {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} bag "
+        f"tokens, {data.images_per_pack:,} images of {image.num_rows} rows, {data.sequences_per_pack:,} sequences",
+    ]
+    return "\n".join(lines)

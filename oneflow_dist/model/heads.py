@@ -1,0 +1,57 @@
+"""Per slot: is a token missing, how many, and which."""
+
+# Shapes: N slots, B bag tokens, S sequences, D trunk width, V vocabulary.
+
+from __future__ import annotations
+
+from jaxtyping import Float, Float32, Int64
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
+from torch import Tensor, nn
+
+from oneflow_dist.model.embeddings import Modulation
+
+
+class InsertionHeads(nn.Module):
+    """Zero, rate and bag head; all three read the same hidden state of a slot.
+
+    Without modulation they know nothing of time: the noisy sequence itself tells how far generation has come
+    (arXiv:2510.03506, section 2.1.1 and Table 6). That is exact only where a document's length follows from what is
+    there; see docs/decisions.
+
+    `forward` scores the bag tokens instead of returning logits, since [N, V] logits would not fit. The unembedding is
+    an argument because it may be the embedding's weight.
+    """
+
+    def __init__(self, width: int, norm_eps: float, is_modulated: bool):
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        self.modulation = Modulation(width, num_parts=2) if is_modulated else None
+        self.zero = nn.Linear(width, 1)  # starts at P(nothing missing) = 1/2
+        self.rate = nn.Linear(width, 1)  # starts at rate = 1
+
+    def slot_hidden(
+        self,
+        x: Float[Tensor, "N D"],
+        time_embedding: Float[Tensor, "S D"],
+        token_sequence: Int64[Tensor, "N"],
+    ) -> Float[Tensor, "N D"]:
+        """What the heads read: the normed trunk output, modulated by the text time where they know it."""
+        hidden = self.norm(x)
+        if self.modulation is None:
+            return hidden
+        shift, scale = self.modulation(time_embedding)
+        return hidden * scale[token_sequence] + shift[token_sequence]
+
+    def forward(
+        self,
+        slot_hidden: Float[Tensor, "N D"],
+        unembedding: Float[Tensor, "V D"],
+        bag_tokens: Int64[Tensor, "B"],
+        bag_slot: Int64[Tensor, "B"],
+    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, "B"]]:
+        """Zero logit and log rate of every slot, and the loss of every bag token."""
+        return (
+            self.zero(slot_hidden).squeeze(-1).float(),
+            self.rate(slot_hidden).squeeze(-1).float(),
+            bag_cross_entropy(slot_hidden, unembedding, bag_tokens, bag_slot),
+        )

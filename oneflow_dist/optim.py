@@ -1,0 +1,87 @@
+"""AdamW, its learning rate, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from oneflow_dist.config import OptimConfig
+from oneflow_dist.parallel.sharding import reshard
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay acts on matrices, not on norms and biases."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, foreach=True
+    )
+
+
+def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
+    """The lr of a step (the first is 1): linear warmup, then constant or a half cosine to `final_lr_fraction`."""
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    if config.lr_schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    floor = config.final_lr_fraction
+    return config.lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The same lr for all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+@torch.no_grad()
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Scale gradients so that their norm over all parameters and ranks is at most `max_norm`; returns it unclipped."""
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+class MovingAverage:
+    """Exponential moving average of the weights, sharded as they are, in float32."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the weights after `step`; early on faster, so that the first weights are soon forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages = [_local(t) for t in self.tensors.values()]
+        torch._foreach_lerp_(averages, [_local(p) for p in model.parameters()], 1.0 - decay)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Inside, the model has the averaged weights."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        reshard(model)
+        for name, parameter in model.named_parameters():
+            own, average = _local(parameter), _local(self.tensors[name])
+            held = own.clone()
+            own.copy_(average)
+            average.copy_(held)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

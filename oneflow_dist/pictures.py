@@ -1,0 +1,2 @@
+"""placeholder"""
+def draw_progress(*a): return None

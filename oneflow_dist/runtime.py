@@ -1,0 +1,73 @@
+"""The process: its device, its rank, and how it starts and ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import torch
+
+
+def start_process() -> torch.device:
+    """Join the process group of torchrun, or be a group of one; returns this rank's device."""
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    return device
+
+
+def end_process() -> None:
+    """Leave the process group, and the process with it when there are others.
+
+    Ranks wait for each other, then skip the interpreter's shutdown, in which gloo's threads often abort.
+    """
+    import torch.distributed as dist
+
+    several = dist.get_world_size() > 1
+    dist.barrier()
+    dist.destroy_process_group()
+    if several:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def is_main() -> bool:
+    """Whether this rank prints and writes for all."""
+    import torch.distributed as dist
+
+    return dist.get_rank() == 0
+
+
+def log(message: str) -> None:
+    """Print a line on rank 0."""
+    if is_main():
+        print(message, flush=True)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Call `main`; what a user can mend ends the program with one line and exit code 2, broken numbers with code 1."""
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        _exit_with(error, code=2)
+    except FloatingPointError as error:
+        _exit_with(error, code=1)
+
+
+def _exit_with(error: Exception, code: int) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(code)  # other threads and ranks may be waiting for us: do not wait for them

@@ -1,0 +1,194 @@
+"""Generation: text by insertion and images by flow, at once, many documents in one packed sequence."""
+
+# Shapes: N slots, F slots that fire, I images, V vocabulary, C H W latent.
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from oneflow_dist.canvas import Canvas
+from oneflow_dist.config import Config, ImageConfig
+from oneflow_dist.containers import NoisySample, Prediction
+from oneflow_dist.data.packing import pack
+from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.flow.noising import without_condition
+from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.model.oneflow import OneFlow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerSettings:
+    """How to generate."""
+
+    steps: int  # N; the text is done after N, the last image after at most 2N
+    guidance: float = 1.0  # on the velocity: 1 is the conditional model, 0 the unconditional one
+    temperature: float = 1.0  # of the token distribution, which alone is sharpened
+    top_p: float = 1.0
+    max_rows: int = 512  # of one document
+    pack_rows: int = 16384  # documents are packed to at most this for one forward
+
+
+def generate(
+    model: OneFlow, canvases: list[Canvas], settings: SamplerSettings, config: Config, tokenizer: Tokenizer
+) -> list[Canvas]:
+    """Finish the canvases, in place; `hit_cap` tells which of them were full."""
+    for _ in generate_steps(model, canvases, settings, config, tokenizer):
+        pass
+    return canvases
+
+
+def generate_steps(
+    model: OneFlow, canvases: list[Canvas], settings: SamplerSettings, config: Config, tokenizer: Tokenizer
+) -> Iterator[int]:
+    """Generate, and stop after every step for whoever wants to look at the canvases.
+
+    Each step is one forward for the images and the text of all documents:
+
+        images  Y += min(dt, 1 - t) velocity                    their clocks start when they are inserted
+        text    a slot fires if Bernoulli(1 - pi) and Bernoulli(min(1, q rate)), q the exact insertion probability
+                of the step; it then gets one token of its distribution Q; an image token spawns noise
+
+    Yields:
+        The number of the step, from 1.
+
+    Source: arXiv:2510.03506 Algorithms 1 and 2.
+    """
+    schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
+    device = next(model.parameters()).device
+    step = 0
+    while active := [canvas for canvas in canvases if not canvas.is_done]:
+        step += 1
+        for group in _groups(active, settings.pack_rows, config.image):
+            _step_group(model, group, step, settings, schedule, config.image, tokenizer, device)
+        yield step
+
+
+@torch.inference_mode()
+def _step_group(
+    model: OneFlow,
+    canvases: list[Canvas],
+    step: int,
+    settings: SamplerSettings,
+    schedule: KeepSchedule,
+    image: ImageConfig,
+    tokenizer: Tokenizer,
+    device: torch.device,
+) -> None:
+    """One step of the documents that go through one forward."""
+    step_size = 1.0 / settings.steps
+    snapshots = [canvas.snapshot() for canvas in canvases]
+    guided = [s for s in snapshots if settings.guidance != 1.0 and s.image_is_scored.any()]
+    batch = pack(snapshots + [without_condition(s) for s in guided], None, image).to(device)
+    prediction = model(batch)
+
+    num_slots = [len(s.tokens) for s in snapshots]
+    fires = _draw_fires(canvases, prediction, num_slots, step_size, schedule, settings.max_rows, image)
+    firing = np.flatnonzero(np.concatenate(fires))
+    draws = np.concatenate([c.rng.random(int(f.sum())) for c, f in zip(canvases, fires, strict=True)])
+    logits = model.bag_logits(prediction.slot_hidden[torch.from_numpy(firing).to(device)])
+    tokens = sample_tokens(logits, torch.from_numpy(draws), settings.temperature, settings.top_p).cpu().numpy()
+
+    velocities = guided_velocity(prediction.velocity.cpu(), snapshots, settings.guidance)
+    first = 0
+    for canvas, velocity, fire in zip(canvases, velocities, fires, strict=True):
+        slots = np.flatnonzero(fire)
+        own = tokens[first : first + len(slots)]
+        first += len(slots)
+        canvas.advance(velocity, step_size)
+        canvas.insert(slots, own, step, tokenizer.image, image)
+
+
+def _draw_fires(
+    canvases: list[Canvas],
+    prediction: Prediction,
+    num_slots: list[int],
+    step_size: float,
+    schedule: KeepSchedule,
+    max_rows: int,
+    image: ImageConfig,
+) -> list[np.ndarray]:
+    """Per document, which of its slots get a token in this step."""
+    total = sum(num_slots)
+    is_missing_prob = torch.sigmoid(-prediction.zero_logit[:total].double()).cpu().numpy()
+    rate = prediction.log_rate[:total].double().exp().cpu().numpy()
+    fires, first = [], 0
+    for canvas, count in zip(canvases, num_slots, strict=True):
+        own = slice(first, first + count)
+        first += count
+        q = schedule.insertion_prob(canvas.text_time, step_size) if canvas.is_writing else 0.0
+        prob = is_missing_prob[own] * np.minimum(1.0, q * rate[own]) * canvas.is_open
+        fire = canvas.rng.random(count) < prob
+        fires.append(_within_cap(canvas, fire, max_rows, image))
+    return fires
+
+
+def _within_cap(canvas: Canvas, fire: np.ndarray, max_rows: int, image: ImageConfig) -> np.ndarray:
+    """Refuse what might make the document longer than `max_rows` (any token may be an image), and say so."""
+    room = max(0, (max_rows - canvas.num_rows(image)) // (1 + image.num_rows))
+    if fire.sum() <= room:
+        return fire
+    canvas.hit_cap = True
+    allowed = np.zeros_like(fire)
+    allowed[np.flatnonzero(fire)[:room]] = True
+    return allowed
+
+
+def guided_velocity(
+    velocity: Float32[Tensor, "I C H W"], snapshots: list[NoisySample], guidance: float
+) -> list[Float32[np.ndarray, "i C H W"]]:
+    """The velocity of each document's images, `v(empty) + guidance * (v(all) - v(empty))` for those that move.
+
+    Args:
+        velocity: of the images of all snapshots, then, if guidance is not 1, of those that move once more without
+            their condition. `lerp` makes guidance 1 and 0 exact.
+    """
+    counts = [len(s.image_at) for s in snapshots]
+    conditional = velocity[: sum(counts)]
+    if guidance != 1.0:
+        moving = torch.from_numpy(np.concatenate([s.image_is_scored for s in snapshots]))
+        conditional[moving] = torch.lerp(velocity[sum(counts) :], conditional[moving], guidance)
+    return [part.numpy() for part in conditional.split(counts)]
+
+
+def sample_tokens(
+    logits: Float32[Tensor, "F V"], draws: Tensor, temperature: float, top_p: float
+) -> Tensor:
+    """A token for each row of logits, by the inverse of its cumulative distribution at `draws` in [0, 1).
+
+    Args:
+        top_p: keep the fewest tokens whose probabilities reach this sum.
+    """
+    probs, order = (logits.double() / temperature).softmax(-1).sort(dim=-1, descending=True)
+    before = probs.cumsum(-1) - probs
+    probs = torch.where(before < top_p, probs, 0.0)
+    cumulative = probs.cumsum(-1)
+    target = draws.to(cumulative)[:, None] * cumulative[:, -1:]
+    choice = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
+    return order.gather(-1, choice).squeeze(-1)
+
+
+def copy_canvas(canvas: Canvas) -> Canvas:
+    """A snapshot of a canvas that later steps do not change."""
+    return copy.copy(canvas)
+
+
+def _groups(canvases: list[Canvas], pack_rows: int, image: ImageConfig) -> Iterator[list[Canvas]]:
+    """Documents that fit in one forward, in order; a larger one goes alone."""
+    group: list[Canvas] = []
+    rows = 0
+    for canvas in canvases:
+        need = canvas.num_rows(image)
+        if group and rows + need > pack_rows:
+            yield group
+            group, rows = [], 0
+        group.append(canvas)
+        rows += need
+    if group:
+        yield group

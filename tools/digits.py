@@ -1,0 +1,64 @@
+"""The quickstart's world: handwritten digits, the sentences about them, and how a reader judges them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import numpy as np
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CAPTIONS = ("a handwritten {}", "the digit {}", "a picture of a {}", "someone wrote a {}", "this is a {}")
+COUNT_PROMPT = "count up:"
+MAX_COUNT = 5  # images in a counting document
+_CAPTION = re.compile("|".join(f"({re.escape(c).replace(re.escape('{}'), '(?:' + '|'.join(WORDS) + ')')})" for c in CAPTIONS))
+
+
+def load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Digit images [n, 8, 8] uint8 and labels [n]; every fifth image is held out from training."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.minimum(data.images * 16, 255).astype(np.uint8)
+    is_heldout = np.arange(len(images)) % 5 == 4
+    chosen = is_heldout if split == "heldout" else ~is_heldout
+    return images[chosen], data.target[chosen]
+
+
+def count_up(rng: np.random.Generator) -> range:
+    """One to five consecutive digits."""
+    length = int(rng.integers(1, MAX_COUNT + 1))
+    start = int(rng.integers(0, 10 - length + 1))
+    return range(start, start + length)
+
+
+def read_caption(text: str) -> int | None:
+    """The digit that a caption names; None if it is none of the grammar's sentences."""
+    if not _CAPTION.fullmatch(text):
+        return None
+    return WORDS.index(text.rpartition(" ")[2])
+
+
+def read_count(words: list[str]) -> list[int] | None:
+    """The digits that the words of a counting document name; None unless one to five words count up."""
+    if not 1 <= len(words) <= MAX_COUNT or any(word not in WORDS for word in words):
+        return None
+    digits = [WORDS.index(word) for word in words]
+    return digits if all(b - a == 1 for a, b in zip(digits, digits[1:], strict=False)) else None
+
+
+@functools.cache
+def _reader() -> Any:
+    from sklearn.svm import SVC
+
+    images, labels = load_split("train")
+    return SVC(gamma=0.001, C=10.0).fit(images.reshape(len(images), -1) / 16.0, labels)
+
+
+def read_images(latents: np.ndarray) -> np.ndarray:
+    """The digit that a classifier, trained on the training images, sees in each latent [n, 1, 8, 8]."""
+    if len(latents) == 0:
+        return np.zeros(0, dtype=np.int64)
+    pixels = np.clip((latents.reshape(len(latents), -1) + 1.0) * 127.5, 0, 255)
+    return _reader().predict(pixels / 16.0)
