@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Int64
@@ -20,29 +22,65 @@ def packed_attention(
 ) -> Float[Tensor, "T h d"]:
     """Attention of every row to all rows of its own sequence.
 
-    Sequences of like length are computed together, padded to the longest of their group.
+    Sequences of like length are computed together, each padded to the longest of its group.
+    """
+    source, place_of_row, groups = _group_by_length(cu_seqlens)
+    sizes = [num_sequences * longest for num_sequences, longest in groups]
+    padded = [_Regroup.apply(x, source, place_of_row).split(sizes) for x in (query, key, value)]
+    is_real = (source < len(query)).split(sizes)
+    outputs = []
+    for (num_sequences, longest), q, k, v, mask in zip(groups, *padded, is_real, strict=True):
+        q, k, v = (x.view(num_sequences, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        mask = None if bool(mask.all()) else mask.view(num_sequences, 1, 1, longest)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return _Regroup.apply(torch.cat(outputs), place_of_row, source)
+
+
+def _group_by_length(
+    cu_seqlens: Int32[Tensor, "S+1"],
+) -> tuple[Int64[Tensor, "M"], Int64[Tensor, "T"], list[tuple[int, int]]]:
+    """How rows are laid out for dense attention.
+
+    Returns:
+        The row at each of M padded places (T at padding), the place of each row, and (sequences, places) per group.
     """
     starts, lengths = cu_seqlens[:-1].long(), cu_seqlens.diff().long()
-    bucket = torch.where(lengths > 0, torch.ceil(torch.log2(lengths.clamp(min=1).double()) * 2), -1)
-    outputs, rows = [], []
+    bucket = torch.where(lengths > 0, (lengths.clamp(min=1).double().log2() * 2).ceil(), -1)
+    num_rows = int(cu_seqlens[-1])
+    sources, groups = [], []
     for size in bucket.unique().tolist():
         if size < 0:
             continue
         members = (bucket == size).nonzero().squeeze(1)
         longest = int(lengths[members].max())
-        place = torch.arange(longest, device=query.device)
-        is_real = place < lengths[members, None]
-        row = torch.where(is_real, starts[members, None] + place, 0)
-        q, k, v = (_gather(x, row, is_real) for x in (query, key, value))
-        mask = None if bool(is_real.all()) else is_real[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
-        outputs.append(out.transpose(1, 2)[is_real])
-        rows.append(row[is_real])
-    return torch.cat(outputs)[torch.cat(rows).argsort()]
+        place = torch.arange(longest, device=cu_seqlens.device)
+        row = torch.where(place < lengths[members, None], starts[members, None] + place, num_rows)
+        sources.append(row.flatten())
+        groups.append((len(members), longest))
+    source = torch.cat(sources)
+    place_of_row = torch.empty(num_rows + 1, dtype=torch.int64, device=source.device)
+    place_of_row[source] = torch.arange(len(source), device=source.device)
+    return source, place_of_row[:num_rows], groups
 
 
-def _gather(x: Float[Tensor, "T h d"], row: Int64[Tensor, "s l"], is_real: Tensor) -> Float[Tensor, "s h l d"]:
-    return x[row].transpose(1, 2)
+class _Regroup(torch.autograd.Function):
+    """Rows `x[index]`; `inverse` takes them back. Where an index is past the end there is padding.
+
+    Padding gets some row forward, since attention masks it, and no gradient backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.num_rows = len(index)
+        return x.index_select(0, index.clamp(max=len(x) - 1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (inverse,) = ctx.saved_tensors
+        rows = grad.index_select(0, inverse.clamp(max=ctx.num_rows - 1))
+        return rows.index_fill_(0, (inverse >= ctx.num_rows).nonzero().squeeze(1), 0.0), None, None
 
 
 def bag_cross_entropy(

@@ -1,4 +1,4 @@
-"""How a time in [0, 1] enters the network."""
+"""How a time in [0, 1] enters the network, and how rows find what belongs to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 
@@ -48,3 +48,8 @@ def time_sinusoids(time: Float32[Tensor, "n"], num_frequencies: int) -> Float32[
     steps = torch.arange(num_frequencies, device=time.device) / (num_frequencies - 1)
     angle = time[:, None] * torch.exp(math.log(1000.0) * steps)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def gather_rows(x: Float[Tensor, "n D"], index: Int64[Tensor, "*m"]) -> Float[Tensor, "*m D"]:
+    """`x[index]` as an embedding lookup: its gradient is several times faster than that of indexing, and deterministic."""
+    return F.embedding(index, x)

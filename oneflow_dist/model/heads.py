@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from torch import Tensor, nn
 
-from oneflow_dist.model.embeddings import Modulation
+from oneflow_dist.model.embeddings import Modulation, gather_rows
 
 
 class InsertionHeads(nn.Module):
@@ -40,7 +40,7 @@ class InsertionHeads(nn.Module):
         if self.modulation is None:
             return hidden
         shift, scale = self.modulation(time_embedding)
-        return hidden * scale[token_sequence] + shift[token_sequence]
+        return hidden * gather_rows(scale, token_sequence) + gather_rows(shift, token_sequence)
 
     def forward(
         self,

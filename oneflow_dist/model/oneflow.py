@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
-from oneflow_dist.model.embeddings import TimeEmbedding
+from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
 from oneflow_dist.model.trunk import Block, rotary_table
@@ -49,8 +49,8 @@ class OneFlow(nn.Module):
             x = block(x, image_time, batch.row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
 
         image_rows = batch.image_row[:, None] + torch.arange(self.image.num_rows, device=x.device)
-        velocity = self.adapter.decode(x[image_rows], image_time).float()
-        slot_hidden = self.heads.slot_hidden(x[batch.token_row], text_time, batch.token_sequence)
+        velocity = self.adapter.decode(gather_rows(x, image_rows), image_time).float()
+        slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
         zero_logit, log_rate, bag_nll = self.heads(
             slot_hidden, self._unembedding(), batch.bag_tokens, batch.bag_slot
         )
@@ -72,7 +72,7 @@ class OneFlow(nn.Module):
         text = self.embed(batch.tokens)
         if self.time_conditioning == "token":
             is_first = batch.token_sequence.diff(prepend=batch.token_sequence.new_full((1,), -1)) > 0
-            text = text + is_first[:, None] * text_time[batch.token_sequence]
+            text = text + is_first[:, None] * gather_rows(text_time, batch.token_sequence)
         patches = self.adapter.encode(batch.latents, image_time).flatten(0, 1)
         nothing = text.new_zeros(1, text.shape[1])
-        return torch.cat([text, patches.to(text.dtype), nothing])[batch.row_source]
+        return gather_rows(torch.cat([text, patches.to(text.dtype), nothing]), batch.row_source)

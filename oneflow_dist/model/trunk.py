@@ -11,7 +11,7 @@ from oneflow_kernels.packed_attention import packed_attention
 from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
-from oneflow_dist.model.embeddings import Modulation
+from oneflow_dist.model.embeddings import Modulation, gather_rows
 
 
 class Attention(nn.Module):
@@ -28,8 +28,8 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "T D"],
-        cos: Float32[Tensor, "T d"],
-        sin: Float32[Tensor, "T d"],
+        cos: Float32[Tensor, "T 1 d/2"],
+        sin: Float32[Tensor, "T 1 d/2"],
         cu_seqlens: Int32[Tensor, "S+1"],
         max_seqlen: int,
     ) -> Float[Tensor, "T D"]:
@@ -69,8 +69,8 @@ class Block(nn.Module):
         x: Float[Tensor, "T D"],
         image_embedding: Float[Tensor, "I D"],
         row_image: Int64[Tensor, "T"],
-        cos: Float32[Tensor, "T d"],
-        sin: Float32[Tensor, "T d"],
+        cos: Float32[Tensor, "T 1 d/2"],
+        sin: Float32[Tensor, "T 1 d/2"],
         cu_seqlens: Int32[Tensor, "S+1"],
         max_seqlen: int,
     ) -> Float[Tensor, "T D"]:
@@ -81,7 +81,7 @@ class Block(nn.Module):
         # Rows that are no patches take the extra last line: shift 0, scale 1, gate 1.
         parts = self.modulation(image_embedding)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
-            F.pad(part, (0, 0, 0, 1), value=neutral)[row_image]
+            gather_rows(F.pad(part, (0, 0, 0, 1), value=neutral), row_image)
             for part, neutral in zip(parts, (0.0, 1.0, 1.0) * 2, strict=True)
         )
         h = self.attention_norm(x) * scale + shift
@@ -92,7 +92,7 @@ class Block(nn.Module):
 
 def rotary_table(
     position: Int32[Tensor, "T 3"], head_width: int, theta: float
-) -> tuple[Float32[Tensor, "T d"], Float32[Tensor, "T d"]]:
+) -> tuple[Float32[Tensor, "T 1 d/2"], Float32[Tensor, "T 1 d/2"]]:
     """Cosine and sine of the rotation of every row.
 
     Frequency j turns with axis j mod 3 of the position, so that each axis has fast and slow frequencies. A text row has
@@ -104,13 +104,12 @@ def rotary_table(
     inverse = theta ** (-frequency / head_width)
     axis = torch.arange(head_width // 2, device=position.device) % 3
     angle = position[:, axis].float() * inverse
-    return torch.cat([angle.cos()] * 2, dim=-1), torch.cat([angle.sin()] * 2, dim=-1)
+    return angle.cos()[:, None], angle.sin()[:, None]
 
 
 def rotate(
-    x: Float[Tensor, "T h d"], cos: Float32[Tensor, "T d"], sin: Float32[Tensor, "T d"]
+    x: Float[Tensor, "T h d"], cos: Float32[Tensor, "T 1 d/2"], sin: Float32[Tensor, "T 1 d/2"]
 ) -> Float[Tensor, "T h d"]:
     """Turn each pair (j, j + d/2) of `x` by its row's angle; in float32, back in x's dtype."""
     first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x.float() * cos[:, None] + turned * sin[:, None]).to(x.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

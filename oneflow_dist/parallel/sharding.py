@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def shard_model(model: OneFlow, mesh: DeviceMesh, train: TrainConfig) -> OneFlow:
     """Shard parameters, gradients and optimizer state over "shard", replicate over "replicate".
 
-    Gradients are summed over ranks, not averaged: losses are already divided by the counts of the whole step.
+    One rank in fp32 keeps the plain model. Gradients are summed over ranks, not averaged: losses are already divided by the counts of the whole step.
 
     Args:
         model: on the meta device; `to_empty` and `initialize` come after.
@@ -24,6 +24,8 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, train: TrainConfig) -> OneFlow
     if train.compile:
         for block in model.blocks:
             block.compile(fullgraph=True)
+    if mesh.size() == 1 and train.precision == "fp32":
+        return model  # nothing to shard, nothing to cast
     policy = MixedPrecisionPolicy(param_dtype=DTYPES[train.precision], reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -38,8 +40,8 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, train: TrainConfig) -> OneFlow
 
 def sync_gradients(model: nn.Module, is_last: bool) -> None:
     """Reduce gradients over ranks in the last microbatch of a step only."""
-    assert isinstance(model, FSDPModule)
-    model.set_requires_gradient_sync(is_last)
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(is_last)
 
 
 def reshard(model: nn.Module) -> None:
