@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +18,12 @@ from oneflow_dist.data.tokenizer import Tokenizer
 
 MOVING_TOLERANCE = 1e-9  # clocks are sums of 1/N
 
+Prompt = Sequence[int | np.ndarray | None]  # a token id, a clean latent [C, H, W], or None: an image to paint
+
 
 @dataclass(slots=True, kw_only=True)
 class Canvas:
-    """The state of one generation. Arrays are replaced, never changed in place, so that a shallow copy is a snapshot."""
+    """The state of one generation. Arrays are replaced, never changed in place, so a shallow copy is a snapshot."""
 
     key: str
     rng: np.random.Generator
@@ -63,6 +67,10 @@ class Canvas:
             text_time=min(1.0, self.text_time),
         )
 
+    def copy(self) -> Canvas:
+        """The document as it stands now, for looking at: later steps do not change it."""
+        return copy.copy(self)
+
     def advance(self, velocity: Float32[np.ndarray, "i C H W"], step_size: float) -> None:
         """Move every moving image along its velocity, and the clocks of text and moving images."""
         steps = np.where(self.is_moving, np.minimum(step_size, 1.0 - self.image_time), 0.0)
@@ -105,15 +113,24 @@ class Canvas:
         """The document as a reader sees it: stretches of text, and indices of images; BOS left out."""
         found: list[str | int] = []
         edges = [0, *self.image_at.tolist(), len(self.tokens)]
-        for number, (before, after) in enumerate(zip(edges, edges[1:], strict=False)):
+        for number, (before, after) in enumerate(itertools.pairwise(edges)):
             text = tokenizer.decode(self.tokens[before + 1 : after].tolist()).strip()
             found += [text] if text else []
             found += [number] if number < len(self.image_at) else []
         return found
 
 
+def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | None]:
+    """Token ids of a prompt; "<|image|>" in it is an image to paint (None)."""
+    prompt: list[int | None] = []
+    for number, part in enumerate(text.split("<|image|>")):
+        prompt += [None] * (number > 0)
+        prompt += tokenizer.encode(part)
+    return prompt
+
+
 def blank_canvas(
-    prompt: Sequence[int | np.ndarray | None],
+    prompt: Prompt,
     tokenizer: Tokenizer,
     image: ImageConfig,
     seed: int,
@@ -122,8 +139,8 @@ def blank_canvas(
     """A canvas with a prompt and nothing else.
 
     Args:
-        prompt: what follows BOS: a token id, a clean latent [C, H, W], or None for an image to paint. Text is written
-            after the prompt unless it ends in an image to paint: then everything asked for is there.
+        prompt: what follows BOS. Text is written after it, unless it ends in an image to paint: then everything asked
+            for is there.
         seed: with `index` the key of everything random about this document, whatever it is generated with.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.runtime import is_main, log
 
@@ -97,10 +98,21 @@ def load_checkpoint(
     return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
 
 
-def load_weights(folder: Path, model: nn.Module, which: str = "ema") -> None:
-    """Read the weights alone, averaged ("ema") or not ("model"), into a model on any layout."""
-    state = {which: dict(model.named_parameters())}
-    dcp.load(state, checkpoint_id=str(folder))
+def load_model(path: str | Path) -> tuple[OneFlow, Config]:
+    """The averaged weights of a checkpoint, or of the last one of a run folder, on this process's device.
+
+    Raises:
+        ValueError: there is no complete checkpoint.
+    """
+    folder = Path(path) if (Path(path) / "COMPLETE").exists() else find_latest(str(path))
+    if folder is None:
+        raise ValueError(
+            f"{path}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"
+        )
+    config = load_config(folder / "config.toml")
+    model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
+    dcp.load({"ema": dict(model.named_parameters())}, checkpoint_id=str(folder))
+    return model.eval(), config
 
 
 def check_same(folder: Path, config: Config, sections: dict[str, tuple[str, ...] | None]) -> None:

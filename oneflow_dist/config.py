@@ -222,8 +222,10 @@ def check_config(config: Config) -> None:
     positive = {
         "model": ("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size"),
         "image": ("channels", "height", "width", "patch_size"),
-        "data": ("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack", "images_per_pack")
-        + ("max_sample_rows", "window_samples"),
+        "data": (
+            *("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack", "images_per_pack"),
+            *("max_sample_rows", "window_samples"),
+        ),
         "optim": ("lr", "max_grad_norm"),
         "train": ("steps",),
         "checkpoint": ("every_steps", "keep"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,9 @@ class MetricsLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
-        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s", refresh=False
+        )
         self._bar.update(step - self._bar.n)
 
     def add_image(self, step: int, path: Path) -> None:
@@ -114,7 +115,7 @@ def _cut_after(path: Path, step: int) -> None:
         kept.append(line)
     beside = path.with_suffix(".tmp")
     beside.write_text("".join(kept))
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def _open_tensorboard(folder: Path, first_step: int) -> Any:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
-from oneflow_dist.config import Config, ImageConfig
+from oneflow_dist.config import Config, ImageConfig, SamplingConfig
 from oneflow_dist.containers import NoisySample, Prediction
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.tokenizer import Tokenizer
@@ -33,6 +32,22 @@ class SamplerSettings:
     top_p: float = 1.0
     max_rows: int = 512  # of one document
     pack_rows: int = 16384  # documents are packed to at most this for one forward
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "temperature", "top_p", "max_rows", "pack_rows"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"sampling.{name}: {getattr(self, name)} must be positive")
+
+    @classmethod
+    def from_config(cls, sampling: SamplingConfig) -> SamplerSettings:
+        """The settings of [sampling]."""
+        return cls(
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_rows=sampling.max_rows,
+        )
 
 
 def generate(
@@ -93,6 +108,7 @@ def _step_group(
     firing = np.flatnonzero(np.concatenate(fires))
     draws = np.concatenate([c.rng.random(int(f.sum())) for c, f in zip(canvases, fires, strict=True)])
     logits = model.bag_logits(prediction.slot_hidden[torch.from_numpy(firing).to(device)])
+    logits = logits[:, : tokenizer.vocab_size]  # the model may have room for more tokens than there are
     tokens = sample_tokens(logits, torch.from_numpy(draws), settings.temperature, settings.top_p).cpu().numpy()
 
     velocities = guided_velocity(prediction.velocity.cpu(), snapshots, settings.guidance)
@@ -157,9 +173,7 @@ def guided_velocity(
     return [part.numpy() for part in conditional.split(counts)]
 
 
-def sample_tokens(
-    logits: Float32[Tensor, "F V"], draws: Tensor, temperature: float, top_p: float
-) -> Tensor:
+def sample_tokens(logits: Float32[Tensor, "F V"], draws: Tensor, temperature: float, top_p: float) -> Tensor:
     """A token for each row of logits, by the inverse of its cumulative distribution at `draws` in [0, 1).
 
     Args:
@@ -172,11 +186,6 @@ def sample_tokens(
     target = draws.to(cumulative)[:, None] * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
     return order.gather(-1, choice).squeeze(-1)
-
-
-def copy_canvas(canvas: Canvas) -> Canvas:
-    """A snapshot of a canvas that later steps do not change."""
-    return copy.copy(canvas)
 
 
 def _groups(canvases: list[Canvas], pack_rows: int, image: ImageConfig) -> Iterator[list[Canvas]]:

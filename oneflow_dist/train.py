@@ -81,8 +81,8 @@ def check_finite(
     named = f"; samples {', '.join(samples[:8])} ({len(samples)} in all)" if samples else ""
     values = ", ".join(f"{f.name} {getattr(metrics.losses, f.name):g}" for f in dataclasses.fields(Losses))
     raise FloatingPointError(
-        f"step {step}, {where}: not finite: {values}, gradient norm {metrics.grad_norm:g}{named}; the bad batches are in "
-        f"{config.run.folder}/bad-batch-*.pt, the weights were not changed; lower optim.lr or inspect the samples"
+        f"step {step}, {where}: not finite: {values}, gradient norm {metrics.grad_norm:g}{named}; the bad batches are "
+        f"in {config.run.folder}/bad-batch-*.pt, the weights were not changed; lower optim.lr or inspect the samples"
     )
 
 
@@ -111,7 +111,7 @@ def train(config: Config, device: torch.device) -> None:
             save_checkpoint(config, Progress(step=step, lanes=loader.states), model, optimizer, ema)
         if config.sampling.every_steps and step % config.sampling.every_steps == 0:
             with ema.applied(model):
-                path = draw_progress(model, config, step, device)
+                path = draw_progress(model, config, step)
             metrics_log.add_image(step, path)
     metrics_log.close()
 
@@ -145,7 +145,7 @@ def main() -> None:
     if args.dry_run:
         dry_run(config)
         return
-    device = start_process()
+    device = start_process(config.data.workers)
     train(config, device)
     end_process()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 CAPTIONS = ("a handwritten {}", "the digit {}", "a picture of a {}", "someone wrote a {}", "this is a {}")
 COUNT_PROMPT = "count up:"
 MAX_COUNT = 5  # images in a counting document
-_CAPTION = re.compile("|".join(f"({re.escape(c).replace(re.escape('{}'), '(?:' + '|'.join(WORDS) + ')')})" for c in CAPTIONS))
+_CAPTION = re.compile("|".join(caption.format(f"({'|'.join(WORDS)})") for caption in CAPTIONS))
 
 
 def load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +46,7 @@ def read_count(words: list[str]) -> list[int] | None:
     if not 1 <= len(words) <= MAX_COUNT or any(word not in WORDS for word in words):
         return None
     digits = [WORDS.index(word) for word in words]
-    return digits if all(b - a == 1 for a, b in zip(digits, digits[1:], strict=False)) else None
+    return digits if all(b - a == 1 for a, b in itertools.pairwise(digits)) else None
 
 
 @functools.cache

@@ -1,99 +1,177 @@
-"""Measure what a model of digits writes: sentences, images, and whether they agree; report and gallery."""
+"""Measure what a model of digits writes, and draw it: report.json and gallery.png in the run folder."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from digits import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images
 
-from oneflow_dist.canvas import Canvas, blank_canvas
-from oneflow_dist.checkpoint import find_latest, load_weights
-from oneflow_dist.config import Config, load_config
+from digits import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images
+from digits_gallery import draw_gallery
+from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
+from oneflow_dist.checkpoint import load_model
+from oneflow_dist.config import Config
+from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.model.flops import num_parameters
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import run_program
-from oneflow_dist.sampler import SamplerSettings, generate
+from oneflow_dist.sampler import SamplerSettings, generate, generate_steps
+
+SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Writer:
+    """A model and how it is asked to generate."""
+
+    model: OneFlow
+    config: Config
+    tokenizer: Tokenizer
+    settings: SamplerSettings
+
+    def write(self, name: str, prompts: list[Prompt]) -> list[Canvas]:
+        """A finished document for each prompt; prints how long it took."""
+        start = time.perf_counter()
+        canvases = [
+            blank_canvas(prompt, self.tokenizer, self.config.image, SEEDS[name], index)
+            for index, prompt in enumerate(prompts)
+        ]
+        generate(self.model, canvases, self.settings, self.config, self.tokenizer)
+        full = sum(canvas.hit_cap for canvas in canvases)
+        note = f", {full} reached sampling.max_rows" if full else ""
+        print(f"{name:<14} {len(canvases)} documents in {time.perf_counter() - start:.1f} s{note}", flush=True)
+        return canvases
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="run folder")
+    parser.add_argument("folder", type=Path, help="run folder with a checkpoint, as runs/quickstart")
     parser.add_argument("--samples", type=int, default=256, help="documents of each kind")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--guidance", type=float)
-    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--steps", type=int, help="sampler steps; default: sampling.steps of the run")
+    parser.add_argument("--guidance", type=float, help="default: sampling.guidance of the run")
     args = parser.parse_args()
-    checkpoint = find_latest(args.folder)
-    config = load_config(checkpoint / "config.toml")
-    model = OneFlow(config)
-    load_weights(checkpoint, model)
-    s = config.sampling
-    settings = SamplerSettings(
-        steps=args.steps or s.steps,
-        guidance=args.guidance or s.guidance,
-        temperature=args.temperature or s.temperature,
-        top_p=s.top_p,
-        max_rows=s.max_rows,
-    )
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    start = time.time()
-    report: dict[str, Any] = {}
-    def gen(prompts, seed):
-        t=time.time()
-        cs = [blank_canvas(p, tokenizer, config.image, seed, i) for i, p in enumerate(prompts)]
-        generate(model, cs, settings, config, tokenizer)
-        print('gen',len(cs),time.time()-t)
-        return cs
-    n = args.samples
-    single = gen([[]] * n, 1)
-    parts = [c.parts(tokenizer) for c in single]
-    digit = [read_caption(p[0]) if len(p) == 2 and isinstance(p[0], str) and p[1] == 0 else None for p in parts]
-    texts = [" ".join(x for x in p if isinstance(x, str)) for p in parts]
-    valid = [read_caption(t) is not None for t in texts]
-    has = [len(c.latents) == 1 for c in single]
-    agree = [d is not None and read_images(c.latents)[0] == d for d, c in zip(digit, single)]
-    print('single', dict(valid_text=np.mean(valid), has_image=np.mean(has), agreement=np.mean(agree), agr_valid=np.mean([a for a,d in zip(agree,digit) if d is not None])))
-    from collections import Counter
-    print(Counter(digit), [(t, len(c.latents)) for t, v, c in zip(texts, valid, single) if not v or len(c.latents)!=1][:10])
-    prompt = tokenizer.encode(COUNT_PROMPT)
-    inter = gen([prompt] * n, 2)
-    whole, per, tot, vt = 0, 0, 0, 0
-    lens = []
-    for c in inter:
-        p = c.parts(tokenizer)
-        words = [x for x in p[1:] if isinstance(x, str)] if p and p[0]==COUNT_PROMPT else [x for x in p if isinstance(x, str)]
-        if words and words[0].startswith(COUNT_PROMPT): words[0]=words[0][len(COUNT_PROMPT):].strip()
-        kinds = [isinstance(x, str) for x in p]
-        if kinds and p[0]==COUNT_PROMPT: kinds=kinds[1:]
-        digits = read_count(words)
-        shape_ok = kinds == [True, False] * (len(kinds)//2)
-        vt += digits is not None
-        seen = read_images(c.latents)
-        named = [WORDS.index(w) if w in WORDS else -1 for w in words]
-        k = sum(a == b for a, b in zip(seen, named)) if shape_ok else 0
-        per += k; tot += max(1, len(seen)); lens.append(len(seen))
-        whole += digits is not None and shape_ok and k == len(seen) == len(words)
-        if digits is None and np.random.rand()<.1: print(words)
-    print('inter', dict(valid=vt/n, per=per/tot, whole=whole/n), Counter(lens))
-    rng = np.random.default_rng(3)
-    digs = [i % 10 for i in range(n)]
-    caps = [CAPTIONS[rng.integers(len(CAPTIONS))].format(WORDS[d]) for d in digs]
-    t2i = gen([tokenizer.encode(c) + [None] for c in caps], 3)
-    print('t2i', np.mean(read_images(np.concatenate([c.latents for c in t2i])) == digs))
-    images, labels = load_split("heldout")
-    lat = [(im.astype(np.float32)[None] / 127.5 - 1) for im in images[:n]]
-    i2t = gen([[l] for l in lat], 4)
-    seen = read_images(np.stack(lat))
-    got = [read_caption(" ".join(x for x in c.parts(tokenizer) if isinstance(x, str))) for c in i2t]
-    print('i2t', np.mean([a == b for a, b in zip(seen, got)]), sum(g is None for g in got))
-    print('time', time.time() - start)
+    if args.samples < 1:
+        raise ValueError(f"--samples: {args.samples} must be positive")
+    model, config = load_model(args.folder)
+    settings = SamplerSettings.from_config(config.sampling)
+    given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}
+    writer = Writer(model, config, load_tokenizer(config.data.tokenizer), dataclasses.replace(settings, **given))
+
+    single = writer.write("single", [[]] * args.samples)
+    interleaved = writer.write("interleaved", [parse_prompt(COUNT_PROMPT, writer.tokenizer)] * args.samples)
+    size = {"num_samples": args.samples, "sampler_steps": writer.settings.steps, "guidance": writer.settings.guidance}
+    report = {
+        **read_metrics(args.folder / "metrics.jsonl"),
+        "num_parameters": num_parameters(model),
+        "single": {**judge_single(single, writer.tokenizer), **size},
+        "interleaved": {**judge_interleaved(interleaved, writer.tokenizer), **size},
+        "prompted": {**judge_prompted(writer, args.samples), **size},
+    }
+    (args.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw_gallery(args.folder / "gallery.png", single, interleaved, writer.tokenizer, rewrite(writer, interleaved))
+    print(json.dumps(report, indent=2))
+    print(f"wrote {args.folder / 'report.json'} and {args.folder / 'gallery.png'}")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Length of the training in steps and in seconds of its steps."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {
+        "steps": lines[-1]["step"],
+        "train_seconds": round(sum(line["seconds"] for line in lines), 1),
+        "padding": float(np.mean([line["padding"] for line in lines])),
+    }
+
+
+def judge_single(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, float]:
+    """Shares of documents: the text is a sentence of the grammar; it has one image; that shows the text's digit."""
+    valid, has_image, agrees = [], [], []
+    for canvas in canvases:
+        digit = read_caption(text_of(canvas, tokenizer))
+        valid.append(digit is not None)
+        has_image.append(len(canvas.latents) == 1)
+        agrees.append(len(canvas.latents) == 1 and digit == read_images(canvas.latents)[0])
+    return {"valid_text": mean(valid), "has_image": mean(has_image), "agreement": mean(agrees)}
+
+
+def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, float]:
+    """How counting documents are.
+
+    valid_text, has_image and documents_right are shares of documents: the words count up; every word is followed by one
+    image; both, and all images show their word. agreement is the share of images that show the word before them.
+    """
+    valid, has_image, right, agrees = [], [], [], []
+    for canvas in canvases:
+        parts = count_parts(canvas, tokenizer)
+        words = [part for part in parts if isinstance(part, str)]
+        is_text = [isinstance(part, str) for part in parts]
+        before = [previous for previous, part in zip(["", *parts], parts, strict=False) if isinstance(part, int)]
+        seen = read_images(canvas.latents)
+        shows = [word in WORDS and WORDS.index(word) == digit for word, digit in zip(before, seen, strict=True)]
+        valid.append(read_count(words) is not None)
+        has_image.append(is_text == [True, False] * len(words))
+        right.append(valid[-1] and has_image[-1] and all(shows))
+        agrees += shows
+    return {
+        "valid_text": mean(valid),
+        "has_image": mean(has_image),
+        "agreement": mean(agrees),
+        "documents_right": mean(right),
+    }
+
+
+def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
+    """Given the caption, the image; given a held-out image, the caption."""
+    digits = np.arange(num_samples) % 10
+    captions = [CAPTIONS[index // 10 % len(CAPTIONS)].format(WORDS[digit]) for index, digit in enumerate(digits)]
+    painted = writer.write("text_to_image", [parse_prompt(f"{c}<|image|>", writer.tokenizer) for c in captions])
+    images, _ = load_split("heldout")
+    latents = [pixels_to_latent(images[index % len(images)]) for index in range(num_samples)]
+    described = writer.write("image_to_text", [[latent] for latent in latents])
+    named = [read_caption(text_of(canvas, writer.tokenizer)) for canvas in described]
+    return {
+        "text_to_image": mean(read_images(np.concatenate([c.latents for c in painted])) == digits),
+        "image_to_text": mean([a == b for a, b in zip(named, read_images(np.stack(latents)), strict=True)]),
+    }
+
+
+def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:
+    """A right document of many images once more, as it stands after every step of its writing."""
+    merits = [
+        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.latents) for canvas in canvases
+    ]
+    index = int(np.argmax(merits))
+    prompt = parse_prompt(COUNT_PROMPT, writer.tokenizer)
+    canvas = blank_canvas(prompt, writer.tokenizer, writer.config.image, SEEDS["interleaved"], index)
+    states = [canvas.copy()]
+    for _ in generate_steps(writer.model, [canvas], writer.settings, writer.config, writer.tokenizer):
+        states.append(canvas.copy())
+    return states
+
+
+def count_parts(canvas: Canvas, tokenizer: Tokenizer) -> list[str | int]:
+    """The words and images of a counting document, without its prompt."""
+    parts = [
+        part.removeprefix(COUNT_PROMPT).strip() if isinstance(part, str) else part for part in canvas.parts(tokenizer)
+    ]
+    return [part for part in parts if part != ""]
+
+
+def text_of(canvas: Canvas, tokenizer: Tokenizer) -> str:
+    """All text of a document."""
+    return " ".join(part for part in canvas.parts(tokenizer) if isinstance(part, str))
+
+
+def mean(values: Any) -> float:
+    """The mean, rounded to four places."""
+    return round(float(np.mean(values)), 4)
 
 
 if __name__ == "__main__":

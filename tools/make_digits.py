@@ -11,8 +11,8 @@ import numpy as np
 import webdataset
 from PIL import Image
 
+from digits import CAPTIONS, COUNT_PROMPT, WORDS, count_up, load_split
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
-from digits import CAPTIONS, WORDS, count_up, load_split
 from oneflow_dist.runtime import run_program
 
 SHARD_SAMPLES = 1024
@@ -36,8 +36,11 @@ def main() -> None:
         documents = [_make_document(images, labels, rng) for _ in range(num_documents)]
         _write(args.folder, f"single-{split}", pairs)
         _write(args.folder, f"count-{split}", documents)
-        texts += [str(files["txt"]) for files in pairs] + ["count up: " + " ".join(WORDS), *WORDS]
-    write_ranks(args.folder / "words.tiktoken", train_ranks(texts * 2, vocab_size=512))
+        texts += [
+            blank + str(files["txt"]) for files in pairs for blank in ("", " ")
+        ]  # as after BOS, as after an image
+    texts += 2 * [" ".join([COUNT_PROMPT, *WORDS])]
+    write_ranks(args.folder / "words.tiktoken", train_ranks(texts, vocab_size=512))
 
 
 def _make_pair(image: np.ndarray, label: int, rng: np.random.Generator) -> dict[str, bytes | str]:

@@ -39,5 +39,7 @@ def packed_attention(
 
         grouped = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(grouped, dim=1) if grouped > 1 else x for x in (key, value))
-        return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
+        return out
     return reference.packed_attention(query, key, value, cu_seqlens)

@@ -77,7 +77,7 @@ class _Regroup(torch.autograd.Function):
         return x.index_select(0, index.clamp(max=len(x) - 1))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (inverse,) = ctx.saved_tensors
         rows = grad.index_select(0, inverse.clamp(max=ctx.num_rows - 1))
         return rows.index_fill_(0, (inverse >= ctx.num_rows).nonzero().squeeze(1), 0.0), None, None
@@ -95,8 +95,8 @@ def bag_cross_entropy(
         z[s]   = weight @ hidden[s]                          logits of slot s, float32
         nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
 
-    Only slots that have a bag get logits, `chunk_slots` at a time; with several chunks the logits of one are dropped and
-    made again in the backward pass.
+    Only slots that have a bag get logits, `chunk_slots` at a time; with several chunks the logits of one are dropped
+    and made again in the backward pass.
     """
     slots, slot_of_bag, bag_size = torch.unique_consecutive(bag_slot, return_inverse=True, return_counts=True)
     if len(slots) <= chunk_slots:

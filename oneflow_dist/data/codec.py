@@ -26,7 +26,7 @@ def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndar
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"{name}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; shrink it")
-            pixels = np.asarray(picture.convert(MODES[image.channels]), dtype=np.float32)
+            pixels = np.asarray(picture.convert(MODES[image.channels]), dtype=np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{name}: broken image ({error}); write it again or remove the sample") from error
     if pixels.shape[:2] != (image.height, image.width):
@@ -34,10 +34,16 @@ def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndar
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, but image.width x image.height is "
             f"{image.width}x{image.height}; resize the images or mend the config"
         )
-    return pixels.reshape(image.height, image.width, image.channels).transpose(2, 0, 1) / 127.5 - 1.0
+    return pixels_to_latent(pixels)
+
+
+def pixels_to_latent(pixels: np.ndarray) -> Float32[np.ndarray, "C H W"]:
+    """Grey [H, W] or colour [H, W, 3] pixel values 0 to 255 as values in [-1, 1]."""
+    channels_last = pixels.reshape(*pixels.shape[:2], -1).astype(np.float32)
+    return channels_last.transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
 
 
 def decode_pixels(latent: Float32[np.ndarray, "C H W"]) -> Image.Image:
-    """A latent as a picture; values beyond [-1, 1] are clipped."""
+    """A latent as a picture, values beyond [-1, 1] clipped; of more than three channels the first three."""
     pixels = np.clip(np.rint((latent + 1.0) * 127.5), 0, 255).astype(np.uint8)
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    return Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0))

@@ -25,9 +25,7 @@ class Segment:
     image: bytes | None = None
 
 
-def decode_record(
-    record: ShardRecord, task: str, prompt: str, tokenizer: Tokenizer, image: ImageConfig
-) -> Sample:
+def decode_record(record: ShardRecord, task: str, prompt: str, tokenizer: Tokenizer, image: ImageConfig) -> Sample:
     """Tokens and latents of one record for one task.
 
     The first token is BOS, then comes `prompt`, then the document:
@@ -54,7 +52,8 @@ def decode_record(
     if not segments:
         raise ValueError(f"sample {record.key}: nothing in it for task {task!r}; give its source another task")
 
-    tokens, is_target, image_at, latents = [tokenizer.bos], [False], [], []
+    tokens, is_target, image_at = [tokenizer.bos], [False], list[int]()
+    latents: list[np.ndarray] = []
 
     def add(new: list[int], target: bool) -> None:
         tokens.extend(new)
@@ -67,8 +66,11 @@ def decode_record(
             image_at.append(len(tokens))
             add([tokenizer.image], task != "image_to_text")
         elif segment.text is not None:
-            follows_text = number > 0 and segments[number - 1].text is not None
-            add(tokenizer.encode("\n\n" * follows_text + segment.text), task != "text_to_image")
+            if number > 0 and segments[number - 1].text is not None:
+                separator = "\n\n"
+            else:  # after an image or the prompt
+                separator = " " if len(tokens) > 1 else ""
+            add(tokenizer.encode(separator + segment.text), task != "text_to_image")
     return Sample(
         key=record.key,
         tokens=np.array(tokens, dtype=np.int64),

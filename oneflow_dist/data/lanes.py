@@ -94,10 +94,10 @@ class Lane:
         index = int(self._order(source, pass_index)[self.index + place * num_lanes])
         rng = keyed_generator(self.config.run.seed, pass_index, self.shards[source].name(index))
         sample = self._decode(source, index, self._choose_task(source, rng))
-        sample = self._fit(sample, rng)
-        if sample is None:
+        fitting = self._fit(sample, rng)
+        if fitting is None:
             return None
-        return noise_sample(sample, self.schedule, self.config.flow.condition_dropout_prob, rng)
+        return noise_sample(fitting, self.schedule, self.config.flow.condition_dropout_prob, rng)
 
     def _choose_task(self, source: int, rng: np.random.Generator) -> str:
         tasks = self.sources[source].tasks
@@ -124,7 +124,7 @@ class Lane:
             return cut_window(sample, data.max_sample_rows, self.config.image, rng)
         raise ValueError(
             f"sample {sample.key} needs {rows} rows and {len(sample.image_at)} images, more than data.max_sample_rows "
-            f'({data.max_sample_rows}) or data.images_per_pack ({data.images_per_pack}); raise them or set '
+            f"({data.max_sample_rows}) or data.images_per_pack ({data.images_per_pack}); raise them or set "
             'data.overlong = "drop"'
         )
 

@@ -70,12 +70,14 @@ def open_shards(source: str, pattern: str) -> ShardSet:
             shards.shard_of.append(number)
             shards.members.append(tuple(members))
     if not shards.keys:
-        raise ValueError(f"source {source}: no samples in {pattern}; a sample is members with one key, as 0001.png + 0001.txt")
+        raise ValueError(
+            f"source {source}: no samples in {pattern}; a sample is members with one key, as 0001.png + 0001.txt"
+        )
     return shards
 
 
 def _expand(source: str, part: str) -> list[str]:
-    found = sorted(glob.glob(part))
+    found = sorted(glob.glob(part))  # noqa: PTH207 - an absolute pattern is not for Path.glob
     if not found:
         raise ValueError(f"source {source}: no such shard {part}; write the shards first or mend the mixture's pattern")
     return found

@@ -51,9 +51,9 @@ class KeepSchedule:
         return keep_prob ** (1.0 / self.exponent)
 
     def insertion_prob(self, time: float, step_size: float) -> float:
-        """Chance that a token missing at `time` appears by `time + step_size`: 1 - (1 - kappa(end)) / (1 - kappa(time)).
+        """Chance that a token missing at `time` appears within a step: 1 - (1 - kappa(end)) / (1 - kappa(time)).
 
-        The exact integral of the hazard, where Euler's `step_size * hazard` is off for every schedule but the linear one.
+        The exact integral of the hazard; Euler's `step_size * hazard` is off for every schedule but the linear one.
         """
         end = min(1.0, time + step_size)
         if end >= 1.0:

@@ -51,5 +51,5 @@ def time_sinusoids(time: Float32[Tensor, "n"], num_frequencies: int) -> Float32[
 
 
 def gather_rows(x: Float[Tensor, "n D"], index: Int64[Tensor, "*m"]) -> Float[Tensor, "*m D"]:
-    """`x[index]` as an embedding lookup: its gradient is several times faster than that of indexing, and deterministic."""
+    """`x[index]` as an embedding lookup, whose gradient is several times faster than that of indexing."""
     return F.embedding(index, x)

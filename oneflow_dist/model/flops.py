@@ -49,7 +49,7 @@ def describe(model: nn.Module, config: Config) -> str:
     data, image = config.data, config.image
     lines += [
         f"rows per step {data.packs_per_step * data.rows_per_pack:>13,}  ({data.packs_per_step} packs)",
-        f"  per pack: {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} bag "
-        f"tokens, {data.images_per_pack:,} images of {image.num_rows} rows, {data.sequences_per_pack:,} sequences",
+        f"  per pack: {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} bag"
+        + f" tokens, {data.images_per_pack:,} images of {image.num_rows} rows, {data.sequences_per_pack:,} sequences",
     ]
     return "\n".join(lines)

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from jaxtyping import Float, Float32, Int64
-from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from torch import Tensor, nn
 
 from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 
 
 class InsertionHeads(nn.Module):

@@ -23,16 +23,12 @@ class ImageAdapter(nn.Module):
         self.modulation = Modulation(width, num_parts=2) if image.time_conditioning == "adaln" else None
         self.out = nn.Linear(width, patch_elements)  # zero at the start
 
-    def encode(
-        self, latents: Float[Tensor, "I C H W"], time_embedding: Float[Tensor, "I D"]
-    ) -> Float[Tensor, "I P D"]:
+    def encode(self, latents: Float[Tensor, "I C H W"], time_embedding: Float[Tensor, "I D"]) -> Float[Tensor, "I P D"]:
         """Rows of each image, with its time added unless the blocks are modulated by it."""
         rows = self.embed(patchify(latents, self.image).to(self.embed.weight.dtype))
         return rows if self.modulation is not None else rows + time_embedding[:, None]
 
-    def decode(
-        self, rows: Float[Tensor, "I P D"], time_embedding: Float[Tensor, "I D"]
-    ) -> Float[Tensor, "I C H W"]:
+    def decode(self, rows: Float[Tensor, "I P D"], time_embedding: Float[Tensor, "I D"]) -> Float[Tensor, "I C H W"]:
         """Velocity of each image from the trunk's output on its rows."""
         hidden = self.norm(rows)
         if self.modulation is not None:

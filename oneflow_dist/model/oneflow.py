@@ -51,9 +51,7 @@ class OneFlow(nn.Module):
         image_rows = batch.image_row[:, None] + torch.arange(self.image.num_rows, device=x.device)
         velocity = self.adapter.decode(gather_rows(x, image_rows), image_time).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
-        zero_logit, log_rate, bag_nll = self.heads(
-            slot_hidden, self._unembedding(), batch.bag_tokens, batch.bag_slot
-        )
+        zero_logit, log_rate, bag_nll = self.heads(slot_hidden, self._unembedding(), batch.bag_tokens, batch.bag_slot)
         return Prediction(
             zero_logit=zero_logit, log_rate=log_rate, bag_nll=bag_nll, velocity=velocity, slot_hidden=slot_hidden
         )

@@ -7,11 +7,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Int64
-from oneflow_kernels.packed_attention import packed_attention
 from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
 from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_kernels.packed_attention import packed_attention
 
 
 class Attention(nn.Module):

@@ -16,7 +16,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def shard_model(model: OneFlow, mesh: DeviceMesh, train: TrainConfig) -> OneFlow:
     """Shard parameters, gradients and optimizer state over "shard", replicate over "replicate".
 
-    One rank in fp32 keeps the plain model. Gradients are summed over ranks, not averaged: losses are already divided by the counts of the whole step.
+    One rank in fp32 keeps the plain model. Gradients are summed over ranks, not averaged: losses are already divided
+    by the counts of the whole step.
 
     Args:
         model: on the meta device; `to_empty` and `initialize` come after.
@@ -26,7 +27,9 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, train: TrainConfig) -> OneFlow
             block.compile(fullgraph=True)
     if mesh.size() == 1 and train.precision == "fp32":
         return model  # nothing to shard, nothing to cast
-    policy = MixedPrecisionPolicy(param_dtype=DTYPES[train.precision], reduce_dtype=torch.float32, cast_forward_inputs=False)
+    policy = MixedPrecisionPolicy(
+        param_dtype=DTYPES[train.precision], reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

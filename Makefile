@@ -1,0 +1,43 @@
+# Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
+PYTHON ?= python3
+
+.PHONY: quickstart test lint types format clean
+
+# Train a model of handwritten digits and measure it; called again, it resumes.
+quickstart: .venv/installed data/digits/words.tiktoken
+	.venv/bin/python -m oneflow_dist.train configs/quickstart.toml
+	.venv/bin/python tools/evaluate_digits.py runs/quickstart
+
+test: .venv/installed
+	.venv/bin/python -m pytest -q
+
+lint: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+types: .venv/installed
+	.venv/bin/mypy
+
+format: .venv/installed
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+# Data and runs are the user's: they stay.
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './runs/*' -not -path './data/*' -prune -exec rm -rf {} +
+
+# The vocabulary is written last, so it stands for all of data/digits.
+data/digits/words.tiktoken: | .venv/installed
+	.venv/bin/python tools/make_digits.py data/digits
+
+# torch comes first so that the rest is resolved against the build for this machine; see requirements.lock.
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo 'error: $(PYTHON) is not Python 3.11 or later; call make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@echo 'installing requirements.lock into .venv, a minute or two (longer where torch brings CUDA along)'
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

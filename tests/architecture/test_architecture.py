@@ -1,0 +1,105 @@
+"""Rules of the source tree that a test keeps, so that nobody has to remember them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_LINES = 400
+
+# Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
+LAYERS = [
+    {"tools"},
+    {"oneflow_dist.train"},
+    {"oneflow_dist.pictures"},
+    {"oneflow_dist.sampler"},
+    {"oneflow_dist.canvas", "oneflow_dist.checkpoint", "oneflow_dist.metrics"},
+    {"oneflow_dist.optim"},
+    {"oneflow_dist.parallel"},
+    {"oneflow_dist.data", "oneflow_dist.model"},
+    {"oneflow_dist.flow"},
+    {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.runtime"},
+    {"oneflow_kernels"},
+]
+LEVEL = {package: -level for level, layer in enumerate(LAYERS) for package in layer}
+
+FOLDERS = {"oneflow_dist": ROOT, "oneflow_kernels": ROOT / "kernels", "tools": ROOT}
+SOURCE = sorted(path for name, folder in FOLDERS.items() for path in (folder / name).rglob("*.py"))
+TOOLS = {path.stem for path in (ROOT / "tools").glob("*.py")}
+
+
+def module_name(path: Path) -> str:
+    """The dotted name under which a file is imported; tools count as a package of their own."""
+    base = next(folder for name, folder in FOLDERS.items() if (folder / name) in path.parents)
+    return ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+
+
+def package_of(module: str) -> str | None:
+    """The entry of LAYERS that a module belongs to; None for what is not ours."""
+    if module in TOOLS:
+        return "tools"
+    parts = module.split(".")
+    return next((name for n in (2, 1) if (name := ".".join(parts[:n])) in LEVEL), None)
+
+
+def imports_of(path: Path) -> list[str]:
+    """Modules that a file imports anywhere in it, by absolute name."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}; write the whole name"
+            base = str(node.module)
+            found += [f"{base}.{alias.name}" if base in FOLDERS else base for alias in node.names]
+    return found
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_source_is_found() -> None:
+    assert {"oneflow_dist.train", "oneflow_kernels.reference", "tools.make_digits"} <= {module_name(p) for p in SOURCE}
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=name_of)
+def test_every_module_has_a_layer(path: Path) -> None:
+    module = module_name(path)
+    assert module == "oneflow_dist" or package_of(module) is not None, f"{module}: give it a place in LAYERS"
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=name_of)
+def test_imports_point_downwards(path: Path) -> None:
+    here = package_of(module_name(path))
+    for module in imports_of(path):
+        there = package_of(module)
+        if there is None or here is None:
+            assert not module.startswith("oneflow"), f"{name_of(path)} imports {module}, which has no layer"
+        else:
+            assert there == here or LEVEL[there] < LEVEL[here], f"{name_of(path)} may not import {module}"
+
+
+@pytest.mark.parametrize("path", SOURCE, ids=name_of)
+def test_a_file_fits_on_a_few_screens(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines; cut it where its module docstring needs an 'and'"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCE if p.name != "__init__.py"], ids=name_of)
+def test_a_module_has_a_test_file(path: Path) -> None:
+    folder = path.relative_to(ROOT).parent
+    mirrored = Path(*[part for part in folder.parts if part not in ("oneflow_dist", "oneflow_kernels")])
+    expected = ROOT / "tests" / mirrored / f"test_{path.stem}.py"
+    assert expected.is_file(), f"{name_of(path)}: write {name_of(expected)}"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCE if p.name == "__init__.py"], ids=name_of)
+def test_an_init_file_only_says_what_its_package_is(path: Path) -> None:
+    (only,) = ast.parse(path.read_text()).body
+    assert isinstance(only, ast.Expr)
+    assert isinstance(only.value, ast.Constant)
+    assert isinstance(only.value.value, str)

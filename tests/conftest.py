@@ -1,0 +1,179 @@
+"""Shape checks in every test, and the small world that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Before anything of ours is imported: from here on every annotated shape and dtype is checked at every call.
+install_import_hook(["oneflow_dist", "oneflow_kernels"], "beartype.beartype")
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from oneflow_dist.config import Config, load_config
+from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.model.initialization import initialize
+from oneflow_dist.model.oneflow import OneFlow
+
+ROOT = Path(__file__).parents[1]
+
+settings.register_profile("facts", deadline=None, max_examples=60, derandomize=True, database=None)
+settings.load_profile("facts")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tests are small: threads cost more than they give, and one thread sums in one order."""
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def without_shape_checks() -> Iterator[None]:
+    """For loops of 100,000 calls, where the checks cost ten times the work."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def unchecked() -> Callable[[], object]:
+    """`with unchecked():` runs a stretch without shape checks."""
+    return without_shape_checks
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards of digits, their vocabulary and the mixture of the quickstart."""
+    import make_digits
+
+    folder = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["make_digits", str(folder), "--documents", "256"])
+        make_digits.main()
+    (folder / "mixture.yaml").write_text(
+        "sources:\n"
+        f"  single: {{shards: '{folder}/single-train-*.tar', weight: 1, "
+        "tasks: {interleaved: 2, text_to_image: 1, image_to_text: 1}}\n"
+        f"  count: {{shards: '{folder}/count-train-*.tar', weight: 1, tasks: {{interleaved: 1}}, prompt: 'count up:'}}\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_config(digits: Path) -> Callable[..., Config]:
+    """The quickstart's config on the test's digits, with a tiny model; `overrides` as on the command line."""
+
+    def make(*overrides: str) -> Config:
+        tiny = [
+            f"data.mixture={digits / 'mixture.yaml'}",
+            f"data.tokenizer={digits / 'words.tiktoken'}",
+            "data.workers=0",
+            "model.width=32",
+            "model.num_layers=2",
+            "model.num_attention_heads=4",
+            "model.num_kv_heads=2",
+            "model.mlp_width=48",
+        ]
+        return load_config(ROOT / "configs" / "quickstart.toml", [*tiny, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def config(make_config: Callable[..., Config]) -> Config:
+    return make_config()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(config: Config) -> Tokenizer:
+    return load_tokenizer(config.data.tokenizer)
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., OneFlow]:
+    """A model in which every parameter matters: first weights plus noise, so that no output is silent."""
+
+    def make(config: Config, seed: int = 0, noise: float = 0.2) -> OneFlow:
+        model = OneFlow(config)
+        initialize(model, seed, config.model.num_layers)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += noise * torch.randn(parameter.shape, generator=generator)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sample() -> Callable[..., Sample]:
+    """A sample from token ids, in which None is an image; the first `num_prompt` tokens are prompt."""
+
+    def make(
+        tokens: Sequence[int | None],
+        num_prompt: int = 1,
+        is_interleaved: bool = True,
+        key: str = "test/sample",
+        shape: tuple[int, int, int] = (1, 8, 8),
+    ) -> Sample:
+        image_token = 258  # of the byte tokenizer; what it is makes no difference to noising
+        image_at = np.array([i for i, token in enumerate(tokens) if token is None], dtype=np.int64)
+        rng = np.random.default_rng(len(tokens))
+        return Sample(
+            key=key,
+            tokens=np.array([image_token if token is None else token for token in tokens], dtype=np.int64),
+            is_target=np.arange(len(tokens)) >= num_prompt,
+            image_at=image_at,
+            latents=rng.standard_normal((len(image_at), *shape), dtype=np.float32),
+            is_interleaved=is_interleaved,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_noisy() -> Callable[..., NoisySample]:
+    """A noisy sample as noising makes them, but with random content: text, bags and images of any number."""
+
+    def make(
+        rng: np.random.Generator,
+        num_tokens: int = 6,
+        num_images: int = 1,
+        num_bag_tokens: int = 4,
+        vocab_size: int = 256,
+        shape: tuple[int, int, int] = (1, 8, 8),
+        key: str = "test/noisy",
+    ) -> NoisySample:
+        tokens = rng.integers(vocab_size, size=num_tokens + num_images)
+        image_at = np.sort(rng.choice(np.arange(1, len(tokens)), num_images, replace=False))
+        time = rng.random(num_images)
+        return NoisySample(
+            key=key,
+            tokens=tokens,
+            is_open=np.ones(len(tokens), dtype=bool),
+            image_at=image_at,
+            bag_tokens=rng.integers(vocab_size, size=num_bag_tokens),
+            bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
+            latents=rng.standard_normal((num_images, *shape), dtype=np.float32),
+            velocity=rng.standard_normal((num_images, *shape), dtype=np.float32),
+            image_time=time,
+            image_is_scored=np.ones(num_images, dtype=bool),
+            text_time=float(rng.random()),
+        )
+
+    return make

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple, fields, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Capacity, NoisySample
+from oneflow_dist.data.packing import choose_samples, pack, size_of
+
+ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, images=9, sequences=8)
+
+
+@pytest.fixture
+def samples(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
+    """Text with images, text alone, one token alone, many images; latents of 1x8x8 in four rows."""
+    rng = np.random.default_rng(0)
+    shapes = ((6, 1, 4), (9, 0, 3), (1, 0, 2), (2, 3, 0))
+    return [
+        make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b, key=f"s{number}")
+        for number, (n, i, b) in enumerate(shapes)
+    ]
+
+
+def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, None, config.image)
+    num_tokens = len(batch.tokens)
+    expected = []
+    token = image = 0
+    for sample in samples:
+        for place in range(len(sample.tokens)):
+            expected.append(token)
+            token += 1
+            if place in sample.image_at:
+                expected += [num_tokens + 4 * image + patch for patch in range(4)]
+                image += 1
+    assert batch.row_source.tolist() == expected
+    assert batch.tokens.tolist() == np.concatenate([s.tokens for s in samples]).tolist()
+
+
+def test_rows_and_their_sources_point_at_each_other(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM, config.image)
+    num_tokens, num_images = batch.counts.text_tokens, sum(len(s.image_at) for s in samples)
+    assert batch.row_source[batch.token_row[:num_tokens]].tolist() == list(range(num_tokens))
+    for image in range(num_images):
+        rows = batch.image_row[image] + torch.arange(4)
+        assert batch.row_source[rows].tolist() == [ROOM.tokens + 4 * image + patch for patch in range(4)]
+        assert batch.row_image[rows].tolist() == [image] * 4
+    assert (batch.row_image == ROOM.images).sum() == ROOM.rows - 4 * num_images
+
+
+def test_sequences_follow_each_other_and_padding_is_the_last(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM, config.image)
+    lengths = [size_of([s], config.image).rows for s in samples]
+    assert batch.cu_seqlens.diff().tolist() == [*lengths, ROOM.rows - sum(lengths), 0, 0, 0]
+    assert batch.max_seqlen == int(batch.cu_seqlens.diff().max())
+    nothing = ROOM.tokens + ROOM.images * 4
+    assert (batch.row_source[sum(lengths) :] == nothing).all()
+    assert (batch.row_source[: sum(lengths)] != nothing).all()
+
+
+def test_no_two_rows_of_a_sequence_share_a_position(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, None, config.image)
+    for first, last in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
+        assert len(batch.position[first:last].unique(dim=0)) == last - first
+
+
+def test_positions_start_anew_in_every_sequence(config: Config, samples: list[NoisySample]) -> None:
+    together = pack(samples, None, config.image)
+    alone = [pack([sample], None, config.image).position for sample in samples]
+    assert torch.equal(together.position, torch.cat(alone))
+
+
+def test_text_goes_on_after_the_longer_side_of_an_image(
+    make_config: Callable[..., Config], make_noisy: Callable[..., NoisySample]
+) -> None:
+    image = make_config("image.height=8", "image.width=16").image  # 2 x 4 patches
+    noisy = make_noisy(np.random.default_rng(0), num_tokens=3, num_images=1, num_bag_tokens=0, shape=(1, 8, 16))
+    batch = pack([replace(noisy, image_at=np.array([1]))], None, image)
+    text = [[0, 0, 0], [1, 1, 1]]
+    patches = [[2, 2 + row, 2 + column] for row in range(2) for column in range(4)]
+    assert batch.position.tolist() == [*text, *patches, [6, 6, 6], [7, 7, 7]]
+
+
+def test_bags_move_with_their_slots(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM, config.image)
+    num_bag = batch.counts.bag_tokens
+    first = np.cumsum([0, *[len(s.tokens) for s in samples]])
+    expected = np.concatenate([s.bag_slot + offset for s, offset in zip(samples, first, strict=False)])
+    assert batch.bag_slot[:num_bag].tolist() == expected.tolist()
+    assert batch.bag_tokens[:num_bag].tolist() == np.concatenate([s.bag_tokens for s in samples]).tolist()
+    assert batch.missing_count.tolist() == np.bincount(expected, minlength=ROOM.tokens).tolist()
+    assert (batch.bag_slot.diff() >= 0).all()
+
+
+def test_slot_weights_of_a_sequence_sum_to_one_over_its_open_slots(config: Config, samples: list[NoisySample]) -> None:
+    is_open = np.array([False, True, False, True, True, False, False])
+    samples = [replace(samples[0], is_open=is_open, bag_slot=np.array([1, 1, 3, 4])), *samples[1:]]
+    batch = pack(samples, ROOM, config.image)
+    assert batch.slot_weight[:7].tolist() == pytest.approx((is_open / 3).tolist())
+    num_tokens = batch.counts.text_tokens
+    sums = torch.zeros(len(samples)).index_add(0, batch.token_sequence[:num_tokens], batch.slot_weight[:num_tokens])
+    assert sums.tolist() == pytest.approx([1.0] * 4)
+    num_bag = batch.counts.bag_tokens
+    assert torch.equal(batch.bag_weight[:num_bag], batch.slot_weight[batch.bag_slot[:num_bag]])
+
+
+def test_padding_has_no_weight(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM, config.image)
+    assert (batch.slot_weight[batch.counts.text_tokens :] == 0.0).all()
+    assert (batch.missing_count[batch.counts.text_tokens :] == 0.0).all()
+    assert (batch.bag_weight[batch.counts.bag_tokens :] == 0.0).all()
+    assert (batch.image_weight[4:] == 0.0).all()
+
+
+def test_a_padded_batch_has_the_sizes_of_its_capacity(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM, config.image)
+    assert (len(batch.row_source), len(batch.tokens), len(batch.bag_tokens)) == (ROOM.rows, ROOM.tokens, ROOM.bag_tokens)
+    assert (len(batch.latents), len(batch.text_time)) == (ROOM.images, ROOM.sequences)
+
+
+def test_a_batch_without_capacity_has_no_padding(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, None, config.image)
+    assert batch.counts.padded_rows == batch.counts.rows == len(batch.row_source)
+    assert (batch.cu_seqlens.diff() > 0).all()
+
+
+def test_counts_are_those_of_the_samples(config: Config, samples: list[NoisySample]) -> None:
+    samples[1] = replace(samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int))
+    samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
+    counts = pack(samples, ROOM, config.image).counts
+    lengths = [7 + 4, 9, 1, 5 + 12]
+    assert counts.open_slots == 7 + 1 + 5
+    assert counts.text_sequences == 3
+    assert counts.image_elements == 3 * 64
+    assert counts.rows == sum(lengths)
+    assert counts.padded_rows == ROOM.rows
+    assert counts.text_tokens == 7 + 9 + 1 + 5
+    assert counts.bag_tokens == 4 + 2
+    assert counts.filled_slots == len(set(samples[0].bag_slot.tolist())) + 1
+    assert counts.sequences == 4
+    assert counts.attention_pairs == sum(length**2 for length in lengths)
+
+
+def test_images_keep_their_order_and_values(config: Config, samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM, config.image)
+    for name in ("latents", "velocity", "image_time"):
+        expected = np.concatenate([getattr(s, name) for s in samples]).astype(np.float32)
+        np.testing.assert_array_equal(getattr(batch, name)[:4], expected)
+    assert batch.keys == ("s0", "s1", "s2", "s3")
+
+
+sizes = st.builds(
+    lambda tokens, bag, images: Capacity(rows=tokens + 4 * images, tokens=tokens, bag_tokens=bag, images=images, sequences=1),
+    st.integers(1, 40),
+    st.integers(0, 40),
+    st.integers(0, 9),
+)
+
+
+def total(chosen: list[Capacity]) -> np.ndarray:
+    return np.sum([astuple(size) for size in chosen], axis=0)
+
+
+@given(st.lists(sizes, min_size=1, max_size=30))
+def test_chosen_samples_never_exceed_the_capacity(waiting: list[Capacity]) -> None:
+    chosen = choose_samples(waiting, ROOM)
+    assert len(set(chosen)) == len(chosen) > 0
+    room = np.array(astuple(replace(ROOM, sequences=ROOM.sequences - 1)))
+    assert (total([waiting[i] for i in chosen]) <= room).all()
+
+
+@given(st.lists(sizes, min_size=1, max_size=30))
+def test_no_waiting_sample_would_still_fit(waiting: list[Capacity]) -> None:
+    chosen = choose_samples(waiting, ROOM)
+    used = total([waiting[i] for i in chosen])
+    room = np.array(astuple(replace(ROOM, sequences=ROOM.sequences - 1)))
+    others = [size for i, size in enumerate(waiting) if i not in chosen]
+    assert not any((used + astuple(size) <= room).all() for size in others)
+
+
+@given(st.lists(sizes, min_size=1, max_size=30))
+def test_the_oldest_sample_never_waits(waiting: list[Capacity]) -> None:
+    assert 0 in choose_samples(waiting, ROOM)
+
+
+def test_the_gap_is_filled_with_the_largest_that_fits() -> None:
+    def text(rows: int) -> Capacity:
+        return Capacity(rows=rows, tokens=rows, bag_tokens=0, images=0, sequences=1)
+
+    room = Capacity(rows=100, tokens=100, bag_tokens=10, images=1, sequences=9)
+    assert choose_samples([text(n) for n in (40, 30, 50, 10, 25, 20)], room) == [0, 1, 4]
+
+
+def test_a_sample_larger_than_a_pack_is_our_own_error() -> None:
+    with pytest.raises(AssertionError, match="must be refused when it is decoded"):
+        choose_samples([replace(ROOM, sequences=1, rows=91)], ROOM)
+
+
+def test_sizes_add_up(config: Config, samples: list[NoisySample]) -> None:
+    assert (total([size_of([s], config.image) for s in samples]) == astuple(size_of(samples, config.image))).all()
+    assert [f.name for f in fields(Capacity)] == ["rows", "tokens", "bag_tokens", "images", "sequences"]

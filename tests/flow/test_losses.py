@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Capacity, Counts, Losses, NoisySample, PackedBatch, Prediction, Sample
+from oneflow_dist.data.packing import pack
+from oneflow_dist.flow.losses import are_finite, compute_losses
+from oneflow_dist.flow.noising import noise_at
+from oneflow_dist.flow.schedule import KeepSchedule
+
+HALF = 0.5  # at this keep probability every set of kept tokens is equally likely
+SURE = 30.0  # a logit that stands for probability 1
+
+
+class ChosenKeep(np.random.Generator):
+    """A generator whose uniform draws keep exactly the chosen tokens at keep probability 1/2."""
+
+    def __init__(self, keep: tuple[bool, ...]):
+        super().__init__(np.random.PCG64(0))
+        self.keep = np.array((True, *keep))
+
+    def random(self, size: int) -> np.ndarray:  # type: ignore[override]
+        assert size == len(self.keep)
+        return np.where(self.keep, 0.25, 0.75)
+
+
+class Table:
+    """One free parameter for every slot of every noisy text that occurs: what an ideal network could learn."""
+
+    def __init__(self, samples: list[NoisySample], config: Config):
+        self.batch = pack(samples, None, config.image)
+        views = [(tuple(s.tokens.tolist()), slot) for s in samples for slot in range(len(s.tokens))]
+        self.views = sorted(set(views))
+        self.view_of_slot = torch.tensor([self.views.index(view) for view in views])
+
+    def fill(self, value: Callable[[int], float]) -> Tensor:
+        """A parameter per view, from the number of kept tokens (the first not counted)."""
+        values = [value(len(tokens) - 1) for tokens, _ in self.views]
+        return torch.tensor(values, dtype=torch.float32, requires_grad=True)
+
+    def losses(self, zero_logit: Tensor, log_rate: Tensor, bag_logits: Tensor, normalize: str) -> Losses:
+        log_probs = bag_logits.log_softmax(-1)[self.view_of_slot[self.batch.bag_slot]]
+        prediction = Prediction(
+            zero_logit=zero_logit[self.view_of_slot],
+            log_rate=log_rate[self.view_of_slot],
+            bag_nll=-log_probs.gather(1, self.batch.bag_tokens[:, None]).squeeze(1),
+            velocity=self.batch.velocity,
+            slot_hidden=torch.zeros(len(self.batch.tokens), 1),
+        )
+        return compute_losses(prediction, self.batch, self.batch.counts, normalize, image_weight=1.0)
+
+
+def all_noisings(make_sample: Callable[..., Sample], texts: list[tuple[int, ...]]) -> list[NoisySample]:
+    """Every text with every set of its tokens kept."""
+    return [
+        noise_at(make_sample([9, *text]), 0.5, np.zeros(0), KeepSchedule(), ChosenKeep(keep))
+        for text in texts
+        for keep in itertools.product([True, False], repeat=len(text))
+    ]
+
+
+VOCAB, LENGTH = 3, 3
+
+
+@pytest.fixture(scope="module")
+def uniform(config: Config, make_sample: Callable[..., Sample]) -> Table:
+    """All noisings of all texts of three tokens over a vocabulary of three: an exact expectation."""
+    return Table(all_noisings(make_sample, list(itertools.product(range(VOCAB), repeat=LENGTH))), config)
+
+
+def logit(prob: float) -> float:
+    return float(torch.logit(torch.tensor(prob, dtype=torch.float64)).clamp(-SURE, SURE))
+
+
+def optimum(table: Table) -> dict[str, Tensor]:
+    """The closed forms for data uniform on {1..V}^L and m kept tokens: pi = m/L, rate = L/(m+1), Q = 1/V."""
+    return {
+        "zero_logit": table.fill(lambda m: logit(m / LENGTH)),
+        "log_rate": table.fill(lambda m: float(np.log(LENGTH / (m + 1)))),
+        "bag_logits": torch.zeros(len(table.views), VOCAB, requires_grad=True),
+    }
+
+
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+def test_closed_forms_of_uniform_data_are_stationary(uniform: Table, normalize: str) -> None:
+    parameters = optimum(uniform)
+    uniform.losses(**parameters, normalize=normalize).total.backward()
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() < 2e-8, name
+
+
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+@pytest.mark.parametrize("name", ["zero_logit", "log_rate"])
+@pytest.mark.parametrize("off", [-0.1, 0.1])
+def test_beside_the_closed_forms_the_gradient_points_back(uniform: Table, normalize: str, name: str, off: float) -> None:
+    parameters = optimum(uniform)
+    has_optimum = torch.tensor([0 < len(tokens) - 1 < LENGTH for tokens, _ in uniform.views])
+    if name == "log_rate":
+        has_optimum = torch.tensor([len(tokens) - 1 < LENGTH for tokens, _ in uniform.views])
+    parameters[name].data += off
+    uniform.losses(**parameters, normalize=normalize).total.backward()
+    grad = parameters[name].grad
+    assert grad is not None
+    assert (grad[has_optimum] * off > 1e-6).all()
+
+
+@pytest.mark.parametrize("token", range(VOCAB))
+def test_beside_a_uniform_distribution_the_gradient_of_bag_logits_points_back(uniform: Table, token: int) -> None:
+    parameters = optimum(uniform)
+    parameters["bag_logits"].data[:, token] += 0.1
+    uniform.losses(**parameters, normalize="batch").total.backward()
+    grad = parameters["bag_logits"].grad
+    assert grad is not None
+    has_bag = torch.tensor([len(tokens) - 1 < LENGTH for tokens, _ in uniform.views])
+    others = [other for other in range(VOCAB) if other != token]
+    assert (grad[has_bag, token] > 1e-5).all()
+    assert (grad[has_bag][:, others] < -1e-6).all()
+    assert (grad[~has_bag] == 0.0).all()
+
+
+def test_closed_forms_of_a_mixture_of_lengths_are_stationary(config: Config, make_sample: Callable[..., Sample]) -> None:
+    """Lengths 1, 2 and 4 with p = 1/5, 2/5, 2/5: P(n | m) ~ p_n C(n, m) (1 - kappa)^(n - m), rate mean E[n - m] / (m + 1)."""
+    part = {1: 1, 2: 2, 4: 2}
+    samples = []
+    for length, count in part.items():  # each of the 2^length noisings has probability p_n / 2^length
+        samples += all_noisings(make_sample, [(0,) * length] * (count * 2 ** (4 - length)))
+    table = Table(samples, config)
+
+    def posterior(m: int) -> dict[int, float]:
+        weight = {n: p * float(np.prod([(n - j) / (j + 1) for j in range(m)])) * HALF ** (n - m) for n, p in part.items()}
+        return {n: w / sum(weight.values()) for n, w in weight.items()}
+
+    def zero_prob(m: int) -> float:
+        return sum(p * m / n for n, p in posterior(m).items())
+
+    def rate(m: int) -> float:
+        expected_count = sum(p * (n - m) for n, p in posterior(m).items()) / (m + 1)
+        return expected_count / (1.0 - zero_prob(m)) if zero_prob(m) < 1.0 else 1.0
+
+    zero_logit = table.fill(lambda m: logit(zero_prob(m)))
+    log_rate = table.fill(lambda m: float(np.log(rate(m))))
+    table.losses(zero_logit, log_rate, torch.zeros(len(table.views), 1), "batch").total.backward()
+    assert zero_logit.grad is not None
+    assert log_rate.grad is not None
+    assert zero_logit.grad.abs().max() < 2e-8
+    assert log_rate.grad.abs().max() < 2e-8
+
+
+def slots(counts: list[int], config: Config, make_noisy: Callable[..., NoisySample]) -> PackedBatch:
+    """A batch of one text whose slots miss so many tokens."""
+    noisy = make_noisy(np.random.default_rng(0), num_tokens=len(counts), num_images=0, num_bag_tokens=sum(counts))
+    return pack([replace(noisy, bag_slot=np.repeat(np.arange(len(counts)), counts))], None, config.image)
+
+
+def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Prediction:
+    return Prediction(
+        zero_logit=zero_logit,
+        log_rate=log_rate,
+        bag_nll=torch.zeros(len(batch.bag_tokens)),
+        velocity=batch.velocity.clone(),
+        slot_hidden=torch.zeros(len(batch.tokens), 1),
+    )
+
+
+def learn_rate(counts: list[int], config: Config, make_noisy: Callable[..., NoisySample]) -> float:
+    """The rate that gradient descent ends at, when one number must serve all slots."""
+    batch = slots(counts, config, make_noisy)
+    log_rate = torch.tensor(0.7, requires_grad=True)
+    for _ in range(60):
+        prediction = predict(batch, torch.zeros(len(counts)), log_rate.expand(len(counts)))
+        (grad,) = torch.autograd.grad(compute_losses(prediction, batch, batch.counts, "batch", 1.0).rate, log_rate)
+        log_rate = (log_rate.detach() - 0.5 * grad).requires_grad_()
+    return log_rate.detach().exp().item()
+
+
+def test_rate_goes_to_one_where_every_bag_has_one_token(config: Config, make_noisy: Callable[..., NoisySample]) -> None:
+    assert learn_rate([1] * 10, config, make_noisy) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_rate_goes_to_the_mean_count_and_not_to_the_truncated_poisson_rate(
+    config: Config, make_noisy: Callable[..., NoisySample]
+) -> None:
+    """Where something is missing, 1.2 tokens are; a zero-truncated Poisson likelihood would end at .376."""
+    assert learn_rate([1, 1, 1, 1, 2], config, make_noisy) == pytest.approx(1.2, abs=1e-4)
+
+
+def test_empty_slots_do_not_pull_on_the_rate(config: Config, make_noisy: Callable[..., NoisySample]) -> None:
+    batch = slots([0, 2, 0, 1], config, make_noisy)
+    log_rate = torch.full((4,), 0.3, requires_grad=True)
+    compute_losses(predict(batch, torch.zeros(4), log_rate), batch, batch.counts, "batch", 1.0).total.backward()
+    assert log_rate.grad is not None
+    assert (log_rate.grad != 0.0).tolist() == [False, True, False, True]
+
+
+def test_losses_are_the_formulas(config: Config, make_noisy: Callable[..., NoisySample]) -> None:
+    batch = slots([0, 2, 1], config, make_noisy)
+    pi, rate = torch.tensor([0.7, 0.2, 0.4]), torch.tensor([5.0, 1.5, 0.8])
+    prediction = replace(predict(batch, pi.logit(), rate.log()), bag_nll=torch.tensor([0.1, 0.2, 0.4]))
+    losses = compute_losses(prediction, batch, batch.counts, "batch", 1.0)
+    assert losses.zero.item() == pytest.approx(-(np.log(0.7) + np.log(0.8) + np.log(0.6)) / 3, rel=1e-5)
+    assert losses.rate.item() == pytest.approx((1.5 - 2 * np.log(1.5) + 0.8 - np.log(0.8)) / 3, rel=1e-5)
+    assert losses.bag.item() == pytest.approx(0.7 / 3, rel=1e-5)
+    assert losses.total.item() == pytest.approx((losses.zero + losses.rate + losses.bag).item(), rel=1e-6)
+
+
+def test_image_loss_is_zero_where_the_velocity_is_the_target(
+    config: Config, make_noisy: Callable[..., NoisySample]
+) -> None:
+    batch = pack([make_noisy(np.random.default_rng(0), num_images=3)], None, config.image)
+    prediction = predict(batch, torch.zeros(9), torch.zeros(9))
+    assert compute_losses(prediction, batch, batch.counts, "batch", 1.0).velocity.item() == 0.0
+
+
+def test_image_loss_is_the_mean_square_over_scored_images(
+    config: Config, make_noisy: Callable[..., NoisySample]
+) -> None:
+    noisy = replace(make_noisy(np.random.default_rng(0), num_images=3), image_is_scored=np.array([True, False, True]))
+    batch = pack([noisy], None, config.image)
+    errors = torch.tensor([1.0, 100.0, 3.0])[:, None, None, None]
+    prediction = replace(predict(batch, torch.zeros(9), torch.zeros(9)), velocity=batch.velocity + errors)
+    losses = compute_losses(prediction, batch, batch.counts, "batch", image_weight=0.25)
+    assert losses.velocity.item() == pytest.approx((1.0 + 9.0) / 2, rel=1e-5)
+    text = losses.zero + losses.rate + losses.bag
+    assert losses.total.item() == pytest.approx((text + 0.25 * losses.velocity).item(), rel=1e-6)
+
+
+def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
+    generator = torch.Generator().manual_seed(seed)
+    zero_logit, log_rate = torch.randn(2, len(batch.tokens), generator=generator)
+    return Prediction(
+        zero_logit=zero_logit,
+        log_rate=log_rate,
+        bag_nll=torch.rand(len(batch.bag_tokens), generator=generator),
+        velocity=torch.randn(batch.velocity.shape, generator=generator),
+        slot_hidden=torch.zeros(len(batch.tokens), 1),
+    )
+
+
+def join(predictions: list[Prediction]) -> Prediction:
+    return Prediction(**{f.name: torch.cat([getattr(p, f.name) for p in predictions]) for f in fields(Prediction)})
+
+
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+def test_losses_of_microbatches_sum_to_the_loss_of_one_batch(
+    config: Config, make_noisy: Callable[..., NoisySample], normalize: str
+) -> None:
+    rng = np.random.default_rng(1)
+    samples = [make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b) for n, i, b in ((4, 1, 9), (7, 0, 1), (2, 2, 0))]
+    parts = [pack([sample], None, config.image) for sample in samples]
+    predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
+    whole = pack(samples, None, config.image)
+    counts = sum((batch.counts for batch in parts), Counts.zeros())
+    one = compute_losses(join(predictions), whole, whole.counts, normalize, 0.5).stack()
+    many = torch.stack(
+        [compute_losses(p, b, counts, normalize, 0.5).stack() for p, b in zip(predictions, parts, strict=True)]
+    )
+    torch.testing.assert_close(many.sum(0), one)
+
+
+def test_paper_normalisation_is_the_mean_over_samples_of_the_mean_over_slots(
+    config: Config, make_noisy: Callable[..., NoisySample]
+) -> None:
+    rng = np.random.default_rng(2)
+    samples = [make_noisy(rng, num_tokens=n, num_images=0, num_bag_tokens=b) for n, b in ((1, 12), (8, 3), (5, 0))]
+    parts = [pack([sample], None, config.image) for sample in samples]
+    predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
+    whole = pack(samples, None, config.image)
+    paper = compute_losses(join(predictions), whole, whole.counts, "paper", 1.0).stack()
+    alone = [compute_losses(p, b, b.counts, "batch", 1.0).stack() for p, b in zip(predictions, parts, strict=True)]
+    torch.testing.assert_close(paper, torch.stack(alone).mean(0))
+
+
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+def test_closed_slots_and_padding_add_no_loss(
+    config: Config, make_noisy: Callable[..., NoisySample], normalize: str
+) -> None:
+    noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=1, num_bag_tokens=3)
+    noisy = replace(noisy, is_open=np.array([1, 0, 1, 0, 1, 1], dtype=bool), bag_slot=np.array([0, 2, 2]))
+    plain = pack([noisy], None, config.image)
+    room = replace(_size(plain), rows=40, tokens=30, bag_tokens=20, images=4, sequences=5)
+    padded = pack([noisy], room, config.image)
+    prediction = random_prediction(plain, 0)
+    expected = compute_losses(prediction, plain, plain.counts, normalize, 1.0)
+
+    wild = random_prediction(padded, 1)
+    for name in ("zero_logit", "log_rate", "bag_nll", "velocity"):
+        own = getattr(prediction, name)
+        getattr(wild, name)[: len(own)] = own
+    wild.zero_logit[[1, 3]] = 50.0
+    wild.log_rate[[1, 3]] = 5.0
+    actual = compute_losses(wild, padded, padded.counts, normalize, 1.0)
+    torch.testing.assert_close(actual.stack(), expected.stack())
+
+
+def _size(batch: PackedBatch) -> Capacity:
+    return Capacity(
+        rows=len(batch.row_source),
+        tokens=len(batch.tokens),
+        bag_tokens=len(batch.bag_tokens),
+        images=len(batch.latents),
+        sequences=len(batch.text_time),
+    )
+
+
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+def test_a_batch_with_nothing_to_learn_has_loss_zero(
+    config: Config, make_noisy: Callable[..., NoisySample], normalize: str
+) -> None:
+    noisy = make_noisy(np.random.default_rng(4), num_images=1, num_bag_tokens=0)
+    noisy = replace(noisy, is_open=np.zeros(7, dtype=bool), image_is_scored=np.zeros(1, dtype=bool))
+    batch = pack([noisy], None, config.image)
+    losses = compute_losses(random_prediction(batch, 0), batch, batch.counts, normalize, 1.0)
+    assert losses.stack().tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [f.name for f in fields(Losses)])
+def test_one_bad_loss_is_seen(name: str, bad: float) -> None:
+    good = Losses.unstack(torch.ones(5))
+    assert are_finite(good)
+    assert not are_finite(replace(good, **{name: torch.tensor(bad)}))

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.flow.noising import draw_times, keyed_generator, noise_at, noise_sample, without_condition
+from oneflow_dist.flow.schedule import KeepSchedule
+
+SCHEDULES = {
+    "linear": KeepSchedule(kind="linear"),
+    "square": KeepSchedule(kind="power", exponent=2.0),
+    "cube": KeepSchedule(kind="power", exponent=3.0),
+    "cosine": KeepSchedule(kind="cosine"),
+}
+IMAGE = 258
+NUM_DRAWS = 200_000
+Unchecked = Callable[[], AbstractContextManager[None]]
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    """Text and images in any order, prompt anywhere, both ways in which images appear."""
+    kinds = draw(st.lists(st.booleans(), max_size=24))
+    is_target = draw(st.lists(st.booleans(), min_size=len(kinds), max_size=len(kinds)))
+    tokens = np.array([256] + [IMAGE if is_image else i for i, is_image in enumerate(kinds)], dtype=np.int64)
+    image_at = np.flatnonzero(tokens == IMAGE)
+    latents = np.arange(len(image_at), dtype=np.float32)[:, None, None, None] + np.zeros((1, 1, 2, 2), dtype=np.float32)
+    return Sample(
+        key="test/sample",
+        tokens=tokens,
+        is_target=np.array([False, *is_target]),
+        image_at=image_at,
+        latents=latents,
+        is_interleaved=draw(st.booleans()),
+    )
+
+
+some_schedule = st.sampled_from(list(SCHEDULES.values()))
+seeds = st.integers(0, 2**32 - 1)
+
+
+def noise(sample: Sample, schedule: KeepSchedule, seed: int) -> NoisySample:
+    return noise_sample(sample, schedule, 0.0, np.random.default_rng(seed))
+
+
+def rebuild(noisy: NoisySample) -> list[int]:
+    """The tokens with every bag put back into its slot."""
+    tokens: list[int] = []
+    for slot, token in enumerate(noisy.tokens):
+        tokens += [token, *noisy.bag_tokens[noisy.bag_slot == slot]]
+    return tokens
+
+
+@given(samples(), some_schedule, seeds)
+def test_bags_and_kept_tokens_rebuild_the_sample(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    noisy = noise(sample, schedule, seed)
+    assert rebuild(noisy) == sample.tokens.tolist()
+    assert len(noisy.tokens) + len(noisy.bag_tokens) == len(sample.tokens)
+    assert noisy.tokens[0] == sample.tokens[0]
+
+
+@given(samples(), some_schedule, seeds)
+def test_bags_lie_in_open_slots_in_ascending_order(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    noisy = noise(sample, schedule, seed)
+    assert (np.diff(noisy.bag_slot) >= 0).all()
+    assert noisy.is_open[noisy.bag_slot].all()
+
+
+@given(samples(), some_schedule, seeds)
+def test_prompt_tokens_and_prompt_images_are_untouched(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    noisy = noise(sample, schedule, seed)
+    prompt_text = [t for t in sample.tokens[~sample.is_target].tolist() if t != IMAGE]
+    assert not set(prompt_text) & set(noisy.bag_tokens.tolist())
+    clean = noisy.latents[~noisy.image_is_scored].tolist()
+    assert all(latent.tolist() in clean for latent in sample.latents[~sample.is_target[sample.image_at]])
+
+
+@given(samples(), some_schedule, seeds)
+def test_images_stay_with_their_tokens_and_keep_their_latents(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    """latent = noisy latent + (1 - t) velocity, whichever images are missing."""
+    noisy = noise(sample, schedule, seed)
+    assert (noisy.tokens[noisy.image_at] == IMAGE).all()
+    assert (noisy.tokens == IMAGE).sum() == len(noisy.image_at) == len(noisy.latents)
+    left = (1.0 - noisy.image_time.astype(np.float32))[:, None, None, None]
+    latents = noisy.latents + left * noisy.velocity
+    # A missing image is a bag token: what remains after taking those out, in order, are the kept latents.
+    is_missing = np.zeros(len(sample.image_at), dtype=bool)
+    place = 0
+    for slot in range(len(noisy.tokens)):
+        place += slot in noisy.image_at
+        for token in noisy.bag_tokens[noisy.bag_slot == slot]:
+            if token == IMAGE:
+                is_missing[place] = True
+                place += 1
+    np.testing.assert_allclose(latents, sample.latents[~is_missing], atol=1e-5)
+
+
+@given(samples(), some_schedule, seeds)
+def test_only_moving_target_images_are_scored(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    noisy = noise(sample, schedule, seed)
+    assert (noisy.image_time[noisy.image_is_scored] < 1.0).all()
+    assert (noisy.image_time[~noisy.image_is_scored] == 1.0).all()
+
+
+@given(samples(), some_schedule, seeds)
+def test_an_inserted_image_is_never_older_than_the_text(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    noisy = noise(sample, schedule, seed)
+    if sample.is_interleaved:
+        assert (noisy.image_time[noisy.image_is_scored] <= noisy.text_time).all()
+
+
+@given(samples(), some_schedule, seeds)
+def test_images_that_are_not_inserted_are_never_deleted(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    if not sample.is_interleaved:
+        assert IMAGE not in noise(sample, schedule, seed).bag_tokens
+
+
+@given(samples(), some_schedule, seeds)
+def test_the_same_generator_state_gives_the_same_noise(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    first, second = noise(sample, schedule, seed), noise(sample, schedule, seed)
+    for field in fields(NoisySample):
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
+
+
+def test_a_slot_is_open_where_a_target_can_be_missing(make_sample: Callable[..., Sample]) -> None:
+    """The slot after the prompt's last token is open, those inside the prompt are closed."""
+    sample = make_sample([256, 1, 2, 3, None, 4], num_prompt=3)
+    noisy = noise_at(sample, 1.0, np.ones(1), KeepSchedule(), np.random.default_rng(0))
+    assert noisy.is_open.tolist() == [False, False, True, True, True, True]
+
+
+def test_all_slots_are_closed_where_only_images_are_painted(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample([256, 1, 2, None], num_prompt=3, is_interleaved=False)
+    noisy = noise(sample, KeepSchedule(), 0)
+    assert not noisy.is_open.any()
+    assert noisy.text_time == 1.0
+    assert noisy.image_is_scored.tolist() == [True]
+
+
+def test_text_after_a_given_image_is_deleted_and_the_image_is_clean(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample([256, None, 1, 2], num_prompt=2, is_interleaved=False)
+    noisy = noise_at(sample, 0.0, np.ones(1), KeepSchedule(), np.random.default_rng(0))
+    assert noisy.tokens.tolist() == [256, IMAGE]
+    assert noisy.is_open.tolist() == [False, True]
+    assert noisy.bag_tokens.tolist() == [1, 2]
+    np.testing.assert_array_equal(noisy.latents, sample.latents)
+    assert noisy.image_is_scored.tolist() == [False]
+
+
+THREE_IMAGES = [256, 1, None, 2, None, 3, None, 4]
+
+
+def test_deleting_the_first_and_the_third_image_puts_each_into_the_slot_it_fell_from(
+    make_sample: Callable[..., Sample],
+) -> None:
+    sample = make_sample(THREE_IMAGES)
+    noisy = noise_at(sample, 1.0, np.array([-0.1, 0.5, -0.2]), KeepSchedule(), np.random.default_rng(0))
+    assert noisy.tokens.tolist() == [256, 1, 2, IMAGE, 3, 4]
+    assert noisy.bag_tokens.tolist() == [IMAGE, IMAGE]
+    assert noisy.bag_slot.tolist() == [1, 4]
+    assert noisy.image_at.tolist() == [3]
+    assert noisy.image_time.tolist() == [0.5]
+    np.testing.assert_allclose(noisy.latents + 0.5 * noisy.velocity, sample.latents[1:2], atol=1e-6)
+
+
+def test_a_deleted_image_merges_the_bags_before_and_after_it(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample(THREE_IMAGES)
+    noisy = noise_at(sample, 0.0, np.array([-0.1, 0.5, -0.2]), KeepSchedule(), np.random.default_rng(0))
+    assert noisy.tokens.tolist() == [256, IMAGE]
+    assert noisy.bag_tokens.tolist() == [1, IMAGE, 2, 3, IMAGE, 4]
+    assert noisy.bag_slot.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("text_time", [0.1, 0.5, 0.9])
+def test_the_kept_part_follows_the_schedule(
+    make_sample: Callable[..., Sample], schedule: KeepSchedule, text_time: float
+) -> None:
+    num_targets = 40_000
+    sample = make_sample([256] + [1] * num_targets)
+    noisy = noise_at(sample, text_time, np.zeros(0), schedule, np.random.default_rng(0))
+    prob = schedule.keep_prob(text_time)
+    deviation = (prob * (1.0 - prob) / num_targets) ** 0.5
+    assert (len(noisy.tokens) - 1) / num_targets == pytest.approx(prob, abs=4 * deviation)
+
+
+def test_noise_is_standard_normal(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample([256, None], shape=(4, 64, 64))
+    noisy = noise_at(sample, 0.0, np.zeros(1), KeepSchedule(), np.random.default_rng(0))
+    assert stats.kstest(noisy.latents.ravel(), "norm").pvalue > 0.01
+
+
+# Interleaved: tau ~ U[0, 2].
+
+
+@dataclass(frozen=True)
+class Draws:
+    schedule: KeepSchedule
+    text_time: np.ndarray
+    age: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def draw(make_sample: Callable[..., Sample], unchecked: Unchecked) -> Callable[[KeepSchedule], Draws]:
+    """Text times and image ages of an interleaved sample; drawn once for each schedule."""
+    sample = make_sample([256, None])
+
+    @functools.cache
+    def draw_once(schedule: KeepSchedule) -> Draws:
+        rng = np.random.default_rng(0)
+        with unchecked():
+            times = [draw_times(sample, schedule, rng) for _ in range(NUM_DRAWS)]
+        return Draws(schedule, np.array([text for text, _ in times]), np.array([age[0] for _, age in times]))
+
+    return draw_once
+
+
+@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES)
+def draws(request: pytest.FixtureRequest, draw: Callable[[KeepSchedule], Draws]) -> Draws:
+    return draw(request.param)
+
+
+@pytest.fixture
+def linear_draws(draw: Callable[[KeepSchedule], Draws]) -> Draws:
+    return draw(SCHEDULES["linear"])
+
+
+ABSENT_AND_CLEAN = {
+    KeepSchedule(kind="linear"): (0.25, 0.25),
+    KeepSchedule(kind="power", exponent=2.0): (0.3333, 0.1667),
+    KeepSchedule(kind="power", exponent=3.0): (0.375, 0.125),
+    KeepSchedule(kind="cosine"): (0.3183, 0.1817),
+}
+
+
+def test_images_are_absent_moving_or_clean_in_the_parts_of_the_schedule(draws: Draws) -> None:
+    absent, clean = ABSENT_AND_CLEAN[draws.schedule]
+    assert np.mean(draws.age < 0.0) == pytest.approx(absent, abs=0.005)
+    assert np.mean((draws.age >= 0.0) & (draws.age < 1.0)) == pytest.approx(0.5, abs=0.005)
+    assert np.mean(draws.age >= 1.0) == pytest.approx(clean, abs=0.005)
+
+
+def test_the_linear_schedule_has_four_equal_quarters(linear_draws: Draws) -> None:
+    """Absent, both moving, text done and image moving, all done."""
+    is_writing, is_absent = linear_draws.text_time < 1.0, linear_draws.age < 0.0
+    is_moving = ~is_absent & (linear_draws.age < 1.0)
+    assert np.mean(is_absent) == pytest.approx(0.25, abs=0.005)
+    assert np.mean(is_moving & is_writing) == pytest.approx(0.25, abs=0.005)
+    assert np.mean(is_moving & ~is_writing) == pytest.approx(0.25, abs=0.005)
+
+
+def test_no_image_is_absent_when_the_text_is_done_nor_clean_before(draws: Draws) -> None:
+    is_writing = draws.text_time < 1.0
+    assert (draws.age[~is_writing] >= 0.0).all()
+    assert (draws.age[is_writing] < 1.0).all()
+
+
+def test_the_time_of_a_moving_image_is_uniform(draws: Draws) -> None:
+    moving = draws.age[(draws.age >= 0.0) & (draws.age < 1.0)]
+    assert stats.kstest(moving, "uniform").statistic < 1.63 / len(moving) ** 0.5  # the 1 % point
+
+
+def test_an_image_is_absent_as_often_as_a_token_of_the_text(draws: Draws) -> None:
+    """P(absent | text time t) = 1 - kappa(t)."""
+    edges = np.linspace(0.0, 1.0, 11)
+    for low, high in zip(edges, edges[1:], strict=False):
+        is_here = (draws.text_time >= low) & (draws.text_time < high)
+        expected = np.mean([1.0 - draws.schedule.keep_prob(t) for t in np.linspace(low, high, 101)])
+        assert np.mean(draws.age[is_here] < 0.0) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_time_of_a_present_image_is_uniform_up_to_the_text_time(linear_draws: Draws) -> None:
+    """For the linear schedule: what the sampler sees at text time t."""
+    is_here = (linear_draws.text_time < 1.0) & (linear_draws.age >= 0.0)
+    part = linear_draws.age[is_here] / linear_draws.text_time[is_here]
+    assert stats.kstest(part, "uniform").statistic < 1.63 / len(part) ** 0.5
+
+
+# Independent times.
+
+
+def test_independent_times_are_uniform_and_uncorrelated(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
+    sample, rng = make_sample([256, 1, None, None], is_interleaved=False), np.random.default_rng(0)
+    with unchecked():
+        times = [draw_times(sample, KeepSchedule(), rng) for _ in range(20_000)]
+    table = np.array([(text, *ages) for text, ages in times])
+    for column in table.T:
+        assert stats.kstest(column, "uniform").pvalue > 0.01
+    assert np.abs(np.corrcoef(table.T) - np.eye(3)).max() < 0.03
+
+
+# How much is missing: section 7.
+
+LENGTH = 24
+
+
+@pytest.mark.parametrize("is_interleaved", [False, True])
+def test_expected_numbers_of_kept_tokens_and_filled_slots(
+    make_sample: Callable[..., Sample], unchecked: Unchecked, is_interleaved: bool
+) -> None:
+    """tau ~ U[0, 1]: E n = L/2, E n^2 = L (2 L + 1) / 6, (L + 2) / 6 slots with a bag; tau ~ U[0, 2]: half of the
+    samples are complete."""
+    sample, rng = make_sample([256] + [1] * LENGTH, is_interleaved=is_interleaved), np.random.default_rng(0)
+    with unchecked():
+        noisy = [noise_sample(sample, KeepSchedule(), 0.0, rng) for _ in range(20_000)]
+    kept = np.array([len(s.tokens) - 1 for s in noisy])
+    filled = np.array([len(set(s.bag_slot.tolist())) for s in noisy])
+    part = 0.5 if is_interleaved else 1.0
+    expected = {
+        "kept": (kept, (1 - part) * LENGTH + part * LENGTH / 2),
+        "kept squared": (kept**2, (1 - part) * LENGTH**2 + part * LENGTH * (2 * LENGTH + 1) / 6),
+        "missing": (LENGTH - kept, part * LENGTH / 2),
+        "filled": (filled, part * (LENGTH + 2) / 6),
+    }
+    for name, (values, mean) in expected.items():
+        assert values.mean() == pytest.approx(mean, abs=4 * values.std() / len(values) ** 0.5), name
+
+
+# Condition dropout.
+
+
+@given(samples(), some_schedule, seeds)
+def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
+    sample: Sample, schedule: KeepSchedule, seed: int
+) -> None:
+    whole = noise(sample, schedule, seed)
+    dropped = noise_sample(sample, schedule, 1.0, np.random.default_rng(seed))
+    moving = whole.image_is_scored
+    if not moving.any():
+        np.testing.assert_array_equal(dropped.tokens, whole.tokens)
+        return
+    assert dropped.tokens.tolist() == [256] + [IMAGE] * int(moving.sum())
+    assert dropped.image_at.tolist() == list(range(1, int(moving.sum()) + 1))
+    assert not dropped.is_open.any()
+    assert dropped.bag_tokens.size == 0
+    np.testing.assert_array_equal(dropped.latents, whole.latents[moving])
+    np.testing.assert_array_equal(dropped.velocity, whole.velocity[moving])
+    np.testing.assert_array_equal(dropped.image_time, whole.image_time[moving])
+    assert dropped.image_is_scored.all()
+
+
+def test_the_condition_is_dropped_as_often_as_asked(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
+    sample, rng = make_sample([256, 1, None], num_prompt=2, is_interleaved=False), np.random.default_rng(0)
+    with unchecked():
+        lengths = [len(noise_sample(sample, KeepSchedule(), 0.1, rng).tokens) for _ in range(20_000)]
+    assert np.mean(np.array(lengths) == 2) == pytest.approx(0.1, abs=0.01)
+
+
+@given(samples(), some_schedule, seeds)
+def test_dropping_the_condition_twice_changes_nothing_more(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    once = without_condition(noise(sample, schedule, seed))
+    twice = without_condition(once)
+    for field in fields(NoisySample):
+        np.testing.assert_array_equal(getattr(once, field.name), getattr(twice, field.name))
+
+
+# Generators.
+
+
+def test_a_generator_depends_on_seed_pass_and_key_alone() -> None:
+    def first(seed: int, pass_index: int, key: str) -> float:
+        return keyed_generator(seed, pass_index, key).random()
+
+    assert first(1, 2, "a/b/c") == first(1, 2, "a/b/c")
+    assert len({first(1, 2, "a/b/c"), first(0, 2, "a/b/c"), first(1, 3, "a/b/c"), first(1, 2, "a/b/d")}) == 4
+
+
+def test_seed_and_pass_do_not_run_into_each_other() -> None:
+    assert keyed_generator(1, 23, "x").random() != keyed_generator(12, 3, "x").random()
+
+
+def test_first_draws_of_neighbouring_keys_are_uniform() -> None:
+    draws = [keyed_generator(0, 0, f"digits/000000/{i:06d}").random() for i in range(2_000)]
+    assert stats.kstest(draws, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 0.06

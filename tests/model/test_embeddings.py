@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from oneflow_dist.model.embeddings import Modulation, TimeEmbedding, gather_rows, time_sinusoids
+
+
+def test_sinusoids_at_time_zero_are_one_and_zero() -> None:
+    assert time_sinusoids(torch.zeros(1), 4).tolist() == [[1.0] * 4 + [0.0] * 4]
+
+
+def test_sinusoids_turn_with_frequencies_from_1_to_1000() -> None:
+    time = torch.tensor([0.25, 0.8])
+    cosines, sines = time_sinusoids(time, 4).chunk(2, dim=-1)
+    for i, frequency in enumerate((1.0, 10.0, 100.0, 1000.0)):
+        torch.testing.assert_close(cosines[:, i], torch.cos(frequency * time), atol=1e-4, rtol=0.0)
+        torch.testing.assert_close(sines[:, i], torch.sin(frequency * time), atol=1e-4, rtol=0.0)
+
+
+def test_times_that_differ_by_a_thousandth_are_told_apart() -> None:
+    first, second = time_sinusoids(torch.tensor([0.5, 0.501]), 128)
+    assert (first - second).abs().max() > 0.5
+
+
+def test_time_embedding_tells_times_apart() -> None:
+    torch.manual_seed(0)
+    embedding = TimeEmbedding(16)(torch.tensor([0.0, 0.5, 0.5, 1.0]))
+    assert embedding.shape == (4, 16)
+    torch.testing.assert_close(embedding[1], embedding[2])
+    assert not torch.isclose(embedding[0], embedding[1]).any()
+    assert not torch.isclose(embedding[1], embedding[3]).any()
+
+
+def test_time_embedding_computes_in_the_dtype_of_its_weights() -> None:
+    assert TimeEmbedding(16).bfloat16()(torch.tensor([0.3])).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("num_parts", [2, 6])
+def test_modulation_is_neutral_where_its_weights_are_zero(num_parts: int) -> None:
+    modulation = Modulation(8, num_parts)
+    for parameter in modulation.parameters():
+        torch.nn.init.zeros_(parameter)
+    parts = modulation(torch.randn(3, 8))
+    assert [part.unique().tolist() for part in parts] == ([[0.0], [1.0], [0.0]] * 2)[:num_parts]
+
+
+def test_modulation_is_a_linear_map_of_the_activated_condition() -> None:
+    torch.manual_seed(0)
+    modulation, condition = Modulation(4, 2), torch.randn(3, 4)
+    raw = modulation.linear(condition / (1.0 + torch.exp(-condition)))
+    shift, scale = modulation(condition)
+    torch.testing.assert_close(shift, raw[:, :4])
+    torch.testing.assert_close(scale, 1.0 + raw[:, 4:])
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 2), (0,)])
+def test_gather_rows_is_indexing(shape: tuple[int, ...]) -> None:
+    x = torch.randn(4, 3, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    index = torch.randint(4, shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(gather_rows(x, index), x[index])
+
+
+def test_gradients_of_gathered_rows_add_up_where_a_row_is_read_often() -> None:
+    x = torch.zeros(3, 2, requires_grad=True)
+    (grad,) = torch.autograd.grad(gather_rows(x, torch.tensor([[2, 2], [0, 2]])).sum(), x)
+    assert grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [3.0, 3.0]]
+
+
+def test_number_of_frequencies_is_that_of_the_documentation() -> None:
+    assert TimeEmbedding.num_frequencies == 128
+    assert math.isclose(float(time_sinusoids(torch.tensor([1e-3]), 128)[0, 255]), math.sin(1.0), rel_tol=1e-4)

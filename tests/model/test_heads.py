@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneflow_dist.model.heads import InsertionHeads
+
+WIDTH, VOCAB = 8, 11
+
+
+def make_heads(is_modulated: bool) -> InsertionHeads:
+    torch.manual_seed(0)
+    return InsertionHeads(WIDTH, 1e-5, is_modulated)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def token_sequence() -> Tensor:
+    return torch.tensor([0, 0, 1, 1, 1])
+
+
+def test_unmodulated_heads_know_nothing_of_time(x: Tensor, token_sequence: Tensor) -> None:
+    heads = make_heads(is_modulated=False)
+    hidden = heads.slot_hidden(x, torch.randn(0, WIDTH), token_sequence)
+    torch.testing.assert_close(hidden, nn.functional.rms_norm(x, (WIDTH,), eps=1e-5))
+
+
+def test_modulated_heads_know_the_time_of_their_own_sequence(x: Tensor, token_sequence: Tensor) -> None:
+    heads = make_heads(is_modulated=True)
+    time = torch.randn(2, WIDTH)
+    later = time.clone()
+    later[1] += 1.0
+    before, after = (heads.slot_hidden(x, t, token_sequence) for t in (time, later))
+    assert torch.equal(before[:2], after[:2])
+    assert not torch.isclose(before[2:], after[2:]).any(dim=1).all()
+
+
+def test_modulation_scales_and_shifts_the_normed_slots(x: Tensor, token_sequence: Tensor) -> None:
+    heads, time = make_heads(is_modulated=True), torch.randn(2, WIDTH)
+    assert heads.modulation is not None
+    shift, scale = heads.modulation(time)
+    expected = nn.functional.rms_norm(x, (WIDTH,), eps=1e-5) * scale[token_sequence] + shift[token_sequence]
+    torch.testing.assert_close(heads.slot_hidden(x, time, token_sequence), expected)
+
+
+def test_bag_losses_are_those_of_the_whole_distribution(x: Tensor) -> None:
+    unembedding = torch.randn(VOCAB, WIDTH)
+    bag_tokens, bag_slot = torch.tensor([3, 3, 0, 10]), torch.tensor([0, 0, 2, 4])
+    _, _, nll = make_heads(False)(x, unembedding, bag_tokens, bag_slot)
+    log_probs = (x @ unembedding.T).log_softmax(-1)
+    torch.testing.assert_close(nll, -log_probs[bag_slot, bag_tokens])
+
+
+def test_slots_are_judged_one_by_one(x: Tensor) -> None:
+    heads, nothing = make_heads(False), torch.zeros(0, dtype=torch.int64)
+    unembedding = torch.randn(VOCAB, WIDTH)
+    zero, rate, nll = heads(x, unembedding, nothing, nothing)
+    assert (zero.shape, rate.shape, nll.shape) == ((5,), (5,), (0,))
+    torch.testing.assert_close(heads(x[3:4], unembedding, nothing, nothing)[0], zero[3:4])
+    torch.testing.assert_close(zero, x @ heads.zero.weight[0] + heads.zero.bias)
+    torch.testing.assert_close(rate, x @ heads.rate.weight[0] + heads.rate.bias)
+
+
+def test_predictions_are_float32_in_a_bfloat16_model(x: Tensor) -> None:
+    bag_tokens, bag_slot = torch.tensor([1]), torch.tensor([2])
+    outputs = make_heads(False).bfloat16()(x.bfloat16(), torch.randn(VOCAB, WIDTH).bfloat16(), bag_tokens, bag_slot)
+    assert [output.dtype for output in outputs] == [torch.float32] * 3

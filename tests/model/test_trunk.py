@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from oneflow_dist.config import Config, ModelConfig
+from oneflow_dist.model.trunk import MLP, Attention, Block, rotary_table, rotate
+
+CU_SEQLENS = torch.tensor([0, 4, 9], dtype=torch.int32)
+ROWS = 9
+
+
+@pytest.fixture
+def model_config(config: Config) -> ModelConfig:
+    return config.model
+
+
+def text_positions(num_rows: int) -> Tensor:
+    return torch.arange(num_rows, dtype=torch.int32)[:, None].expand(num_rows, 3).contiguous()
+
+
+def llama_rotate(x: Tensor, position: Tensor, theta: float) -> Tensor:
+    """The rotary embedding of Llama: pairs (j, j + d/2) turn by position * theta ** (-2 j / d)."""
+    half = x.shape[-1] // 2
+    angle = position[:, None].double() * theta ** (-torch.arange(half).double() / half)
+    turned = torch.view_as_complex(torch.stack([x[..., :half], x[..., half:]], -1).double()) * torch.polar(
+        torch.ones_like(angle), angle
+    ).unsqueeze(1)
+    return torch.cat([turned.real, turned.imag], -1)
+
+
+def test_text_rows_turn_as_in_llama() -> None:
+    x = torch.randn(ROWS, 2, 12)
+    cos, sin = rotary_table(text_positions(ROWS), 12, 10000.0)
+    expected = llama_rotate(x, torch.arange(ROWS), 10000.0)
+    torch.testing.assert_close(rotate(x, cos, sin).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_pairs_turn_with_the_three_axes_in_turn() -> None:
+    """Each axis has fast and slow frequencies."""
+    position = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.int32)
+    _, sin = rotary_table(position, 12, 100.0)
+    assert (sin[:, 0] != 0.0).int().tolist() == [[1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1]]
+
+
+def test_scores_depend_on_differences_of_positions_alone() -> None:
+    query, key = torch.randn(2, ROWS, 1, 12).double().unbind()
+    position = torch.randint(20, (ROWS, 3), dtype=torch.int32)
+
+    def scores(shift: Tensor) -> Tensor:
+        cos, sin = rotary_table(position + shift, 12, 10000.0)
+        return torch.einsum("thd,uhd->tu", rotate(query, cos, sin), rotate(key, cos, sin))
+
+    nowhere, somewhere = torch.zeros(3, dtype=torch.int32), torch.tensor([5, 11, 2], dtype=torch.int32)
+    torch.testing.assert_close(scores(nowhere), scores(somewhere), atol=1e-4, rtol=1e-4)
+
+
+def test_rotation_keeps_lengths_and_dtype() -> None:
+    x = torch.randn(ROWS, 2, 8).bfloat16()
+    cos, sin = rotary_table(text_positions(ROWS), 8, 10000.0)
+    turned = rotate(x, cos, sin)
+    assert turned.dtype == torch.bfloat16
+    torch.testing.assert_close(turned.float().norm(dim=-1), x.float().norm(dim=-1), atol=0.05, rtol=0.01)
+
+
+def test_row_at_position_zero_is_not_turned() -> None:
+    x = torch.randn(1, 2, 8)
+    cos, sin = rotary_table(text_positions(1), 8, 10000.0)
+    assert torch.equal(rotate(x, cos, sin), x)
+
+
+def run_attention(attention: Attention, x: Tensor) -> Tensor:
+    cos, sin = rotary_table(text_positions(ROWS), attention.head_width, 10000.0)
+    return attention(x, cos, sin, CU_SEQLENS, 5)
+
+
+def test_every_row_sees_all_rows_of_its_sequence_and_no_other(model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(model_config), torch.randn(ROWS, model_config.width, requires_grad=True)
+    for row in range(ROWS):
+        (grad,) = torch.autograd.grad(run_attention(attention, x)[row].sum(), x)
+        own = range(4) if row < 4 else range(4, 9)
+        assert (grad != 0.0).any(dim=1).nonzero().flatten().tolist() == list(own)
+
+
+def test_grouped_queries_equal_repeated_keys_and_values(model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    grouped = Attention(replace(model_config, num_kv_heads=2))
+    full = Attention(replace(model_config, num_kv_heads=4))
+    head_width = grouped.head_width
+    state = grouped.state_dict()
+    for name in ("key.weight", "value.weight"):
+        state[name] = state[name].unflatten(0, (2, head_width)).repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(state)
+    x = torch.randn(ROWS, model_config.width)
+    torch.testing.assert_close(run_attention(grouped, x), run_attention(full, x))
+
+
+def test_mlp_is_a_gated_product(model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    mlp, x = MLP(model_config), torch.randn(3, model_config.width)
+    gate = x @ mlp.gate.weight.T
+    expected = (gate * torch.sigmoid(gate) * (x @ mlp.up.weight.T)) @ mlp.down.weight.T
+    torch.testing.assert_close(mlp(x), expected)
+
+
+def run_block(block: Block, x: Tensor, image_embedding: Tensor, row_image: Tensor) -> Tensor:
+    cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0)
+    return block(x, image_embedding, row_image, cos, sin, CU_SEQLENS, 5)
+
+
+ROW_IMAGE = torch.tensor([2, 0, 0, 2, 2, 1, 1, 1, 2])  # of two images; 2: text
+
+
+def test_a_block_adds_attention_then_mlp_to_the_stream(model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    block, x = Block(model_config, is_modulated=False), torch.randn(ROWS, model_config.width)
+    norm = (model_config.width,)
+    middle = x + run_attention(block.attention, F.rms_norm(x, norm, eps=model_config.norm_eps))
+    expected = middle + block.mlp(F.rms_norm(middle, norm, eps=model_config.norm_eps))
+    torch.testing.assert_close(run_block(block, x, torch.zeros(2, model_config.width), ROW_IMAGE), expected)
+
+
+def test_an_unmodulated_block_knows_no_image_time(model_config: ModelConfig) -> None:
+    block, x = Block(model_config, is_modulated=False), torch.randn(ROWS, model_config.width)
+    early, late = torch.randn(2, 2, model_config.width)
+    assert torch.equal(run_block(block, x, early, ROW_IMAGE), run_block(block, x, late, ROW_IMAGE))
+
+
+def modulated_block(model_config: ModelConfig) -> Block:
+    torch.manual_seed(0)
+    block = Block(model_config, is_modulated=True)
+    assert block.modulation is not None
+    for parameter in block.modulation.parameters():
+        torch.nn.init.zeros_(parameter)
+    return block
+
+
+def test_modulation_at_zero_leaves_image_rows_as_they_are_and_text_rows_as_in_a_plain_block(
+    model_config: ModelConfig,
+) -> None:
+    block, x = modulated_block(model_config), torch.randn(ROWS, model_config.width)
+    out = run_block(block, x, torch.randn(2, model_config.width), ROW_IMAGE)
+    is_image = ROW_IMAGE < 2
+    assert torch.equal(out[is_image], x[is_image])
+    assert not torch.isclose(out[~is_image], x[~is_image]).all(dim=1).any()
+    only_text = torch.full((ROWS,), 2)
+    plain = Block(model_config, is_modulated=False)
+    plain.load_state_dict({k: v for k, v in block.state_dict().items() if "modulation" not in k})
+    torch.testing.assert_close(
+        run_block(block, x, torch.randn(2, model_config.width), only_text),
+        run_block(plain, x, torch.randn(2, model_config.width), only_text),
+    )
+
+
+def test_modulation_reaches_the_rows_of_its_own_image_alone(model_config: ModelConfig) -> None:
+    """Apart from attention: with its output off, the time of image 1 changes the rows of image 1."""
+    block, x = modulated_block(model_config), torch.randn(ROWS, model_config.width)
+    assert block.modulation is not None
+    torch.nn.init.normal_(block.modulation.linear.weight)
+    torch.nn.init.zeros_(block.attention.out.weight)
+    early = torch.randn(2, model_config.width)
+    late = early.clone()
+    late[1] += 1.0
+    changed = (run_block(block, x, early, ROW_IMAGE) != run_block(block, x, late, ROW_IMAGE)).any(dim=1)
+    assert changed.tolist() == (ROW_IMAGE == 1).tolist()

@@ -1,0 +1,128 @@
+"""Generate documents from a checkpoint: text, images, and a trace of which token and image appeared when."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from oneflow_dist.canvas import Canvas, blank_canvas
+from oneflow_dist.checkpoint import load_model
+from oneflow_dist.config import ImageConfig
+from oneflow_dist.data.codec import decode_pixels, encode_pixels
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.pictures import draw_document, stack, with_margin
+from oneflow_dist.runtime import run_program
+from oneflow_dist.sampler import SamplerSettings, generate_steps
+
+
+class _Append(argparse.Action):
+    """Collects --text, --image and --paint into one list, in the order in which they were given."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.parts = [*namespace.parts, (self.dest, values)]
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="The prompt is --text, --image and --paint in the order given; without any, it starts from nothing. "
+        'Example: tools/sample.py runs/quickstart out --text "a handwritten seven" --paint --count 4',
+    )
+    parser.set_defaults(parts=[])
+    parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
+    parser.add_argument("output", type=Path, help="folder for text, pictures and trace.json")
+    parser.add_argument("--text", action=_Append, help="given text")
+    parser.add_argument("--image", action=_Append, type=Path, metavar="FILE", help="given image")
+    parser.add_argument(
+        "--paint", action=_Append, nargs=0, help="an image to paint; at the end, nothing else is written"
+    )
+    parser.add_argument("--count", type=int, default=1, help="documents")
+    parser.add_argument("--seed", type=int, default=0)
+    for name, kind in (
+        ("steps", int),
+        ("guidance", float),
+        ("temperature", float),
+        ("top_p", float),
+        ("max_rows", int),
+    ):
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=f"default: sampling.{name} of the checkpoint"
+        )
+    args = parser.parse_args()
+    if args.count < 1:
+        raise ValueError(f"--count: {args.count} must be positive")
+
+    model, config = load_model(args.checkpoint)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    settings = SamplerSettings.from_config(config.sampling)
+    names = [field.name for field in dataclasses.fields(SamplerSettings)]
+    settings = dataclasses.replace(settings, **{n: v for n, v in vars(args).items() if n in names and v is not None})
+    prompt = read_prompt(args.parts, tokenizer, config.image)
+    canvases = [blank_canvas(prompt, tokenizer, config.image, args.seed, index) for index in range(args.count)]
+    with tqdm(total=settings.steps, unit="step", desc="generating") as bar:
+        for step in generate_steps(model, canvases, settings, config, tokenizer):
+            bar.total = max(bar.total, step)
+            bar.update()
+    write_documents(args.output, canvases, settings, args.seed, tokenizer)
+
+
+def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, image: ImageConfig) -> list[Any]:
+    """Token ids, latents and images to paint (None), in order."""
+    prompt: list[Any] = []
+    for kind, value in parts:
+        if kind == "text":
+            prompt += tokenizer.encode(value)
+        elif kind == "paint":
+            prompt.append(None)
+        else:
+            if not value.is_file():
+                raise ValueError(f"--image: no such file {value}")
+            prompt.append(encode_pixels(value.read_bytes(), image, str(value)))
+    return prompt
+
+
+def write_documents(
+    folder: Path, canvases: list[Canvas], settings: SamplerSettings, seed: int, tokenizer: Tokenizer
+) -> None:
+    """Text and PNGs of each document, all of them in one picture, and the trace."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = []
+    for index, canvas in enumerate(canvases):
+        pieces = []
+        for part in canvas.parts(tokenizer):
+            if isinstance(part, int):
+                name = f"{index:04d}-{part}.png"
+                decode_pixels(canvas.latents[part]).save(folder / name)
+                part = f"[{name}]"
+            pieces.append(part)
+        (folder / f"{index:04d}.txt").write_text(" ".join(pieces) + "\n")
+        documents.append(trace(canvas, index, settings.steps, tokenizer))
+        print(" ".join(pieces) + (" (stopped at max_rows)" if canvas.hit_cap else ""))
+    report = {"seed": seed, "settings": dataclasses.asdict(settings), "documents": documents}
+    (folder / "trace.json").write_text(json.dumps(report, indent=2) + "\n")
+    with_margin(stack([draw_document(c, tokenizer) for c in canvases], gap=16), 24).save(folder / "documents.png")
+    print(f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json")
+
+
+def trace(canvas: Canvas, index: int, steps: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Every token of a document with the step at which it appeared (0: it was given), images with their last step."""
+    entries: list[dict[str, Any]] = []
+    image_of = {int(place): number for number, place in enumerate(canvas.image_at)}
+    for place, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
+        entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
+        if place in image_of:
+            is_painted = bool(canvas.image_is_target[image_of[place]])
+            entry |= {"image": f"{index:04d}-{image_of[place]}.png", "last_step": born + steps if is_painted else born}
+        entries.append(entry)
+    return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}
+
+
+if __name__ == "__main__":
+    run_program(main)
