@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -77,13 +78,13 @@ def text_line(text: str, size: int, color: str = INK) -> Image.Image:
     return page
 
 
-def stack(pictures: list[Image.Image], gap: int) -> Image.Image:
-    """Pictures one below the other, left-aligned."""
+def stack(pictures: list[Image.Image], gap: int, align: Literal["left", "centre"] = "left") -> Image.Image:
+    """Pictures one below the other."""
     height = sum(p.height for p in pictures) + gap * (len(pictures) - 1)
     page = Image.new("RGB", (max(p.width for p in pictures), height), PAPER)
     top = 0
     for picture in pictures:
-        page.paste(picture, (0, top))
+        page.paste(picture, ((page.width - picture.width) // 2 if align == "centre" else 0, top))
         top += picture.height + gap
     return page
 

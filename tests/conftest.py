@@ -8,8 +8,10 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-# Before anything of ours is imported: from here on every annotated shape and dtype is checked at every call.
-install_import_hook(["oneflow_dist", "oneflow_kernels"], "beartype.beartype")
+# Before anything of ours is imported: from here on every annotated shape and dtype is checked at every call. As for mypy,
+# an int may stand where a float is expected.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+install_import_hook(["oneflow_dist", "oneflow_kernels"], CHECKER)
 
 import jaxtyping
 import numpy as np

@@ -13,6 +13,7 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.pictures import FAINT, draw_document, enlarge, grid, stack, text_line, with_margin
 
 COLUMNS, ROWS, DOCUMENTS, MOMENTS = 8, 4, 5, 9
+CARD = 112  # pixels of a card's picture
 WIDTH = 1240
 
 
@@ -38,18 +39,12 @@ def _section(title: str, content: Image.Image) -> Image.Image:
 
 def _card(canvas: Canvas, tokenizer: Tokenizer) -> Image.Image:
     """A document's images with its text below."""
-    pictures = [enlarge(decode_pixels(latent), 112) for latent in canvas.latents] or [
-        Image.new("RGB", (112, 112), "#f4f4f6")
-    ]
+    blank = Image.new("RGB", (CARD, CARD), "#f4f4f6")
+    pictures = [enlarge(decode_pixels(latent), CARD // len(canvas.latents)) for latent in canvas.latents] or [blank]
+    side_by_side = grid(pictures, columns=len(pictures), gap=0)
     text = " ".join(part for part in canvas.parts(tokenizer) if isinstance(part, str))
     caption = text_line(text, 15)
-    page = Image.new("RGB", (132, 112 + 6 + caption.height), "white")
-    scaled = grid(
-        [p.resize((112 // len(pictures), 112 // len(pictures)), Image.Resampling.NEAREST) for p in pictures], 4, 0
-    )
-    page.paste(scaled, ((page.width - scaled.width) // 2, 0))
-    page.paste(caption, ((page.width - caption.width) // 2, 118))
-    return page
+    return stack([side_by_side, caption], gap=6, align="centre")
 
 
 def _varied(canvases: list[Canvas]) -> list[Canvas]:

@@ -46,10 +46,10 @@ def describe(model: nn.Module, config: Config) -> str:
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     lines = [f"parameters {num_parameters(model):>16,}"]
     lines += [f"  {name:<12} {count:>12,}" for name, count in parts.items()]
-    data, image = config.data, config.image
-    lines += [
-        f"rows per step {data.packs_per_step * data.rows_per_pack:>13,}  ({data.packs_per_step} packs)",
-        f"  per pack: {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} bag"
-        + f" tokens, {data.images_per_pack:,} images of {image.num_rows} rows, {data.sequences_per_pack:,} sequences",
-    ]
+    data = config.data
+    lines.append(f"rows per step {data.packs_per_step * data.rows_per_pack:>13,}  ({data.packs_per_step} packs)")
+    lines.append(
+        f"  per pack: {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} missing, "
+        f"{data.images_per_pack:,} images of {config.image.num_rows} rows, {data.sequences_per_pack:,} documents"
+    )
     return "\n".join(lines)

@@ -27,7 +27,9 @@ def samples(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
     ]
 
 
-def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(config: Config, samples: list[NoisySample]) -> None:
+def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(
+    config: Config, samples: list[NoisySample]
+) -> None:
     batch = pack(samples, None, config.image)
     num_tokens = len(batch.tokens)
     expected = []
@@ -120,7 +122,11 @@ def test_padding_has_no_weight(config: Config, samples: list[NoisySample]) -> No
 
 def test_a_padded_batch_has_the_sizes_of_its_capacity(config: Config, samples: list[NoisySample]) -> None:
     batch = pack(samples, ROOM, config.image)
-    assert (len(batch.row_source), len(batch.tokens), len(batch.bag_tokens)) == (ROOM.rows, ROOM.tokens, ROOM.bag_tokens)
+    assert (len(batch.row_source), len(batch.tokens), len(batch.bag_tokens)) == (
+        ROOM.rows,
+        ROOM.tokens,
+        ROOM.bag_tokens,
+    )
     assert (len(batch.latents), len(batch.text_time)) == (ROOM.images, ROOM.sequences)
 
 
@@ -131,7 +137,9 @@ def test_a_batch_without_capacity_has_no_padding(config: Config, samples: list[N
 
 
 def test_counts_are_those_of_the_samples(config: Config, samples: list[NoisySample]) -> None:
-    samples[1] = replace(samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int))
+    samples[1] = replace(
+        samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int)
+    )
     samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
     counts = pack(samples, ROOM, config.image).counts
     lengths = [7 + 4, 9, 1, 5 + 12]
@@ -156,7 +164,9 @@ def test_images_keep_their_order_and_values(config: Config, samples: list[NoisyS
 
 
 sizes = st.builds(
-    lambda tokens, bag, images: Capacity(rows=tokens + 4 * images, tokens=tokens, bag_tokens=bag, images=images, sequences=1),
+    lambda tokens, bag, images: Capacity(
+        rows=tokens + 4 * images, tokens=tokens, bag_tokens=bag, images=images, sequences=1
+    ),
     st.integers(1, 40),
     st.integers(0, 40),
     st.integers(0, 9),

@@ -101,7 +101,9 @@ def test_closed_forms_of_uniform_data_are_stationary(uniform: Table, normalize: 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
 @pytest.mark.parametrize("name", ["zero_logit", "log_rate"])
 @pytest.mark.parametrize("off", [-0.1, 0.1])
-def test_beside_the_closed_forms_the_gradient_points_back(uniform: Table, normalize: str, name: str, off: float) -> None:
+def test_beside_the_closed_forms_the_gradient_points_back(
+    uniform: Table, normalize: str, name: str, off: float
+) -> None:
     parameters = optimum(uniform)
     has_optimum = torch.tensor([0 < len(tokens) - 1 < LENGTH for tokens, _ in uniform.views])
     if name == "log_rate":
@@ -127,7 +129,9 @@ def test_beside_a_uniform_distribution_the_gradient_of_bag_logits_points_back(un
     assert (grad[~has_bag] == 0.0).all()
 
 
-def test_closed_forms_of_a_mixture_of_lengths_are_stationary(config: Config, make_sample: Callable[..., Sample]) -> None:
+def test_closed_forms_of_a_mixture_of_lengths_are_stationary(
+    config: Config, make_sample: Callable[..., Sample]
+) -> None:
     """Lengths 1, 2 and 4 with p = 1/5, 2/5, 2/5: P(n | m) ~ p_n C(n, m) (1 - kappa)^(n - m), rate mean E[n - m] / (m + 1)."""
     part = {1: 1, 2: 2, 4: 2}
     samples = []
@@ -136,7 +140,9 @@ def test_closed_forms_of_a_mixture_of_lengths_are_stationary(config: Config, mak
     table = Table(samples, config)
 
     def posterior(m: int) -> dict[int, float]:
-        weight = {n: p * float(np.prod([(n - j) / (j + 1) for j in range(m)])) * HALF ** (n - m) for n, p in part.items()}
+        weight = {
+            n: p * float(np.prod([(n - j) / (j + 1) for j in range(m)])) * HALF ** (n - m) for n, p in part.items()
+        }
         return {n: w / sum(weight.values()) for n, w in weight.items()}
 
     def zero_prob(m: int) -> float:
@@ -254,7 +260,9 @@ def test_losses_of_microbatches_sum_to_the_loss_of_one_batch(
     config: Config, make_noisy: Callable[..., NoisySample], normalize: str
 ) -> None:
     rng = np.random.default_rng(1)
-    samples = [make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b) for n, i, b in ((4, 1, 9), (7, 0, 1), (2, 2, 0))]
+    samples = [
+        make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b) for n, i, b in ((4, 1, 9), (7, 0, 1), (2, 2, 0))
+    ]
     parts = [pack([sample], None, config.image) for sample in samples]
     predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
     whole = pack(samples, None, config.image)

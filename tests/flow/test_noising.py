@@ -85,7 +85,9 @@ def test_prompt_tokens_and_prompt_images_are_untouched(sample: Sample, schedule:
 
 
 @given(samples(), some_schedule, seeds)
-def test_images_stay_with_their_tokens_and_keep_their_latents(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+def test_images_stay_with_their_tokens_and_keep_their_latents(
+    sample: Sample, schedule: KeepSchedule, seed: int
+) -> None:
     """latent = noisy latent + (1 - t) velocity, whichever images are missing."""
     noisy = noise(sample, schedule, seed)
     assert (noisy.tokens[noisy.image_at] == IMAGE).all()
@@ -288,7 +290,9 @@ def test_the_time_of_a_present_image_is_uniform_up_to_the_text_time(linear_draws
 # Independent times.
 
 
-def test_independent_times_are_uniform_and_uncorrelated(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
+def test_independent_times_are_uniform_and_uncorrelated(
+    make_sample: Callable[..., Sample], unchecked: Unchecked
+) -> None:
     sample, rng = make_sample([256, 1, None, None], is_interleaved=False), np.random.default_rng(0)
     with unchecked():
         times = [draw_times(sample, KeepSchedule(), rng) for _ in range(20_000)]

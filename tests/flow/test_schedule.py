@@ -34,7 +34,8 @@ def test_keep_probability_increases(schedule: KeepSchedule) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "exponent", "expected"), [("linear", 1.0, 0.25), ("cosine", 1.0, 1 - math.cos(math.pi / 8)), ("power", 3.0, 1 / 64)]
+    ("kind", "exponent", "expected"),
+    [("linear", 1.0, 0.25), ("cosine", 1.0, 1 - math.cos(math.pi / 8)), ("power", 3.0, 1 / 64)],
 )
 def test_keep_probability_at_a_quarter(kind: str, exponent: float, expected: float) -> None:
     assert KeepSchedule(kind=kind, exponent=exponent).keep_prob(0.25) == pytest.approx(expected)  # type: ignore[arg-type]
@@ -75,7 +76,9 @@ def test_two_steps_insert_as_much_as_one_of_their_length(
 @given(st.floats(0.0, 0.99), st.floats(0.001, 1.0))
 def test_insertion_probability_of_the_linear_schedule_is_eulers_step(time: float, step_size: float) -> None:
     schedule = SCHEDULES["linear"]
-    assert schedule.insertion_prob(time, step_size) == pytest.approx(min(1.0, step_size * schedule.hazard(time)), abs=1e-12)
+    assert schedule.insertion_prob(time, step_size) == pytest.approx(
+        min(1.0, step_size * schedule.hazard(time)), abs=1e-12
+    )
 
 
 @every_schedule

@@ -14,7 +14,9 @@ CU_SEQLENS = torch.tensor([0, 5, 5, 8], dtype=torch.int32)
 
 def rows(num_heads: int, num_kv_heads: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(8, heads, 6, generator=generator).to(dtype) for heads in (num_heads, num_kv_heads, num_kv_heads)]
+    return [
+        torch.randn(8, heads, 6, generator=generator).to(dtype) for heads in (num_heads, num_kv_heads, num_kv_heads)
+    ]
 
 
 def test_query_heads_must_be_a_multiple_of_key_heads() -> None:

@@ -158,7 +158,9 @@ def test_bag_cross_entropy_sums_in_float32(bag_slot: list[int], dtype: torch.dty
     hidden, weight, *bags = case
     actual = reference.bag_cross_entropy(*case)
     assert actual.dtype == torch.float32
-    torch.testing.assert_close(actual.double(), full_cross_entropy(hidden.double(), weight.double(), *bags), rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        actual.double(), full_cross_entropy(hidden.double(), weight.double(), *bags), rtol=0, atol=2e-6
+    )
 
 
 def test_slots_without_a_bag_get_no_gradient() -> None:

@@ -16,8 +16,8 @@ def test_sinusoids_turn_with_frequencies_from_1_to_1000() -> None:
     time = torch.tensor([0.25, 0.8])
     cosines, sines = time_sinusoids(time, 4).chunk(2, dim=-1)
     for i, frequency in enumerate((1.0, 10.0, 100.0, 1000.0)):
-        torch.testing.assert_close(cosines[:, i], torch.cos(frequency * time), atol=1e-4, rtol=0.0)
-        torch.testing.assert_close(sines[:, i], torch.sin(frequency * time), atol=1e-4, rtol=0.0)
+        torch.testing.assert_close(cosines[:, i], torch.cos(frequency * time), atol=1e-3, rtol=0.0)
+        torch.testing.assert_close(sines[:, i], torch.sin(frequency * time), atol=1e-3, rtol=0.0)
 
 
 def test_times_that_differ_by_a_thousandth_are_told_apart() -> None:

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from oneflow_dist.config import Config, load_config
+from oneflow_dist.containers import Counts
+from oneflow_dist.model.flops import describe, num_parameters, step_flops, training_flops
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.model.trunk import Block, rotary_table
+
+
+@pytest.fixture(scope="module")
+def llama_1b(root: Path) -> Config:
+    """The trunk of Llama-3.2-1B."""
+    shape = {
+        "width": 2048,
+        "num_layers": 16,
+        "num_attention_heads": 32,
+        "num_kv_heads": 8,
+        "mlp_width": 8192,
+        "vocab_size": 128256,
+    }
+    return load_config(root / "configs" / "quickstart.toml", [f"model.{key}={value}" for key, value in shape.items()])
+
+
+def autoregressive(config: Config, length: int) -> float:
+    return training_flops(config, length, length**2 / 2, length)
+
+
+def by_insertion(config: Config, length: int, head_slots: float) -> float:
+    """Text alone, tau ~ U[0, 1]: E n = L/2 rows, E n^2 = L (2 L + 1) / 6 pairs."""
+    return training_flops(config, length / 2, length * (2 * length + 1) / 6, head_slots)
+
+
+@pytest.mark.parametrize(("length", "ratio"), [(512, 0.503), (2048, 0.510), (8192, 0.534)])
+def test_a_step_of_insertion_costs_half_of_an_autoregressive_one(llama_1b: Config, length: int, ratio: float) -> None:
+    actual = by_insertion(llama_1b, length, length / 2) / autoregressive(llama_1b, length)
+    assert actual == pytest.approx(ratio, abs=0.0005)
+
+
+def test_logits_of_filled_slots_alone_save_more(llama_1b: Config) -> None:
+    assert by_insertion(llama_1b, 512, 512 / 6) / autoregressive(llama_1b, 512) == pytest.approx(0.433, abs=0.0005)
+
+
+def test_flops_of_a_row_are_six_times_the_weights_it_meets(llama_1b: Config) -> None:
+    """Blocks of Llama-3.2-1B: 973 million weights without norms; its unembedding 263 million."""
+    assert training_flops(llama_1b, 1, 0, 0) == 6 * 973_078_528
+    assert training_flops(llama_1b, 0, 0, 1) == 6 * 2048 * 128256
+
+
+def test_forward_flops_of_a_block_are_those_that_torch_counts(config: Config) -> None:
+    """Two thirds of the training FLOPs are backward, five sevenths of those of attention."""
+    rows, model = 24, config.model
+    block = Block(model, is_modulated=False)
+    cos, sin = rotary_table(torch.zeros(rows, 3, dtype=torch.int32), model.width // model.num_attention_heads, 1e4)
+    cu_seqlens = torch.tensor([0, rows], dtype=torch.int32)
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        block(
+            torch.zeros(rows, model.width),
+            torch.zeros(0, model.width),
+            torch.zeros(rows, dtype=torch.int64),
+            cos,
+            sin,
+            cu_seqlens,
+            rows,
+        )
+    one_layer = replace(config, model=replace(model, num_layers=1))
+    linear = training_flops(one_layer, rows, 0, 0) / 3
+    attention = training_flops(one_layer, 0, rows**2, 0) / 3.5
+    assert counter.get_total_flops() == linear + attention
+
+
+def test_a_step_counts_what_is_there_and_not_the_padding(config: Config) -> None:
+    counts = replace(Counts.zeros(), rows=100, attention_pairs=900, filled_slots=7)
+    expected = training_flops(config, 100, 900, 7)
+    assert step_flops(counts, config) == expected
+    full = replace(
+        counts, padded_rows=4096, open_slots=80, text_tokens=90, sequences=11, bag_tokens=30, image_elements=5
+    )
+    assert step_flops(full, config) == expected
+
+
+def test_parameters_are_counted_once(make_config: Callable[..., Config]) -> None:
+    for tie in ("true", "false"):
+        model = OneFlow(make_config(f"model.tie_embeddings={tie}"))
+        assert num_parameters(model) == sum({id(p): p.numel() for p in model.parameters()}.values())
+
+
+def test_a_description_names_every_part_and_its_size(config: Config) -> None:
+    model = OneFlow(config)
+    lines = describe(model, config).splitlines()
+    sizes = {
+        line.split()[0]: int(line.split()[1].replace(",", "")) for line in lines[: 1 + len(list(model.children()))]
+    }
+    total = sizes.pop("parameters")
+    assert total == num_parameters(model)
+    assert sizes == {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert sum(sizes.values()) == total
+    assert "rows per step         2,048  (1 packs)" in lines
+    assert "images of 4 rows" in lines[-1]

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Capacity, NoisySample, Prediction
+from oneflow_dist.data.packing import pack
+from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.model.oneflow import OneFlow
+
+VARIANTS = {
+    "paper": ["heads.time_conditioning=none", "image.time_conditioning=added", "model.tie_embeddings=true"],
+    "token": ["heads.time_conditioning=token", "image.time_conditioning=added"],
+    "adaln": ["heads.time_conditioning=adaln", "image.time_conditioning=adaln"],
+}
+ROOM = Capacity(rows=70, tokens=40, bag_tokens=30, images=8, sequences=9)
+FIELDS = ("zero_logit", "log_rate", "bag_nll", "velocity", "slot_hidden")
+Maker = Callable[..., OneFlow]
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def variant(request: pytest.FixtureRequest, make_config: Callable[..., Config]) -> Config:
+    return make_config(*request.param)
+
+
+@pytest.fixture
+def samples(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
+    """Text with an image, text alone, one token alone, one token with two images."""
+    rng = np.random.default_rng(0)
+    return [
+        make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b)
+        for n, i, b in ((6, 1, 4), (9, 0, 3), (1, 0, 2), (1, 2, 0))
+    ]
+
+
+def predict(model: OneFlow, config: Config, samples: list[NoisySample], capacity: Capacity | None = None) -> Prediction:
+    with torch.no_grad():
+        return model(pack(samples, capacity, config.image))
+
+
+def assert_close(actual: Prediction, expected: Prediction, atol: float) -> None:
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-5, atol=atol, msg=name)
+
+
+def cut(prediction: Prediction, tokens: slice, bag: slice, images: slice) -> Prediction:
+    return Prediction(
+        zero_logit=prediction.zero_logit[tokens],
+        log_rate=prediction.log_rate[tokens],
+        bag_nll=prediction.bag_nll[bag],
+        velocity=prediction.velocity[images],
+        slot_hidden=prediction.slot_hidden[tokens],
+    )
+
+
+def spans(counts: list[int]) -> list[slice]:
+    ends = np.cumsum(counts)
+    return [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True)]
+
+
+def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice, slice]]:
+    """Where each sample's slots, bag tokens and images lie in a pack."""
+    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "bag_tokens", "image_at")]
+    return list(zip(*(spans(size) for size in sizes), strict=True))
+
+
+def test_predictions_differ_between_slots_and_images(
+    variant: Config, samples: list[NoisySample], make_model: Maker
+) -> None:
+    """What the tests below compare is not constant."""
+    prediction = predict(make_model(variant), variant, samples)
+    for name in FIELDS:
+        assert getattr(prediction, name).std(dim=0).min() > 1e-2, name
+
+
+def test_packed_and_unpacked_predictions_agree(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    model = make_model(variant)
+    packed = predict(model, variant, samples)
+    for sample, part in zip(samples, parts_of(samples), strict=True):
+        assert_close(cut(packed, *part), predict(model, variant, [sample]), atol=1e-5)
+
+
+def test_padding_changes_no_prediction(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    model = make_model(variant)
+    plain, padded = predict(model, variant, samples), predict(model, variant, samples, ROOM)
+    num_tokens, num_bag, num_images = (len(getattr(plain, name)) for name in ("zero_logit", "bag_nll", "velocity"))
+    assert len(padded.zero_logit) == ROOM.tokens
+    assert_close(cut(padded, slice(num_tokens), slice(num_bag), slice(num_images)), plain, atol=1e-5)
+
+
+def test_padding_changes_no_gradient(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    grads = []
+    for capacity in (None, ROOM):
+        model = make_model(variant)
+        batch = pack(samples, capacity, variant.image)
+        compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
+        grads.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_every_parameter_gets_a_gradient(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    model = make_model(variant)
+    batch = pack(samples, None, variant.image)
+    compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_no_document_sees_another(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    """One document gets other tokens, another image and another time; the others' predictions stay as they were."""
+    model = make_model(variant)
+    before = predict(model, variant, samples)
+    changed = replace(
+        samples[0],
+        tokens=(samples[0].tokens + 1) % 256,
+        latents=samples[0].latents + 1.0,
+        image_time=samples[0].image_time / 2,
+        text_time=samples[0].text_time / 2,
+    )
+    after = predict(model, variant, [changed, *samples[1:]])
+    own, *others = parts_of(samples)
+    assert not torch.isclose(cut(before, *own).zero_logit, cut(after, *own).zero_logit).any()
+    for part in others:
+        assert_close(cut(after, *part), cut(before, *part), atol=1e-6)
+
+
+def test_every_slot_sees_every_token_and_image_of_its_document(
+    variant: Config, samples: list[NoisySample], make_model: Maker
+) -> None:
+    model = make_model(variant)
+    sample = samples[0]
+    before = predict(model, variant, [sample])
+    for place in range(len(sample.tokens)):
+        tokens = sample.tokens.copy()
+        tokens[place] = (tokens[place] + 1) % 256
+        after = predict(model, variant, [replace(sample, tokens=tokens)])
+        assert (after.zero_logit != before.zero_logit).all()
+        assert (after.velocity != before.velocity).all()
+    after = predict(model, variant, [replace(sample, latents=sample.latents + 1.0)])
+    assert (after.zero_logit != before.zero_logit).all()
+
+
+def test_order_of_tokens_matters(config: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    model = make_model(config)
+    before = predict(model, config, samples[1:2])
+    after = predict(model, config, [replace(samples[1], tokens=samples[1].tokens[::-1].copy())])
+    assert not torch.isclose(after.zero_logit, before.zero_logit.flip(0)).any()
+
+
+@pytest.mark.parametrize("conditioning", ["none", "token", "adaln"])
+def test_text_time_reaches_the_heads_only_where_they_are_conditioned(
+    make_config: Callable[..., Config], samples: list[NoisySample], make_model: Maker, conditioning: str
+) -> None:
+    config = make_config(f"heads.time_conditioning={conditioning}")
+    model = make_model(config)
+    early, late = (predict(model, config, [replace(samples[0], text_time=time)]) for time in (0.1, 0.9))
+    assert torch.equal(early.zero_logit, late.zero_logit) == (conditioning == "none")
+    assert torch.equal(early.velocity, late.velocity) == (conditioning != "token")  # the token is seen by all rows
+
+
+def test_a_time_token_is_the_first_of_each_sequence(
+    make_config: Callable[..., Config], samples: list[NoisySample], make_model: Maker
+) -> None:
+    config = make_config("heads.time_conditioning=token")
+    model = make_model(config)
+    batch = pack(samples, ROOM, config.image)
+    assert model.text_time is not None
+    with torch.no_grad():
+        image_time, text_time = model.image_time(batch.image_time), model.text_time(batch.text_time)
+        moved = model._embed_rows(batch, image_time, text_time + 1.0) - model._embed_rows(batch, image_time, text_time)
+    is_first = torch.zeros(ROOM.rows, dtype=torch.bool)
+    is_first[batch.cu_seqlens[: len(samples)].long()] = True
+    torch.testing.assert_close(moved, is_first[:, None].float().expand_as(moved), atol=1e-5, rtol=0.0)
+
+
+def test_image_time_reaches_its_own_image(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    model = make_model(variant)
+    sample = samples[3]
+    early, late = (predict(model, variant, [replace(sample, image_time=np.array([0.5, time]))]) for time in (0.1, 0.9))
+    change = (late.velocity - early.velocity).square().mean(dim=(1, 2, 3))
+    assert change[1] > change[0] > 0.0
+
+
+def test_a_document_without_images_needs_none(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    prediction = predict(make_model(variant), variant, samples[1:3])
+    assert prediction.velocity.shape == (0, *variant.image.shape)
+    assert torch.isfinite(prediction.zero_logit).all()
+
+
+def test_bag_logits_are_the_distribution_that_bag_losses_score(
+    variant: Config, samples: list[NoisySample], make_model: Maker
+) -> None:
+    model, batch = make_model(variant), pack(samples, None, variant.image)
+    with torch.no_grad():
+        prediction = model(batch)
+        log_probs = model.bag_logits(prediction.slot_hidden).log_softmax(-1)
+    torch.testing.assert_close(prediction.bag_nll, -log_probs[batch.bag_slot, batch.bag_tokens], atol=1e-5, rtol=1e-5)
+
+
+def test_tied_embeddings_are_one_parameter(make_config: Callable[..., Config]) -> None:
+    tied, free = (OneFlow(make_config(f"model.tie_embeddings={tie}")) for tie in ("true", "false"))
+    assert tied._unembedding() is tied.embed.weight
+    assert free._unembedding() is not free.embed.weight
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (free, tied)]
+    assert sizes[0] - sizes[1] == free.embed.weight.numel()
+
+
+def test_forward_draws_no_random_numbers(config: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    model = make_model(config)
+    state = torch.get_rng_state()
+    first, second = predict(model, config, samples), predict(model, config, samples)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_close(first, second, atol=0.0)
