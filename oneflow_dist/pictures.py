@@ -13,6 +13,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.data.codec import decode_pixels
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.runtime import is_main
 from oneflow_dist.sampler import SamplerSettings, generate
 
 INK, FAINT, PAPER = "#1c1c28", "#8a8a99", "#ffffff"
@@ -20,7 +21,10 @@ DOCUMENTS_PER_PROMPT = 4
 
 
 def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
-    """Generate from the fixed prompts of [sampling] and draw the documents; the noise is the same at every step."""
+    """Generate from the fixed prompts of [sampling] and draw the documents; the noise is the same at every step.
+
+    All ranks generate the same, since a sharded model needs all of them; rank 0 draws.
+    """
     tokenizer = load_tokenizer(config.data.tokenizer)
     prompts = [prompt for prompt in config.sampling.prompts for _ in range(DOCUMENTS_PER_PROMPT)]
     canvases = [
@@ -29,6 +33,8 @@ def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
     ]
     generate(model, canvases, SamplerSettings.from_config(config.sampling), config, tokenizer)
     path = Path(config.run.folder) / "samples" / f"step-{step:08d}.png"
+    if not is_main():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     page = stack([text_line(f"step {step}", 18), *(draw_document(canvas, tokenizer) for canvas in canvases)], gap=12)
     with_margin(page, 24).save(path)

@@ -85,7 +85,7 @@ def generate_steps(
         yield step
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _step_group(
     model: OneFlow,
     canvases: list[Canvas],

@@ -24,6 +24,7 @@ from oneflow_dist.containers import NoisySample, Sample
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
+from tests.launching import launcher, train_command, unbroken  # noqa: F401  (fixtures of whole programs)
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,19 +80,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_config(digits: Path) -> Callable[..., Config]:
     """The quickstart's config on the test's digits, with a tiny model; `overrides` as on the command line."""
+    tiny = {
+        "run": {"seed": 0},
+        "model": {"width": 32, "num_layers": 2, "num_attention_heads": 4, "num_kv_heads": 2, "mlp_width": 48}
+        | {"vocab_size": 512, "tie_embeddings": "false"},
+        "heads": {"time_conditioning": "adaln"},
+        "image": {"channels": 1, "height": 8, "width": 8, "patch_size": 4, "time_conditioning": "added"},
+        "flow": {"keep_schedule": "linear", "normalize": "batch", "condition_dropout_prob": 0.1},
+        "data": {"mixture": digits / "mixture.yaml", "tokenizer": digits / "words.tiktoken", "workers": 0}
+        | {"packs_per_step": 1, "rows_per_pack": 2048, "tokens_per_pack": 1536, "bag_tokens_per_pack": 768}
+        | {"images_per_pack": 384, "sequences_per_pack": 384, "max_sample_rows": 128, "window_samples": 256}
+        | {"overlong": "error", "cached_samples": 65536},
+    }
+    fixed = [f"{section}.{key}={value}" for section, table in tiny.items() for key, value in table.items()]
 
     def make(*overrides: str) -> Config:
-        tiny = [
-            f"data.mixture={digits / 'mixture.yaml'}",
-            f"data.tokenizer={digits / 'words.tiktoken'}",
-            "data.workers=0",
-            "model.width=32",
-            "model.num_layers=2",
-            "model.num_attention_heads=4",
-            "model.num_kv_heads=2",
-            "model.mlp_width=48",
-        ]
-        return load_config(ROOT / "configs" / "quickstart.toml", [*tiny, *overrides])
+        return load_config(ROOT / "configs" / "quickstart.toml", [*fixed, *overrides])
 
     return make
 

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from oneflow_dist.config import ImageConfig
+from oneflow_dist.data.codec import decode_pixels, encode_pixels
+
+GREY = ImageConfig(channels=1, height=6, width=4, patch_size=2, time_conditioning="added")
+COLOUR = ImageConfig(channels=3, height=6, width=4, patch_size=2, time_conditioning="added")
+both = pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
+
+
+def picture(image: ImageConfig, seed: int = 0) -> Image.Image:
+    shape = (image.height, image.width) + ((3,) if image.channels == 3 else ())
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8))
+
+
+def png(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+def refusal(data: bytes, image: ImageConfig = GREY) -> str:
+    with pytest.raises(ValueError) as error:
+        encode_pixels(data, image, "sample a/b/c, image 0")
+    return str(error.value)
+
+
+@both
+def test_a_picture_survives_being_a_latent(image: ImageConfig) -> None:
+    original = picture(image)
+    latent = encode_pixels(png(original), image, "x")
+    assert latent.shape == image.shape
+    assert decode_pixels(latent).tobytes() == original.tobytes()
+
+
+def test_black_is_minus_one_and_white_is_one() -> None:
+    for level, value in ((0, -1.0), (255, 1.0)):
+        latent = encode_pixels(png(Image.new("L", (4, 6), level)), GREY, "x")
+        assert latent.dtype == np.float32
+        assert (latent == value).all()
+
+
+def test_every_grey_level_survives() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = ImageConfig(channels=1, height=16, width=16, patch_size=2, time_conditioning="added")
+    assert np.array_equal(np.asarray(decode_pixels(encode_pixels(png(Image.fromarray(levels)), image, "x"))), levels)
+
+
+def test_rows_stay_rows_and_channels_come_first() -> None:
+    latent = encode_pixels(png(picture(COLOUR)), COLOUR, "x")
+    pixels = np.asarray(picture(COLOUR))
+    assert latent[2, 5, 1] == pytest.approx(pixels[5, 1, 2] / 127.5 - 1.0)
+
+
+def test_values_beyond_the_range_are_clipped() -> None:
+    latent = np.array([[[-7.0, -1.0], [1.0, 7.0]]], dtype=np.float32)
+    assert np.asarray(decode_pixels(latent)).tolist() == [[0, 0], [255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
+@both
+def test_a_picture_of_another_mode_is_converted(image: ImageConfig, mode: str) -> None:
+    latent = encode_pixels(png(Image.new(mode, (4, 6))), image, "x")
+    assert latent.shape == image.shape
+    assert (latent == -1.0).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_three_formats_are_read(kind: str) -> None:
+    latent = encode_pixels(png(Image.new("RGB", (4, 6), "white"), kind), COLOUR, "x")
+    np.testing.assert_allclose(latent, 1.0, atol=0.02)
+
+
+# What is refused, and how it is said.
+
+
+def test_latents_of_other_channels_are_no_pixels() -> None:
+    image = ImageConfig(channels=16, height=6, width=4, patch_size=2, time_conditioning="added")
+    message = "image.channels: 16 is not 1 (grey) or 3 (colour), the channels of pixels"
+    assert refusal(png(picture(GREY)), image) == message
+
+
+def test_a_picture_of_another_size_is_named_with_both_sizes() -> None:
+    assert refusal(png(Image.new("L", (6, 4)))) == (
+        "sample a/b/c, image 0: 6x4 pixels, but image.width x image.height is 4x6; "
+        "resize the images or mend the config"
+    )
+
+
+def test_what_is_no_picture_is_named() -> None:
+    message = refusal(b"this is no picture")
+    assert message.startswith("sample a/b/c, image 0: broken image (")
+    assert message.endswith("); write it again or remove the sample")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])
+def test_a_truncated_picture_is_named(kind: str, part: float) -> None:
+    data = png(picture(GREY).convert("RGB").resize((64, 64)), kind)
+    message = refusal(data[: int(part * len(data))], ImageConfig(channels=3, height=64, width=64, patch_size=2, time_conditioning="added"))
+    assert message.startswith("sample a/b/c, image 0: broken image (")
+
+
+@given(st.data(), st.sampled_from(["PNG", "JPEG", "WEBP"]))
+def test_a_damaged_picture_is_named_or_read(data: st.DataObject, kind: str) -> None:
+    """Whatever is wrong with the bytes, the message says in which sample."""
+    content = bytearray(png(picture(COLOUR), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert encode_pixels(bytes(content), COLOUR, "sample a/b/c, image 0").shape == COLOUR.shape
+    except ValueError as error:
+        assert str(error).startswith("sample a/b/c, image 0: ")
+
+
+def header_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size, without the pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.parametrize("width", [8193, 12_000, 100_000])
+def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(width: int) -> None:
+    """One above our limit, one at which Pillow warns, one that it refuses itself."""
+    assert refusal(header_of(width, 8192)) == (
+        f"sample a/b/c, image 0: {width}x8192 pixels, more than 67108864; shrink it"
+    )

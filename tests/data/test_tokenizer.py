@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneflow_dist.data.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_ranks, write_ranks
+
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "The dogs' owner didn't see it; they'll say it was 12 345 foxes!",
+    "  indented\n\n\tlines, tabs\r\nand    blanks  \n",
+    "naïve façade — “quoted” … 東京タワー 🦊🦊",
+    "fox fox fox foxes foxing unfox; the then there them",
+] * 3
+any_text = st.text(st.characters(codec="utf-8"), max_size=60)
+near_text = st.text(st.sampled_from("thequickfoxs dogs'1234567\n\t 東京,.!T"), max_size=60)
+BYTES = load_tokenizer("bytes")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
+    """A tokenizer read from a written ranks file, and the Hugging Face tokenizer that its ranks come from."""
+    made = []
+    original = tokenizers.Tokenizer
+
+    def remember(model: Any) -> Any:
+        made.append(original(model))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "Tokenizer", remember)
+        ranks = train_ranks(TEXTS, vocab_size=400)
+    path = tmp_path_factory.mktemp("ranks") / "words.tiktoken"
+    write_ranks(path, ranks)
+    return load_tokenizer(str(path)), made[0]
+
+
+@given(any_text)
+def test_bytes_decode_to_what_was_encoded(text: str) -> None:
+    assert BYTES.encode(text) == list(text.encode())
+    assert BYTES.decode(BYTES.encode(text)) == text
+
+
+@given(any_text | near_text)
+def test_trained_tokens_decode_to_what_was_encoded(trained: tuple[Tokenizer, Any], text: str) -> None:
+    tokenizer, _ = trained
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(any_text | near_text)
+def test_a_ranks_file_gives_the_ids_of_the_tokenizer_it_was_trained_with(
+    trained: tuple[Tokenizer, Any], text: str
+) -> None:
+    tokenizer, original = trained
+    assert tokenizer.encode(text) == original.encode(text).ids
+
+
+@pytest.mark.parametrize("text", sorted(set(TEXTS)))
+def test_training_texts_keep_their_ids_and_become_shorter(trained: tuple[Tokenizer, Any], text: str) -> None:
+    tokenizer, original = trained
+    assert tokenizer.encode(text) == original.encode(text).ids
+    assert len(tokenizer.encode(text)) < len(text.encode())
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+def test_special_tokens_spelled_out_in_text_stay_text(trained: tuple[Tokenizer, Any], name: str) -> None:
+    text = f"see {name} there"
+    for tokenizer in (BYTES, trained[0]):
+        ids = tokenizer.encode(text)
+        assert max(ids) < tokenizer.vocab_size - len(SPECIAL_TOKENS)
+        assert tokenizer.decode(ids) == text
+
+
+def test_special_tokens_come_after_the_last_rank(trained: tuple[Tokenizer, Any]) -> None:
+    assert (BYTES.vocab_size, BYTES.bos, BYTES.image) == (260, 256, 258)
+    tokenizer, original = trained
+    ranks = original.get_vocab_size()
+    assert (tokenizer.vocab_size, tokenizer.bos, tokenizer.image) == (ranks + 4, ranks, ranks + 2)
+    assert tokenizer.decode([tokenizer.bos, tokenizer.image]) == "<|bos|><|image|>"
+
+
+def test_broken_bytes_become_replacement_characters() -> None:
+    assert BYTES.decode([0x66, 0xFF, 0x6F]) == "f�o"
+
+
+def test_trained_ranks_hold_every_byte_and_at_most_the_vocabulary() -> None:
+    ranks = train_ranks(TEXTS, vocab_size=300)
+    assert sorted(ranks.values()) == list(range(300))
+    assert {bytes([value]) for value in range(256)} <= set(ranks)
+    assert len(train_ranks(["ab"], vocab_size=300)) == 257  # there is nothing more to merge
+
+
+def test_training_again_gives_the_same_ranks() -> None:
+    assert train_ranks(TEXTS, vocab_size=350) == train_ranks(TEXTS, vocab_size=350)
+
+
+def test_no_token_joins_words_or_more_than_three_digits() -> None:
+    ranks = train_ranks(["fox dog 123456789 fox dog"] * 50, vocab_size=600)
+    tokens = {token.decode("latin-1") for token in ranks}
+    assert {"fox", " dog"} <= tokens
+    assert {"123", "456", "789"} <= tokens
+    assert not any(" " in token[1:] or sum(c.isdigit() for c in token) > 3 for token in tokens)
+
+
+def test_a_ranks_file_has_a_line_for_each_token(tmp_path: Path) -> None:
+    write_ranks(tmp_path / "two.tiktoken", {b"a": 0, b"\xff ": 1})
+    assert (tmp_path / "two.tiktoken").read_text() == "YQ== 0\n/yA= 1\n"
+
+
+# What is refused, and how it is said.
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ValueError) as error:
+        load_tokenizer(str(path))
+    return str(error.value)
+
+
+def lines_of_all_bytes() -> list[str]:
+    return [f"{base64.b64encode(bytes([value])).decode()} {value}" for value in range(256)]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.tiktoken"
+    assert refusal(path) == f'{path}: no such tokenizer file; set data.tokenizer to a tiktoken ranks file or "bytes"'
+
+
+@pytest.mark.parametrize("line", ["YQ==", "YQ== 256 257", "Y!== 256", "YQ== many", "<html>"])
+def test_a_garbled_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "garbled.tiktoken"
+    path.write_text("\n".join([*lines_of_all_bytes()[:2], line]))
+    assert refusal(path) == f"{path}, line 3: not base64, blank, rank: {line.encode()!r}"
+
+
+def test_a_long_garbled_line_is_shown_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "binary.tiktoken"
+    path.write_bytes(b"x" * 1000)
+    assert refusal(path) == f"{path}, line 1: not base64, blank, rank: {b'x' * 40!r}"
+
+
+@pytest.mark.parametrize("change", ["gap", "twice", "same token"])
+def test_ranks_must_be_consecutive(tmp_path: Path, change: str) -> None:
+    extra = {"gap": "YWI= 257", "twice": "YWI= 255", "same token": "YQ== 256"}[change]
+    path = tmp_path / "ranks.tiktoken"
+    path.write_text("\n".join([*lines_of_all_bytes(), extra]))
+    count = 255 if change == "same token" else 256
+    assert refusal(path) == f"{path}: ranks are not 0 to {count}, each once; is the file cut off?"
+
+
+@pytest.mark.parametrize("num_lines", [0, 97, 255])
+def test_a_file_without_all_bytes_is_refused(tmp_path: Path, num_lines: int) -> None:
+    """It could not encode every text."""
+    path = tmp_path / "short.tiktoken"
+    path.write_text("\n".join(lines_of_all_bytes()[:num_lines]))
+    assert refusal(path).startswith(f"{path}: ")

@@ -1,0 +1,297 @@
+"""Whole programs in tests: started as a user starts them, but forked from one process that has torch loaded already.
+
+Importing torch takes 3 s. A forked program differs from a fresh one in nothing else: it has its own session, its own
+standard streams, its own arguments, environment and limits, and it ends as the interpreter ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
+TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a process ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program under way: one process for each rank."""
+
+    launcher: Launcher
+    pids: list[int]
+    streams: list[tuple[Path, Path]]
+
+    def kill(self) -> None:
+        """SIGKILL to every rank and to what it has started."""
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def wait(self) -> list[Finished]:
+        """Each rank's end; killed, and a failure, after a while."""
+        deadline = time.monotonic() + TIMEOUT
+        codes: list[int | None] = [None] * len(self.pids)
+        while None in codes:
+            codes = [self.launcher.ask({"poll": pid}) if c is None else c for pid, c in zip(self.pids, codes, strict=True)]
+            if time.monotonic() > deadline:
+                self.kill()
+                stderr = "\n".join(error.read_text() for _, error in self.streams)
+                pytest.fail(f"ranks ended with {codes} after {TIMEOUT:.0f} s (None: not at all)\n{stderr}")
+            time.sleep(0.01)
+        return [
+            Finished(code=int(code or 0), stdout=out.read_text(), stderr=error.read_text())
+            for code, (out, error) in zip(codes, self.streams, strict=True)
+        ]
+
+
+class Launcher:
+    """Forks programs from a process that has imported what they import."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        environment = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+        self.server = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """One line to the server, one line back."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def close(self) -> None:
+        """End the server."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
+
+    def start(
+        self,
+        *arguments: str | Path,
+        num_ranks: int = 0,
+        env: dict[str, str] | None = None,
+        file_limit: int | None = None,
+    ) -> Job:
+        """Start `python *arguments` (`-m module` or a script), on `num_ranks` ranks as torchrun starts them (0: alone).
+
+        Args:
+            env: added to the environment.
+            file_limit: bytes that no file can outgrow: a write beyond fails, as on a full disk.
+        """
+        own = Path(tempfile.mkdtemp(dir=self.folder))
+        port = str(_free_port())
+        pids, streams = [], []
+        for rank in range(max(1, num_ranks)):
+            places = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            sizes = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+            group = {**places, **sizes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if num_ranks else {}
+            paths = own / f"{rank}.out", own / f"{rank}.err"
+            request = {
+                "arguments": [str(argument) for argument in arguments],
+                "env": {**group, **(env or {})},
+                "file_limit": file_limit,
+                "stdout": str(paths[0]),
+                "stderr": str(paths[1]),
+            }
+            pids.append(self.ask(request))
+            streams.append(paths)
+        return Job(self, pids, streams)
+
+    def run(self, *arguments: str | Path, **options: Any) -> Finished:
+        """`python *arguments`, to its end."""
+        return self.start(*arguments, **options).wait()[0]
+
+    def run_ranks(self, num_ranks: int, *arguments: str | Path, **options: Any) -> list[Finished]:
+        """`torchrun --nproc-per-node num_ranks *arguments`, without torchrun, to the end of all ranks."""
+        return self.start(*arguments, num_ranks=num_ranks, **options).wait()
+
+    def call(self, num_ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What a function of a test file returns on each rank of a process group."""
+        task = Path(tempfile.mkdtemp(dir=self.folder)) / "task"
+        task.write_bytes(pickle.dumps(arguments))
+        ends = self.run_ranks(num_ranks, __file__, function.__code__.co_filename, function.__name__, task)
+        for rank, end in enumerate(ends):
+            assert end.code == 0, f"rank {rank}:\n{end.stderr}"
+        return [pickle.loads(task.with_name(f"{rank}.result").read_bytes()) for rank in range(num_ranks)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that went to its end."""
+
+    folder: Path
+    end: Finished
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """Starts programs."""
+    launcher = Launcher(tmp_path_factory.mktemp("programs"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="session")
+def train_command(digits: Path) -> Callable[..., list[str]]:
+    """The arguments of python for a run of configs/debug.toml on the test's digits."""
+
+    def command(folder: Path, *overrides: str) -> list[str]:
+        data = [f"data.mixture={digits / 'mixture.yaml'}", f"data.tokenizer={digits / 'words.tiktoken'}"]
+        return ["-m", "oneflow_dist.train", "configs/debug.toml", f"run.folder={folder}", *data, *overrides]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
+    """configs/debug.toml as it is, in one process, from its start to its end; not to be written to."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    return Run(folder, run_python(*train_command(folder)))
+
+
+def run_python(*arguments: str | Path, env: dict[str, str] | None = None) -> Finished:
+    """A program in a fresh interpreter, from the repository's root."""
+    end = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    return Finished(end.returncode, end.stdout, end.stderr)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What of metrics.jsonl is the same whenever a run is repeated."""
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def only_error(end: Finished) -> str:
+    """The error that a user sees: one line on stderr, no traceback."""
+    assert "Traceback" not in end.stderr, end.stderr
+    lines = [line for line in end.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, f"exit code {end.code}, stderr:\n{end.stderr}"
+    assert end.stderr.rstrip("\n").endswith(lines[0]), end.stderr
+    return lines[0]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve() -> dict[str, Any]:
+    """Answer requests until the tests end; in each forked child, return what it is to run."""
+    codes: dict[int, int] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid = request["poll"]
+            if pid not in codes:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+            answer = codes.get(pid)
+        else:
+            answer = os.fork()
+            if answer == 0:
+                return request
+        print(json.dumps(answer), flush=True)
+    os._exit(0)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Run the program of `request` in this process."""
+    os.setsid()
+    for number, (path, flags) in enumerate(
+        [(os.devnull, os.O_RDONLY)] + [(request[name], os.O_WRONLY | os.O_CREAT) for name in ("stdout", "stderr")]
+    ):
+        file = os.open(path, flags)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.update(request["env"])
+    if request["file_limit"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], request["file_limit"]))
+    first, *rest = request["arguments"]
+    if first == "-m":
+        sys.argv = rest
+        sys.path[0] = str(ROOT)
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == __file__:
+        _call(*rest)
+    else:
+        sys.argv = [first, *rest]
+        sys.path[0] = str((ROOT / first).parent)
+        runpy.run_path(str(ROOT / first), run_name="__main__")
+
+
+def _call(file: str, name: str, task: str) -> None:
+    """Run a function of a test file on this rank and write what it returns."""
+    import torch.distributed as dist
+
+    from oneflow_dist.runtime import end_process, start_process
+
+    function = runpy.run_path(file)[name]
+    start_process()
+    result = function(*pickle.loads(Path(task).read_bytes()))
+    Path(task).with_name(f"{dist.get_rank()}.result").write_bytes(pickle.dumps(result))
+    end_process()
+
+
+def _load() -> None:
+    """Import what the programs import; the modules that are programs themselves are left to be run."""
+    import torch._dynamo  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+
+    import oneflow_dist.train  # noqa: F401
+
+    del sys.modules["oneflow_dist.train"]
+
+
+if __name__ == "__main__":
+    _load()
+    _become(_serve())

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from oneflow_dist.config import Config, check_config, load_config, write_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+QUICKSTART = ROOT / "configs" / "quickstart.toml"
+NUM_KEYS = 61  # one more is a decision: every key is a thing to understand, to test and to get wrong
+
+
+def load(*overrides: str) -> Config:
+    return load_config(QUICKSTART, list(overrides))
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ValueError) as error:
+        load(*overrides)
+    return str(error.value)
+
+
+def refusal_of(path: Path) -> str:
+    with pytest.raises(ValueError) as error:
+        load_config(path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_written_config_reads_back_equal(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    (tmp_path / "again.toml").write_text(write_config(config))
+    assert load_config(tmp_path / "again.toml") == config
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("config") / "again.toml"
+
+
+@settings(phases=[Phase.generate], max_examples=40)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), max_size=4), st.floats(1e-30, 1e30))
+def test_any_text_and_number_reads_back_equal(again: Path, prompts: list[str], lr: float) -> None:
+    config = load()
+    config = replace(
+        config, optim=replace(config.optim, lr=lr), sampling=replace(config.sampling, prompts=tuple(prompts))
+    )
+    again.write_text(write_config(config), encoding="utf-8")
+    assert load_config(again) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_default_is_written_out(path: Path) -> None:
+    """So that a run's config.toml shows all that it depended on."""
+    written = write_config(load_config(path)).splitlines()
+    assert sum(" = " in line for line in written) == NUM_KEYS
+
+
+def test_number_of_keys_is_known() -> None:
+    assert sum(len(fields(section)) for section in get_type_hints(Config).values()) == NUM_KEYS
+
+
+def test_a_config_cannot_be_changed_after_it_is_loaded() -> None:
+    with pytest.raises(FrozenInstanceError):
+        load().optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_overrides_are_toml_and_a_bare_word_is_a_string() -> None:
+    config = load(
+        "train.steps=7", "optim.lr=1e-4", "optim.eps = 1", "run.folder=runs/x y", 'data.overlong="drop"', "train.compile=true"
+    )
+    assert (config.train.steps, config.optim.lr, config.optim.eps) == (7, 1e-4, 1.0)
+    assert (config.run.folder, config.data.overlong, config.train.compile) == ("runs/x y", "drop", True)
+    assert load('sampling.prompts=["a", "b"]').sampling.prompts == ("a", "b")
+
+
+def test_a_later_override_wins() -> None:
+    assert load("train.steps=7", "train.steps=8").train.steps == 8
+
+
+def test_whole_numbers_may_stand_for_floats() -> None:
+    lr = load("optim.lr=1").optim.lr
+    assert lr == 1.0
+    assert type(lr) is float
+
+
+# What is refused, and how it is said.
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.widht=3", "model.widht: unknown key; did you mean model.width?"),
+        ("data.rows_per_pak=3", "data.rows_per_pak: unknown key; did you mean data.rows_per_pack?"),
+        ("modle.width=3", "modle: unknown key; did you mean model?"),
+        ("model.a.b=3", "model.a.b: unknown key; known keys: width, num_layers, num_attention_heads, num_kv_heads, "
+         "mlp_width, vocab_size, rope_theta, norm_eps, tie_embeddings"),
+        ("model.width=3.5", "model.width: expected int, got 3.5"),
+        ("model.width=true", "model.width: expected int, got True"),
+        ("model.width=wide", "model.width: expected int, got 'wide'"),
+        ("optim.lr=true", "optim.lr: expected float, got True"),
+        ("model.tie_embeddings=1", "model.tie_embeddings: expected bool, got 1"),
+        ("run.folder=3", "run.folder: expected str, got 3"),
+        ("data.overlong=cut", "data.overlong: 'cut' is not one of 'error', 'drop', 'window'"),
+        ("data.overlong=[1]", "data.overlong: [1] is not one of 'error', 'drop', 'window'"),
+        ("sampling.prompts=x", "sampling.prompts: expected a list, got 'x'"),
+        ('sampling.prompts=["a", 3]', "sampling.prompts[1]: expected str, got 3"),
+        ("train.steps", "override 'train.steps': not of the form section.key=value, as in train.steps=100"),
+        ("steps=3", "override 'steps=3': not of the form section.key=value, as in train.steps=100"),
+        ("train.=3", "override 'train.=3': not of the form section.key=value, as in train.steps=100"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else None,
+)  # fmt: skip
+def test_a_bad_key_or_value_is_named(override: str, message: str) -> None:
+    assert refusal(override) == message
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    text = QUICKSTART.read_text()
+    path = tmp_path / "short.toml"
+    path.write_text("\n".join(line for line in text.splitlines() if not line.startswith("rope_theta")))
+    assert refusal_of(path) == (
+        "model.rope_theta: missing; it changes results, so it has no default: write it in the config"
+    )
+
+
+def test_a_missing_section_is_named_by_its_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "short.toml"
+    path.write_text("[run]\nfolder = 'x'\nseed = 0\n")
+    assert refusal_of(path) == (
+        "model.width: missing; it changes results, so it has no default: write it in the config"
+    )
+
+
+def test_a_section_that_is_no_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "flat.toml"
+    path.write_text("run = 3\n")
+    assert refusal_of(path) == "run: expected a table [run], got 3"
+
+
+def test_an_override_of_a_section_that_is_no_table_is_refused_the_same_way(tmp_path: Path) -> None:
+    path = tmp_path / "flat.toml"
+    path.write_text("run = 3\n")
+    with pytest.raises(ValueError, match=r"^run: expected a table \[run\], got 3"):
+        load_config(path, ["run.seed=1"])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.toml"
+    assert refusal_of(path) == f"{path}: no such config file; configs/ has the ones that come with the project"
+    assert refusal_of(tmp_path).startswith(f"{tmp_path}: no such config file; ")
+
+
+@pytest.mark.parametrize("content", [b"[run\n", b"run = \n", b"\xff\xfe"], ids=["bracket", "value", "encoding"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    assert refusal_of(path).startswith(f"{path}: not valid TOML: ")
+
+
+POSITIVE = [
+    *(f"model.{k}" for k in ("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size")),
+    *(f"image.{k}" for k in ("channels", "height", "width", "patch_size")),
+    *(f"data.{k}" for k in ("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack")),
+    *(f"data.{k}" for k in ("images_per_pack", "max_sample_rows", "window_samples")),
+    *("optim.lr", "optim.max_grad_norm", "train.steps", "checkpoint.every_steps", "checkpoint.keep"),
+    *("sampling.steps", "sampling.temperature", "sampling.max_rows", "flow.keep_exponent"),
+]
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize("key", POSITIVE)
+def test_sizes_must_be_positive(key: str, value: int) -> None:
+    section, _, name = key.partition(".")
+    shown = float(value) if get_type_hints(get_type_hints(Config)[section])[name] is float else value
+    assert refusal(f"{key}={value}") == f"{key}: {shown} must be positive"
+
+
+@pytest.mark.parametrize("key", ["optim.lr", "optim.max_grad_norm", "flow.keep_exponent", "sampling.temperature"])
+def test_not_a_number_is_not_positive(key: str) -> None:
+    assert refusal(f"{key}=nan") == f"{key}: nan must be positive"
+
+
+@pytest.mark.parametrize("key", ["data.workers", "sampling.every_steps"])
+def test_counts_must_not_be_negative(key: str) -> None:
+    """-1 would end in an error without a place, and in pictures at every step."""
+    assert refusal(f"{key}=-1").startswith(f"{key}: -1")
+
+
+@pytest.mark.parametrize("key", ["flow.condition_dropout_prob", "sampling.top_p", "optim.final_lr_fraction"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_parts_must_lie_between_0_and_1(key: str, value: float) -> None:
+    assert refusal(f"{key}={value}") == f"{key}: {value} must lie in [0, 1]"
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0])
+def test_ema_decay_must_be_less_than_one(value: float) -> None:
+    assert refusal(f"optim.ema_decay={value}") == f"optim.ema_decay: {value} must lie in [0, 1)"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model.width=100", "model.num_attention_heads=3"],
+            "model.width (100) / model.num_attention_heads (3) must be an even whole number, the head width",
+        ),
+        (
+            ["model.width=12", "model.num_attention_heads=4"],
+            "model.width (12) / model.num_attention_heads (4) must be an even whole number, the head width",
+        ),
+        (
+            ["model.num_attention_heads=4", "model.num_kv_heads=3"],
+            "model.num_kv_heads (3) must divide model.num_attention_heads (4)",
+        ),
+        (
+            ["image.height=8", "image.width=9", "image.patch_size=4"],
+            "image.patch_size (4) must divide image.height (8) and image.width (9)",
+        ),
+        (
+            ["data.max_sample_rows=3000"],
+            "data.max_sample_rows (3000) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack (1536) "
+            "can hold; lower it or raise the capacities",
+        ),
+        (
+            ["data.max_sample_rows=1600"],
+            "data.max_sample_rows (1600) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack (1536) "
+            "can hold; lower it or raise the capacities",
+        ),
+        (
+            ["data.bag_tokens_per_pack=100"],
+            "data.bag_tokens_per_pack (100) must be at least data.max_sample_rows (128): all tokens of a sample can be "
+            "missing at once",
+        ),
+        (
+            ["data.sequences_per_pack=1"],
+            "data.sequences_per_pack: 1 must be at least 2; one is for padding",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_impossible_combinations_are_named_with_a_way_out(overrides: list[str], message: str) -> None:
+    capacities = {"rows_per_pack": 2048, "tokens_per_pack": 1536, "bag_tokens_per_pack": 768, "max_sample_rows": 128}
+    assert refusal(*(f"data.{key}={value}" for key, value in capacities.items()), *overrides) == message
+
+
+def test_the_largest_text_that_is_allowed_fits_in_a_pack() -> None:
+    """A sample of max_sample_rows tokens and no image: one more than tokens_per_pack could never be packed."""
+    image = ["image.height=8", "image.width=8", "image.patch_size=4"]
+    assert "data.max_sample_rows (65)" in refusal(*image, "data.tokens_per_pack=64", "data.max_sample_rows=65")
+
+
+def test_checking_is_part_of_loading_and_can_be_done_again() -> None:
+    config = load()
+    check_config(config)
+    with pytest.raises(ValueError, match=r"^train\.steps: 0 must be positive$"):
+        check_config(replace(config, train=replace(config.train, steps=0)))
+
+
+# What the config may cost.
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_config_needs_neither_torch_nor_numpy_and_loads_at_once() -> None:
+    """So that an error in a config is told before anything slow has started."""
+    code = (
+        "import sys, time; start = time.perf_counter(); from oneflow_dist.config import load_config; "
+        f"load_config({str(QUICKSTART)!r}); print(time.perf_counter() - start); "
+        "print([name for name in ('torch', 'numpy', 'jaxtyping', 'yaml') if name in sys.modules])"
+    )
+    runs = [run_python(code).splitlines() for _ in range(3)]
+    assert {modules for _, modules in runs} == {"[]"}
+    assert min(float(seconds) for seconds, _ in runs) < 0.3

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from tests.launching import ROOT, TIMEOUT, Launcher, Run, read_metrics, without_timings
+
+LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
+
+
+def test_a_killed_run_ends_bitwise_as_the_unbroken_one(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    command = train_command(tmp_path / "run", "data.workers=2")  # workers change nothing, and die with the run
+    job = launcher.start(*command)
+    wait_for_step(tmp_path / "run", 12)
+    job.kill()
+    assert job.wait()[0].code == -signal.SIGKILL
+    assert_killed_between_checkpoints(tmp_path / "run")
+
+    end = launcher.run(*command)
+    assert end.code == 0, end.stderr
+    assert end.stdout == f"continuing from {tmp_path}/run/checkpoints/step-00000010\n"
+    assert_bitwise_equal(tmp_path / "run", unbroken.folder, tmp_path)
+    own, theirs = (folder / "samples/step-00000020.png" for folder in (tmp_path / "run", unbroken.folder))
+    assert own.read_bytes() == theirs.read_bytes()
+
+
+def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    overrides = ["sampling.every_steps=0"]
+    unbroken_ranks = launcher.start(*train_command(tmp_path / "unbroken", *overrides), num_ranks=2)
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *torchrun, *train_command(tmp_path / "run", *overrides)]
+    with (tmp_path / "output").open("w") as output:
+        job = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+        wait_for_step(tmp_path / "run", 12)
+        kill_tree(job.pid)
+        assert job.wait() == -signal.SIGKILL
+    assert_killed_between_checkpoints(tmp_path / "run")
+
+    end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    assert end.returncode == 0, end.stderr
+    assert end.stdout == f"continuing from {tmp_path}/run/checkpoints/step-00000010\n"  # said once, by rank 0
+    assert [rank.code for rank in unbroken_ranks.wait()] == [0, 0]
+    assert_bitwise_equal(tmp_path / "run", tmp_path / "unbroken", tmp_path)
+    assert_same_losses(tmp_path / "run", unbroken.folder)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
+def test_a_run_continues_on_another_number_of_ranks(
+    before: int,
+    after: int,
+    launcher: Launcher,
+    train_command: Callable[..., list[str]],
+    unbroken: Run,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    if before == 1:
+        stop_at_step_10(unbroken.folder, folder)
+    else:
+        first = launcher.run_ranks(before, *train_command(folder, "train.steps=10", "sampling.every_steps=0"))
+        assert [end.code for end in first] == [0] * before
+    end = launcher.run_ranks(after, *train_command(folder, "sampling.every_steps=0"))[0]
+    assert end.code == 0, end.stderr
+    assert_same_losses(folder, unbroken.folder)
+    assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
+
+
+def test_incomplete_checkpoints_are_named_and_ignored(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    stop_at_step_10(unbroken.folder, folder)
+    torn, beside = folder / "checkpoints/step-00000015", folder / "checkpoints/step-00000020.incomplete"
+    shutil.copytree(folder / "checkpoints/step-00000010", torn)
+    (torn / "COMPLETE").unlink()
+    beside.mkdir()
+    (beside / "__0_0.distcp").write_bytes(b"half a file")
+
+    end = launcher.run(*train_command(folder, "sampling.every_steps=0"))
+    assert end.code == 0, end.stderr
+    assert end.stdout.splitlines() == [
+        f"{beside} is incomplete (no COMPLETE file) and ignored; the last complete one is step-00000010",
+        f"{torn} is incomplete (no COMPLETE file) and ignored; the last complete one is step-00000010",
+        f"continuing from {folder}/checkpoints/step-00000010",
+    ]
+    assert_bitwise_equal(folder, unbroken.folder, tmp_path)
+    assert not beside.exists()  # step 20 took its place
+
+
+def test_the_same_command_after_the_end_changes_nothing(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    del files[folder / "config.toml"]  # names the folder that was copied
+    end = launcher.run(*train_command(folder))
+    assert end.code == 0, end.stderr
+    assert {path: path.read_bytes() for path in files} == files
+    assert {path for path in folder.rglob("*") if path.is_file()} == {*files, folder / "config.toml"}
+
+
+def test_more_steps_continue_a_run_that_has_ended(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    end = launcher.run(*train_command(folder, "train.steps=22", "sampling.every_steps=0"))
+    assert end.code == 0, end.stderr
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 23))
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["step-00000020", "step-00000022"]  # checkpoint.keep = 2; the last step is always saved
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Until metrics.jsonl has the line of `step`."""
+    deadline = time.monotonic() + TIMEOUT
+    path = folder / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < step:
+        assert time.monotonic() < deadline, f"{path} has not reached step {step} after {TIMEOUT:.0f} s"
+        time.sleep(0.005)
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process and all its descendants; torchrun's workers are in sessions of their own."""
+    tree = [pid]
+    for parent in tree:
+        with suppress(FileNotFoundError):
+            tree += [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    for each in tree:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+def stop_at_step_10(unbroken: Path, folder: Path) -> None:
+    """A copy of a run as it was after its first checkpoint."""
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "checkpoints/step-00000020")
+    shutil.rmtree(folder / "samples")
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:13]) + lines[13][:40])  # killed while it wrote the 14th
+
+
+def assert_killed_between_checkpoints(folder: Path) -> None:
+    assert (folder / "checkpoints/step-00000010/COMPLETE").exists()
+    assert not (folder / "checkpoints/step-00000020").exists()
+    assert 12 <= (folder / "metrics.jsonl").read_text().count("\n") < 20
+
+
+def assert_bitwise_equal(folder: Path, expected: Path, scratch: Path) -> None:
+    """Metrics but for timings, all tensors of the last checkpoint, and the place in the data."""
+    assert without_timings(read_metrics(folder)) == without_timings(read_metrics(expected))
+    last = "checkpoints/step-00000020"
+    own, theirs = ((path / last / "progress.json").read_text() for path in (folder, expected))
+    assert json.loads(own) == json.loads(theirs)
+    state = read_checkpoint(folder / last, scratch / "own.pt")
+    expected_state = read_checkpoint(expected / last, scratch / "expected.pt")
+    assert state.keys() == expected_state.keys()
+    assert sum(key.startswith("model.") for key in state) == sum(key.startswith("ema.") for key in state) > 10
+    assert sum(key.endswith(".exp_avg_sq") for key in state) == sum(key.startswith("model.") for key in state)
+    for key, value in state.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, expected_state[key]), key
+        else:
+            assert value == expected_state[key], key
+
+
+def read_checkpoint(folder: Path, scratch: Path) -> dict[str, Any]:
+    """Model, average and optimizer of a checkpoint under dotted names, as whole tensors."""
+    dcp_to_torch_save(str(folder), str(scratch))
+    return dict(flatten(torch.load(scratch, weights_only=False), ""))
+
+
+def flatten(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    found = []
+    for key, value in table.items():
+        found += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found
+
+
+def assert_same_losses(folder: Path, expected: Path) -> None:
+    own, theirs = read_metrics(folder), read_metrics(expected)
+    assert [line["step"] for line in own] == [line["step"] for line in theirs]
+    for key in LOSSES:
+        np.testing.assert_allclose([x[key] for x in own], [x[key] for x in theirs], rtol=1e-5, err_msg=key)
+    for key in ("samples", "text_tokens", "bag_tokens", "padding"):
+        assert [x[key] for x in own] == [x[key] for x in theirs]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oneflow_dist.config import load_config
+from oneflow_dist.optim import learning_rate
+from tests.launching import ROOT, TIMEOUT, Finished, Launcher, Run, read_metrics
+
+LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
+COUNTS = ("step", "samples", "text_tokens", "bag_tokens", "padding", "lr")
+
+
+@pytest.fixture(scope="module")
+def torchrun_of_four(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
+    folder = tmp_path_factory.mktemp("torchrun") / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    end = subprocess.run(
+        [*command, *train_command(folder)], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
+    )
+    return Run(folder, Finished(end.returncode, end.stdout, end.stderr))
+
+
+@pytest.fixture(scope="module")
+def two_replicas_of_two_shards(
+    tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, train_command: Callable[..., list[str]]
+) -> Run:
+    folder = tmp_path_factory.mktemp("replicas") / "run"
+    command = train_command(folder, "parallel.replicate=2", "parallel.shard=2", "sampling.every_steps=0")
+    return Run(folder, launcher.run_ranks(4, *command)[0])
+
+
+@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_replicas_of_two_shards"])
+def test_every_step_of_four_ranks_is_that_of_one_process(
+    layout: str, unbroken: Run, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(layout)
+    assert (unbroken.end.code, run.end.code) == (0, 0), unbroken.end.stderr + run.end.stderr
+    own, theirs = read_metrics(unbroken.folder), read_metrics(run.folder)
+    assert [line["step"] for line in own] == list(range(1, 21))
+    assert [[line[key] for key in COUNTS] for line in theirs] == [[line[key] for key in COUNTS] for line in own]
+    for key in LOSSES:
+        np.testing.assert_allclose([x[key] for x in theirs], [x[key] for x in own], rtol=1e-5, err_msg=key)
+    np.testing.assert_allclose([x["grad_norm"] for x in theirs], [x["grad_norm"] for x in own], rtol=1e-4)
+
+
+def test_four_ranks_draw_the_pictures_of_one_process(torchrun_of_four: Run, unbroken: Run) -> None:
+    own, theirs = (run.folder / "samples" / "step-00000020.png" for run in (unbroken, torchrun_of_four))
+    with Image.open(own) as page, Image.open(theirs) as other:
+        assert page.size == other.size
+        difference = np.abs(np.asarray(page, dtype=np.int64) - np.asarray(other, dtype=np.int64))
+        assert page.getextrema() != ((255, 255),) * 3  # something is drawn
+    assert difference.max() <= 1  # a grey value may round the other way
+
+
+def test_a_run_prints_nothing_but_its_progress_bar_and_that_to_stderr(unbroken: Run) -> None:
+    assert unbroken.end.stdout == ""
+    bars = [line for line in unbroken.end.stderr.replace("\r", "\n").splitlines() if line]
+    assert bars
+    assert all("step" in bar and "/20 [" in bar for bar in bars)
+
+
+def test_sharded_ranks_warn_of_nothing(two_replicas_of_two_shards: Run) -> None:
+    assert "Warning" not in two_replicas_of_two_shards.end.stderr
+
+
+def test_a_run_folder_holds_config_metrics_samples_and_checkpoints(unbroken: Run) -> None:
+    found = sorted(str(path.relative_to(unbroken.folder)) for path in unbroken.folder.rglob("*"))
+    checkpoint = ("", "/COMPLETE", "/__0_0.distcp", "/.metadata", "/config.toml", "/progress.json")
+    steps = ("checkpoints/step-00000010", "checkpoints/step-00000020")
+    expected = ["checkpoints", "config.toml", "metrics.jsonl", "samples", "samples/step-00000020.png"]
+    assert found == sorted([*expected, *(step + file for step in steps for file in checkpoint)])
+    written = load_config(unbroken.folder / "config.toml")
+    assert dataclasses.replace(written.run, folder="") == load_config("configs/debug.toml", ["run.folder="]).run
+    assert load_config(unbroken.folder / "checkpoints/step-00000010/config.toml") == written
+
+
+def test_metrics_of_a_step_have_these_names_and_are_finite(unbroken: Run) -> None:
+    timings = ["seconds", "tokens_per_second", "tflops_per_second"]
+    names = [*LOSSES, "grad_norm", "lr", "samples", "text_tokens", "bag_tokens", "padding", *timings]
+    for line in read_metrics(unbroken.folder):
+        assert list(line) == ["step", *names]
+        assert all(math.isfinite(line[name]) for name in names)
+        assert all(line[name] > 0.0 for name in timings)
+        assert 0.0 <= line["padding"] < 0.05
+
+
+def test_the_loss_is_the_sum_of_its_parts_and_falls(unbroken: Run) -> None:
+    lines = read_metrics(unbroken.folder)
+    for line in lines:
+        assert line["loss"] == pytest.approx(sum(line[name] for name in LOSSES[1:]), rel=1e-6)
+    assert np.mean([x["loss"] for x in lines[-5:]]) < 0.8 * np.mean([x["loss"] for x in lines[:5]])
+
+
+def test_before_the_first_update_the_heads_say_half_and_the_velocity_is_zero(unbroken: Run) -> None:
+    first = read_metrics(unbroken.folder)[0]
+    assert first["loss/zero"] == pytest.approx(math.log(2.0), rel=1e-6)  # P(nothing is missing) = 1/2
+    # E (latent - noise)^2 = E latent^2 + 1, and digits have latents in [-1, 1].
+    assert 1.2 < first["loss/velocity"] < 2.0
+
+
+def test_metrics_name_the_learning_rate_of_their_step(unbroken: Run) -> None:
+    config = load_config(unbroken.folder / "config.toml")
+    for line in read_metrics(unbroken.folder):
+        assert line["lr"] == learning_rate(line["step"], config.train.steps, config.optim)
+
+
+def test_a_dry_run_of_the_large_model_prints_its_sizes_and_touches_nothing(launcher: Launcher, tmp_path: Path) -> None:
+    end = launcher.run(
+        "-m", "oneflow_dist.train", "configs/oneflow_8b.toml", f"run.folder={tmp_path / 'run'}", "--dry-run"
+    )
+    assert (end.code, end.stderr) == (0, "")
+    sizes = dict(line.split()[:2] for line in end.stdout.splitlines() if line.startswith(("parameters ", "  ")))
+    block = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
+    assert sizes["blocks"] == f"{32 * block:,}"
+    assert sizes["embed"] == sizes["unembed"] == f"{128256 * 4096:,}"
+    parts = [int(sizes[name].replace(",", "")) for name in ("embed", "unembed", "blocks", "adapter", "heads", "image_time")]
+    assert sizes["parameters"] == f"{sum(parts):,}"
+    printed = end.stdout.partition("\nparameters ")[0]
+    (tmp_path / "printed.toml").write_text(printed)
+    overrides = [f"run.folder={tmp_path / 'run'}"]
+    assert load_config(tmp_path / "printed.toml") == load_config("configs/oneflow_8b.toml", overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_progress_of_the_data_is_one_entry_for_each_lane(unbroken: Run) -> None:
+    progress = json.loads((unbroken.folder / "checkpoints/step-00000020/progress.json").read_text())
+    assert progress["step"] == 20
+    assert sorted(progress["lanes"]) == ["0", "1", "2", "3"]
+    for lane in progress["lanes"].values():
+        assert len(lane["waiting"]) < 32  # fewer than data.window_samples wait after a pack was taken
