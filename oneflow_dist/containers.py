@@ -127,7 +127,7 @@ class PackedBatch:
     position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
     cu_seqlens: Int32[Tensor, "S+1"]
     text_time: Float32[Tensor, "S"]
-    max_seqlen: int
+    max_seqlen: int  # of the longest sequence, rounded up to a power of two so that compiled code sees few values
 
     # Known on the host.
     counts: Counts

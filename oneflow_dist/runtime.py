@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import torch
@@ -70,11 +70,22 @@ def run_program(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError) as error:
-        _exit_with(error, code=2)
+        _exit_with(str(error), code=2)
     except FloatingPointError as error:
-        _exit_with(error, code=1)
+        _exit_with(str(error), code=1)
+    except _failed_save() as error:
+        reasons = "; ".join(f"rank {rank}: {reason}" for rank, (reason, _) in error.failures.items())
+        advice = "make room and run the same command again: it continues from the last checkpoint"
+        _exit_with(f"a checkpoint could not be written: {reasons}; {advice}", code=2)
 
 
-def _exit_with(error: Exception, code: int) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+def _failed_save() -> Any:
+    """What torch raises, on all ranks, when one of them cannot write its part of a checkpoint."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    return CheckpointException
+
+
+def _exit_with(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(code)  # other threads and ranks may be waiting for us: do not wait for them

@@ -82,11 +82,10 @@ def attention_error(device: torch.device) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     cu_seqlens = torch.tensor([0, 1, 64, 64, 165, 400], dtype=torch.int32, device=device)
     shapes = ((400, 8, 64), (400, 2, 64), (400, 2, 64))
-    exact = [torch.randn(s, generator=generator, dtype=torch.float64).to(device) for s in shapes]
-    low = [x.bfloat16() for x in exact]
-    truth = reference.packed_attention(*(x.double() for x in low), cu_seqlens)
-    ours = packed_attention(*low, cu_seqlens, 235)
-    same = reference.packed_attention(*low, cu_seqlens)
+    q, k, v = (torch.randn(shape, generator=generator).bfloat16().to(device) for shape in shapes)
+    truth = reference.packed_attention(q.double(), k.double(), v.double(), cu_seqlens)
+    ours = packed_attention(q, k, v, cu_seqlens, max_seqlen=235)
+    same = reference.packed_attention(q, k, v, cu_seqlens)
     return {"ours": _max_error(ours, truth), "reference_bf16": _max_error(same, truth)}
 
 
@@ -111,13 +110,13 @@ def time_attention(device: torch.device, documents: list[int]) -> dict[str, floa
     """Milliseconds of attention over packed documents, 32 heads of 128, and its rate with the backward pass."""
     rows = sum(documents)
     cu_seqlens = torch.tensor([0, *np.cumsum(documents)], dtype=torch.int32, device=device)
-    inputs = [
+    q, k, v = (
         torch.randn(rows, heads, 128, device=device, dtype=torch.bfloat16, requires_grad=True) for heads in (32, 8, 8)
-    ]
+    )
     grad = torch.randn(rows, 32, 128, device=device, dtype=torch.bfloat16)
 
     def forward() -> torch.Tensor:
-        return packed_attention(*inputs, cu_seqlens, max(documents))
+        return packed_attention(q, k, v, cu_seqlens, max(documents))
 
     both = time_call(lambda: forward().backward(grad), device)
     flops = 3.5 * 4 * 128 * 32 * sum(n * n for n in documents)

@@ -56,8 +56,14 @@ class Lane:
 
     def next_pack(self) -> PackedBatch:
         """The next packed batch of this lane."""
+        useless = 0
         while len(self.window) < self.config.data.window_samples:
-            self._draw()
+            useless = 0 if self._draw() else useless + 1
+            if useless > sum(map(len, self.shards)):
+                raise ValueError(
+                    f"{useless} samples in a row are longer than data.max_sample_rows "
+                    f'({self.config.data.max_sample_rows}) and dropped; raise it or set data.overlong = "window"'
+                )
         chosen = choose_samples([w.size for w in self.window], self.capacity)
         samples = [self.window[i].noisy for i in chosen]
         taken = set(chosen)
@@ -74,14 +80,16 @@ class Lane:
         made = [(source, draw, self._make(source, draw)) for source, draw in state["waiting"]]
         self.window = deque(self._waiting(source, draw, noisy) for source, draw, noisy in made if noisy is not None)
 
-    def _draw(self) -> None:
-        """Put one more sample in the window, from the source that is furthest behind its weight."""
+    def _draw(self) -> bool:
+        """Put one more sample in the window, from the source furthest behind its weight; False if it is dropped."""
         source = int(np.argmax(self.weights * (self.draws.sum() + 1) - self.draws))
         draw = int(self.draws[source])
         self.draws[source] += 1
         noisy = self._make(source, draw)
-        if noisy is not None:
-            self.window.append(self._waiting(source, draw, noisy))
+        if noisy is None:
+            return False
+        self.window.append(self._waiting(source, draw, noisy))
+        return True
 
     def _waiting(self, source: int, draw: int, noisy: NoisySample) -> Waiting:
         return Waiting(source, draw, noisy, size_of([noisy], self.config.image))

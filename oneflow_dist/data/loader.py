@@ -47,7 +47,7 @@ class PackLoader:
                     "each lane needs one"
                 )
         lanes = [Lane(index, config, sources, shards, tokenizer) for index in range(rank, num_lanes, world_size)]
-        self.states: LaneStates = dict(states or {lane.index: lane.state() for lane in lanes})
+        self.states = {lane.index: states[lane.index] if states else lane.state() for lane in lanes}
         stream = _LaneStream(lanes, states)
         self.packs_per_step = len(lanes)
         workers = max(w for w in range(config.data.workers + 1) if w == 0 or len(lanes) % w == 0)

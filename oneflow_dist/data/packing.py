@@ -101,7 +101,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, image: ImageConf
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
         text_time=_pad(np.array([s.text_time for s in samples], dtype=np.float32), capacity.sequences),
-        max_seqlen=int(np.diff(layout.cu_seqlens).max()),
+        max_seqlen=1 << (int(np.diff(layout.cu_seqlens).max()) - 1).bit_length(),
         counts=Counts(
             open_slots=int(is_open.sum()),
             text_sequences=int((num_open > 0).sum()),

@@ -49,7 +49,9 @@ def describe(model: nn.Module, config: Config) -> str:
     data = config.data
     lines.append(f"rows per step {data.packs_per_step * data.rows_per_pack:>13,}  ({data.packs_per_step} packs)")
     lines.append(
-        f"  per pack: {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} missing, "
-        f"{data.images_per_pack:,} images of {config.image.num_rows} rows, {data.sequences_per_pack:,} documents"
+        f"  of {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} missing,"
+    )
+    lines.append(
+        f"  {data.images_per_pack:,} images of {config.image.num_rows} rows, {data.sequences_per_pack:,} samples"
     )
     return "\n".join(lines)

@@ -125,8 +125,12 @@ def test_a_damaged_picture_is_named_or_read(data: st.DataObject, kind: str) -> N
 
 def header_of(width: int, height: int) -> bytes:
     """A PNG that claims a size, without the pixels."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0"))
 
 
 @pytest.mark.parametrize("width", [8193, 12_000, 100_000])

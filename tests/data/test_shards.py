@@ -103,8 +103,11 @@ def test_shards_are_readable_after_a_fork(tmp_path: Path) -> None:
     shards = open_shards("pets", str(write_tar(tmp_path / "a.tar", PAIRS)))
     before = shards.read(0)
     context = multiprocessing.get_context("fork")
-    with context.Pool(1) as pool:
-        assert pool.apply(shards.read, (0,)) == before
+    answers = context.Queue()
+    child = context.Process(target=lambda: answers.put(shards.read(0)))
+    child.start()
+    assert answers.get(timeout=30) == before
+    child.join()
 
 
 # What is refused, and how it is said.
@@ -144,7 +147,7 @@ def test_a_shard_cut_inside_a_member_is_named_with_its_sizes(tmp_path: Path) -> 
     assert "write this shard again" in message
 
 
-@pytest.mark.parametrize("size", range(0, 4 * 1024 + 1, 256))
+@pytest.mark.parametrize("size", range(0, 4 * 1024, 256))
 def test_a_shard_cut_off_anywhere_is_refused(tmp_path: Path, size: int) -> None:
     """Four members of a header and a block each, then the mark of the end: no cut may lose a sample in silence."""
     path = write_tar(tmp_path / "x-000.tar", PAIRS)

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from oneflow_dist.containers import Counts, PackedBatch
+from tests.launching import (
+    Launcher,
+    Run,
+    only_error,
+    read_metrics,
+    run_python,
+    without_timings,
+)
+
+TrainCommand = Callable[..., list[str]]
+
+
+def test_a_mistyped_key_is_answered_in_a_second_with_the_right_one(tmp_path: Path) -> None:
+    end = run_python("-X", "importtime", "-m", "oneflow_dist.train", "configs/debug.toml", "model.widht=3")
+    assert end.code == 2
+    error = [line for line in end.stderr.splitlines() if not line.startswith("import time:")]
+    assert error == ["error: model.widht: unknown key; did you mean model.width?"]
+    imported = {line.rpartition("|")[2].strip() for line in end.stderr.splitlines() if line.startswith("import time:")}
+    assert "oneflow_dist.config" in imported
+    assert "torch" not in imported  # which alone takes 3 s
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["modle.width=3"], "modle: unknown key; did you mean model?"),
+        (["train.steps=many"], "train.steps: expected int, got 'many'"),
+        (["data.overlong=cut"], "data.overlong: 'cut' is not one of 'error', 'drop', 'window'"),
+        (["train.steps"], "override 'train.steps': not of the form section.key=value, as in train.steps=100"),
+        (
+            ["parallel.shard=3"],
+            "parallel: replicate (1) x shard (3) is 3 ranks, but WORLD_SIZE is 1; set parallel.shard = 1",
+        ),
+        (["data.mixture=nowhere.yaml"], "nowhere.yaml: no such mixture file; set data.mixture"),
+        (
+            ["data.tokenizer=nowhere.tiktoken"],
+            'nowhere.tiktoken: no such tokenizer file; set data.tokenizer to a tiktoken ranks file or "bytes"',
+        ),
+    ],
+)
+def test_a_bad_config_ends_the_run_before_it_writes(
+    overrides: list[str], message: str, launcher: Launcher, train_command: TrainCommand, tmp_path: Path
+) -> None:
+    end = launcher.run(*train_command(tmp_path / "run", *overrides))
+    assert (end.code, end.stdout, end.stderr) == (2, "", f"error: {message}\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_that_cannot_share_the_packs_end_together_with_one_message(
+    launcher: Launcher, train_command: TrainCommand, tmp_path: Path
+) -> None:
+    ends = launcher.run_ranks(3, *train_command(tmp_path / "run"))
+    assert [end.code for end in ends] == [2, 2, 2]
+    assert not (tmp_path / "run").exists()
+    assert [end.stderr for end in ends] == [
+        "error: data.packs_per_step (4) is not a multiple of the 3 data-parallel ranks; set data.packs_per_step=3\n",
+        "",
+        "",
+    ]
+
+
+def test_a_missing_shard_is_named(launcher: Launcher, train_command: TrainCommand, tmp_path: Path) -> None:
+    mixture = write_mixture(tmp_path, "digits-{000000..000001}.tar")
+    write_shard(tmp_path / "digits-000000.tar", {f"{n:04d}": pair() for n in range(4)})
+    end = launcher.run(*train_command(tmp_path / "run", f"data.mixture={mixture}"))
+    assert only_error(end) == (
+        f"error: source digits: no such shard {tmp_path}/digits-000001.tar; "
+        "write the shards first or mend the mixture's pattern"
+    )
+    assert end.code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cut_off_shard_is_named(launcher: Launcher, train_command: TrainCommand, tmp_path: Path) -> None:
+    mixture = write_mixture(tmp_path, "digits.tar")
+    write_shard(tmp_path / "digits.tar", {f"{n:04d}": pair() for n in range(40)})
+    whole = (tmp_path / "digits.tar").read_bytes()
+    (tmp_path / "digits.tar").write_bytes(whole[: len(whole) // 2 - 100])
+    end = launcher.run(*train_command(tmp_path / "run", f"data.mixture={mixture}"))
+    assert end.code == 2
+    assert only_error(end).startswith("error: digits/digits.tar: ")
+    assert only_error(end).endswith("this shard again")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("bad", "overrides", "message"),
+    [
+        (
+            lambda: {"json": document("a", "0.png", "b", "1.png"), "0.png": png()},
+            [],
+            "its segments name the image '1.png', but it holds 0.png, json; add the image or remove the segment",
+        ),
+        (
+            lambda: {"txt": b"a digit", "png": png()[:60]},
+            [],
+            "broken image (",
+        ),
+        (
+            lambda: {"txt": b"a digit", "png": png(9)},
+            [],
+            "9x9 pixels, but image.width x image.height is 8x8; resize the images or mend the config",
+        ),
+        (
+            lambda: {"txt": b"a handwritten digit", "png": png()},
+            ["data.max_sample_rows=6"],
+            'more than data.max_sample_rows (6) or data.images_per_pack (48); raise them or set data.overlong = "drop"',
+        ),
+    ],
+    ids=["image that is not there", "broken image", "image of another size", "overlong"],
+)
+def test_a_bad_sample_is_named_and_nothing_is_left_behind(
+    bad: Callable[[], dict[str, bytes]],
+    overrides: list[str],
+    message: str,
+    workers: int,
+    launcher: Launcher,
+    train_command: TrainCommand,
+    tmp_path: Path,
+) -> None:
+    mixture = write_mixture(tmp_path, "digits.tar")
+    write_shard(tmp_path / "digits.tar", {"0000": bad()})
+    one_lane = ["data.packs_per_step=1", f"data.workers={workers}", f"data.mixture={mixture}"]
+    end = launcher.run(*train_command(tmp_path / "run", *one_lane, *overrides))
+    assert end.code == 2
+    assert_holds_no_results(tmp_path / "run")
+    assert "sample digits/digits/0000" in end.stderr
+    assert message in end.stderr
+    assert only_error(end).startswith("error: sample digits/digits/0000")
+
+
+def test_a_bad_sample_on_one_rank_ends_all_ranks(
+    launcher: Launcher, train_command: TrainCommand, tmp_path: Path
+) -> None:
+    mixture = write_mixture(tmp_path, "digits.tar")
+    write_shard(tmp_path / "digits.tar", {"0000": pair(), "0001": {"txt": b"a digit", "png": b"no png"}})
+    overrides = ["data.packs_per_step=2", f"data.mixture={mixture}"]  # each rank has one of the two samples
+    ends = launcher.run_ranks(2, *train_command(tmp_path / "run", *overrides))
+    named = [end for end in ends if "error: sample digits/digits/0001" in end.stderr]
+    assert len(named) == 1
+    assert named[0].code == 2
+    assert all(end.code != 0 for end in ends)
+    assert_holds_no_results(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.width=32", "model.width is 48 there but 32 here"),
+        ("image.patch_size=2", "image.patch_size is 4 there but 2 here"),
+        ("run.seed=1", "run.seed is 0 there but 1 here"),
+        ("data.packs_per_step=2", "data.packs_per_step is 4 there but 2 here"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_or_another_cut_of_the_data_is_refused(
+    override: str, message: str, launcher: Launcher, train_command: TrainCommand, unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    before = contents(folder)
+    end = launcher.run(*train_command(folder, override))
+    assert end.code == 2
+    assert only_error(end) == (
+        f"error: {folder}/checkpoints/step-00000020: {message}; "
+        "set another run.folder to start anew, or take the checkpoint's value to continue"
+    )
+    assert contents(folder) == before
+
+
+def test_a_write_that_fails_in_a_save_leaves_the_last_checkpoint_to_continue_from(
+    launcher: Launcher, train_command: TrainCommand, unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    shutil.rmtree(folder / "checkpoints/step-00000020")
+    before = contents(folder / "checkpoints/step-00000010")
+    command = train_command(folder, "sampling.every_steps=0")
+    end = launcher.run(*command, file_limit=200_000)
+    assert end.code != 0
+    assert contents(folder / "checkpoints/step-00000010") == before
+    assert not (folder / "checkpoints/step-00000020").exists()
+
+    with_room = launcher.run(*command)
+    assert with_room.code == 0, with_room.stderr
+    assert f"continuing from {folder}/checkpoints/step-00000010" in with_room.stdout
+    assert without_timings(read_metrics(folder)) == without_timings(read_metrics(unbroken.folder))
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000010", "step-00000020"]
+
+    assert only_error(end).startswith(f"error: {folder}/checkpoints/step-00000020")
+    assert end.code == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB: room for one checkpoint of configs/debug.toml, not for two."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, text=True)
+    if mount.returncode != 0:
+        pytest.skip(f"only root may mount: {mount.stderr.strip()}; tests/test_checkpoint.py pretends such a disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_ends_a_run_before_it_writes_half_a_checkpoint(
+    launcher: Launcher, train_command: TrainCommand, small_disk: Path
+) -> None:
+    folder = small_disk / "run"
+    command = train_command(folder, "train.steps=4", "checkpoint.every_steps=2", "sampling.every_steps=0")
+    end = launcher.run(*command)
+    assert end.code == 2
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000002"]
+
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    with_room = launcher.run(*command)
+    assert with_room.code == 0, with_room.stderr
+    assert f"continuing from {folder}/checkpoints/step-00000002" in with_room.stdout
+    assert [line["step"] for line in read_metrics(folder)] == [1, 2, 3, 4]
+
+    message = re.escape(f"{folder}/checkpoints/step-00000004: the checkpoint needs 2 MiB but the disk has 1 MiB left; ")
+    assert re.match(f"error: .*{message}make room and run the same command again", only_error(end))
+
+
+def test_losses_that_are_not_finite_end_a_run_and_leave_their_samples(
+    launcher: Launcher, train_command: TrainCommand, unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    shutil.rmtree(folder / "checkpoints/step-00000020")
+    before = contents(folder / "checkpoints/step-00000010")
+    end = launcher.run(*train_command(folder, "optim.lr=1e30", "checkpoint.every_steps=1"))
+    assert end.code == 1
+    assert contents(folder / "checkpoints/step-00000010") == before
+    steps = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert steps == ["step-00000010", "step-00000011"]  # the weights after step 11 are huge but finite
+    dcp_to_torch_save(str(folder / "checkpoints/step-00000011"), str(tmp_path / "state.pt"))
+    state = torch.load(tmp_path / "state.pt", weights_only=False)
+    assert all(torch.isfinite(value).all() for part in ("model", "ema") for value in state[part].values())
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 12))
+
+    error = end.stderr[end.stderr.index("error: ") :]
+    assert error.startswith("error: step 12, rank 0: not finite: ")
+    named = re.search(r"; samples (\S+), .* \((\d+) in all\)", error)
+    assert named is not None
+    kept = [key for path in folder.glob("bad-batch-step-00000012-*.pt") for key in load_bad_batch(path).keys]
+    assert named[1] in kept
+    assert len(kept) == int(named[2])  # of all the microbatches that the message speaks of
+    assert only_error(end) == error.rstrip("\n")
+
+
+def test_a_nan_on_one_rank_of_two_ends_both_with_one_message(
+    launcher: Launcher, train_command: TrainCommand, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    poison = tmp_path / "poison.py"
+    poison.write_text(POISONED_RUN)
+    ends = launcher.run_ranks(2, poison, *train_command(folder, "checkpoint.every_steps=1")[2:])
+    assert [end.code for end in ends] == [1, 1]
+    (path,) = folder.glob("bad-batch-*.pt")
+    assert path.name == "bad-batch-step-00000003-rank-1.pt"
+    batch = load_bad_batch(path)
+    assert torch.isnan(batch.latents).any()
+    kept = sorted(folder.glob("checkpoints/*"))
+    assert [path.name for path in kept] == ["step-00000001", "step-00000002"]
+    dcp_to_torch_save(str(kept[-1]), str(tmp_path / "state.pt"))
+    state = torch.load(tmp_path / "state.pt", weights_only=False)
+    assert all(torch.isfinite(value).all() for part in ("model", "ema") for value in state[part].values())
+
+    error = ends[0].stderr[ends[0].stderr.index("error: ") :]
+    assert error.startswith("error: step 3, rank 1: not finite: zero ")
+    assert f"; samples {', '.join(batch.keys[:8])} ({len(batch.keys)} in all); " in error
+    assert only_error(ends[0]) == error.rstrip("\n")
+    assert "error: " not in ends[1].stderr
+
+
+POISONED_RUN = """
+import torch
+import torch.distributed as dist
+
+from oneflow_dist import train
+from oneflow_dist.runtime import run_program
+
+make_packs = train.PackLoader.next_step
+calls = []
+
+
+def next_step(self, device):
+    calls.append(None)
+    packs = make_packs(self, device)
+    if len(calls) == 3 and dist.get_rank() == 1:
+        packs[-1].latents[0, 0, 0, 0] = float("nan")
+    return packs
+
+
+train.PackLoader.next_step = next_step
+run_program(train.main)
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_holds_no_results(folder: Path) -> None:
+    """Neither checkpoints nor half-written files, and no line of a step that was not made."""
+    assert {path.name for path in folder.rglob("*")} <= {"config.toml", "metrics.jsonl"}
+    assert not (folder / "metrics.jsonl").exists() or read_metrics(folder) == []
+
+
+def load_bad_batch(path: Path) -> PackedBatch:
+    table = torch.load(path, weights_only=True)
+    return PackedBatch(**{**table, "counts": Counts(**table["counts"])})
+
+
+def write_mixture(folder: Path, pattern: str) -> Path:
+    path = folder / "mixture.yaml"
+    path.write_text(
+        f"sources:\n  digits: {{shards: '{folder}/{pattern}', weight: 1, tasks: {{interleaved: 1}}}}\n"
+    )
+    return path
+
+
+def write_shard(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for key, files in samples.items():
+            for extension, data in files.items():
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def png(side: int = 8) -> bytes:
+    pixels = np.random.default_rng(side).integers(256, size=(side, side)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def pair() -> dict[str, bytes]:
+    return {"txt": b"a digit", "png": png()}
+
+
+def document(*parts: str) -> bytes:
+    """The JSON of a document; what ends in .png is an image."""
+    segments = [
+        {"type": "image", "image": part} if part.endswith(".png") else {"type": "text", "text": part} for part in parts
+    ]
+    return json.dumps({"segments": segments}).encode()
