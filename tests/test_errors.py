@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -8,6 +9,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,10 +154,12 @@ def test_a_bad_sample_on_one_rank_ends_all_ranks(
     launcher: Launcher, train_command: TrainCommand, tmp_path: Path
 ) -> None:
     mixture = write_mixture(tmp_path, "digits.tar")
-    write_shard(tmp_path / "digits.tar", {"0000": pair(), "0001": {"txt": b"a digit", "png": b"no png"}})
-    overrides = ["data.packs_per_step=2", f"data.mixture={mixture}"]  # each rank has one of the two samples
+    samples = {f"{number:04d}": pair() for number in range(8)} | {"0005": {"txt": b"a digit", "png": b"no png"}}
+    write_shard(tmp_path / "digits.tar", samples)
+    # Each of the two lanes begins with four of the eight samples, of which one is broken.
+    overrides = ["data.packs_per_step=2", "data.window_samples=4", f"data.mixture={mixture}"]
     ends = launcher.run_ranks(2, *train_command(tmp_path / "run", *overrides))
-    named = [end for end in ends if "error: sample digits/digits/0001" in end.stderr]
+    named = [end for end in ends if "error: sample digits/digits/0005" in end.stderr]
     assert len(named) == 1
     assert named[0].code == 2
     assert all(end.code != 0 for end in ends)
@@ -205,8 +209,8 @@ def test_a_write_that_fails_in_a_save_leaves_the_last_checkpoint_to_continue_fro
     assert without_timings(read_metrics(folder)) == without_timings(read_metrics(unbroken.folder))
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000010", "step-00000020"]
 
-    assert only_error(end).startswith(f"error: {folder}/checkpoints/step-00000020")
     assert end.code == 2
+    assert re.match("error: .*could not be written: .*; make room and run the same command again", only_error(end))
 
 
 @pytest.fixture
@@ -261,7 +265,7 @@ def test_losses_that_are_not_finite_end_a_run_and_leave_their_samples(
     assert error.startswith("error: step 12, rank 0: not finite: ")
     named = re.search(r"; samples (\S+), .* \((\d+) in all\)", error)
     assert named is not None
-    kept = [key for path in folder.glob("bad-batch-step-00000012-*.pt") for key in load_bad_batch(path).keys]
+    kept = [key for path in folder.glob("bad-batch-step-00000012-*.pt") for key in load_bad_batch(path)["keys"]]
     assert named[1] in kept
     assert len(kept) == int(named[2])  # of all the microbatches that the message speaks of
     assert only_error(end) == error.rstrip("\n")
@@ -278,7 +282,7 @@ def test_a_nan_on_one_rank_of_two_ends_both_with_one_message(
     (path,) = folder.glob("bad-batch-*.pt")
     assert path.name == "bad-batch-step-00000003-rank-1.pt"
     batch = load_bad_batch(path)
-    assert torch.isnan(batch.latents).any()
+    assert torch.isnan(batch["latents"]).any()
     kept = sorted(folder.glob("checkpoints/*"))
     assert [path.name for path in kept] == ["step-00000001", "step-00000002"]
     dcp_to_torch_save(str(kept[-1]), str(tmp_path / "state.pt"))
@@ -287,7 +291,7 @@ def test_a_nan_on_one_rank_of_two_ends_both_with_one_message(
 
     error = ends[0].stderr[ends[0].stderr.index("error: ") :]
     assert error.startswith("error: step 3, rank 1: not finite: zero ")
-    assert f"; samples {', '.join(batch.keys[:8])} ({len(batch.keys)} in all); " in error
+    assert f"; samples {', '.join(batch['keys'][:8])} ({len(batch['keys'])} in all); " in error
     assert only_error(ends[0]) == error.rstrip("\n")
     assert "error: " not in ends[1].stderr
 
@@ -326,9 +330,12 @@ def assert_holds_no_results(folder: Path) -> None:
     assert not (folder / "metrics.jsonl").exists() or read_metrics(folder) == []
 
 
-def load_bad_batch(path: Path) -> PackedBatch:
-    table = torch.load(path, weights_only=True)
-    return PackedBatch(**{**table, "counts": Counts(**table["counts"])})
+def load_bad_batch(path: Path) -> dict[str, Any]:
+    """The fields of a packed batch."""
+    table: dict[str, Any] = torch.load(path, weights_only=True)
+    assert list(table) == [field.name for field in dataclasses.fields(PackedBatch)]
+    Counts(**table["counts"])
+    return table
 
 
 def write_mixture(folder: Path, pattern: str) -> Path:

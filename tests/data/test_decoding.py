@@ -317,24 +317,6 @@ def test_windows_of_text_are_full_and_reach_every_token_alike() -> None:
     assert counts.min() > 60
 
 
-def test_a_window_holds_a_target_even_where_an_image_does_not_fit() -> None:
-    """Three rows for a text of images and words: a window without any target would teach nothing."""
-    sample = text_sample(8)
-    tokens = sample.tokens.copy()
-    tokens[[2, 4, 6]] = 258
-    latents = np.zeros((3, 1, 8, 8), dtype=np.float32)
-    sample = Sample(
-        key=KEY,
-        tokens=tokens,
-        is_target=sample.is_target,
-        image_at=np.array([2, 4, 6]),
-        latents=latents,
-        is_interleaved=True,
-    )
-    windows = [cut_window(sample, 4, PATCHES, np.random.default_rng(seed)) for seed in range(40)]
-    assert all(window.is_target.any() for window in windows)
-
-
 def test_a_prompt_that_fills_the_window_is_named(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, *range(9)], num_prompt=8, key=KEY)
     with pytest.raises(ValueError) as error:
