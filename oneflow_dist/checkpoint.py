@@ -111,7 +111,7 @@ def load_model(path: str | Path) -> tuple[OneFlow, Config]:
         )
     config = load_config(folder / "config.toml")
     model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
-    dcp.load({"ema": dict(model.named_parameters())}, checkpoint_id=str(folder))
+    dcp.load({"ema": dict(model.named_parameters())}, checkpoint_id=str(folder), no_dist=True)
     return model.eval(), config
 
 

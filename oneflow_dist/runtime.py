@@ -12,17 +12,11 @@ if TYPE_CHECKING:
 
 
 def start_process(data_workers: int = 0) -> torch.device:
-    """Join the process group of torchrun, or be a group of one; returns this rank's device.
-
-    The processor's cores are shared between the ranks of this machine, and each leaves one to each of its data workers:
-    threads that wait for a core that another process has taken can slow a run tenfold. OMP_NUM_THREADS overrides.
-    """
+    """Join the process group of torchrun, or be a group of one; returns this rank's device."""
     import torch
     import torch.distributed as dist
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, cores - data_workers))
+    share_cores(data_workers)
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -34,6 +28,18 @@ def start_process(data_workers: int = 0) -> torch.device:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
+
+
+def share_cores(others: int) -> None:
+    """Compute with this rank's part of the cores, less one for each of `others`, the processes that it works beside.
+
+    Threads that wait for a core that another process has taken can slow a run tenfold. OMP_NUM_THREADS overrides.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, cores - others))
 
 
 def end_process() -> None:

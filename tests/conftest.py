@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-# Before anything of ours is imported: from here on every annotated shape and dtype is checked at every call. As for mypy,
-# an int may stand where a float is expected.
+# Before anything of ours is imported: from here on every annotated shape and dtype is checked at every call.
+# As for mypy, an int may stand where a float is expected.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 install_import_hook(["oneflow_dist", "oneflow_kernels"], CHECKER)
 
@@ -24,7 +24,7 @@ from oneflow_dist.containers import NoisySample, Sample
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
-from tests.launching import launcher, train_command, unbroken  # noqa: F401  (fixtures of whole programs)
+from tests.launching import group_of_one, launcher, train_command, unbroken  # noqa: F401  (fixtures of whole programs)
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,7 +72,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sources:\n"
         f"  single: {{shards: '{folder}/single-train-*.tar', weight: 1, "
         "tasks: {interleaved: 2, text_to_image: 1, image_to_text: 1}}\n"
-        f"  count: {{shards: '{folder}/count-train-*.tar', weight: 1, tasks: {{interleaved: 1}}, prompt: 'count up:'}}\n"
+        f"  count: {{shards: '{folder}/count-train-*.tar', weight: 1, "
+        "tasks: {interleaved: 1}, prompt: 'count up:'}\n"
     )
     return folder
 

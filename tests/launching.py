@@ -6,6 +6,7 @@ standard streams, its own arguments, environment and limits, and it ends as the 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
@@ -167,6 +169,14 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     launcher.close()
 
 
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    """This process as a process group, as `start_process` makes it for a run without torchrun."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 @pytest.fixture(scope="session")
 def train_command(digits: Path) -> Callable[..., list[str]]:
     """The arguments of python for a run of configs/debug.toml on the test's digits."""
@@ -271,8 +281,6 @@ def _become(request: dict[str, Any]) -> None:
 
 def _call(file: str, name: str, task: str) -> None:
     """Run a function of a test file on this rank and write what it returns."""
-    import torch.distributed as dist
-
     from oneflow_dist.runtime import end_process, start_process
 
     function = runpy.run_path(file)[name]
@@ -290,6 +298,7 @@ def _load() -> None:
     import oneflow_dist.train  # noqa: F401
 
     del sys.modules["oneflow_dist.train"]
+    gc.freeze()  # what is loaded is not searched for garbage at the end of each program
 
 
 if __name__ == "__main__":

@@ -75,7 +75,12 @@ def test_a_config_cannot_be_changed_after_it_is_loaded() -> None:
 
 def test_overrides_are_toml_and_a_bare_word_is_a_string() -> None:
     config = load(
-        "train.steps=7", "optim.lr=1e-4", "optim.eps = 1", "run.folder=runs/x y", 'data.overlong="drop"', "train.compile=true"
+        "train.steps=7",
+        "optim.lr=1e-4",
+        "optim.eps = 1",
+        "run.folder=runs/x y",
+        'data.overlong="drop"',
+        "train.compile=true",
     )
     assert (config.train.steps, config.optim.lr, config.optim.eps) == (7, 1e-4, 1.0)
     assert (config.run.folder, config.data.overlong, config.train.compile) == ("runs/x y", "drop", True)
@@ -101,8 +106,7 @@ def test_whole_numbers_may_stand_for_floats() -> None:
         ("model.widht=3", "model.widht: unknown key; did you mean model.width?"),
         ("data.rows_per_pak=3", "data.rows_per_pak: unknown key; did you mean data.rows_per_pack?"),
         ("modle.width=3", "modle: unknown key; did you mean model?"),
-        ("model.a.b=3", "model.a.b: unknown key; known keys: width, num_layers, num_attention_heads, num_kv_heads, "
-         "mlp_width, vocab_size, rope_theta, norm_eps, tie_embeddings"),
+        ("checkpoint.a.b=3", "checkpoint.a.b: unknown key; known keys: every_steps, keep"),
         ("model.width=3.5", "model.width: expected int, got 3.5"),
         ("model.width=true", "model.width: expected int, got True"),
         ("model.width=wide", "model.width: expected int, got 'wide'"),
@@ -201,6 +205,11 @@ def test_parts_must_lie_between_0_and_1(key: str, value: float) -> None:
     assert refusal(f"{key}={value}") == f"{key}: {value} must lie in [0, 1]"
 
 
+def test_top_p_of_zero_is_refused_before_the_first_picture() -> None:
+    """It keeps no token at all; the sampler refuses it too."""
+    assert refusal("sampling.top_p=0").startswith("sampling.top_p: 0.0 must ")
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.0])
 def test_ema_decay_must_be_less_than_one(value: float) -> None:
     assert refusal(f"optim.ema_decay={value}") == f"optim.ema_decay: {value} must lie in [0, 1)"
@@ -227,18 +236,24 @@ def test_ema_decay_must_be_less_than_one(value: float) -> None:
         ),
         (
             ["data.max_sample_rows=3000"],
-            "data.max_sample_rows (3000) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack (1536) "
-            "can hold; lower it or raise the capacities",
+            (
+                "data.max_sample_rows (3000) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack "
+                "(1536) can hold; lower it or raise the capacities"
+            ),
         ),
         (
             ["data.max_sample_rows=1600"],
-            "data.max_sample_rows (1600) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack (1536) "
-            "can hold; lower it or raise the capacities",
+            (
+                "data.max_sample_rows (1600) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack "
+                "(1536) can hold; lower it or raise the capacities"
+            ),
         ),
         (
             ["data.bag_tokens_per_pack=100"],
-            "data.bag_tokens_per_pack (100) must be at least data.max_sample_rows (128): all tokens of a sample can be "
-            "missing at once",
+            (
+                "data.bag_tokens_per_pack (100) must be at least data.max_sample_rows (128): all tokens of a sample "
+                "can be missing at once"
+            ),
         ),
         (
             ["data.sequences_per_pack=1"],

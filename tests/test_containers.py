@@ -23,7 +23,7 @@ def test_the_first_token_must_not_be_a_target(make_sample: Callable[..., Sample]
 
 
 def test_a_sample_without_tokens_is_refused(make_sample: Callable[..., Sample]) -> None:
-    with pytest.raises(ValueError, match="^sample 'test/sample': "):
+    with pytest.raises(ValueError, match=r"^sample 'test/sample': "):
         make_sample([])
 
 

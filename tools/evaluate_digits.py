@@ -20,7 +20,7 @@ from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.flops import num_parameters
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.runtime import run_program
+from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampler import SamplerSettings, generate, generate_steps
 
 SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4}
@@ -59,6 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.samples < 1:
         raise ValueError(f"--samples: {args.samples} must be positive")
+    share_cores(others=1)  # with whatever else runs here
     model, config = load_model(args.folder)
     settings = SamplerSettings.from_config(config.sampling)
     given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}

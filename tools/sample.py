@@ -17,7 +17,7 @@ from oneflow_dist.config import ImageConfig
 from oneflow_dist.data.codec import decode_pixels, encode_pixels
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.pictures import draw_document, stack, with_margin
-from oneflow_dist.runtime import run_program
+from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampler import SamplerSettings, generate_steps
 
 
@@ -59,6 +59,7 @@ def main() -> None:
     if args.count < 1:
         raise ValueError(f"--count: {args.count} must be positive")
 
+    share_cores(others=1)  # with whatever else runs here
     model, config = load_model(args.checkpoint)
     tokenizer = load_tokenizer(config.data.tokenizer)
     settings = SamplerSettings.from_config(config.sampling)

@@ -262,7 +262,9 @@ def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
     """A sample with a prompt of at most 4 rows, and a limit of at least one row more."""
     kinds = draw(st.lists(st.booleans(), min_size=1, max_size=30))
     num_prompt = draw(st.integers(1, 4))
-    tokens = np.array([256, *range(num_prompt - 1), *(258 if is_image else i + 100 for i, is_image in enumerate(kinds))])
+    tokens = np.array(
+        [256, *range(num_prompt - 1), *(258 if is_image else i + 100 for i, is_image in enumerate(kinds))]
+    )
     image_at = np.flatnonzero(tokens == 258)
     sample = Sample(
         key=KEY,

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,18 +17,40 @@ from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 
 CPU = torch.device("cpu")
 NUM_LANES = 4
-STEPS = 3
+STEPS = 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_shape_checks(unchecked: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Thousands of samples go through here; what noising and packing return is checked in their own tests."""
+    with unchecked():
+        yield
 
 
 @pytest.fixture(scope="module")
-def make_small(make_config: Callable[..., Config]) -> Callable[..., Config]:
-    """Four lanes of small packs."""
-    small = ["rows_per_pack=128", "tokens_per_pack=96", "bag_tokens_per_pack=64", "images_per_pack=24"]
-    small += ["sequences_per_pack=32", "max_sample_rows=64", "window_samples=16", f"packs_per_step={NUM_LANES}"]
+def make_small(
+    make_config: Callable[..., Config], digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Config]:
+    """Four lanes of small packs, from shards of 60 captioned digits and 32 counting documents."""
+    folder = tmp_path_factory.mktemp("small")
+    with (
+        tarfile.open(digits / "single-heldout-000000.tar") as whole,
+        tarfile.open(folder / "single-train-000000.tar", "w") as part,
+    ):
+        for member in whole.getmembers()[: 3 * 60]:
+            part.addfile(member, whole.extractfile(member))
+    shutil.copy(digits / "count-heldout-000000.tar", folder / "count-train-000000.tar")
+    mixture = folder / "mixture.yaml"
+    mixture.write_text((digits / "mixture.yaml").read_text().replace(str(digits), str(folder)))
+    small = ["rows_per_pack=96", "tokens_per_pack=72", "bag_tokens_per_pack=64", "images_per_pack=24"]
+    small += ["sequences_per_pack=32", "max_sample_rows=64", "window_samples=8", f"packs_per_step={NUM_LANES}"]
+    small += [f"mixture={mixture}"]
     return lambda *overrides: make_config(*(f"data.{key}" for key in small), *overrides)
 
 
-def run(config: Config, world_size: int, steps: int, states: LaneStates | None = None) -> tuple[list[PackedBatch], LaneStates]:
+def run(
+    config: Config, world_size: int, steps: int, states: LaneStates | None = None
+) -> tuple[list[PackedBatch], LaneStates]:
     """The packs of all ranks in global order, and the lanes' states as a checkpoint gathers them."""
     loaders = [PackLoader(config, rank, world_size, states) for rank in range(world_size)]
     packs = []
@@ -82,7 +107,9 @@ def test_resuming_continues_as_if_unbroken(
     assert_same(packs, unbroken[STEPS * NUM_LANES :])
 
 
-def test_resuming_twice_continues_as_if_unbroken(make_small: Callable[..., Config], unbroken: list[PackedBatch]) -> None:
+def test_resuming_twice_continues_as_if_unbroken(
+    make_small: Callable[..., Config], unbroken: list[PackedBatch]
+) -> None:
     """What a resumed run saves is where it is, not where it was resumed from."""
     config = make_small()
     _, first = run(config, 2, 1)
@@ -130,7 +157,7 @@ def test_the_vocabulary_must_hold_the_tokenizer(make_small: Callable[..., Config
 
 def test_every_lane_needs_a_sample_of_every_source(make_small: Callable[..., Config]) -> None:
     assert refusal(make_small("data.packs_per_step=2000")) == (
-        "source single: 1438 samples for data.packs_per_step (2000); each lane needs one"
+        "source single: 60 samples for data.packs_per_step (2000); each lane needs one"
     )
 
 
@@ -143,7 +170,9 @@ def test_an_unusable_sample_reaches_the_trainer_as_it_is(make_small: Callable[..
     assert "\n" not in message
 
 
-def test_a_tokenizer_without_the_words_still_reads_every_text(make_small: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_tokenizer_without_the_words_still_reads_every_text(
+    make_small: Callable[..., Config], tmp_path: Path
+) -> None:
     write_ranks(tmp_path / "other.tiktoken", train_ranks(["nothing of the kind"], vocab_size=260))
     config = make_small(f"data.tokenizer={tmp_path / 'other.tiktoken'}")
     assert len(PackLoader(config, 0, 1).next_step(CPU)) == NUM_LANES

@@ -60,7 +60,8 @@ def test_what_is_no_yaml_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a\n", "sources:\n", "sources: {}\n", "source: {a: 1}\n", "sources: {a: 1}\nmore: 1\n", "sources: [a]\n"]
+    "text",
+    ["", "a\n", "sources:\n", "sources: {}\n", "source: {a: 1}\n", "sources: {a: 1}\nmore: 1\n", "sources: [a]\n"],
 )
 def test_a_file_without_a_table_of_sources_is_named(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)

@@ -47,7 +47,9 @@ def test_a_sample_is_named_by_source_shard_and_key(tmp_path: Path) -> None:
 
 
 def test_an_extension_is_all_after_the_first_dot_in_lower_case(tmp_path: Path) -> None:
-    shards = open_shards("pets", str(write_tar(tmp_path / "x.tar", {"1.0.PNG": b"a", "1.1.png": b"b", "1.JSON": b"{}"})))
+    shards = open_shards(
+        "pets", str(write_tar(tmp_path / "x.tar", {"1.0.PNG": b"a", "1.1.png": b"b", "1.JSON": b"{}"}))
+    )
     assert shards.read(0).files == {"0.png": b"a", "1.png": b"b", "json": b"{}"}
 
 
@@ -61,7 +63,11 @@ def test_what_is_not_text_or_image_is_not_read(tmp_path: Path) -> None:
 def test_folders_and_links_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
-        for name, kind in (("folder.txt", tarfile.DIRTYPE), ("link.txt", tarfile.SYMTYPE), ("0001.txt", tarfile.REGTYPE)):
+        for name, kind in (
+            ("folder.txt", tarfile.DIRTYPE),
+            ("link.txt", tarfile.SYMTYPE),
+            ("0001.txt", tarfile.REGTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type = kind
             info.linkname = "/etc/passwd"

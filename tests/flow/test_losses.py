@@ -132,7 +132,7 @@ def test_beside_a_uniform_distribution_the_gradient_of_bag_logits_points_back(un
 def test_closed_forms_of_a_mixture_of_lengths_are_stationary(
     config: Config, make_sample: Callable[..., Sample]
 ) -> None:
-    """Lengths 1, 2 and 4 with p = 1/5, 2/5, 2/5: P(n | m) ~ p_n C(n, m) (1 - kappa)^(n - m), rate mean E[n - m] / (m + 1)."""
+    """Lengths 1, 2, 4 with p = 1/5, 2/5, 2/5: P(n | m) ~ p_n C(n, m) (1 - kappa)^(n - m), E[k] = E[n - m] / (m + 1)."""
     part = {1: 1, 2: 2, 4: 2}
     samples = []
     for length, count in part.items():  # each of the 2^length noisings has probability p_n / 2^length

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
@@ -22,7 +23,7 @@ SCHEDULES = {
     "cosine": KeepSchedule(kind="cosine"),
 }
 IMAGE = 258
-NUM_DRAWS = 200_000
+NUM_DRAWS = {"linear": 200_000, "power": 100_000, "cosine": 100_000}
 Unchecked = Callable[[], AbstractContextManager[None]]
 
 
@@ -220,7 +221,7 @@ def draw(make_sample: Callable[..., Sample], unchecked: Unchecked) -> Callable[[
     def draw_once(schedule: KeepSchedule) -> Draws:
         rng = np.random.default_rng(0)
         with unchecked():
-            times = [draw_times(sample, schedule, rng) for _ in range(NUM_DRAWS)]
+            times = [draw_times(sample, schedule, rng) for _ in range(NUM_DRAWS[schedule.kind])]
         return Draws(schedule, np.array([text for text, _ in times]), np.array([age[0] for _, age in times]))
 
     return draw_once
@@ -274,7 +275,7 @@ def test_the_time_of_a_moving_image_is_uniform(draws: Draws) -> None:
 def test_an_image_is_absent_as_often_as_a_token_of_the_text(draws: Draws) -> None:
     """P(absent | text time t) = 1 - kappa(t)."""
     edges = np.linspace(0.0, 1.0, 11)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         is_here = (draws.text_time >= low) & (draws.text_time < high)
         expected = np.mean([1.0 - draws.schedule.keep_prob(t) for t in np.linspace(low, high, 101)])
         assert np.mean(draws.age[is_here] < 0.0) == pytest.approx(expected, abs=0.02)
@@ -295,11 +296,11 @@ def test_independent_times_are_uniform_and_uncorrelated(
 ) -> None:
     sample, rng = make_sample([256, 1, None, None], is_interleaved=False), np.random.default_rng(0)
     with unchecked():
-        times = [draw_times(sample, KeepSchedule(), rng) for _ in range(20_000)]
+        times = [draw_times(sample, KeepSchedule(), rng) for _ in range(10_000)]
     table = np.array([(text, *ages) for text, ages in times])
     for column in table.T:
         assert stats.kstest(column, "uniform").pvalue > 0.01
-    assert np.abs(np.corrcoef(table.T) - np.eye(3)).max() < 0.03
+    assert np.abs(np.corrcoef(table.T) - np.eye(3)).max() < 0.04
 
 
 # How much is missing: section 7.
@@ -315,7 +316,7 @@ def test_expected_numbers_of_kept_tokens_and_filled_slots(
     samples are complete."""
     sample, rng = make_sample([256] + [1] * LENGTH, is_interleaved=is_interleaved), np.random.default_rng(0)
     with unchecked():
-        noisy = [noise_sample(sample, KeepSchedule(), 0.0, rng) for _ in range(20_000)]
+        noisy = [noise_sample(sample, KeepSchedule(), 0.0, rng) for _ in range(10_000)]
     kept = np.array([len(s.tokens) - 1 for s in noisy])
     filled = np.array([len(set(s.bag_slot.tolist())) for s in noisy])
     part = 0.5 if is_interleaved else 1.0
@@ -355,8 +356,8 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
 def test_the_condition_is_dropped_as_often_as_asked(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
     sample, rng = make_sample([256, 1, None], num_prompt=2, is_interleaved=False), np.random.default_rng(0)
     with unchecked():
-        lengths = [len(noise_sample(sample, KeepSchedule(), 0.1, rng).tokens) for _ in range(20_000)]
-    assert np.mean(np.array(lengths) == 2) == pytest.approx(0.1, abs=0.01)
+        lengths = [len(noise_sample(sample, KeepSchedule(), 0.1, rng).tokens) for _ in range(10_000)]
+    assert np.mean(np.array(lengths) == 2) == pytest.approx(0.1, abs=0.012)
 
 
 @given(samples(), some_schedule, seeds)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_nothing_is_kept_at_the_start_and_everything_at_the_end(schedule: KeepSc
 @every_schedule
 def test_keep_probability_increases(schedule: KeepSchedule) -> None:
     values = [schedule.keep_prob(t) for t in np.linspace(0.0, 1.0, 101)]
-    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize(

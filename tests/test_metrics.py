@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from oneflow_dist.config import Config, load_config
+from oneflow_dist.containers import Counts, Losses, StepMetrics
+from oneflow_dist.metrics import MetricsLog, padding, step_values
+from tests.launching import Launcher, read_metrics
+
+VALUES = {"loss": 1.5, "loss/bag": 0.25, "tokens_per_second": 1000.0}
+
+
+@pytest.fixture
+def run_config(make_config: Callable[..., Config], tmp_path: Path) -> Config:
+    return make_config(f"run.folder={tmp_path / 'run'}", "train.steps=9", "metrics.tensorboard=false")
+
+
+@contextmanager
+def opened(config: Config, first_step: int = 0, is_main: bool = True) -> Iterator[MetricsLog]:
+    metrics_log = MetricsLog(config, first_step, is_main)
+    yield metrics_log
+    metrics_log.close()
+
+
+def lines_of(config: Config) -> list[dict[str, Any]]:
+    return read_metrics(Path(config.run.folder))
+
+
+def test_every_step_is_one_line_that_is_there_at_once(run_config: Config) -> None:
+    with opened(run_config) as metrics_log:
+        for step in (1, 2, 3):
+            metrics_log.write(step, {**VALUES, "loss": step / 3})
+            assert lines_of(run_config)[-1] == {"step": step, **VALUES, "loss": step / 3}  # floats come back bitwise
+    assert [line["step"] for line in lines_of(run_config)] == [1, 2, 3]
+
+
+def test_the_run_folder_gets_the_config(run_config: Config) -> None:
+    with opened(run_config):
+        assert load_config(Path(run_config.run.folder) / "config.toml") == run_config
+
+
+@pytest.mark.parametrize("first_step", [0, 2, 5, 7])
+def test_lines_after_the_checkpoint_are_cut_off(run_config: Config, first_step: int) -> None:
+    with opened(run_config) as metrics_log:
+        for step in range(1, 6):
+            metrics_log.write(step, VALUES)
+    with opened(run_config, first_step):
+        pass
+    assert [line["step"] for line in lines_of(run_config)] == list(range(1, min(first_step, 5) + 1))
+    assert sorted(path.name for path in Path(run_config.run.folder).iterdir()) == ["config.toml", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("cut", [1, 10, -1])
+def test_a_half_written_last_line_is_cut_off(run_config: Config, cut: int) -> None:
+    with opened(run_config) as metrics_log:
+        for step in (1, 2):
+            metrics_log.write(step, VALUES)
+    path = Path(run_config.run.folder) / "metrics.jsonl"
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(first + second[:cut])  # at -1 all but the line's end
+    with opened(run_config, 2) as metrics_log:
+        assert path.read_text() == first
+        metrics_log.write(3, VALUES)
+    assert [line["step"] for line in lines_of(run_config)] == [1, 3]
+
+
+def test_other_ranks_write_nothing(run_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(run_config, metrics=replace(run_config.metrics, tensorboard=True, wandb="offline"))
+    with opened(config, is_main=False) as metrics_log:
+        metrics_log.write(1, VALUES)
+        metrics_log.add_image(1, tmp_path / "no-such.png")
+    assert not Path(run_config.run.folder).exists()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_progress_bar_goes_to_stderr(run_config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    with opened(run_config, first_step=6) as metrics_log:
+        metrics_log.write(7, VALUES)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "6/9 [" in err
+    assert "7/9 [" in err.rpartition("\r")[2]
+    assert "loss 1.500, 1000 tokens/s" in err
+
+
+def test_tensorboard_shows_every_value_and_picture_and_forgets_what_was_cut_off(run_config: Config) -> None:
+    config = replace(run_config, metrics=replace(run_config.metrics, tensorboard=True))
+    picture = Path(config.run.folder) / "page.png"
+    with opened(config) as metrics_log:
+        for step in (1, 2, 3):
+            metrics_log.write(step, {**VALUES, "loss": 10.0 * step})
+        Image.fromarray(np.full((4, 6, 3), 200, dtype=np.uint8)).save(picture)
+        metrics_log.add_image(2, picture)
+    with opened(config, first_step=2) as metrics_log:
+        metrics_log.write(3, {**VALUES, "loss": 7.0})
+    events = EventAccumulator(str(Path(config.run.folder) / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == set(VALUES)
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 10.0), (2, 20.0), (3, 7.0)]
+    (shown,) = events.Images("samples")
+    assert (shown.step, shown.width, shown.height) == (2, 6, 4)
+
+
+def test_wandb_offline_records_a_run_without_a_network(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    overrides = ["train.steps=2", "sampling.every_steps=2", "sampling.steps=2", "metrics.wandb=offline"]
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    home = {"HOME": str(tmp_path), "WANDB_API_KEY": ""}
+    end = launcher.run(*train_command(folder, *overrides), env={**nowhere, **home})
+    assert end.code == 0, end.stderr
+    assert "Traceback" not in end.stderr
+    (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    written = record.read_bytes()
+    assert all(name.encode() in written for name in read_metrics(folder)[0] if name != "step")
+    (picture,) = folder.glob("wandb/offline-run-*/files/media/images/*.png")
+    assert picture.read_bytes() == (folder / "samples/step-00000002.png").read_bytes()
+
+
+COUNTS = Counts(
+    open_slots=10,
+    text_sequences=4,
+    image_elements=640,
+    rows=75,
+    padded_rows=100,
+    text_tokens=40,
+    bag_tokens=20,
+    filled_slots=8,
+    sequences=5,
+    attention_pairs=1200,
+)
+
+
+def test_padding_is_the_share_of_rows_without_a_sample() -> None:
+    assert padding(COUNTS) == 0.25
+    assert padding(replace(COUNTS, rows=100)) == 0.0
+
+
+def test_values_of_a_step_are_plain_numbers_of_the_whole_step() -> None:
+    losses = Losses.unstack(torch.tensor([0.5, 0.25, 1.0, 2.0, 3.75]))
+    values = step_values(StepMetrics(losses=losses, grad_norm=1.25, counts=COUNTS), lr=0.1, seconds=0.5, flops=3e12)
+    assert values == {
+        "loss": 3.75,
+        "loss/zero": 0.5,
+        "loss/rate": 0.25,
+        "loss/bag": 1.0,
+        "loss/velocity": 2.0,
+        "grad_norm": 1.25,
+        "lr": 0.1,
+        "samples": 5,
+        "text_tokens": 40,
+        "bag_tokens": 20,
+        "padding": 0.25,
+        "seconds": 0.5,
+        "tokens_per_second": 150.0,
+        "tflops_per_second": 6.0,
+    }
+    assert json.loads(json.dumps(values)) == values
+    assert all(math.isfinite(value) for value in values.values())

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from oneflow_dist.config import Config, OptimConfig, load_config, write_config
+from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.optim import (
+    MovingAverage,
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    set_learning_rate,
+)
+from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.parallel.sharding import reshard
+from oneflow_dist.train import build_model
+from tests.launching import Launcher
+
+OPTIM = OptimConfig(
+    lr=2.0,
+    warmup_steps=4,
+    lr_schedule="cosine",
+    final_lr_fraction=0.1,
+    beta1=0.9,
+    beta2=0.95,
+    eps=1e-8,
+    weight_decay=0.3,
+    max_grad_norm=1.0,
+    ema_decay=0.9,
+)
+
+
+def test_weight_decay_acts_on_matrices_and_not_on_norms_and_biases(make_model: Callable[..., OneFlow], config: Config) -> None:
+    model = make_model(config)
+    optimizer = make_optimizer(model, OPTIM)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(decay) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        is_spared = "norm" in name or name.endswith("bias")
+        assert decay[id(parameter)] == (0.0 if is_spared else 0.3), name
+    assert set(decay.values()) == {0.0, 0.3}
+
+
+def test_the_optimizer_has_the_betas_and_eps_of_the_config(make_model: Callable[..., OneFlow], config: Config) -> None:
+    optimizer = make_optimizer(make_model(config), dataclasses.replace(OPTIM, beta1=0.5, beta2=0.75, eps=1e-3))
+    assert [(group["betas"], group["eps"]) for group in optimizer.param_groups] == [((0.5, 0.75), 1e-3)] * 2
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (1, 0.5),  # lr / warmup_steps: the first step already learns
+        (3, 1.5),
+        (4, 2.0),
+        (5, 2.0 * (0.1 + 0.45 * (1.0 + math.cos(math.pi / 16)))),
+        (12, 2.0 * 0.55),  # half way between warmup and end
+        (20, 0.2),
+    ],
+)
+def test_the_learning_rate_warms_up_and_falls_as_a_half_cosine(step: int, expected: float) -> None:
+    assert learning_rate(step, 20, OPTIM) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_constant_learning_rate_stays_after_the_warmup() -> None:
+    constant = dataclasses.replace(OPTIM, lr_schedule="constant")
+    assert [learning_rate(step, 20, constant) for step in (2, 4, 5, 20)] == [1.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 20, 50])
+def test_the_learning_rate_is_positive_and_at_most_lr_for_any_warmup(warmup_steps: int) -> None:
+    config = dataclasses.replace(OPTIM, warmup_steps=warmup_steps)
+    rates = [learning_rate(step, 20, config) for step in range(1, 21)]
+    assert all(0.0 < rate <= 2.0 for rate in rates)
+    assert rates[-1] == pytest.approx({0: 0.2, 20: 2.0, 50: 0.8}[warmup_steps])
+
+
+def test_all_groups_get_the_learning_rate(make_model: Callable[..., OneFlow], config: Config) -> None:
+    optimizer = make_optimizer(make_model(config), OPTIM)
+    set_learning_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def with_gradients(model: OneFlow, scale: float) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    gradients = [scale * torch.randn(parameter.shape, generator=generator) for parameter in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient.clone()
+    return gradients
+
+
+def global_norm(tensors: list[torch.Tensor]) -> float:
+    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+
+
+def test_clipping_scales_all_gradients_alike_and_returns_the_unclipped_norm(
+    make_model: Callable[..., OneFlow], config: Config
+) -> None:
+    model = make_model(config)
+    before = with_gradients(model, 1.0)
+    norm = global_norm(before)
+    assert clip_gradients(model, 0.5) == pytest.approx(norm, rel=1e-6)
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * (0.5 / norm), rtol=1e-5, atol=1e-9)
+
+
+def test_gradients_within_the_norm_are_left_bitwise(make_model: Callable[..., OneFlow], config: Config) -> None:
+    model = make_model(config)
+    before = with_gradients(model, 1e-5)
+    assert clip_gradients(model, 0.5) == pytest.approx(global_norm(before), rel=1e-6)
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_the_norm_of_gradients_that_are_not_finite_is_not_finite(
+    make_model: Callable[..., OneFlow], config: Config
+) -> None:
+    model = make_model(config)
+    with_gradients(model, 1.0)
+    next(model.parameters()).grad[0, 0] = float("nan")
+    assert math.isnan(clip_gradients(model, 0.5))
+
+
+def test_the_average_is_that_of_float64_arithmetic(make_model: Callable[..., OneFlow], config: Config) -> None:
+    model = make_model(config)
+    ema = MovingAverage(model, decay=0.75)
+    history = [[p.detach().double() for p in model.parameters()]]
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 61):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        ema.update(model, step)
+        history.append([p.detach().double() for p in model.parameters()])
+    # a_s = sum over r of (1 - d_r) * prod_{q > r} d_q * w_r, with d_r = min(decay, (1 + r) / (10 + r)) and d_0 = 0
+    decays = np.array([0.0] + [min(0.75, (1 + r) / (10 + r)) for r in range(1, 61)])
+    weights = (1.0 - decays) * np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0)
+    assert weights.sum() == pytest.approx(1.0)
+    for index, average in enumerate(ema.tensors.values()):
+        expected = sum(weight * values[index] for weight, values in zip(weights, history, strict=True))
+        torch.testing.assert_close(average.double(), expected, rtol=0.0, atol=3e-6)
+        assert average.dtype == torch.float32
+
+
+def test_the_average_starts_as_the_weights_and_follows_fast_at_first(
+    make_model: Callable[..., OneFlow], config: Config
+) -> None:
+    model = make_model(config)
+    ema = MovingAverage(model, decay=0.9999)
+    assert all(torch.equal(ema.tensors[name], parameter) for name, parameter in model.named_parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+            ema_first = dict(ema.tensors)
+    first = {name: tensor.clone() for name, tensor in ema_first.items()}
+    ema.update(model, 1)  # decay 2 / 11
+    for name, tensor in ema.tensors.items():
+        torch.testing.assert_close(tensor, 1.0 + (first[name] - 1.0) * 2 / 11)
+
+
+def test_applied_swaps_in_the_average_and_brings_the_weights_back_bitwise(
+    make_model: Callable[..., OneFlow], config: Config
+) -> None:
+    model = make_model(config)
+    ema = MovingAverage(model, 0.9)
+    averages = {name: tensor.clone() for name, tensor in ema.tensors.items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0).add_(1e-3)
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with pytest.raises(RuntimeError, match="inside"), ema.applied(model):
+        assert all(torch.equal(p, averages[name]) for name, p in model.named_parameters())
+        raise RuntimeError("inside")
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(tensor, averages[name]) for name, tensor in ema.tensors.items())
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
+
+
+def average_on_ranks(config_path: str) -> dict[str, torch.Tensor | float]:
+    """What MovingAverage and clip_gradients do on this group's layout; velocities come from forwards, which gather shards."""
+
+    config = load_config(config_path)
+    model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    batch = PackLoader(config, 0, 1).next_step(torch.device("cpu"))[0]
+
+    def velocity() -> torch.Tensor:
+        with torch.no_grad():
+            return model(batch).velocity.clone()
+
+    ema = MovingAverage(model, 0.9)
+    with torch.no_grad():
+        for index, (_, parameter) in enumerate(model.named_parameters()):
+            parameter.mul_(1.5).add_(0.01 * (index + 1))
+    ema.update(model, 1)
+    found: dict[str, torch.Tensor | float] = {"before": velocity()}
+    with ema.applied(model):
+        found["inside"] = velocity()
+    found["after"] = velocity()
+    reshard(model)  # as a backward does
+    found |= {f"weight {name}": whole(parameter) for name, parameter in model.named_parameters()}
+    found |= {f"average {name}": whole(tensor) for name, tensor in ema.tensors.items()}
+    for parameter in model.parameters():
+        parameter.grad = parameter.detach().clone()
+    found["norm"] = clip_gradients(model, 0.5)
+    found |= {f"clipped {name}": whole(parameter.grad) for name, parameter in model.named_parameters()}
+    return found
+
+
+def test_average_and_clipping_of_two_shards_are_those_of_one_process(
+    launcher: Launcher, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(write_config(make_config()))
+    (expected,) = launcher.call(1, average_on_ranks, str(path))
+    assert torch.equal(expected["before"], expected["after"])
+    assert not torch.allclose(expected["before"], expected["inside"], rtol=0.01)
+    for found in launcher.call(2, average_on_ranks, str(path)):
+        assert found.keys() == expected.keys()
+        assert torch.equal(found["before"], found["after"])
+        assert found.pop("norm") == pytest.approx(expected["norm"], rel=1e-6)
+        for name, tensor in found.items():
+            if name.startswith(("weight ", "average ")):
+                assert torch.equal(tensor, expected[name]), name
+            else:
+                torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oneflow_dist.canvas import Canvas, blank_canvas
+from oneflow_dist.config import Config
+from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.pictures import draw_document, draw_progress, enlarge, grid, stack, text_line, with_margin
+
+
+@pytest.fixture(scope="session")
+def write(config: Config, tokenizer: Tokenizer) -> Callable[..., Canvas]:
+    """A finished document of texts and grey values, each of which is an image of this value in [-1, 1]."""
+
+    def make(parts: Sequence[str | float]) -> Canvas:
+        prompt: list[int | np.ndarray | None] = []
+        for part in parts:
+            if isinstance(part, str):
+                prompt += tokenizer.encode(part)
+            else:
+                prompt.append(np.full(config.image.shape, part, dtype=np.float32))
+        return blank_canvas(prompt, tokenizer, config.image, seed=0, index=0)
+
+    return make
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def has_ink(picture: Image.Image) -> bool:
+    return bool((pixels(picture).sum(-1) < 300).any())
+
+
+def test_text_alone_is_one_line_of_text(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    page = draw_document(write(["count up: one two"]), tokenizer, width=400)
+    assert (page.mode, page.size) == ("RGB", (400, 24))
+    assert has_ink(page)
+
+
+def test_an_empty_document_says_that_it_is_empty(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    page = draw_document(write([]), tokenizer, width=200)
+    assert page.size == (200, 24)
+    assert has_ink(page)
+
+
+def test_images_alone_stand_side_by_side_in_order(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    page = pixels(draw_document(write([-1.0, 0.0, 0.6]), tokenizer, width=300, image_height=64))
+    assert page.shape == (64, 300, 3)
+    for number, grey in enumerate((0, 128, 204)):
+        assert (page[:, 72 * number : 72 * number + 64] == grey).all()
+    assert (page[:, 64:72] == 255).all()
+    assert (page[:, 208:] == 255).all()
+
+
+def test_text_and_images_keep_the_order_of_reading(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    page = pixels(draw_document(write(["one", -1.0, "two"]), tokenizer, width=300, image_height=64))
+    columns = np.flatnonzero((page == 0).all(axis=(0, 2)))  # black from top to bottom: the image
+    assert len(columns) == 64
+    ink = np.flatnonzero((page.sum(-1) < 300).any(axis=0))
+    assert ink.min() < columns[0]
+    assert ink.max() > columns[-1]
+    assert page.shape == (64, 300, 3)
+
+
+def test_a_long_document_wraps_and_stays_within_the_page(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    page = draw_document(write([-1.0] * 7), tokenizer, width=220, image_height=64)
+    assert page.size == (220, 3 * 64 + 2 * 8)  # three images fit in 220 pixels
+    black = (pixels(page) == 0).all(-1)
+    assert black.sum() == 7 * 64 * 64
+
+
+def test_a_word_wider_than_the_page_is_drawn_all_the_same(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    page = draw_document(write(["x" * 200]), tokenizer, width=100)
+    assert page.size == (100, 24)
+    assert has_ink(page)
+
+
+def test_bytes_that_are_no_text_are_drawn_all_the_same(config: Config, tokenizer: Tokenizer) -> None:
+    prompt = [*range(256), tokenizer.bos, tokenizer.bos + 1]  # every byte, line ends among them, and special tokens
+    page = draw_document(blank_canvas(prompt, tokenizer, config.image, 0, 0), tokenizer)
+    assert has_ink(page)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\nb", "é\ufffd\t\r\n", "x" * 500])
+def test_any_text_makes_a_line(text: str) -> None:
+    line = text_line(text, 20)
+    assert line.height == 27
+    assert line.width >= 1
+    assert has_ink(line) == bool(text.strip())
+
+
+def test_small_pictures_grow_with_crisp_pixels_and_large_ones_smoothly() -> None:
+    checks = np.indices((8, 8)).sum(0) % 2 * 255
+    small = Image.fromarray(checks.astype(np.uint8))
+    grown = pixels(enlarge(small, 64))
+    assert grown.shape == (64, 64, 3)
+    assert (grown == np.kron(checks, np.ones((8, 8), dtype=int))[..., None]).all()
+    wide = Image.new("L", (80, 40), 7)
+    assert enlarge(wide, 20).size == (40, 20)
+    assert enlarge(Image.new("L", (1, 60)), 6).size == (1, 6)  # never without width
+
+
+def test_stacked_pictures_lie_below_each_other() -> None:
+    a, b = Image.new("RGB", (4, 2), "red"), Image.new("RGB", (8, 3), "blue")
+    page = stack([a, b], gap=5)
+    assert page.size == (8, 10)
+    assert page.getpixel((0, 0)) == (255, 0, 0)
+    assert page.getpixel((6, 0)) == (255, 255, 255)
+    assert page.getpixel((0, 4)) == (255, 255, 255)
+    assert page.getpixel((7, 9)) == (0, 0, 255)
+    assert stack([a, b], gap=5, align="centre").getpixel((2, 1)) == (255, 0, 0)
+
+
+def test_a_grid_has_cells_of_the_largest_picture() -> None:
+    pictures = [Image.new("RGB", size, "red") for size in ((4, 4), (2, 6), (4, 4))]
+    page = grid(pictures, columns=2, gap=3)
+    assert page.size == (2 * 7 - 3, 2 * 9 - 3)
+    red = (pixels(page) == (255, 0, 0)).all(-1)
+    assert red.sum() == 16 + 12 + 16
+    assert red[:6, 8:10].all()  # centred in its cell
+    assert red[9:13, :4].all()
+
+
+def test_a_margin_is_white_all_around() -> None:
+    page = with_margin(Image.new("RGB", (2, 3), "red"), 5)
+    assert page.size == (12, 13)
+    assert (pixels(page) == (255, 0, 0)).all(-1).sum() == 6
+    assert page.getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_progress_is_four_documents_of_each_prompt_and_the_same_whenever_it_is_drawn(
+    make_config: Callable[..., Config], make_model: Callable[..., OneFlow], tmp_path: Path
+) -> None:
+    sampling = ["sampling.steps=2", "sampling.max_rows=24", 'sampling.prompts=["", "count up:", "one<|image|>"]']
+    config = make_config(f"run.folder={tmp_path}", *sampling)
+    model = make_model(config)
+    path = draw_progress(model, config, 12)
+    assert path == tmp_path / "samples/step-00000012.png"
+    with Image.open(path) as page:
+        assert page.width == 960 + 2 * 24
+        assert page.height >= 12 * 24
+        assert has_ink(page)
+    first = path.read_bytes()
+    assert draw_progress(model, config, 12).read_bytes() == first
+    assert draw_progress(model, config, 13).read_bytes() != first  # it names its step
+
+
+def test_progress_without_prompts_is_an_empty_page(
+    make_config: Callable[..., Config], make_model: Callable[..., OneFlow], tmp_path: Path
+) -> None:
+    config = make_config(f"run.folder={tmp_path}", "sampling.prompts=[]")
+    with Image.open(draw_progress(make_model(config), config, 1)) as page:
+        assert has_ink(page)

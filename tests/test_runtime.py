@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oneflow_dist.runtime import is_main, log
+from tests.launching import Launcher, only_error
+
+PROGRAM = """
+import os, sys
+import torch
+import torch.distributed as dist
+from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
+
+def main():
+    {body}
+
+run_program(main)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path):
+    def write(*body: str) -> Path:
+        path = tmp_path / "program.py"
+        path.write_text(PROGRAM.format(body="\n    ".join(body)))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ('ValueError("x: 1 is too small; raise it")', 2),
+        ('OSError("x: 1 is too small; raise it")', 2),
+        ('FloatingPointError("x: 1 is too small; raise it")', 1),
+    ],
+)
+def test_what_a_user_can_mend_ends_a_program_with_one_line(error: str, code: int, program, launcher: Launcher) -> None:
+    end = launcher.run(program("start_process()", f"raise {error}"))
+    assert (end.code, end.stdout, end.stderr) == (code, "", "error: x: 1 is too small; raise it\n")
+
+
+@pytest.mark.parametrize("error", ['RuntimeError("ours")', 'AssertionError("ours")', 'KeyError("ours")'])
+def test_our_own_mistakes_keep_their_traceback(error: str, program, launcher: Launcher) -> None:
+    end = launcher.run(program(f"raise {error}"))
+    assert end.code == 1
+    assert "Traceback" in end.stderr
+    assert "error: " not in end.stderr.splitlines()[-1].partition("Error: ")[0]
+
+
+def test_a_missing_file_is_a_users_error(program, launcher: Launcher) -> None:
+    end = launcher.run(program('open("/no/such/file")'))
+    assert end.code == 2
+    assert only_error(end) == "error: [Errno 2] No such file or directory: '/no/such/file'"
+
+
+def test_a_program_that_ends_well_ends_with_code_0(program, launcher: Launcher) -> None:
+    end = launcher.run(program("start_process()", 'log("done")', "end_process()"))
+    assert (end.code, end.stdout, end.stderr) == (0, "done\n", "")
+
+
+def test_an_error_ends_a_rank_that_others_wait_for(program, launcher: Launcher) -> None:
+    body = ["start_process()", 'if dist.get_rank() == 1: raise ValueError("here")', "dist.barrier()"]
+    first, second = launcher.run_ranks(2, program(*body))
+    assert (second.code, second.stderr) == (2, "error: here\n")
+    assert first.code != 0  # it learns that the other is gone, and does not wait for ever
+
+
+def test_rank_0_prints_and_all_ranks_end_with_code_0(program, launcher: Launcher) -> None:
+    body = ["start_process()", 'log(f"{dist.get_world_size()} ranks")', 'print(is_main(), "")', "end_process()", "log(1)"]
+    ends = launcher.run_ranks(3, program(*body))
+    assert [(end.code, end.stdout) for end in ends] == [(0, "3 ranks\nTrue \n"), (0, "False \n"), (0, "False \n")]
+
+
+def test_without_torchrun_a_process_is_a_group_of_one(program, launcher: Launcher) -> None:
+    body = ["device = start_process()", "print(device, dist.get_rank(), dist.get_world_size())", "end_process()"]
+    end = launcher.run(program(*body, 'print("goes on")'))
+    assert (end.code, end.stderr) == (0, "")
+    assert end.stdout.endswith(" 0 1\ngoes on\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "data_workers", "expected"),
+    [
+        ({}, 0, "8"),  # all cores of the machine
+        ({}, 3, "5"),  # one for each data worker
+        ({}, 20, "1"),
+        ({"LOCAL_WORLD_SIZE": "4"}, 0, "2"),  # the ranks of one machine share its cores
+        ({"OMP_NUM_THREADS": "1"}, 0, "1"),
+    ],
+)
+def test_threads_are_the_cores_that_other_processes_leave(
+    env: dict[str, str], data_workers: int, expected: str, program, launcher: Launcher
+) -> None:
+    body = [
+        "os.sched_getaffinity = lambda pid: set(range(8))",
+        'if "KEEP" not in os.environ: os.environ.pop("OMP_NUM_THREADS")',
+        f"start_process({data_workers})",
+        "print(torch.get_num_threads())",
+    ]
+    keep = {"KEEP": "1"} if "OMP_NUM_THREADS" in env else {}
+    end = launcher.run(program(*body), env={**env, **keep})
+    assert (end.code, end.stdout) == (0, f"{expected}\n"), end.stderr
+
+
+def test_a_process_without_a_group_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_main()
+    log("hello")
+    assert capsys.readouterr().out == "hello\n"

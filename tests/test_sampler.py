@@ -1,0 +1,604 @@
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from oneflow_dist.canvas import Canvas, blank_canvas
+from oneflow_dist.config import Config
+from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
+from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.sampler import (
+    SamplerSettings,
+    _draw_fires,
+    generate,
+    generate_steps,
+    guided_velocity,
+    sample_tokens,
+)
+
+Maker = Callable[..., OneFlow]
+
+
+class Scripted(OneFlow):
+    """A model that says what a test wants: in every slot a token is missing with probability one or never."""
+
+    zero_logit = -40.0
+    log_rate = 3.0
+    image_logit = 0.0
+    velocity = 1.0
+    image_token = 0
+    seen: list[PackedBatch]
+
+    def forward(self, batch: PackedBatch) -> Prediction:
+        self.seen = [*getattr(self, "seen", []), batch]
+        num_slots = len(batch.tokens)
+        return Prediction(
+            zero_logit=torch.full((num_slots,), self.zero_logit),
+            log_rate=torch.full((num_slots,), self.log_rate),
+            bag_nll=torch.zeros(len(batch.bag_tokens)),
+            velocity=torch.full_like(batch.velocity, self.velocity),
+            slot_hidden=torch.zeros(num_slots, self.embed.embedding_dim),
+        )
+
+    def bag_logits(self, slot_hidden: Tensor) -> Tensor:
+        logits = torch.full((len(slot_hidden), self.embed.num_embeddings), -40.0)
+        logits[:, 65:91] = 0.0
+        logits[:, self.image_token] = self.image_logit
+        return logits
+
+
+@pytest.fixture
+def scripted(config: Config, tokenizer: Tokenizer) -> Scripted:
+    model = Scripted(config)
+    model.image_token = tokenizer.image
+    return model
+
+
+@pytest.fixture
+def make_writer(make_model: Maker) -> Maker:
+    """A model with random weights that writes: slots are filled with probability .9, and by two tokens or more."""
+
+    def make(config: Config) -> OneFlow:
+        model = make_model(config)
+        with torch.no_grad():
+            model.heads.zero.weight *= 0.1
+            model.heads.rate.weight *= 0.1
+            model.heads.zero.bias.fill_(-2.2)
+            model.heads.rate.bias.fill_(0.7)
+        return model
+
+    return make
+
+
+def settings(steps: int = 6, **changes: float) -> SamplerSettings:
+    return replace(SamplerSettings(steps=steps), **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
+    """Free, with a prompt, an image to paint, a given image, and a given image with one to paint beside it."""
+    given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(config.image.shape)
+    prompts: list[list[int | np.ndarray | None]] = [[], [5, 6, 7], [5, None], [given], [given, 9, None, 8]]
+    return [blank_canvas(prompt, tokenizer, config.image, 1, index) for index, prompt in enumerate(prompts)]
+
+
+def state(canvas: Canvas) -> tuple[list[int], list[int], list[float], list[bool]]:
+    return canvas.tokens.tolist(), canvas.born.tolist(), canvas.image_time.tolist(), canvas.image_is_target.tolist()
+
+
+# Whole generations.
+
+
+@pytest.mark.parametrize("conditioning", ["none", "token", "adaln"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_every_document_is_finished(
+    make_config: Callable[..., Config],
+    make_writer: Maker,
+    tokenizer: Tokenizer,
+    canvases: list[Canvas],
+    conditioning: str,
+    guidance: float,
+) -> None:
+    config = make_config(f"heads.time_conditioning={conditioning}")
+    done = generate(make_writer(config), canvases, settings(guidance=guidance), config, tokenizer)
+    assert done == canvases
+    for canvas in canvases:
+        assert canvas.is_done
+        assert canvas.text_time == pytest.approx(1.0)
+        np.testing.assert_allclose(canvas.image_time, 1.0)
+        assert np.isfinite(canvas.latents).all()
+        assert (canvas.tokens[canvas.image_at] == tokenizer.image).all()
+        assert len(canvas.tokens) == len(canvas.born) == len(canvas.is_open)
+        canvas.parts(tokenizer)
+    assert any(len(canvas.tokens) > 10 for canvas in canvases)
+
+
+def test_prompts_are_untouched(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    before = [canvas.copy() for canvas in canvases]
+    generate(make_writer(config), canvases, settings(guidance=2.0), config, tokenizer)
+    for old, new in zip(before, canvases, strict=True):
+        num_prompt = len(old.tokens)
+        assert new.tokens[:num_prompt].tolist() == old.tokens.tolist()
+        assert new.born[:num_prompt].tolist() == [0] * num_prompt
+        assert (new.born[num_prompt:] > 0).all()
+        given = ~old.image_is_target
+        np.testing.assert_array_equal(new.latents[: len(old.latents)][given], old.latents[given])
+    assert len(canvases[2].tokens) == 3  # nothing is written after an image that was asked for
+
+
+def test_a_document_does_not_depend_on_its_company(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    model = make_writer(config)
+    alone = [replace(canvas, rng=_same_state(canvas.rng)) for canvas in canvases]
+    generate(model, canvases, settings(guidance=2.0), config, tokenizer)
+    for canvas in alone:
+        generate(model, [canvas], settings(guidance=2.0), config, tokenizer)
+    for together, single in zip(canvases, alone, strict=True):
+        assert state(single) == state(together)
+        np.testing.assert_allclose(single.latents, together.latents, atol=1e-4)
+
+
+def _same_state(rng: np.random.Generator) -> np.random.Generator:
+    bit_generator = np.random.Philox()
+    bit_generator.state = rng.bit_generator.state
+    return np.random.Generator(bit_generator)
+
+
+def test_documents_may_go_through_several_forwards(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    model = make_writer(config)
+    again = [replace(canvas, rng=_same_state(canvas.rng)) for canvas in canvases]
+    generate(model, canvases, settings(), config, tokenizer)
+    generate(model, again, settings(pack_rows=12), config, tokenizer)
+    assert [state(canvas) for canvas in again] == [state(canvas) for canvas in canvases]
+
+
+def test_forwards_are_no_larger_than_asked(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    scripted.zero_logit = 40.0
+    rows = [canvas.num_rows(config.image) for canvas in canvases]
+    generate(scripted, canvases, settings(1, pack_rows=12), config, tokenizer)
+    assert rows == [1, 4, 7, 6, 13]
+    assert [batch.counts.rows for batch in scripted.seen] == [12, 6, 13]
+
+
+def test_the_same_seed_gives_the_same_document(config: Config, make_writer: Maker, tokenizer: Tokenizer) -> None:
+    model = make_writer(config)
+
+    def run(seed: int) -> list[int]:
+        canvas = blank_canvas([], tokenizer, config.image, seed, 0)
+        return generate(model, [canvas], settings(), config, tokenizer)[0].tokens.tolist()
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_generation_leaves_the_model_as_it_was(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    model = make_writer(config)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    generate(model, canvases, settings(2), config, tokenizer)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.requires_grad, name
+
+
+# Steps and clocks.
+
+
+def test_text_is_done_after_n_steps_and_an_image_n_steps_after_its_birth(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer
+) -> None:
+    """Images of the last text step are done at 2N."""
+    scripted.image_logit = 3.5
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    ends: dict[int, set[int]] = defaultdict(set)
+    steps = []
+    for step in generate_steps(scripted, [canvas], settings(4, max_rows=4096), config, tokenizer):
+        steps.append(step)
+        assert canvas.is_writing == (step < 4)
+        born = canvas.born[canvas.image_at]
+        for birth, is_moving in zip(born, canvas.is_moving, strict=True):
+            if not is_moving:
+                ends[int(birth)].add(step)
+    assert steps == list(range(1, max(ends) + 5))
+    assert len(ends) >= 3
+    assert all(min(done) == birth + 4 for birth, done in ends.items())
+
+
+def test_at_most_one_token_per_slot_and_step(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    """Where every slot fires the number of tokens doubles."""
+    scripted.image_logit = -40.0
+    scripted.log_rate = 5.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], settings(5), config, tokenizer)]
+    assert lengths == [2, 4, 8, 16, 32]
+
+
+def test_closed_slots_never_fire(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    scripted.image_logit = -40.0
+    scripted.log_rate = 5.0
+    canvas = blank_canvas([1, 2, 3], tokenizer, config.image, 1, 0)
+    generate(scripted, [canvas], settings(3), config, tokenizer)
+    assert canvas.tokens[:4].tolist() == [tokenizer.bos, 1, 2, 3]
+    assert len(canvas.tokens) == 4 + 1 + 2 + 4
+
+
+def test_nothing_is_written_where_nothing_is_missing(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    scripted.zero_logit = 40.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    generate(scripted, [canvas], settings(3), config, tokenizer)
+    assert canvas.tokens.tolist() == [tokenizer.bos]
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 10])
+def test_an_image_moves_along_the_velocity_for_one_unit_of_time(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, num_steps: int
+) -> None:
+    canvas = blank_canvas([None], tokenizer, config.image, 1, 0)
+    start = canvas.latents.copy()
+    scripted.velocity = 0.75
+    assert list(generate_steps(scripted, [canvas], settings(num_steps), config, tokenizer))[-1] == num_steps
+    np.testing.assert_allclose(canvas.latents, start + 0.75, atol=1e-5)
+
+
+# The cap.
+
+
+def test_a_full_document_says_so_and_stays_within_its_rows(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer
+) -> None:
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    generate(scripted, [canvas], settings(8, max_rows=20), config, tokenizer)
+    assert canvas.hit_cap
+    assert canvas.is_done
+    assert 10 < canvas.num_rows(config.image) <= 20
+
+
+def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    scripted.image_logit = -40.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    generate(scripted, [canvas], settings(3, max_rows=512), config, tokenizer)
+    assert not canvas.hit_cap
+
+
+# Guidance.
+
+
+@pytest.fixture
+def snapshots(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
+    """Three documents with two, no and one images, of which the first is a prompt."""
+    rng = np.random.default_rng(0)
+    noisy = [make_noisy(rng, num_images=n) for n in (2, 0, 1)]
+    return [replace(noisy[0], image_is_scored=np.array([False, True])), *noisy[1:]]
+
+
+def test_guidance_1_is_the_conditional_and_0_the_unconditional_velocity_to_the_bit(
+    snapshots: list[NoisySample],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conditional = torch.randn(3, 1, 8, 8, generator=generator) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None, None]
+    unconditional = torch.randn(2, 1, 8, 8, generator=generator)
+    both = torch.cat([conditional, unconditional])
+
+    plain = guided_velocity(conditional.clone(), snapshots, 1.0)
+    assert [part.shape[0] for part in plain] == [2, 0, 1]
+    np.testing.assert_array_equal(np.concatenate(plain), conditional.numpy())
+    as_one = torch.lerp(unconditional, conditional[[1, 2]], 1.0)
+    assert torch.equal(as_one, conditional[[1, 2]])
+
+    without = guided_velocity(both.clone(), snapshots, 0.0)
+    np.testing.assert_array_equal(without[0][0], conditional[0].numpy())  # a prompt image is not guided
+    np.testing.assert_array_equal(without[0][1], unconditional[0].numpy())
+    np.testing.assert_array_equal(without[2][0], unconditional[1].numpy())
+
+
+@pytest.mark.parametrize("guidance", [0.3, 2.0, 5.0])
+def test_guidance_goes_on_from_the_unconditional_through_the_conditional_velocity(
+    snapshots: list[NoisySample], guidance: float
+) -> None:
+    both = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    conditional, unconditional = both[:3].clone(), both[3:].clone()
+    parts = guided_velocity(both, snapshots, guidance)
+    expected = unconditional + guidance * (conditional[[1, 2]] - unconditional)
+    np.testing.assert_allclose(parts[0][1], expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(parts[2][0], expected[1].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(parts[0][0], conditional[0].numpy())
+
+
+def test_guidance_of_one_computes_no_unconditional_rows(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    scripted.zero_logit = 40.0
+    for guidance, extra in ((1.0, 0), (2.0, 2)):
+        scripted.seen = []
+        fresh = [replace(canvas) for canvas in canvases]
+        next(generate_steps(scripted, fresh, settings(2, guidance=guidance), config, tokenizer))
+        assert scripted.seen[0].counts.sequences == len(canvases) + extra
+
+
+def test_unconditional_rows_are_bos_and_the_moving_images(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
+) -> None:
+    scripted.zero_logit = 40.0
+    next(generate_steps(scripted, canvases[4:], settings(2, guidance=2.0), config, tokenizer))
+    (batch,) = scripted.seen
+    own = batch.token_sequence == 1
+    assert batch.tokens[own].tolist() == [tokenizer.bos, tokenizer.image]
+    assert batch.text_time[1].item() == 1.0
+    assert torch.equal(batch.latents[2], batch.latents[1])
+
+
+# Tokens.
+
+PROBS = torch.tensor([0.5, 0.05, 0.25, 0.2])
+
+
+def frequencies(temperature: float, top_p: float) -> list[float]:
+    """How often each token comes, over evenly spaced draws."""
+    num = 4000
+    draws = (torch.arange(num, dtype=torch.float64) + 0.5) / num
+    tokens = sample_tokens(PROBS.log().expand(num, -1).contiguous(), draws, temperature, top_p)
+    return (torch.bincount(tokens, minlength=len(PROBS)) / num).tolist()
+
+
+def test_tokens_come_as_often_as_their_probability() -> None:
+    assert frequencies(1.0, 1.0) == pytest.approx(PROBS.tolist(), abs=3e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_is_a_power_of_the_probabilities(temperature: float) -> None:
+    expected = PROBS ** (1.0 / temperature)
+    assert frequencies(temperature, 1.0) == pytest.approx((expected / expected.sum()).tolist(), abs=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [
+        (0.3, [0]),
+        (0.49, [0]),
+        (0.51, [0, 2]),
+        (0.74, [0, 2]),
+        (0.76, [0, 2, 3]),
+        (0.94, [0, 2, 3]),
+        (0.96, [0, 1, 2, 3]),
+    ],
+)
+def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float, kept: list[int]) -> None:
+    expected = torch.zeros(4)
+    expected[kept] = PROBS[kept] / PROBS[kept].sum()
+    assert frequencies(1.0, top_p) == pytest.approx(expected.tolist(), abs=3e-4)
+
+
+def test_a_low_temperature_or_top_p_takes_the_likeliest_token() -> None:
+    assert frequencies(1e-3, 1.0) == [1.0, 0.0, 0.0, 0.0]
+    assert frequencies(1.0, 1e-9) == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_extreme_draws_take_tokens_that_are_possible() -> None:
+    logits = torch.tensor([[0.0, float("-inf"), 0.0, float("-inf")]]).expand(2, 4).contiguous()
+    draws = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
+    assert set(sample_tokens(logits, draws, 1.0, 1.0).tolist()) == {0, 2}
+    assert set(sample_tokens(logits, draws, 1.0, 0.9).tolist()) == {0, 2}
+
+
+def test_each_row_has_its_own_distribution_and_draw() -> None:
+    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0], [0.0, 0.0]])
+    assert sample_tokens(logits, torch.tensor([0.5, 0.5, 0.2, 0.8]), 1.0, 1.0).tolist()[:2] == [0, 1]
+    first, second = sample_tokens(logits[2:], torch.tensor([0.2, 0.8]), 1.0, 1.0).tolist()
+    assert first != second
+    assert sample_tokens(logits[:0], torch.zeros(0), 1.0, 1.0).shape == (0,)
+
+
+def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tokenizer) -> None:
+    """The model has room for more; a new one finds all of them alike."""
+
+    class Undecided(Scripted):
+        def bag_logits(self, slot_hidden: Tensor) -> Tensor:
+            return torch.zeros(len(slot_hidden), self.embed.num_embeddings)
+
+    assert tokenizer.vocab_size < config.model.vocab_size
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    generate(Undecided(config), [canvas], settings(8, max_rows=400), config, tokenizer)
+    assert len(canvas.tokens) > 60
+    assert canvas.tokens.max() < tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("name", ["steps", "temperature", "top_p", "max_rows", "pack_rows"])
+def test_settings_must_be_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^sampling.{name}: 0 must be positive$"):
+        settings(**{name: 0})
+
+
+def test_settings_are_those_of_the_config(config: Config) -> None:
+    sampling = config.sampling
+    made = SamplerSettings.from_config(sampling)
+    for name in ("steps", "guidance", "temperature", "top_p", "max_rows"):
+        assert getattr(made, name) == getattr(sampling, name)
+
+
+# With exact heads the sampler reaches the data. All texts are enumerated: nothing here is random.
+
+VAR = {"": 0.05, "a": 0.15, "b": 0.10, "ab": 0.20, "ba": 0.10, "aab": 0.15, "abb": 0.10, "baba": 0.15}
+FIX = {"aab": 0.3, "abb": 0.2, "bab": 0.25, "bba": 0.25}
+Weight = Callable[[int, int, float], float]
+
+
+def at_time(n: int, m: int, keep_prob: float) -> float:
+    """What the posterior of a text of n letters weighs when m are there: heads that know the time."""
+    return (1.0 - keep_prob) ** (n - m)
+
+
+def at_any_time(n: int, m: int, keep_prob: float) -> float:
+    """The same averaged over tau ~ U[0, 1], linear schedule: heads that do not know it."""
+    return math.factorial(m) * math.factorial(n - m) / math.factorial(n + 1)
+
+
+def at_any_extended_time(n: int, m: int, keep_prob: float) -> float:
+    """tau ~ U[0, 2]: half of the texts are complete."""
+    return 0.5 * at_any_time(n, m, keep_prob) + 0.5 * (n == m)
+
+
+class Recorder(np.random.Generator):
+    """A generator that never lets a slot fire, and keeps the probability with which it would have."""
+
+    def random(self, size: int) -> Recorder:  # type: ignore[override]
+        return self
+
+    def __lt__(self, prob: np.ndarray) -> np.ndarray:
+        self.prob = prob
+        return np.zeros(len(prob), dtype=bool)
+
+
+Heads = list[tuple[float, float, dict[str, float]]]  # of each slot: pi, expected count, Q
+
+
+@functools.cache
+def exact_heads(text: str, data: tuple[tuple[str, float], ...], weight: Weight, keep_prob: float) -> Heads:
+    """Posterior means over all texts and alignments that `text` may have come from."""
+    total = 0.0
+    empty = np.zeros(len(text) + 1)
+    counts: list[dict[str, float]] = [defaultdict(float) for _ in range(len(text) + 1)]
+    for whole, prob in data:
+        for places in itertools.combinations(range(len(whole)), len(text)):
+            if "".join(whole[place] for place in places) != text:
+                continue
+            own = prob * weight(len(whole), len(text), keep_prob)
+            total += own
+            edges = [-1, *places, len(whole)]
+            for slot, (before, after) in enumerate(itertools.pairwise(edges)):
+                bag = whole[before + 1 : after]
+                empty[slot] += own * (not bag)
+                for letter in bag:
+                    counts[slot][letter] += own
+    if total == 0.0:  # the text cannot become one of the data: nothing is missing
+        return [(1.0, 0.0, {})] * (len(text) + 1)
+    heads = []
+    for slot, bag_counts in enumerate(counts):
+        expected = sum(bag_counts.values())
+        heads.append((empty[slot] / total, expected / total, {a: c / expected for a, c in bag_counts.items()}))
+    return heads
+
+
+def step_all(
+    law: dict[str, float],
+    heads: dict[str, Heads],
+    time: float,
+    step_size: float,
+    schedule: KeepSchedule,
+    config: Config,
+) -> dict[str, float]:
+    """The law of the text after one step of the sampler, from the law before it."""
+    flat = [slot for text in law for slot in heads[text]]
+    zero_logit = torch.tensor([pi for pi, _, _ in flat], dtype=torch.float64).logit().clamp(-80, 80).float()
+    rate = torch.tensor([count / (1.0 - pi) if pi < 1.0 else 1.0 for pi, count, _ in flat], dtype=torch.float64)
+    canvases = [
+        Canvas(
+            key=text,
+            rng=Recorder(np.random.PCG64(0)),
+            text_time=time,
+            tokens=np.arange(len(text) + 1),
+            is_open=np.ones(len(text) + 1, dtype=bool),
+            born=np.zeros(len(text) + 1, dtype=np.int64),
+            image_at=np.zeros(0, dtype=np.int64),
+            latents=np.zeros((0, *config.image.shape), dtype=np.float32),
+            image_time=np.zeros(0),
+            image_is_target=np.zeros(0, dtype=bool),
+        )
+        for text in law
+    ]
+    prediction = Prediction(
+        zero_logit=zero_logit,
+        log_rate=rate.log().float(),
+        bag_nll=torch.zeros(0),
+        velocity=torch.zeros(0, *config.image.shape),
+        slot_hidden=torch.zeros(len(flat), 1),
+    )
+    num_slots = [len(text) + 1 for text in law]
+    _draw_fires(canvases, prediction, num_slots, step_size, schedule, 4096, config.image)
+
+    after: dict[str, float] = defaultdict(float)
+    for canvas, (text, prob) in zip(canvases, law.items(), strict=True):
+        assert isinstance(canvas.rng, Recorder)
+        outcomes = []
+        for fire, (_, _, tokens) in zip(canvas.rng.prob.tolist(), heads[text], strict=True):
+            happens = [("", 1.0 - fire), *((letter, fire * q) for letter, q in tokens.items())]
+            outcomes.append([(letter, p) for letter, p in happens if p > 1e-9])
+        for combination in itertools.product(*outcomes):
+            inserted = [letter for letter, _ in combination]
+            longer = inserted[0] + "".join(old + new for old, new in zip(text, inserted[1:], strict=True))
+            after[longer] += prob * math.prod(p for _, p in combination)
+    return {text: prob for text, prob in after.items() if prob > 1e-9}
+
+
+def law_after(
+    data: dict[str, float], schedule: KeepSchedule, weight: Weight, num_steps: int, config: Config
+) -> dict[str, float]:
+    law, time = {"": 1.0}, 0.0
+    for _ in range(num_steps):
+        keep_prob = schedule.keep_prob(time)
+        heads = {text: exact_heads(text, tuple(data.items()), weight, keep_prob) for text in law}
+        law = step_all(law, heads, time, 1.0 / num_steps, schedule, config)
+        time += 1.0 / num_steps
+    return law
+
+
+LINEAR, CUBE = KeepSchedule(kind="linear"), KeepSchedule(kind="power", exponent=3.0)
+TABLE = {
+    "variable length, heads that know the time": (VAR, LINEAR, at_time, [0.700, 0.413, 0.196, 0.125, 0.091, 0.041]),
+    "the same, cubic schedule": (VAR, CUBE, at_time, [0.700, 0.577, 0.366, 0.291, 0.233, 0.117]),
+    "heads that know no time": (VAR, LINEAR, at_any_time, [0.700, 0.419, 0.284, 0.260, 0.234, 0.243]),
+    "the same, tau in [0, 2]": (VAR, LINEAR, at_any_extended_time, [0.700, 0.499, 0.376, 0.340, 0.311, 0.233]),
+    "fixed length": (FIX, LINEAR, at_time, [1.0, 0.716, 0.448, 0.360, 0.304, 0.193]),
+}
+
+
+@pytest.fixture
+def _unchecked(unchecked: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    with unchecked():
+        yield
+
+
+@pytest.mark.parametrize(("data", "schedule", "weight", "expected"), TABLE.values(), ids=TABLE)
+@pytest.mark.usefixtures("_unchecked")
+def test_distance_to_the_data_after_n_steps_with_exact_heads(
+    config: Config, data: dict[str, float], schedule: KeepSchedule, weight: Weight, expected: list[float]
+) -> None:
+    """Total variation for N = 1, 2, 4, 6, 8, 16."""
+    distances = []
+    for num_steps in (1, 2, 4, 6, 8, 16):
+        law = law_after(data, schedule, weight, num_steps, config)
+        assert sum(law.values()) == pytest.approx(1.0, abs=1e-5)
+        distances.append(0.5 * sum(abs(law.get(text, 0.0) - data.get(text, 0.0)) for text in set(law) | set(data)))
+    assert distances == pytest.approx(expected, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"), [(at_time, [0.95, 1.77, 2.18, 2.22]), (at_any_time, [0.86, 1.60, 2.13, 2.38])]
+)
+@pytest.mark.usefixtures("_unchecked")
+def test_without_the_time_texts_grow_with_the_number_of_steps(
+    config: Config, weight: Weight, expected: list[float]
+) -> None:
+    """Mean length for N = 1, 2, 4, 6; the data's is 2.20."""
+    laws = [law_after(VAR, LINEAR, weight, num_steps, config) for num_steps in (1, 2, 4, 6)]
+    means = [sum(len(text) * prob for text, prob in law.items()) for law in laws]
+    assert means == pytest.approx(expected, abs=0.006)
