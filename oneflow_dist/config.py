@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +192,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise ValueError(f"{path}: no such config file; configs/ has the ones that come with the project")
     try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from error
     for override in overrides or []:
         _apply_override(table, override)
@@ -235,8 +236,14 @@ def check_config(config: Config) -> None:
     for section, keys in positive.items():
         for key in keys:
             value = getattr(getattr(config, section), key)
-            if value <= 0:
+            if not value > 0:
                 raise ValueError(f"{section}.{key}: {value} must be positive")
+    for section, key in (("data", "workers"), ("data", "cached_samples"), ("sampling", "every_steps")):
+        value = getattr(getattr(config, section), key)
+        if value < 0:
+            raise ValueError(f"{section}.{key}: {value} must not be negative; 0 switches it off")
+    if config.sampling.top_p == 0.0:
+        raise ValueError("sampling.top_p: 0.0 must be positive; it keeps no token")
     if model.width % model.num_attention_heads or (model.width // model.num_attention_heads) % 2:
         raise ValueError(
             f"model.width ({model.width}) / model.num_attention_heads ({model.num_attention_heads}) "
@@ -252,7 +259,7 @@ def check_config(config: Config) -> None:
             f"image.patch_size ({image.patch_size}) must divide image.height ({image.height}) "
             f"and image.width ({image.width})"
         )
-    if data.max_sample_rows > data.rows_per_pack or data.max_sample_rows > data.tokens_per_pack + image.num_rows:
+    if data.max_sample_rows > data.rows_per_pack or data.max_sample_rows > data.tokens_per_pack:
         raise ValueError(
             f"data.max_sample_rows ({data.max_sample_rows}) must not exceed data.rows_per_pack ({data.rows_per_pack}) "
             f"or what data.tokens_per_pack ({data.tokens_per_pack}) can hold; lower it or raise the capacities"
@@ -281,7 +288,9 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    table.setdefault(section, {})[key] = value
+    if not isinstance(table.setdefault(section, {}), dict):
+        raise ValueError(f"{section}: expected a table [{section}], got {table[section]!r}")
+    table[section][key] = value
 
 
 def _build(kind: type, table: Any, prefix: str) -> Any:
@@ -330,8 +339,7 @@ def _to_toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_to_toml(item) for item in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
     return repr(value)
 
 

@@ -3,7 +3,7 @@
     tar shard -> ShardRecord -> Sample -> NoisySample -> PackedBatch -> Prediction -> Losses -> StepMetrics
 
 Shapes: n tokens and i images of one sample; N slots (= kept text tokens), B bag tokens, I images, T trunk rows,
-S sequences, P rows of an image, C H W latent, of one packed batch.
+S sequences (S1 = S + 1), P rows of an image, C H W latent, of one packed batch.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class PackedBatch:
     row_source: Int64[Tensor, "T"]  # where a row's input comes from: [0, N) tokens, then I*P patches, then "nothing"
     row_image: Int64[Tensor, "T"]  # the image a row is a patch of; I on every other row
     position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
-    cu_seqlens: Int32[Tensor, "S+1"]
+    cu_seqlens: Int32[Tensor, "S1"]
     text_time: Float32[Tensor, "S"]
     max_seqlen: int  # of the longest sequence, rounded up to a power of two so that compiled code sees few values
 

@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("config", help="TOML file, as configs/quickstart.toml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values are TOML")
     parser.add_argument("--dry-run", action="store_true", help="print the config and the sizes, train nothing")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
     if args.dry_run:
         dry_run(config)

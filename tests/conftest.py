@@ -24,7 +24,7 @@ from oneflow_dist.containers import NoisySample, Sample
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
-from tests.launching import group_of_one, launcher, train_command, unbroken  # noqa: F401  (fixtures of whole programs)
+from tests.launching import group_of_one, launcher, torchrun_of_four, train_command, unbroken  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 

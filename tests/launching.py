@@ -29,6 +29,11 @@ import torch.distributed as dist
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
+ONE_THREAD = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+ONE_THREAD["OMP_NUM_THREADS"] = (
+    "1"  # the environment of every program: two processes of two threads run 30 times slower
+)
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
 
 
@@ -60,7 +65,9 @@ class Job:
         deadline = time.monotonic() + TIMEOUT
         codes: list[int | None] = [None] * len(self.pids)
         while None in codes:
-            codes = [self.launcher.ask({"poll": pid}) if c is None else c for pid, c in zip(self.pids, codes, strict=True)]
+            codes = [
+                self.launcher.ask({"poll": pid}) if c is None else c for pid, c in zip(self.pids, codes, strict=True)
+            ]
             if time.monotonic() > deadline:
                 self.kill()
                 stderr = "\n".join(error.read_text() for _, error in self.streams)
@@ -77,14 +84,13 @@ class Launcher:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        environment = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
         self.server = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=environment | {"OMP_NUM_THREADS": "1"},
+            env=ONE_THREAD,
         )
 
     def ask(self, request: dict[str, Any]) -> Any:
@@ -195,12 +201,19 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[.
     return Run(folder, run_python(*train_command(folder)))
 
 
-def run_python(*arguments: str | Path, env: dict[str, str] | None = None) -> Finished:
+@pytest.fixture(scope="session")
+def torchrun_of_four(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
+    """configs/debug.toml as it is, on four ranks that torchrun started; not to be written to."""
+    folder = tmp_path_factory.mktemp("torchrun") / "run"
+    return Run(folder, run_python(*TORCHRUN, "--nproc-per-node", "4", *train_command(folder)))
+
+
+def run_python(*arguments: str | Path) -> Finished:
     """A program in a fresh interpreter, from the repository's root."""
     end = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env=ONE_THREAD,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -236,6 +249,7 @@ def _free_port() -> int:
 def _serve() -> dict[str, Any]:
     """Answer requests until the tests end; in each forked child, return what it is to run."""
     codes: dict[int, int] = {}
+    started: list[int] = []
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -249,7 +263,13 @@ def _serve() -> dict[str, Any]:
             answer = os.fork()
             if answer == 0:
                 return request
-        print(json.dumps(answer), flush=True)
+            started.append(answer)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    for pid in started:
+        if pid not in codes:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # left behind by a test that failed
     os._exit(0)
 
 
@@ -292,7 +312,7 @@ def _call(file: str, name: str, task: str) -> None:
 
 def _load() -> None:
     """Import what the programs import; the modules that are programs themselves are left to be run."""
-    import torch._dynamo  # noqa: F401
+    import torch._dynamo
     import torch.distributed.fsdp  # noqa: F401
 
     import oneflow_dist.train  # noqa: F401

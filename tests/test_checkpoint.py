@@ -110,7 +110,6 @@ def test_a_checkpoint_of_four_ranks_is_loaded_bitwise_by_any_other_layout(
     launcher: Launcher, run_config: Config, group_of_one: None
 ) -> None:
 
-
     folder = Path(run_config.run.folder)
     folder.mkdir()
     (folder / "config.toml").write_text(write_config(run_config))
@@ -232,7 +231,9 @@ def test_incomplete_checkpoints_are_named(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == [f"{start}there is no complete one" for start in ends]
     (tmp_path / "checkpoints/step-00000010/COMPLETE").touch()
     assert find_latest(str(tmp_path)) == tmp_path / "checkpoints/step-00000010"
-    assert capsys.readouterr().out.splitlines() == [f"{start}the last complete one is step-00000010" for start in ends[:2]]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{start}the last complete one is step-00000010" for start in ends[:2]
+    ]
 
 
 @pytest.mark.usefixtures("group_of_one")

@@ -213,6 +213,24 @@ def test_a_write_that_fails_in_a_save_leaves_the_last_checkpoint_to_continue_fro
     assert re.match("error: .*could not be written: .*; make room and run the same command again", only_error(end))
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_a_damaged_checkpoint_is_named(
+    damage: str, launcher: Launcher, train_command: TrainCommand, unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    part = folder / "checkpoints/step-00000020/__0_0.distcp"
+    if damage == "missing":
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[:100_000])
+    end = launcher.run(*train_command(folder))
+    assert end.code == 2
+    assert f"{folder}/checkpoints/step-00000020" in only_error(end)
+    assert "written" not in only_error(end)  # it was read
+    assert "make room" not in only_error(end)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB: room for one checkpoint of configs/debug.toml, not for two."""
@@ -340,9 +358,7 @@ def load_bad_batch(path: Path) -> dict[str, Any]:
 
 def write_mixture(folder: Path, pattern: str) -> Path:
     path = folder / "mixture.yaml"
-    path.write_text(
-        f"sources:\n  digits: {{shards: '{folder}/{pattern}', weight: 1, tasks: {{interleaved: 1}}}}\n"
-    )
+    path.write_text(f"sources:\n  digits: {{shards: '{folder}/{pattern}', weight: 1, tasks: {{interleaved: 1}}}}\n")
     return path
 
 

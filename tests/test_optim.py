@@ -40,7 +40,9 @@ OPTIM = OptimConfig(
 )
 
 
-def test_weight_decay_acts_on_matrices_and_not_on_norms_and_biases(make_model: Callable[..., OneFlow], config: Config) -> None:
+def test_weight_decay_acts_on_matrices_and_not_on_norms_and_biases(
+    make_model: Callable[..., OneFlow], config: Config
+) -> None:
     model = make_model(config)
     optimizer = make_optimizer(model, OPTIM)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -177,9 +179,15 @@ def test_applied_swaps_in_the_average_and_brings_the_weights_back_bitwise(
         for parameter in model.parameters():
             parameter.mul_(3.0).add_(1e-3)
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    with pytest.raises(RuntimeError, match="inside"), ema.applied(model):
-        assert all(torch.equal(p, averages[name]) for name, p in model.named_parameters())
+    seen = []
+
+    def look() -> None:
+        seen.extend(parameter.detach().clone() for parameter in model.parameters())
         raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), ema.applied(model):
+        look()
+    assert all(torch.equal(*pair) for pair in zip(seen, averages.values(), strict=True))
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
     assert all(torch.equal(tensor, averages[name]) for name, tensor in ema.tensors.items())
 
@@ -189,8 +197,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def average_on_ranks(config_path: str) -> dict[str, torch.Tensor | float]:
-    """What MovingAverage and clip_gradients do on this group's layout; velocities come from forwards, which gather shards."""
-
+    """What MovingAverage and clip_gradients do on this layout; velocities come from forwards, which gather shards."""
     config = load_config(config_path)
     model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
     batch = PackLoader(config, 0, 1).next_step(torch.device("cpu"))[0]
@@ -234,4 +241,6 @@ def test_average_and_clipping_of_two_shards_are_those_of_one_process(
             if name.startswith(("weight ", "average ")):
                 assert torch.equal(tensor, expected[name]), name
             else:
-                torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(
+                    tensor, expected[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+                )

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from tests.launching import ROOT, TIMEOUT, Launcher, Run, read_metrics, without_timings
+from tests.launching import ONE_THREAD, ROOT, TIMEOUT, TORCHRUN, Launcher, Run, read_metrics, without_timings
 
 LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
 
@@ -43,43 +43,39 @@ def test_a_killed_run_ends_bitwise_as_the_unbroken_one(
 def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
     launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
 ) -> None:
-    overrides = ["sampling.every_steps=0"]
-    unbroken_ranks = launcher.start(*train_command(tmp_path / "unbroken", *overrides), num_ranks=2)
+    command = train_command(tmp_path / "run", "sampling.every_steps=0")
+    whole = launcher.start(*train_command(tmp_path / "whole", "sampling.every_steps=0"), num_ranks=2)
 
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *torchrun, *train_command(tmp_path / "run", *overrides)]
     with (tmp_path / "output").open("w") as output:
-        job = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+        torchrun = [sys.executable, *TORCHRUN, "--nproc-per-node", "2", *command]
+        job = subprocess.Popen(torchrun, cwd=ROOT, env=ONE_THREAD, stdout=output, stderr=output)
         wait_for_step(tmp_path / "run", 12)
         kill_tree(job.pid)
         assert job.wait() == -signal.SIGKILL
     assert_killed_between_checkpoints(tmp_path / "run")
 
-    end = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-    assert end.returncode == 0, end.stderr
-    assert end.stdout == f"continuing from {tmp_path}/run/checkpoints/step-00000010\n"  # said once, by rank 0
-    assert [rank.code for rank in unbroken_ranks.wait()] == [0, 0]
-    assert_bitwise_equal(tmp_path / "run", tmp_path / "unbroken", tmp_path)
+    ends = launcher.run_ranks(2, *command)
+    assert [end.code for end in [*ends, *whole.wait()]] == [0] * 4
+    assert [end.stdout for end in ends] == [f"continuing from {tmp_path}/run/checkpoints/step-00000010\n", ""]
+    assert_bitwise_equal(tmp_path / "run", tmp_path / "whole", tmp_path)
     assert_same_losses(tmp_path / "run", unbroken.folder)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (4, 1)])
+@pytest.mark.parametrize(("before", "after"), [("unbroken", 2), ("torchrun_of_four", 1)])
 def test_a_run_continues_on_another_number_of_ranks(
-    before: int,
+    before: str,
     after: int,
     launcher: Launcher,
     train_command: Callable[..., list[str]],
     unbroken: Run,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
-    if before == 1:
-        stop_at_step_10(unbroken.folder, folder)
-    else:
-        first = launcher.run_ranks(before, *train_command(folder, "train.steps=10", "sampling.every_steps=0"))
-        assert [end.code for end in first] == [0] * before
+    stop_at_step_10(request.getfixturevalue(before).folder, folder)
     end = launcher.run_ranks(after, *train_command(folder, "sampling.every_steps=0"))[0]
     assert end.code == 0, end.stderr
+    assert end.stdout == f"continuing from {folder}/checkpoints/step-00000010\n"
     assert_same_losses(folder, unbroken.folder)
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 

@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +12,10 @@ from PIL import Image
 
 from oneflow_dist.config import load_config
 from oneflow_dist.optim import learning_rate
-from tests.launching import ROOT, TIMEOUT, Finished, Launcher, Run, read_metrics
+from tests.launching import Launcher, Run, read_metrics
 
 LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
 COUNTS = ("step", "samples", "text_tokens", "bag_tokens", "padding", "lr")
-
-
-@pytest.fixture(scope="module")
-def torchrun_of_four(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
-    folder = tmp_path_factory.mktemp("torchrun") / "run"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
-    end = subprocess.run(
-        [*command, *train_command(folder)], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    return Run(folder, Finished(end.returncode, end.stdout, end.stderr))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +111,9 @@ def test_a_dry_run_of_the_large_model_prints_its_sizes_and_touches_nothing(launc
     block = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
     assert sizes["blocks"] == f"{32 * block:,}"
     assert sizes["embed"] == sizes["unembed"] == f"{128256 * 4096:,}"
-    parts = [int(sizes[name].replace(",", "")) for name in ("embed", "unembed", "blocks", "adapter", "heads", "image_time")]
+    parts = [
+        int(sizes[name].replace(",", "")) for name in ("embed", "unembed", "blocks", "adapter", "heads", "image_time")
+    ]
     assert sizes["parameters"] == f"{sum(parts):,}"
     printed = end.stdout.partition("\nparameters ")[0]
     (tmp_path / "printed.toml").write_text(printed)

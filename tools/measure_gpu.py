@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="timed training steps, after three others")
     parser.add_argument("--output", type=Path, default=Path("kernels/results"), help="folder for the result file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     # One pack a step: this measures one device, not a cluster's batch.
     config = load_config(args.config, ["data.packs_per_step=1", *args.overrides])
     device = start_process()

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("config", help="TOML file, as configs/quickstart.toml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--steps", type=int, default=50)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
     loader = PackLoader(config, rank=0, world_size=1)
     total = Counts.zeros()

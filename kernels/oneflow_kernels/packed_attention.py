@@ -1,6 +1,6 @@
 """Attention inside each sequence of a packed batch."""
 
-# Shapes: T rows, S sequences, h query heads, g key and value heads, d head width.
+# Shapes: T rows, S1 sequences + 1, h query heads, g key and value heads, d head width.
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def packed_attention(
     query: Float[Tensor, "T h d"],
     key: Float[Tensor, "T g d"],
     value: Float[Tensor, "T g d"],
-    cu_seqlens: Int32[Tensor, "S+1"],
+    cu_seqlens: Int32[Tensor, "S1"],
     max_seqlen: int,
 ) -> Float[Tensor, "T h d"]:
     """Attention of every row to all rows of its own sequence, both ways; no row sees another sequence.

@@ -1,6 +1,6 @@
 """Plain PyTorch definitions: what every kernel must compute, on any device and in any dtype."""
 
-# Shapes: T rows, S sequences, h query heads, g key and value heads, d head width, N slots, B bag tokens, D width,
+# Shapes: T rows, S1 sequences + 1, h query heads, g key and value heads, d head width, N slots, B bag tokens, D width,
 # V vocabulary.
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def packed_attention(
     query: Float[Tensor, "T h d"],
     key: Float[Tensor, "T g d"],
     value: Float[Tensor, "T g d"],
-    cu_seqlens: Int32[Tensor, "S+1"],
+    cu_seqlens: Int32[Tensor, "S1"],
 ) -> Float[Tensor, "T h d"]:
     """Attention of every row to all rows of its own sequence.
 
@@ -38,7 +38,7 @@ def packed_attention(
 
 
 def _group_by_length(
-    cu_seqlens: Int32[Tensor, "S+1"],
+    cu_seqlens: Int32[Tensor, "S1"],
 ) -> tuple[Int64[Tensor, "M"], Int64[Tensor, "T"], list[tuple[int, int]]]:
     """How rows are laid out for dense attention.
 

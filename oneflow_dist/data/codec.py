@@ -12,6 +12,7 @@ from oneflow_dist.config import ImageConfig
 
 MODES = {1: "L", 3: "RGB"}
 MAX_PIXELS = 64 * 1024 * 1024
+Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded, and is an error instead of a warning
 
 
 def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndarray, "C H W"]:

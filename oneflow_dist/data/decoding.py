@@ -49,7 +49,8 @@ def decode_record(record: ShardRecord, task: str, prompt: str, tokenizer: Tokeni
         segments = texts + images
     elif task in ("text_only", "image_only"):
         segments = texts if task == "text_only" else images
-    if not segments:
+    needed = {"text_to_image": images, "image_to_text": texts}.get(task, segments)
+    if not needed:
         raise ValueError(f"sample {record.key}: nothing in it for task {task!r}; give its source another task")
 
     tokens, is_target, image_at = [tokenizer.bos], [False], list[int]()
@@ -86,6 +87,8 @@ def read_segments(record: ShardRecord) -> list[Segment]:
     metadata = _read_json(record)
     image_names = [name for name in record.files if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
     if "segments" in metadata:
+        if not isinstance(metadata["segments"], list):
+            raise ValueError(f"sample {record.key}: segments is {metadata['segments']!r}, not a list; write it again")
         segments = [_read_segment(record, entry) for entry in metadata["segments"]]
         named = [entry["image"] for entry in metadata["segments"] if entry["type"] == "image"]
         if sorted(named) != sorted(image_names):
@@ -99,7 +102,10 @@ def read_segments(record: ShardRecord) -> list[Segment]:
             f"sample {record.key}: a pair is one .txt and one image, but it holds {', '.join(sorted(record.files))}; "
             "add what is missing, or a .json with segments"
         )
-    text = record.files["txt"].decode("utf-8").strip()
+    try:
+        text = record.files["txt"].decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"sample {record.key}: its caption is no UTF-8 ({error}); write it again") from error
     if not text:
         raise ValueError(f"sample {record.key}: its caption is empty; remove the sample or write a caption")
     return [Segment(text=text), Segment(image=record.files[image_names[0]])]
@@ -115,8 +121,8 @@ def cut_window(sample: Sample, max_rows: int, image: ImageConfig, rng: np.random
     if room < 1:
         raise ValueError(f"sample {sample.key}: its prompt alone needs {max_rows - room} rows, the limit is {max_rows}")
     rows_from_end = np.cumsum(extent[targets][::-1])[::-1]
-    last_start = max(1, int((rows_from_end > room).sum()))  # starting later would leave room unused
-    start = int(rng.integers(last_start))
+    num_starts = int((rows_from_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
+    start = int(rng.integers(num_starts))
     inside = np.cumsum(extent[targets][start:]) <= room
     keep = is_prompt.copy()
     keep[targets[start:][inside]] = True
@@ -146,11 +152,12 @@ def _read_json(record: ShardRecord) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read_segment(record: ShardRecord, entry: dict[str, Any]) -> Segment:
-    if entry.get("type") == "text":
+def _read_segment(record: ShardRecord, entry: Any) -> Segment:
+    kind = entry.get("type") if isinstance(entry, dict) else None
+    if kind not in ("text", "image") or not isinstance(entry.get(kind), str):
+        raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor image; write the sample again")
+    if kind == "text":
         return Segment(text=entry["text"])
-    if entry.get("type") != "image" or "image" not in entry:
-        raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor image")
     if entry["image"] not in record.files:
         raise ValueError(
             f"sample {record.key}: its segments name the image {entry['image']!r}, but it holds "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ def load_mixture(path: str) -> tuple[Source, ...]:
         table = yaml.safe_load(Path(path).read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(table, dict) or set(table) != {"sources"} or not table["sources"]:
+    sources = table.get("sources") if isinstance(table, dict) and len(table) == 1 else None
+    if not isinstance(sources, dict) or not sources:
         raise ValueError(f"{path}: expected one key, `sources`, with a table of sources")
-    return tuple(_read_source(path, name, entry) for name, entry in table["sources"].items())
+    return tuple(_read_source(path, name, entry) for name, entry in sources.items())
 
 
 def _read_source(path: str, name: str, entry: Any) -> Source:
@@ -51,11 +53,13 @@ def _read_source(path: str, name: str, entry: Any) -> Source:
         if key not in entry:
             raise ValueError(f"{where}: {key} is missing")
     tasks = entry["tasks"]
+    if not isinstance(tasks, dict) or not tasks:
+        raise ValueError(f"{where}: tasks is {tasks!r}; expected a table of weights, as {{text_to_image: 1}}")
     for task in tasks:
         if task not in TASKS:
             raise ValueError(f"{where}: unknown task {task!r}; known tasks: {', '.join(TASKS)}")
     for what, weight in [("weight", entry["weight"]), *tasks.items()]:
-        if not isinstance(weight, int | float) or weight <= 0:
+        if not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ValueError(f"{where}: {what} is {weight!r}; weights are positive numbers")
     return Source(
         name=name,

@@ -1,6 +1,6 @@
 """Samples of many lengths become one sequence of fixed size, with hardly any padding."""
 
-# Shapes: N slots, B bag tokens, I images, T trunk rows, S sequences, P rows of an image.
+# Shapes: N slots, B bag tokens, I images, T trunk rows, S1 sequences + 1.
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class _Layout:
     row_source: Int64[np.ndarray, "T"]
     row_image: Int64[np.ndarray, "T"]
     position: Int32[np.ndarray, "T 3"]
-    cu_seqlens: Int32[np.ndarray, "S+1"]
+    cu_seqlens: Int32[np.ndarray, "S1"]
 
 
 def _lay_rows(

@@ -7,6 +7,7 @@ import mmap
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import braceexpand
 
@@ -34,6 +35,9 @@ class ShardSet:
     shard_of: list[int]
     members: list[tuple[Member, ...]]
     _maps: dict[int, mmap.mmap] = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardSet, (self.source, self.paths, self.keys, self.shard_of, self.members)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -95,10 +99,10 @@ def _list_members(source: str, path: Path) -> list[tuple[str, Member]]:
                     key = f"{folder}/{stem}" if folder else stem
                     found.append((key, Member(extension.lower(), info.offset_data, info.size)))
             end = tar.offset
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{source}/{path.name}: not a readable tar: {error}; write this shard again") from error
-    if end > path.stat().st_size:
-        raise ValueError(
-            f"{source}/{path.name}: cut off: {path.stat().st_size} of {end} bytes; copy or write this shard again"
-        )
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # what follows the last member of a whole tar
+            raise ValueError(f"{source}/{path.name}: cut off or damaged at byte {end}; copy or write this shard again")
     return found

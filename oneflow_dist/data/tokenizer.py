@@ -101,6 +101,11 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             raise ValueError(f"{path}, line {number}: not base64, blank, rank: {line[:40]!r}") from error
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise ValueError(f"{path}: ranks are not 0 to {len(ranks) - 1}, each once; is the file cut off?")
+    missing = sum(bytes([value]) not in ranks for value in range(256))
+    if missing:
+        raise ValueError(
+            f"{path}: {missing} of the 256 bytes have no rank, so not every text has tokens; is it cut off?"
+        )
     return ranks
 
 

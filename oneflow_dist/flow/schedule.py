@@ -38,6 +38,8 @@ class KeepSchedule:
             slope = 1.0
         elif self.kind == "cosine":
             slope = 0.5 * math.pi * math.sin(0.5 * math.pi * time)
+        elif time == 0.0 and self.exponent < 1.0:
+            slope = math.inf
         else:
             slope = self.exponent * time ** (self.exponent - 1.0)
         return slope / (1.0 - self.keep_prob(time))

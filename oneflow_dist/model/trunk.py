@@ -1,6 +1,7 @@
 """The shared transformer: Llama-style blocks over packed rows, bidirectional inside a sequence."""
 
-# Shapes: T trunk rows, D trunk width, h query heads, g key and value heads, d head width, I images.
+# Shapes: T trunk rows, S1 sequences + 1, D trunk width, h query heads, g key and value heads, d head width, f = d / 2,
+# I images.
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "T D"],
-        cos: Float32[Tensor, "T 1 d/2"],
-        sin: Float32[Tensor, "T 1 d/2"],
-        cu_seqlens: Int32[Tensor, "S+1"],
+        cos: Float32[Tensor, "T 1 f"],
+        sin: Float32[Tensor, "T 1 f"],
+        cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
     ) -> Float[Tensor, "T D"]:
         query, key, value = (
@@ -69,9 +70,9 @@ class Block(nn.Module):
         x: Float[Tensor, "T D"],
         image_embedding: Float[Tensor, "I D"],
         row_image: Int64[Tensor, "T"],
-        cos: Float32[Tensor, "T 1 d/2"],
-        sin: Float32[Tensor, "T 1 d/2"],
-        cu_seqlens: Int32[Tensor, "S+1"],
+        cos: Float32[Tensor, "T 1 f"],
+        sin: Float32[Tensor, "T 1 f"],
+        cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
     ) -> Float[Tensor, "T D"]:
         """One layer; `image_embedding` (of the image's time) modulates the rows of image `row_image`."""
@@ -92,7 +93,7 @@ class Block(nn.Module):
 
 def rotary_table(
     position: Int32[Tensor, "T 3"], head_width: int, theta: float
-) -> tuple[Float32[Tensor, "T 1 d/2"], Float32[Tensor, "T 1 d/2"]]:
+) -> tuple[Float32[Tensor, "T 1 f"], Float32[Tensor, "T 1 f"]]:
     """Cosine and sine of the rotation of every row.
 
     Frequency j turns with axis j mod 3 of the position, so that each axis has fast and slow frequencies. A text row has
@@ -108,7 +109,7 @@ def rotary_table(
 
 
 def rotate(
-    x: Float[Tensor, "T h d"], cos: Float32[Tensor, "T 1 d/2"], sin: Float32[Tensor, "T 1 d/2"]
+    x: Float[Tensor, "T h d"], cos: Float32[Tensor, "T 1 f"], sin: Float32[Tensor, "T 1 f"]
 ) -> Float[Tensor, "T h d"]:
     """Turn each pair (j, j + d/2) of `x` by its row's angle; in float32, back in x's dtype."""
     first, second = x.float().chunk(2, dim=-1)

@@ -200,6 +200,11 @@ def test_the_oldest_sample_never_waits(waiting: list[Capacity]) -> None:
     assert 0 in choose_samples(waiting, ROOM)
 
 
+def test_one_sequence_is_kept_free_for_the_padding() -> None:
+    one = Capacity(rows=1, tokens=1, bag_tokens=0, images=0, sequences=1)
+    assert choose_samples([one] * 12, ROOM) == list(range(ROOM.sequences - 1))
+
+
 def test_the_gap_is_filled_with_the_largest_that_fits() -> None:
     def text(rows: int) -> Capacity:
         return Capacity(rows=rows, tokens=rows, bag_tokens=0, images=0, sequences=1)

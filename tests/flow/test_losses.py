@@ -161,10 +161,13 @@ def test_closed_forms_of_a_mixture_of_lengths_are_stationary(
     assert log_rate.grad.abs().max() < 2e-8
 
 
-def slots(counts: list[int], config: Config, make_noisy: Callable[..., NoisySample]) -> PackedBatch:
+def slots(
+    counts: list[int], config: Config, make_noisy: Callable[..., NoisySample], is_open: list[bool] | None = None
+) -> PackedBatch:
     """A batch of one text whose slots miss so many tokens."""
     noisy = make_noisy(np.random.default_rng(0), num_tokens=len(counts), num_images=0, num_bag_tokens=sum(counts))
-    return pack([replace(noisy, bag_slot=np.repeat(np.arange(len(counts)), counts))], None, config.image)
+    noisy = replace(noisy, bag_slot=np.repeat(np.arange(len(counts)), counts))
+    return pack([replace(noisy, is_open=np.array(is_open)) if is_open else noisy], None, config.image)
 
 
 def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Prediction:
@@ -207,11 +210,13 @@ def test_empty_slots_do_not_pull_on_the_rate(config: Config, make_noisy: Callabl
     assert (log_rate.grad != 0.0).tolist() == [False, True, False, True]
 
 
-def test_losses_are_the_formulas(config: Config, make_noisy: Callable[..., NoisySample]) -> None:
-    batch = slots([0, 2, 1], config, make_noisy)
-    pi, rate = torch.tensor([0.7, 0.2, 0.4]), torch.tensor([5.0, 1.5, 0.8])
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+def test_losses_are_the_formulas(config: Config, make_noisy: Callable[..., NoisySample], normalize: str) -> None:
+    """Means over three open slots; the fourth is closed."""
+    batch = slots([0, 2, 1, 0], config, make_noisy, is_open=[True, True, True, False])
+    pi, rate = torch.tensor([0.7, 0.2, 0.4, 0.5]), torch.tensor([5.0, 1.5, 0.8, 1.0])
     prediction = replace(predict(batch, pi.logit(), rate.log()), bag_nll=torch.tensor([0.1, 0.2, 0.4]))
-    losses = compute_losses(prediction, batch, batch.counts, "batch", 1.0)
+    losses = compute_losses(prediction, batch, batch.counts, normalize, 1.0)
     assert losses.zero.item() == pytest.approx(-(np.log(0.7) + np.log(0.8) + np.log(0.6)) / 3, rel=1e-5)
     assert losses.rate.item() == pytest.approx((1.5 - 2 * np.log(1.5) + 0.8 - np.log(0.8)) / 3, rel=1e-5)
     assert losses.bag.item() == pytest.approx(0.7 / 3, rel=1e-5)

@@ -19,9 +19,7 @@ from tests.launching import Launcher
         (1, 1, 1, (1, 1)),
     ],
 )
-def test_the_mesh_is_replicate_by_shard(
-    replicate: int, shard: int, world_size: int, expected: tuple[int, int]
-) -> None:
+def test_the_mesh_is_replicate_by_shard(replicate: int, shard: int, world_size: int, expected: tuple[int, int]) -> None:
     assert mesh_shape(ParallelConfig(replicate=replicate, shard=shard), world_size) == expected
 
 
@@ -29,9 +27,24 @@ def test_the_mesh_is_replicate_by_shard(
     ("replicate", "shard", "world_size", "message"),
     [
         (2, 2, 8, "replicate (2) x shard (2) is 4 ranks, but WORLD_SIZE is 8; set parallel.shard = 4"),
-        (3, 2, 8, "replicate (3) x shard (2) is 6 ranks, but WORLD_SIZE is 8; set parallel.replicate to a divisor of 8"),
-        (3, -1, 8, "replicate (3) x shard (2) is 6 ranks, but WORLD_SIZE is 8; set parallel.replicate to a divisor of 8"),
-        (4, -1, 2, "replicate (4) x shard (1) is 4 ranks, but WORLD_SIZE is 2; set parallel.replicate to a divisor of 2"),
+        (
+            3,
+            2,
+            8,
+            "replicate (3) x shard (2) is 6 ranks, but WORLD_SIZE is 8; set parallel.replicate to a divisor of 8",
+        ),
+        (
+            3,
+            -1,
+            8,
+            "replicate (3) x shard (2) is 6 ranks, but WORLD_SIZE is 8; set parallel.replicate to a divisor of 8",
+        ),
+        (
+            4,
+            -1,
+            2,
+            "replicate (4) x shard (1) is 4 ranks, but WORLD_SIZE is 2; set parallel.replicate to a divisor of 2",
+        ),
         (0, -1, 8, "replicate (0) and shard (-1) must be positive, or shard = -1"),
         (1, 0, 8, "replicate (1) and shard (0) must be positive, or shard = -1"),
         (1, -2, 8, "replicate (1) and shard (-2) must be positive, or shard = -1"),
