@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,16 @@ def load_checkpoint(
     """Continue from a checkpoint, whatever layout wrote it.
 
     Raises:
-        ValueError: it belongs to another architecture or another cut of the data.
+        ValueError: it is damaged, or belongs to another architecture or another cut of the data.
     """
+    _check_whole(folder)
     check_same(folder, config, {**dict.fromkeys(ARCHITECTURE), "data": LANES, "run": ("seed",)})
     state = _state_dict(model, optimizer, ema)
     dcp.load(state, checkpoint_id=str(folder))
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)  # decay, betas and the like are the config's, not the checkpoint's
     table = json.loads((folder / "progress.json").read_text())
     return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
 
@@ -109,9 +114,14 @@ def load_model(path: str | Path) -> tuple[OneFlow, Config]:
         raise ValueError(
             f"{path}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"
         )
+    _check_whole(folder)
     config = load_config(folder / "config.toml")
     model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
-    dcp.load({"ema": dict(model.named_parameters())}, checkpoint_id=str(folder), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled"
+        )  # a tool is one process, as it should
+        dcp.load({"ema": dict(model.named_parameters())}, checkpoint_id=str(folder), no_dist=True)
     return model.eval(), config
 
 
@@ -151,6 +161,16 @@ def _check_room(final: Path, state: dict[str, Any]) -> None:
         )
 
 
+def _check_whole(folder: Path) -> None:
+    """Whether every file of a checkpoint is there and as long as its index says."""
+    for place in dcp.FileSystemReader(str(folder)).read_metadata().storage_data.values():
+        path = folder / place.relative_path
+        if not path.exists() or path.stat().st_size < place.offset + place.length:
+            raise ValueError(
+                f"{folder}: {path.name} is missing or cut off; move this folder away to continue from the one before"
+            )
+
+
 def _leaves(value: Any) -> list[Any]:
     return [leaf for item in value.values() for leaf in _leaves(item)] if isinstance(value, dict) else [value]
 
@@ -166,6 +186,6 @@ def _mib(num_bytes: torch.Tensor) -> int:
 
 
 def _delete_old(config: Config) -> None:
-    folders = sorted((Path(config.run.folder) / "checkpoints").glob("step-*[0-9]"))
-    for folder in folders[: -config.checkpoint.keep]:
+    complete = sorted(mark.parent for mark in (Path(config.run.folder) / "checkpoints").glob("step-*/COMPLETE"))
+    for folder in complete[: -config.checkpoint.keep]:
         shutil.rmtree(folder)

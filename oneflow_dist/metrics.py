@@ -37,6 +37,23 @@ class MetricsLog:
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
         )
 
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flush and close all sinks, whatever ended the run."""
+        if not self.is_main:
+            return
+        self._bar.close()
+        self._lines.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One step's values to every sink."""
         if not self.is_main:
@@ -65,17 +82,6 @@ class MetricsLog:
 
             with Image.open(path) as picture:
                 self._tensorboard.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Flush and close all sinks."""
-        if not self.is_main:
-            return
-        self._bar.close()
-        self._lines.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
 
 
 def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float]:

@@ -93,5 +93,6 @@ def _failed_save() -> Any:
 
 
 def _exit_with(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK", "0")
+    print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
     os._exit(code)  # other threads and ranks may be waiting for us: do not wait for them

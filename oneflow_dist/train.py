@@ -68,21 +68,22 @@ def check_finite(
     """Raise FloatingPointError on all ranks if a loss or the gradient norm is not finite; keep the bad batches."""
     if are_finite(metrics.losses) and math.isfinite(metrics.grad_norm):
         return
-    bad = [batch for batch, sums in zip(batches, own, strict=True) if not torch.isfinite(sums).all()]
+    bad = {n: batch for n, (batch, sums) in enumerate(zip(batches, own, strict=True)) if not torch.isfinite(sums).all()}
     report: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(report, [key for batch in bad for key in batch.keys])
-    for batch in bad:
-        path = Path(config.run.folder) / f"bad-batch-step-{step:08d}-rank-{dist.get_rank()}.pt"
+    dist.all_gather_object(report, [key for batch in bad.values() for key in batch.keys])
+    for number, batch in bad.items():
+        path = Path(config.run.folder) / f"bad-batch-step-{step:08d}-rank-{dist.get_rank()}-pack-{number}.pt"
         torch.save(dataclasses.asdict(batch), path)
     dist.barrier()
     ranks = [rank for rank, keys in enumerate(report) if keys]
     where = f"rank {', '.join(map(str, ranks))}" if ranks else "the gradients of all ranks"
     samples = [key for keys in report for key in keys]
     named = f"; samples {', '.join(samples[:8])} ({len(samples)} in all)" if samples else ""
+    kept = f"; their batches are in {config.run.folder}/bad-batch-*.pt" if samples else ""
     values = ", ".join(f"{f.name} {getattr(metrics.losses, f.name):g}" for f in dataclasses.fields(Losses))
     raise FloatingPointError(
-        f"step {step}, {where}: not finite: {values}, gradient norm {metrics.grad_norm:g}{named}; the bad batches are "
-        f"in {config.run.folder}/bad-batch-*.pt, the weights were not changed; lower optim.lr or inspect the samples"
+        f"step {step}, {where}: not finite: {values}, gradient norm {metrics.grad_norm:g}{named}{kept}; "
+        "the weights were not changed; lower optim.lr or inspect the samples"
     )
 
 
@@ -98,22 +99,21 @@ def train(config: Config, device: torch.device) -> None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
         log(f"continuing from {latest}")
     loader = PackLoader(config, dist.get_rank(), dist.get_world_size(), progress.lanes or None)
-    metrics_log = MetricsLog(config, progress.step, is_main())
-    for step in range(progress.step + 1, config.train.steps + 1):
-        start = time.perf_counter()
-        batches = loader.next_step(device)
-        metrics = train_step(model, optimizer, batches, step, config)
-        ema.update(model, step)
-        seconds = time.perf_counter() - start
-        lr = learning_rate(step, config.train.steps, config.optim)
-        metrics_log.write(step, step_values(metrics, lr, seconds, step_flops(metrics.counts, config)))
-        if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
-            save_checkpoint(config, Progress(step=step, lanes=loader.states), model, optimizer, ema)
-        if config.sampling.every_steps and step % config.sampling.every_steps == 0:
-            with ema.applied(model):
-                path = draw_progress(model, config, step)
-            metrics_log.add_image(step, path)
-    metrics_log.close()
+    with MetricsLog(config, progress.step, is_main()) as metrics_log:
+        for step in range(progress.step + 1, config.train.steps + 1):
+            start = time.perf_counter()
+            batches = loader.next_step(device)
+            metrics = train_step(model, optimizer, batches, step, config)
+            ema.update(model, step)
+            seconds = time.perf_counter() - start
+            lr = learning_rate(step, config.train.steps, config.optim)
+            metrics_log.write(step, step_values(metrics, lr, seconds, step_flops(metrics.counts, config)))
+            if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
+                save_checkpoint(config, Progress(step=step, lanes=loader.states), model, optimizer, ema)
+            if config.sampling.every_steps and step % config.sampling.every_steps == 0:
+                with ema.applied(model):
+                    path = draw_progress(model, config, step)
+                metrics_log.add_image(step, path)
 
 
 def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFlow:

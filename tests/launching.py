@@ -322,5 +322,6 @@ def _load() -> None:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # this checkout's code, whichever is installed
     _load()
     _become(_serve())

@@ -30,14 +30,10 @@ from tests.launching import (
 TrainCommand = Callable[..., list[str]]
 
 
-def test_a_mistyped_key_is_answered_in_a_second_with_the_right_one(tmp_path: Path) -> None:
-    end = run_python("-X", "importtime", "-m", "oneflow_dist.train", "configs/debug.toml", "model.widht=3")
-    assert end.code == 2
-    error = [line for line in end.stderr.splitlines() if not line.startswith("import time:")]
-    assert error == ["error: model.widht: unknown key; did you mean model.width?"]
-    imported = {line.rpartition("|")[2].strip() for line in end.stderr.splitlines() if line.startswith("import time:")}
-    assert "oneflow_dist.config" in imported
-    assert "torch" not in imported  # which alone takes 3 s
+def test_a_mistyped_key_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    end = run_python("-m", "oneflow_dist.train", "configs/debug.toml", "model.widht=3")
+    assert (end.code, end.stdout) == (2, "")
+    assert end.stderr == "error: model.widht: unknown key; did you mean model.width?\n"
 
 
 @pytest.mark.parametrize(
@@ -66,17 +62,14 @@ def test_a_bad_config_ends_the_run_before_it_writes(
     assert not (tmp_path / "run").exists()
 
 
-def test_ranks_that_cannot_share_the_packs_end_together_with_one_message(
+def test_ranks_that_cannot_share_the_packs_end_together_and_say_why(
     launcher: Launcher, train_command: TrainCommand, tmp_path: Path
 ) -> None:
     ends = launcher.run_ranks(3, *train_command(tmp_path / "run"))
     assert [end.code for end in ends] == [2, 2, 2]
     assert not (tmp_path / "run").exists()
-    assert [end.stderr for end in ends] == [
-        "error: data.packs_per_step (4) is not a multiple of the 3 data-parallel ranks; set data.packs_per_step=3\n",
-        "",
-        "",
-    ]
+    message = "data.packs_per_step (4) is not a multiple of the 3 data-parallel ranks; set data.packs_per_step=3\n"
+    assert [end.stderr for end in ends] == [f"error{rank}: {message}" for rank in ("", " (rank 1)", " (rank 2)")]
 
 
 def test_a_missing_shard_is_named(launcher: Launcher, train_command: TrainCommand, tmp_path: Path) -> None:
@@ -159,7 +152,7 @@ def test_a_bad_sample_on_one_rank_ends_all_ranks(
     # Each of the two lanes begins with four of the eight samples, of which one is broken.
     overrides = ["data.packs_per_step=2", "data.window_samples=4", f"data.mixture={mixture}"]
     ends = launcher.run_ranks(2, *train_command(tmp_path / "run", *overrides))
-    named = [end for end in ends if "error: sample digits/digits/0005" in end.stderr]
+    named = [end for end in ends if re.search(r"error( \(rank 1\))?: sample digits/digits/0005", end.stderr)]
     assert len(named) == 1
     assert named[0].code == 2
     assert all(end.code != 0 for end in ends)
@@ -289,7 +282,7 @@ def test_losses_that_are_not_finite_end_a_run_and_leave_their_samples(
     assert only_error(end) == error.rstrip("\n")
 
 
-def test_a_nan_on_one_rank_of_two_ends_both_with_one_message(
+def test_a_nan_on_one_rank_of_two_ends_both_and_names_the_rank(
     launcher: Launcher, train_command: TrainCommand, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -298,7 +291,7 @@ def test_a_nan_on_one_rank_of_two_ends_both_with_one_message(
     ends = launcher.run_ranks(2, poison, *train_command(folder, "checkpoint.every_steps=1")[2:])
     assert [end.code for end in ends] == [1, 1]
     (path,) = folder.glob("bad-batch-*.pt")
-    assert path.name == "bad-batch-step-00000003-rank-1.pt"
+    assert path.name == "bad-batch-step-00000003-rank-1-pack-1.pt"
     batch = load_bad_batch(path)
     assert torch.isnan(batch["latents"]).any()
     kept = sorted(folder.glob("checkpoints/*"))
@@ -311,7 +304,7 @@ def test_a_nan_on_one_rank_of_two_ends_both_with_one_message(
     assert error.startswith("error: step 3, rank 1: not finite: zero ")
     assert f"; samples {', '.join(batch['keys'][:8])} ({len(batch['keys'])} in all); " in error
     assert only_error(ends[0]) == error.rstrip("\n")
-    assert "error: " not in ends[1].stderr
+    assert error.removeprefix("error: ") in ends[1].stderr  # all ranks know
 
 
 POISONED_RUN = """

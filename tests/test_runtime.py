@@ -73,7 +73,7 @@ def test_a_program_that_ends_well_ends_with_code_0(program: Program, launcher: L
 def test_an_error_ends_a_rank_that_others_wait_for(program: Program, launcher: Launcher) -> None:
     body = ["start_process()", 'if dist.get_rank() == 1: raise ValueError("here")', "dist.barrier()"]
     first, second = launcher.run_ranks(2, program(*body))
-    assert (second.code, second.stderr) == (2, "error: here\n")
+    assert (second.code, second.stderr) == (2, "error (rank 1): here\n")
     assert first.code != 0  # it learns that the other is gone, and does not wait for ever
 
 

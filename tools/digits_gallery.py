@@ -43,7 +43,7 @@ def _card(canvas: Canvas, tokenizer: Tokenizer) -> Image.Image:
     pictures = [enlarge(decode_pixels(latent), CARD // len(canvas.latents)) for latent in canvas.latents] or [blank]
     side_by_side = grid(pictures, columns=len(pictures), gap=0)
     text = " ".join(part for part in canvas.parts(tokenizer) if isinstance(part, str))
-    caption = text_line(text, 15)
+    caption = text_line(text if len(text) <= 24 else text[:23] + "…", 15)
     return stack([side_by_side, caption], gap=6, align="centre")
 
 

@@ -95,7 +95,8 @@ def judge_single(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, floa
     """Shares of documents: the text is a sentence of the grammar; it has one image; that shows the text's digit."""
     valid, has_image, agrees = [], [], []
     for canvas in canvases:
-        digit = read_caption(text_of(canvas, tokenizer))
+        texts = [part for part in canvas.parts(tokenizer) if isinstance(part, str)]
+        digit = read_caption(texts[0]) if len(texts) == 1 else None
         valid.append(digit is not None)
         has_image.append(len(canvas.latents) == 1)
         agrees.append(len(canvas.latents) == 1 and digit == read_images(canvas.latents)[0])
@@ -171,8 +172,8 @@ def text_of(canvas: Canvas, tokenizer: Tokenizer) -> str:
 
 
 def mean(values: Any) -> float:
-    """The mean, rounded to four places."""
-    return round(float(np.mean(values)), 4)
+    """The mean, rounded to four places; 0 of nothing."""
+    return round(float(np.mean(values)), 4) if len(values) else 0.0
 
 
 if __name__ == "__main__":

@@ -65,6 +65,10 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _write(folder: Path, name: str, samples: list[dict[str, bytes | str]]) -> None:
+    """Write the shards of one set; those of an earlier call with more samples go."""
+    num_shards = -(-len(samples) // SHARD_SAMPLES)
+    for path in sorted(folder.glob(f"{name}-*.tar"))[num_shards:]:
+        path.unlink()
     for shard, first in enumerate(range(0, len(samples), SHARD_SAMPLES)):
         path = folder / f"{name}-{shard:06d}.tar"
         with webdataset.TarWriter(str(path.with_suffix(".tmp")), mtime=0) as tar:

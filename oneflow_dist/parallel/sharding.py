@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -30,6 +32,8 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, train: TrainConfig) -> OneFlow
     policy = MixedPrecisionPolicy(
         param_dtype=DTYPES[train.precision], reduce_dtype=torch.float32, cast_forward_inputs=False
     )
+    # Outputs of the model are views; the warning is about writing into them, which nothing does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

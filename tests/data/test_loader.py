@@ -42,8 +42,8 @@ def make_small(
     shutil.copy(digits / "count-heldout-000000.tar", folder / "count-train-000000.tar")
     mixture = folder / "mixture.yaml"
     mixture.write_text((digits / "mixture.yaml").read_text().replace(str(digits), str(folder)))
-    small = ["rows_per_pack=96", "tokens_per_pack=72", "bag_tokens_per_pack=64", "images_per_pack=24"]
-    small += ["sequences_per_pack=32", "max_sample_rows=64", "window_samples=8", f"packs_per_step={NUM_LANES}"]
+    small = ["rows_per_pack=64", "tokens_per_pack=64", "bag_tokens_per_pack=64", "images_per_pack=24"]
+    small += ["sequences_per_pack=32", "max_sample_rows=64", "window_samples=20", f"packs_per_step={NUM_LANES}"]
     small += [f"mixture={mixture}"]
     return lambda *overrides: make_config(*(f"data.{key}" for key in small), *overrides)
 
@@ -103,6 +103,7 @@ def test_resuming_continues_as_if_unbroken(
     """Prefetched packs are not lost, and other ranks may continue."""
     config = make_small(f"data.workers={workers}")
     _, states = run(config, before, STEPS)
+    assert all(state["waiting"] for state in states.values())
     packs, _ = run(config, after, STEPS, states)
     assert_same(packs, unbroken[STEPS * NUM_LANES :])
 
