@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
@@ -229,6 +231,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What of metrics.jsonl is the same whenever a run is repeated."""
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def read_checkpoint(folder: Path, scratch: Path) -> dict[str, Any]:
+    """Model, average and optimizer of a checkpoint under dotted names, as whole tensors; `scratch` is overwritten."""
+    dcp_to_torch_save(str(folder), str(scratch))
+    return dict(_flatten(torch.load(scratch, weights_only=False), ""))
+
+
+def _flatten(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    found = []
+    for key, value in table.items():
+        found += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return found
 
 
 def only_error(end: Finished) -> str:

@@ -10,14 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from tests.launching import ONE_THREAD, ROOT, TIMEOUT, TORCHRUN, Launcher, Run, read_metrics, without_timings
+from tests.launching import (
+    ONE_THREAD,
+    ROOT,
+    TIMEOUT,
+    TORCHRUN,
+    Launcher,
+    Run,
+    read_checkpoint,
+    read_metrics,
+    without_timings,
+)
 
 LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
 
@@ -178,19 +186,6 @@ def assert_bitwise_equal(folder: Path, expected: Path, scratch: Path) -> None:
             assert torch.equal(value, expected_state[key]), key
         else:
             assert value == expected_state[key], key
-
-
-def read_checkpoint(folder: Path, scratch: Path) -> dict[str, Any]:
-    """Model, average and optimizer of a checkpoint under dotted names, as whole tensors."""
-    dcp_to_torch_save(str(folder), str(scratch))
-    return dict(flatten(torch.load(scratch, weights_only=False), ""))
-
-
-def flatten(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    found = []
-    for key, value in table.items():
-        found += flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
 
 
 def assert_same_losses(folder: Path, expected: Path) -> None:

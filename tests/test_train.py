@@ -14,11 +14,12 @@ from PIL import Image
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.model.initialization import first_value
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.train import build_model, check_finite, train_step
-from tests.launching import Launcher, Run, read_metrics
+from tests.launching import Launcher, Run, read_checkpoint, read_metrics
 
 StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config]
 CPU = torch.device("cpu")
@@ -136,6 +137,29 @@ def test_progress_of_the_data_is_one_entry_for_each_lane(unbroken: Run) -> None:
     assert sorted(progress["lanes"]) == ["0", "1", "2", "3"]
     for lane in progress["lanes"].values():
         assert len(lane["waiting"]) < 32  # fewer than data.window_samples wait after a pack was taken
+
+
+def test_the_average_follows_the_weights_after_every_step(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    overrides = ["train.steps=3", "checkpoint.every_steps=1", "checkpoint.keep=3", "sampling.every_steps=0"]
+    end = launcher.run(*train_command(folder, *overrides))
+    assert end.code == 0, end.stderr
+    states = {n: read_checkpoint(folder / f"checkpoints/step-{n:08d}", tmp_path / "state.pt") for n in (1, 2, 3)}
+    config = load_config(folder / "config.toml")
+    names = [name.removeprefix("model.") for name in states[1] if name.startswith("model.")]
+    average = {
+        name: first_value(name, states[1][f"model.{name}"].shape, config.run.seed, config.model.num_layers, CPU)
+        for name in names
+    }
+    for step, state in states.items():
+        decay = (1 + step) / (10 + step)  # below optim.ema_decay in the first steps
+        for name in names:
+            average[name] = decay * average[name] + (1.0 - decay) * state[f"model.{name}"]
+            torch.testing.assert_close(state[f"ema.{name}"], average[name], rtol=1e-5, atol=1e-7)
+            assert float(state[f"optimizer.state.{name}.step"]) == step
+    assert any(not torch.equal(states[3][f"ema.{name}"], states[3][f"model.{name}"]) for name in names)
 
 
 @pytest.fixture

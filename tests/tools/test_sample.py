@@ -43,20 +43,22 @@ def read_trace(folder: Path) -> dict[str, Any]:
 def test_documents_continue_the_given_text_and_image(
     sample: Sample, digit: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    end = sample(tmp_path / "out", "--text", "this is a", "--image", digit, "--count", "3", "--seed", "5")
+    prompt = ["--text", "zero", "--image", digit, "--text", "count up:"]
+    end = sample(tmp_path / "out", *prompt, "--count", "9", "--seed", "5")
     assert end.code == 0, end.stderr
     table = read_trace(tmp_path / "out")
     assert table["seed"] == 5
     assert table["settings"]["steps"] == 6
     assert table["settings"]["guidance"] == 2.0  # of configs/debug.toml
-    assert [document["index"] for document in table["documents"]] == [0, 1, 2]
-    given = tokenizer.encode("this is a")
+    assert [document["index"] for document in table["documents"]] == list(range(9))
+    given = [tokenizer.bos, *tokenizer.encode("zero"), tokenizer.image, *tokenizer.encode("count up:")]
     names = {"trace.json", "documents.png"}
+    num_painted = 0
     for index, document in enumerate(table["documents"]):
         tokens = document["tokens"]
-        assert [entry["token"] for entry in tokens[: 2 + len(given)]] == [tokenizer.bos, *given, tokenizer.image]
-        assert [entry["step"] for entry in tokens[: 2 + len(given)]] == [0] * (2 + len(given))
-        assert all(1 <= entry["step"] <= 6 for entry in tokens[2 + len(given) :])
+        assert [entry["token"] for entry in tokens[: len(given)]] == given
+        assert all(entry["step"] == 0 for entry in tokens[: len(given)])
+        assert all(1 <= entry["step"] <= 6 for entry in tokens[len(given) :])
         assert all(entry["text"] == tokenizer.decode([entry["token"]]) for entry in tokens)
 
         images = [entry for entry in tokens if "image" in entry]
@@ -65,12 +67,15 @@ def test_documents_continue_the_given_text_and_image(
         assert images[0]["last_step"] == 0  # it was given
         assert all(entry["last_step"] == entry["step"] + 6 for entry in images[1:])
 
+        num_painted += len(images) - 1
+
         text = (tmp_path / "out" / f"{index:04d}.txt").read_text()
         assert text == words_of(tokens, tokenizer) + "\n"
         names |= {f"{index:04d}.txt", *(entry["image"] for entry in images)}
         with Image.open(tmp_path / "out" / images[0]["image"]) as own, Image.open(digit) as original:
             assert (np.asarray(own) == np.asarray(original)).all()
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert num_painted > 0
 
 
 def words_of(tokens: list[dict[str, Any]], tokenizer: Tokenizer) -> str:
