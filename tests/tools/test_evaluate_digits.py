@@ -196,3 +196,11 @@ def test_what_cannot_be_evaluated_is_refused_with_one_line(
     end = launcher.run("tools/evaluate_digits.py", tmp_path, *arguments)
     assert (end.code, only_error(end)) == (2, f"error: {message.format(folder=tmp_path)}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_metrics_is_refused_before_documents_are_generated(launcher: Launcher, unbroken: Run) -> None:
+    folder = unbroken.folder / "checkpoints/step-00000010"  # a checkpoint, not the folder of a run
+    end = launcher.run("tools/evaluate_digits.py", folder, "--samples", "2", "--steps", "2")
+    assert end.code == 2
+    assert "metrics.jsonl" in only_error(end)
+    assert end.stdout == ""
