@@ -61,6 +61,7 @@ def main() -> None:
         raise ValueError(f"--samples: {args.samples} must be positive")
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(args.folder)
+    history = read_metrics(args.folder / "metrics.jsonl")
     settings = SamplerSettings.from_config(config.sampling)
     given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}
     writer = Writer(model, config, load_tokenizer(config.data.tokenizer), dataclasses.replace(settings, **given))
@@ -69,7 +70,7 @@ def main() -> None:
     interleaved = writer.write("interleaved", [parse_prompt(COUNT_PROMPT, writer.tokenizer)] * args.samples)
     size = {"num_samples": args.samples, "sampler_steps": writer.settings.steps, "guidance": writer.settings.guidance}
     report = {
-        **read_metrics(args.folder / "metrics.jsonl"),
+        **history,
         "num_parameters": num_parameters(model),
         "single": {**judge_single(single, writer.tokenizer), **size},
         "interleaved": {**judge_interleaved(interleaved, writer.tokenizer), **size},
@@ -83,6 +84,8 @@ def main() -> None:
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """Length of the training in steps and in seconds of its steps."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: no metrics.jsonl here; name the folder of a run, not of one checkpoint")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {
         "steps": lines[-1]["step"],
