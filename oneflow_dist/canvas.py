@@ -1,6 +1,6 @@
 """A document while it is being generated: tokens that stand, images on their own clocks."""
 
-# Shapes: n tokens, i images, C H W latent of one document.
+# Shapes: n tokens, i images, p patches of E elements of one document; C H W latent.
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Float32, Int64
 
 from oneflow_dist.config import ImageConfig
 from oneflow_dist.containers import NoisySample
+from oneflow_dist.data.codec import cut_images, to_latent
 from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.flow.noising import gaussian
 
 MOVING_TOLERANCE = 1e-9  # clocks are sums of 1/N
 
@@ -27,12 +29,14 @@ class Canvas:
 
     key: str
     rng: np.random.Generator
+    image: ImageConfig  # of an image to paint; given ones may have any shape
     text_time: float
     tokens: Int64[np.ndarray, "n"]
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
     image_at: Int64[np.ndarray, "i"]
-    latents: Float32[np.ndarray, "i C H W"]
+    patches: Float32[np.ndarray, "p E"]
+    grid: Int64[np.ndarray, "i 2"]
     image_time: Float[np.ndarray, "i"]
     image_is_target: Bool[np.ndarray, "i"]
     hit_cap: bool = False  # an insertion was refused because the document was full
@@ -51,6 +55,11 @@ class Canvas:
     def is_done(self) -> bool:
         return not self.is_writing and not self.is_moving.any()
 
+    @property
+    def num_rows(self) -> int:
+        """Trunk rows that the document takes now."""
+        return len(self.tokens) + len(self.patches)
+
     def snapshot(self) -> NoisySample:
         """What the network sees: the same type that training noises samples into."""
         return NoisySample(
@@ -60,8 +69,9 @@ class Canvas:
             image_at=self.image_at,
             bag_tokens=np.zeros(0, dtype=np.int64),
             bag_slot=np.zeros(0, dtype=np.int64),
-            latents=self.latents,
-            velocity=np.zeros_like(self.latents),
+            patches=self.patches,
+            velocity=np.zeros_like(self.patches),
+            grid=self.grid,
             image_time=np.minimum(1.0, self.image_time),
             image_is_scored=self.is_moving,
             text_time=min(1.0, self.text_time),
@@ -71,14 +81,15 @@ class Canvas:
         """The document as it stands now, for looking at: later steps do not change it."""
         return copy.copy(self)
 
-    def advance(self, velocity: Float32[np.ndarray, "i C H W"], step_size: float) -> None:
+    def advance(self, velocity: Float32[np.ndarray, "p E"], step_size: float) -> None:
         """Move every moving image along its velocity, and the clocks of text and moving images."""
         steps = np.where(self.is_moving, np.minimum(step_size, 1.0 - self.image_time), 0.0)
-        self.latents = self.latents + steps.astype(np.float32)[:, None, None, None] * velocity
+        patch_steps = np.repeat(steps.astype(np.float32), self.grid.prod(axis=1))
+        self.patches = self.patches + patch_steps[:, None] * velocity
         self.image_time = self.image_time + steps
         self.text_time = min(1.0, self.text_time + step_size)
 
-    def insert(self, slots: np.ndarray, tokens: np.ndarray, step: int, image_token: int, image: ImageConfig) -> None:
+    def insert(self, slots: np.ndarray, tokens: np.ndarray, step: int, image_token: int) -> None:
         """Insert a token after each of `slots`, ascending indices before any insertion; an image token spawns noise.
 
         Inserting at the last slot first, or all at once as here, leaves the earlier indices as they were.
@@ -100,14 +111,21 @@ class Canvas:
         order = np.insert(image_of, places, new_of)
         self.image_at = np.flatnonzero(order >= 0)
         order = order[self.image_at]
-        noise = self.rng.standard_normal((num_new, *image.shape), dtype=np.float32)
-        self.latents = np.concatenate([self.latents, noise])[order]
+        noise = gaussian(self.rng, (num_new * self.image.num_rows, self.image.patch_elements))
+        grid = np.concatenate([self.grid, np.tile(self.image.grid, (num_new, 1))])
+        rank = np.repeat(np.argsort(order), grid.prod(axis=1))  # of the image that each patch belongs to
+        self.patches = np.concatenate([self.patches, noise])[np.argsort(rank, kind="stable")]
+        self.grid = grid[order]
         self.image_time = np.append(self.image_time, np.zeros(num_new))[order]
         self.image_is_target = np.append(self.image_is_target, np.ones(num_new, dtype=bool))[order]
 
-    def num_rows(self, image: ImageConfig) -> int:
-        """Trunk rows that the document takes now."""
-        return len(self.tokens) + len(self.image_at) * image.num_rows
+    def latents(self) -> list[Float32[np.ndarray, "C _ _"]]:
+        """The images as they stand now, each of its own shape."""
+        ends = np.cumsum(self.grid.prod(axis=1))
+        return [
+            to_latent(self.patches[end - rows * columns : end], (rows, columns), self.image)
+            for end, (rows, columns) in zip(ends.tolist(), self.grid.tolist(), strict=True)
+        ]
 
     def parts(self, tokenizer: Tokenizer) -> list[str | int]:
         """The document as a reader sees it: stretches of text, and indices of images; BOS left out."""
@@ -146,24 +164,23 @@ def blank_canvas(
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
     is_image = np.array([False] + [not isinstance(part, int) for part in prompt])
     tokens = [tokenizer.bos] + [part if isinstance(part, int) else tokenizer.image for part in prompt]
-    latents = [
-        rng.standard_normal(image.shape, dtype=np.float32) if part is None else part
-        for part in prompt
-        if not isinstance(part, int)
-    ]
-    is_target = np.array([part is None for part in prompt if not isinstance(part, int)], dtype=bool)
+    images = [part for part in prompt if not isinstance(part, int)]
+    patches, grid = cut_images([gaussian(rng, image.shape) if part is None else part for part in images], image)
+    is_target = np.array([part is None for part in images], dtype=bool)
     writes = not (len(prompt) > 0 and prompt[-1] is None)
     is_open = np.zeros(len(tokens), dtype=bool)
     is_open[-1] = writes
     return Canvas(
         key=f"canvas-{index}",
         rng=rng,
+        image=image,
         text_time=0.0 if writes else 1.0,
         tokens=np.array(tokens, dtype=np.int64),
         is_open=is_open,
         born=np.zeros(len(tokens), dtype=np.int64),
         image_at=np.flatnonzero(is_image),
-        latents=np.stack(latents) if latents else np.zeros((0, *image.shape), dtype=np.float32),
+        patches=patches,
+        grid=grid,
         image_time=np.where(is_target, 0.0, 1.0),
         image_is_target=is_target,
     )

@@ -24,6 +24,7 @@ from oneflow_dist.optim import MovingAverage
 from oneflow_dist.runtime import is_main, log
 
 ARCHITECTURE = ("model", "heads", "image")  # config sections that decide the shapes of parameters
+FORMAT = 2  # of progress.json
 LANES = ("packs_per_step", "window_samples")  # of [data]: what the states of lanes depend on
 
 
@@ -75,7 +76,7 @@ def save_checkpoint(
     dist.all_gather_object(gathered, progress.lanes)
     if is_main():
         lanes = {index: lane for part in gathered for index, lane in part.items()}
-        (beside / "progress.json").write_text(json.dumps({"step": progress.step, "lanes": lanes}))
+        (beside / "progress.json").write_text(json.dumps({"format": FORMAT, "step": progress.step, "lanes": lanes}))
         (beside / "config.toml").write_text(write_config(config))
         (beside / "COMPLETE").touch()
         beside.rename(final)
@@ -99,7 +100,25 @@ def load_checkpoint(
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)  # decay, betas and the like are the config's, not the checkpoint's
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where a run stood when it wrote a checkpoint.
+
+    Raises:
+        ValueError: it is no complete checkpoint, or one of another version.
+    """
+    if not (folder / "COMPLETE").exists():
+        raise ValueError(
+            f"{folder}: no complete checkpoint (no COMPLETE file); name a folder as checkpoints/step-00000100"
+        )
     table = json.loads((folder / "progress.json").read_text())
+    if table.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder}: written by another version (format {table.get('format')}, this one reads {FORMAT}); "
+            "start a new run in another run.folder"
+        )
     return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
 
 

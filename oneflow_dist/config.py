@@ -45,7 +45,11 @@ class HeadsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageConfig:
-    """[image] The latents that images are made of, and how the trunk sees them."""
+    """[image] The latents that images are made of, and how the trunk sees them.
+
+    Height and width are those of the images that generation paints. Images that are given, in data and in prompts, may
+    have any that patch_size divides.
+    """
 
     channels: int
     height: int  # in latent elements
@@ -58,8 +62,8 @@ class ImageConfig:
         return self.channels, self.height, self.width
 
     @property
-    def num_elements(self) -> int:
-        return self.channels * self.height * self.width
+    def patch_elements(self) -> int:
+        return self.channels * self.patch_size**2
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -68,7 +72,7 @@ class ImageConfig:
 
     @property
     def num_rows(self) -> int:
-        """Trunk rows of one image."""
+        """Trunk rows of one image, its patches."""
         return self.grid[0] * self.grid[1]
 
 
@@ -93,7 +97,7 @@ class DataConfig:
     rows_per_pack: int
     tokens_per_pack: int
     bag_tokens_per_pack: int
-    images_per_pack: int
+    images_per_pack: int  # of image.height x image.width; their patches are the room for images of any shape
     sequences_per_pack: int
     max_sample_rows: int  # of a complete sample
     overlong: Literal["error", "drop", "window"]  # a longer sample: stop, leave it out, take a random part of it
@@ -161,6 +165,7 @@ class SamplingConfig:
     temperature: float  # of the token distribution
     top_p: float
     max_rows: int  # of one document
+    autoencoder: str = "pixels"  # what turns latents into pictures: a folder with a diffusers AutoencoderKL
     prompts: tuple[str, ...]  # "<|image|>" in a prompt is an image to paint
 
 

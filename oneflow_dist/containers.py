@@ -1,14 +1,16 @@
 """What travels: one dataclass for each stage of a sample's path.
 
-    tar shard -> ShardRecord -> Sample -> NoisySample -> PackedBatch -> Prediction -> Losses -> StepMetrics
+    tar shard -> ShardRecord -> Document -> Sample -> NoisySample -> PackedBatch -> Prediction -> Losses -> StepMetrics
 
-Shapes: n tokens and i images of one sample; N slots (= kept text tokens), B bag tokens, I images, T trunk rows,
-S sequences (S1 = S + 1), P rows of an image, C H W latent, of one packed batch.
+Images are patches, so that any grid of them may stand beside any other. Shapes: n tokens, i images, p patches of E
+elements of one sample (m, j, q once it is noised, with b bag tokens); N slots (= kept tokens), B bag tokens, I images,
+P patches, T trunk rows, S sequences (S1 = S + 1) of one packed batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,27 +24,61 @@ class ShardRecord:
 
     key: str  # "source/shard/key": names the sample in every message
     files: dict[str, bytes]  # by extension: "png", "txt", "json", "0.jpg"
+    header: dict[str, Any] = field(default_factory=dict)  # what the writer of the shard says of it; empty for most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """A stretch of text, tokenized by itself."""
+
+    tokens: list[int]
+    is_answer: bool = False  # what the task "instruct" has generated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePart:
+    """One image as it is stored: pixels, or an autoencoder's posterior; the model sees (value - shift) * scale."""
+
+    posterior: Float[np.ndarray, "k C h w"]  # mean, and standard deviation unless the values are exact
+    mirrored: Float[np.ndarray, "l C h w"]  # the same of the flipped image, or nothing: a latent cannot be flipped
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A decoded record in reading order, before it is known what of it is prompt and what is target."""
+
+    key: str
+    parts: tuple[TextPart | ImagePart, ...]
+
+    @property
+    def num_images(self) -> int:
+        return sum(isinstance(part, ImagePart) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One training example before noising. An image is one token in `tokens` and one latent."""
+    """One training example before noising. An image is one token in `tokens` and a grid of patches."""
 
     key: str
     tokens: Int64[np.ndarray, "n"]
     is_target: Bool[np.ndarray, "n"]  # to be generated; the others are prompt. The first token never is one.
     image_at: Int64[np.ndarray, "i"]  # which tokens are images, ascending
-    latents: Float32[np.ndarray, "i C H W"]
+    patches: Float32[np.ndarray, "p E"]  # of all images end to end, each row by row
+    grid: Int64[np.ndarray, "i 2"]  # rows and columns of patches of each image
     is_interleaved: bool  # images are inserted like tokens (Algorithm 3); else they are there from the start
 
     def __post_init__(self) -> None:
         if self.tokens.size == 0 or self.is_target[0]:
             raise ValueError(f"sample {self.key!r}: its first token is a target; put a BOS or prompt token before it")
-        if len(self.image_at) != len(self.latents):
+        if len(self.image_at) != len(self.grid):
             raise ValueError(
-                f"sample {self.key!r}: {len(self.image_at)} image tokens but {len(self.latents)} latents; "
+                f"sample {self.key!r}: {len(self.image_at)} image tokens but {len(self.grid)} images; "
                 "name each image of the text once"
             )
+        num_patches = int(self.grid.prod(axis=1).sum())
+        assert len(self.patches) == num_patches, f"{self.key}: {len(self.patches)} patches for grids of {num_patches}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +91,9 @@ class NoisySample:
     image_at: Int64[np.ndarray, "j"]  # which kept tokens are images
     bag_tokens: Int64[np.ndarray, "b"]  # the deleted ones, in reading order
     bag_slot: Int64[np.ndarray, "b"]  # the kept token each fell behind, ascending
-    latents: Float32[np.ndarray, "j C H W"]  # t * latent + (1 - t) * noise
-    velocity: Float32[np.ndarray, "j C H W"]  # latent - noise
+    patches: Float32[np.ndarray, "q E"]  # t * patch + (1 - t) * noise
+    velocity: Float32[np.ndarray, "q E"]  # patch - noise
+    grid: Int64[np.ndarray, "j 2"]
     image_time: Float[np.ndarray, "j"]
     image_is_scored: Bool[np.ndarray, "j"]  # a target that is still moving (time < 1)
     text_time: float
@@ -70,6 +107,7 @@ class Capacity:
     tokens: int
     bag_tokens: int
     images: int
+    patches: int
     sequences: int
 
 
@@ -115,14 +153,15 @@ class PackedBatch:
     bag_weight: Float32[Tensor, "B"]  # slot_weight[bag_slot]; 0 on padding
 
     # Images.
-    latents: Float32[Tensor, "I C H W"]  # noisy
-    velocity: Float32[Tensor, "I C H W"]  # target
     image_time: Float32[Tensor, "I"]
-    image_weight: Float32[Tensor, "I"]  # 1 on scored images; 0 on clean ones and padding
-    image_row: Int64[Tensor, "I"]  # first row of its patches
+    patches: Float32[Tensor, "P E"]  # noisy
+    velocity: Float32[Tensor, "P E"]  # target
+    patch_image: Int64[Tensor, "P"]
+    patch_row: Int64[Tensor, "P"]  # its row in the trunk
+    patch_weight: Float32[Tensor, "P"]  # 1 on patches of scored images; 0 on those of clean ones and padding
 
     # Sequence layout.
-    row_source: Int64[Tensor, "T"]  # where a row's input comes from: [0, N) tokens, then I*P patches, then "nothing"
+    row_source: Int64[Tensor, "T"]  # where a row's input comes from: [0, N) tokens, then P patches, then "nothing"
     row_image: Int64[Tensor, "T"]  # the image a row is a patch of; I on every other row
     position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
     cu_seqlens: Int32[Tensor, "S1"]
@@ -146,7 +185,7 @@ class Prediction:
     zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
     log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
     bag_nll: Float32[Tensor, "B"]  # -log Q(bag token), nats
-    velocity: Float32[Tensor, "I C H W"]
+    velocity: Float32[Tensor, "P E"]
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from jaxtyping import Float32
 from PIL import Image, ImageDraw, ImageFont
 
 from oneflow_dist.canvas import Canvas, blank_canvas, parse_prompt
 from oneflow_dist.config import Config
-from oneflow_dist.data.codec import decode_pixels
+from oneflow_dist.data.codec import decode_pixels, encode_pixels
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.model.autoencoder import PIXELS, Autoencoder, load_autoencoder
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import is_main
 from oneflow_dist.sampler import SamplerSettings, generate
 
 INK, FAINT, PAPER = "#1c1c28", "#8a8a99", "#ffffff"
 DOCUMENTS_PER_PROMPT = 4
+
+Box = tuple[str, str] | Image.Image  # a word and its colour, or a picture
 
 
 def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
@@ -36,25 +43,38 @@ def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
     if not is_main():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = stack([text_line(f"step {step}", 18), *(draw_document(canvas, tokenizer) for canvas in canvases)], gap=12)
+    documents = [draw_document(canvas, tokenizer, config.sampling.autoencoder) for canvas in canvases]
+    page = stack([text_line(f"step {step}", 18), *documents], gap=12)
     with_margin(page, 24).save(path)
     return path
 
 
-def draw_document(canvas: Canvas, tokenizer: Tokenizer, width: int = 960, image_height: int = 64) -> Image.Image:
-    """Text and images of a document in reading order, wrapped at `width` pixels."""
-    font = ImageFont.load_default(18)
-    boxes: list[str | Image.Image] = []
+def draw_document(
+    canvas: Canvas, tokenizer: Tokenizer, autoencoder: str = PIXELS, width: int = 960, image_height: int = 64
+) -> Image.Image:
+    """Text and images of a document in reading order, wrapped at `width` pixels.
+
+    Args:
+        autoencoder: turns latents into pictures, as `sampling.autoencoder`.
+    """
+    pictures = decode_pictures(canvas.latents(), autoencoder)
+    boxes: list[Box] = []
     for part in canvas.parts(tokenizer):
         if isinstance(part, str):
-            boxes += part.split()
+            boxes += [(word, INK) for word in part.split()]
         else:
-            boxes.append(enlarge(decode_pixels(canvas.latents[part]), image_height))
+            boxes.append(enlarge(pictures[part], image_height))
+    return flow(boxes or [("(empty)", INK)], width, image_height)
+
+
+def flow(boxes: list[Box], width: int, image_height: int) -> Image.Image:
+    """Words and pictures, from left to right, wrapped at `width` pixels."""
+    font = ImageFont.load_default(18)
     has_image = any(isinstance(box, Image.Image) for box in boxes)
     line_height = image_height if has_image else 24
     placed, x, y = [], 0, 0
-    for box in boxes or ["(empty)"]:
-        box_width = int(font.getlength(box)) if isinstance(box, str) else box.width
+    for box in boxes:
+        box_width = box.width if isinstance(box, Image.Image) else int(font.getlength(box[0]))
         if x > 0 and x + box_width > width:
             x, y = 0, y + line_height + 8
         placed.append((box, x, y))
@@ -62,11 +82,53 @@ def draw_document(canvas: Canvas, tokenizer: Tokenizer, width: int = 960, image_
     page = Image.new("RGB", (width, y + line_height), PAPER)
     draw = ImageDraw.Draw(page)
     for box, left, top in placed:
-        if isinstance(box, str):
-            draw.text((left, top + line_height // 2), box, fill=INK, font=font, anchor="lm")
-        else:
+        if isinstance(box, Image.Image):
             page.paste(box, (left, top))
+        else:
+            draw.text((left, top + line_height // 2), box[0], fill=box[1], font=font, anchor="lm")
     return page
+
+
+def decode_pictures(latents: list[Float32[np.ndarray, "C _ _"]], autoencoder: str) -> list[Image.Image]:
+    """Latents as pictures, by "pixels" or by the autoencoder in a folder.
+
+    Raises:
+        ValueError: no such autoencoder, or one of other latents.
+    """
+    if autoencoder == PIXELS:
+        return [decode_pixels(latent) for latent in latents]
+    decoder = load_decoder(autoencoder)
+    pictures = []
+    for latent in latents:
+        if len(latent) != decoder.channels:
+            raise ValueError(
+                f"sampling.autoencoder: {autoencoder} has latents of {decoder.channels} channels, but image.channels "
+                f"is {len(latent)}; name the one that encoded the data"
+            )
+        raw = torch.from_numpy(latent) / decoder.scaling_factor + decoder.shift_factor
+        pictures.append(decode_pixels(decoder.decode(raw[None])[0].numpy()))
+    return pictures
+
+
+def encode_picture(data: bytes, config: Config, name: str) -> Float32[np.ndarray, "C _ _"]:
+    """A picture as the latent that the model sees, by `sampling.autoencoder`.
+
+    Raises:
+        ValueError: not a readable picture, or not of a size that patches fill.
+    """
+    if config.sampling.autoencoder == PIXELS:
+        return encode_pixels(data, config.image, name)
+    encoder = load_decoder(config.sampling.autoencoder)
+    step = encoder.downsample * config.image.patch_size
+    pixels = encode_pixels(data, dataclasses.replace(config.image, channels=3, patch_size=step), name)
+    mean, _ = encoder.encode(torch.from_numpy(pixels)[None])
+    return ((mean[0] - encoder.shift_factor) * encoder.scaling_factor).numpy()
+
+
+@functools.cache
+def load_decoder(folder: str) -> Autoencoder:
+    """The autoencoder of `sampling.autoencoder`, on this process's device."""
+    return load_autoencoder(folder, "cuda" if torch.cuda.is_available() else "cpu", torch.float32)
 
 
 def enlarge(picture: Image.Image, height: int) -> Image.Image:

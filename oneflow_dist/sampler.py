@@ -1,6 +1,6 @@
 """Generation: text by insertion and images by flow, at once, many documents in one packed sequence."""
 
-# Shapes: N slots, F slots that fire, I images, V vocabulary, C H W latent.
+# Shapes: F slots that fire, V vocabulary, P patches of E elements of one forward, p of one document.
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
-from oneflow_dist.config import Config, ImageConfig, SamplingConfig
+from oneflow_dist.config import Config, SamplingConfig
 from oneflow_dist.containers import NoisySample, Prediction
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.tokenizer import Tokenizer
@@ -80,8 +80,8 @@ def generate_steps(
     step = 0
     while active := [canvas for canvas in canvases if not canvas.is_done]:
         step += 1
-        for group in _groups(active, settings.pack_rows, config.image):
-            _step_group(model, group, step, settings, schedule, config.image, tokenizer, device)
+        for group in _groups(active, settings.pack_rows):
+            _step_group(model, group, step, settings, schedule, tokenizer, device)
         yield step
 
 
@@ -92,7 +92,6 @@ def _step_group(
     step: int,
     settings: SamplerSettings,
     schedule: KeepSchedule,
-    image: ImageConfig,
     tokenizer: Tokenizer,
     device: torch.device,
 ) -> None:
@@ -100,11 +99,11 @@ def _step_group(
     step_size = 1.0 / settings.steps
     snapshots = [canvas.snapshot() for canvas in canvases]
     guided = [s for s in snapshots if settings.guidance != 1.0 and s.image_is_scored.any()]
-    batch = pack(snapshots + [without_condition(s) for s in guided], None, image).to(device)
+    batch = pack(snapshots + [without_condition(s) for s in guided], None).to(device)
     prediction = model(batch)
 
     num_slots = [len(s.tokens) for s in snapshots]
-    fires = _draw_fires(canvases, prediction, num_slots, step_size, schedule, settings.max_rows, image)
+    fires = _draw_fires(canvases, prediction, num_slots, step_size, schedule, settings.max_rows)
     firing = np.flatnonzero(np.concatenate(fires))
     draws = np.concatenate([c.rng.random(int(f.sum())) for c, f in zip(canvases, fires, strict=True)])
     logits = model.bag_logits(prediction.slot_hidden[torch.from_numpy(firing).to(device)])
@@ -118,7 +117,7 @@ def _step_group(
         own = tokens[first : first + len(slots)]
         first += len(slots)
         canvas.advance(velocity, step_size)
-        canvas.insert(slots, own, step, tokenizer.image, image)
+        canvas.insert(slots, own, step, tokenizer.image)
 
 
 def _draw_fires(
@@ -128,7 +127,6 @@ def _draw_fires(
     step_size: float,
     schedule: KeepSchedule,
     max_rows: int,
-    image: ImageConfig,
 ) -> list[np.ndarray]:
     """Per document, which of its slots get a token in this step."""
     total = sum(num_slots)
@@ -141,13 +139,13 @@ def _draw_fires(
         q = schedule.insertion_prob(canvas.text_time, step_size) if canvas.is_writing else 0.0
         prob = is_missing_prob[own] * np.minimum(1.0, q * rate[own]) * canvas.is_open
         fire = canvas.rng.random(count) < prob
-        fires.append(_within_cap(canvas, fire, max_rows, image))
+        fires.append(_within_cap(canvas, fire, max_rows))
     return fires
 
 
-def _within_cap(canvas: Canvas, fire: np.ndarray, max_rows: int, image: ImageConfig) -> np.ndarray:
+def _within_cap(canvas: Canvas, fire: np.ndarray, max_rows: int) -> np.ndarray:
     """Refuse what might make the document longer than `max_rows` (any token may be an image), and say so."""
-    room = max(0, (max_rows - canvas.num_rows(image)) // (1 + image.num_rows))
+    room = max(0, (max_rows - canvas.num_rows) // (1 + canvas.image.num_rows))
     if fire.sum() <= room:
         return fire
     canvas.hit_cap = True
@@ -157,18 +155,20 @@ def _within_cap(canvas: Canvas, fire: np.ndarray, max_rows: int, image: ImageCon
 
 
 def guided_velocity(
-    velocity: Float32[Tensor, "I C H W"], snapshots: list[NoisySample], guidance: float
-) -> list[Float32[np.ndarray, "i C H W"]]:
+    velocity: Float32[Tensor, "P E"], snapshots: list[NoisySample], guidance: float
+) -> list[Float32[np.ndarray, "p E"]]:
     """The velocity of each document's images, `v(empty) + guidance * (v(all) - v(empty))` for those that move.
 
     Args:
         velocity: of the images of all snapshots, then, if guidance is not 1, of those that move once more without
             their condition. `lerp` makes guidance 1 and 0 exact.
     """
-    counts = [len(s.image_at) for s in snapshots]
+    counts = [len(s.patches) for s in snapshots]
     conditional = velocity[: sum(counts)]
     if guidance != 1.0:
-        moving = torch.from_numpy(np.concatenate([s.image_is_scored for s in snapshots]))
+        moving = torch.from_numpy(
+            np.concatenate([np.repeat(s.image_is_scored, s.grid.prod(axis=1)) for s in snapshots])
+        )
         conditional[moving] = torch.lerp(velocity[sum(counts) :], conditional[moving], guidance)
     return [part.numpy() for part in conditional.split(counts)]
 
@@ -188,16 +188,15 @@ def sample_tokens(logits: Float32[Tensor, "F V"], draws: Tensor, temperature: fl
     return order.gather(-1, choice).squeeze(-1)
 
 
-def _groups(canvases: list[Canvas], pack_rows: int, image: ImageConfig) -> Iterator[list[Canvas]]:
+def _groups(canvases: list[Canvas], pack_rows: int) -> Iterator[list[Canvas]]:
     """Documents that fit in one forward, in order; a larger one goes alone."""
     group: list[Canvas] = []
     rows = 0
     for canvas in canvases:
-        need = canvas.num_rows(image)
-        if group and rows + need > pack_rows:
+        if group and rows + canvas.num_rows > pack_rows:
             yield group
             group, rows = [], 0
         group.append(canvas)
-        rows += need
+        rows += canvas.num_rows
     if group:
         yield group

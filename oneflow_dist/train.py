@@ -24,7 +24,7 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model, sync_gradients
-from oneflow_dist.pictures import draw_progress
+from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
 
 
@@ -93,6 +93,8 @@ def train(config: Config, device: torch.device) -> None:
     model = build_model(config, mesh, device)
     optimizer = make_optimizer(model, config.optim)
     ema = MovingAverage(model, config.optim.ema_decay)
+    if config.sampling.every_steps:
+        load_decoder(config.sampling.autoencoder)  # now, so that a folder that is missing ends the run at its start
     latest = find_latest(config.run.folder)
     progress = Progress(step=0, lanes={})
     if latest is not None:

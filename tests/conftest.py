@@ -21,12 +21,14 @@ from hypothesis import settings
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from tests.launching import group_of_one, launcher, torchrun_of_four, train_command, unbroken  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
+Grid = tuple[int, int]  # rows and columns of patches
 
 settings.register_profile("facts", deadline=None, max_examples=60, derandomize=True, database=None)
 settings.load_profile("facts")
@@ -75,6 +77,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"  count: {{shards: '{folder}/count-train-*.tar', weight: 1, "
         "tasks: {interleaved: 1}, prompt: 'count up:'}\n"
     )
+    for name in ("single", "count"):
+        open_shards(name, f"{folder}/{name}-*.tar")  # writes the indexes, so that no run has to
     return folder
 
 
@@ -129,24 +133,30 @@ def make_model() -> Callable[..., OneFlow]:
 
 @pytest.fixture(scope="session")
 def make_sample() -> Callable[..., Sample]:
-    """A sample from token ids, in which None is an image; the first `num_prompt` tokens are prompt."""
+    """A sample from token ids, in which None is an image; the first `num_prompt` tokens are prompt.
+
+    `grid` is that of every image, or one for each.
+    """
 
     def make(
         tokens: Sequence[int | None],
         num_prompt: int = 1,
         is_interleaved: bool = True,
         key: str = "test/sample",
-        shape: tuple[int, int, int] = (1, 8, 8),
+        grid: Grid | Sequence[Grid] = (2, 2),
+        patch_elements: int = 16,
     ) -> Sample:
         image_token = 258  # of the byte tokenizer; what it is makes no difference to noising
         image_at = np.array([i for i, token in enumerate(tokens) if token is None], dtype=np.int64)
         rng = np.random.default_rng(len(tokens))
+        grids = np.broadcast_to(np.array(grid), (len(image_at), 2))
         return Sample(
             key=key,
             tokens=np.array([image_token if token is None else token for token in tokens], dtype=np.int64),
             is_target=np.arange(len(tokens)) >= num_prompt,
             image_at=image_at,
-            latents=rng.standard_normal((len(image_at), *shape), dtype=np.float32),
+            patches=rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32),
+            grid=grids,
             is_interleaved=is_interleaved,
         )
 
@@ -163,12 +173,15 @@ def make_noisy() -> Callable[..., NoisySample]:
         num_images: int = 1,
         num_bag_tokens: int = 4,
         vocab_size: int = 256,
-        shape: tuple[int, int, int] = (1, 8, 8),
+        grid: Grid | Sequence[Grid] = (2, 2),
+        patch_elements: int = 16,
         key: str = "test/noisy",
     ) -> NoisySample:
         tokens = rng.integers(vocab_size, size=num_tokens + num_images)
         image_at = np.sort(rng.choice(np.arange(1, len(tokens)), num_images, replace=False))
         time = rng.random(num_images)
+        grids = np.broadcast_to(np.array(grid), (num_images, 2))
+        shape = (grids.prod(axis=1).sum(), patch_elements)
         return NoisySample(
             key=key,
             tokens=tokens,
@@ -176,8 +189,9 @@ def make_noisy() -> Callable[..., NoisySample]:
             image_at=image_at,
             bag_tokens=rng.integers(vocab_size, size=num_bag_tokens),
             bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-            latents=rng.standard_normal((num_images, *shape), dtype=np.float32),
-            velocity=rng.standard_normal((num_images, *shape), dtype=np.float32),
+            patches=rng.standard_normal(shape, dtype=np.float32),
+            velocity=rng.standard_normal(shape, dtype=np.float32),
+            grid=grids,
             image_time=time,
             image_is_scored=np.ones(num_images, dtype=bool),
             text_time=float(rng.random()),

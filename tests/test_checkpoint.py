@@ -287,4 +287,8 @@ def test_what_a_checkpoint_does_not_depend_on_may_change(
 def test_progress_is_plain_json(run_config: Config) -> None:
     save_checkpoint(run_config, PROGRESS, *trained(run_config))
     text = (checkpoint_folder(run_config.run.folder, 7) / "progress.json").read_text()
-    assert json.loads(text) == {"step": 7, "lanes": {str(index): lane for index, lane in PROGRESS.lanes.items()}}
+    assert json.loads(text) == {
+        "format": 2,
+        "step": 7,
+        "lanes": {str(index): lane for index, lane in PROGRESS.lanes.items()},
+    }

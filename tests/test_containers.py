@@ -27,13 +27,20 @@ def test_a_sample_without_tokens_is_refused(make_sample: Callable[..., Sample]) 
         make_sample([])
 
 
-def test_every_image_token_needs_its_latent(
+def test_every_image_token_needs_its_image(
     make_sample: Callable[..., Sample], unchecked: Callable[[], AbstractContextManager[None]]
 ) -> None:
     sample = make_sample([1, None, None])
     with unchecked(), pytest.raises(ValueError) as error:
         replace(sample, image_at=np.array([1]))
-    assert str(error.value) == "sample 'test/sample': 1 image tokens but 2 latents; name each image of the text once"
+    assert str(error.value) == "sample 'test/sample': 1 image tokens but 2 images; name each image of the text once"
+
+
+def test_patches_are_those_of_the_grids(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample([1, None, None], grid=[(2, 3), (4, 1)])
+    assert len(sample.patches) == 10
+    with pytest.raises(AssertionError, match="test/sample: 9 patches for grids of 10"):
+        replace(sample, patches=sample.patches[:9])
 
 
 def test_shapes_and_dtypes_are_checked_in_tests(make_sample: Callable[..., Sample]) -> None:
@@ -73,7 +80,7 @@ def test_stacked_losses_hold_no_graph() -> None:
 def test_a_batch_moves_with_every_tensor_and_nothing_else(
     config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
-    batch = pack([make_noisy(np.random.default_rng(0))], None, config.image)
+    batch = pack([make_noisy(np.random.default_rng(0))], None)
     moved = batch.to(torch.device("meta"))
     for field in fields(PackedBatch):
         before, after = getattr(batch, field.name), getattr(moved, field.name)

@@ -91,7 +91,7 @@ def test_a_cut_off_shard_is_named(launcher: Launcher, train_command: TrainComman
     (tmp_path / "digits.tar").write_bytes(whole[: len(whole) // 2 - 100])
     end = launcher.run(*train_command(tmp_path / "run", f"data.mixture={mixture}"))
     assert end.code == 2
-    assert only_error(end).startswith("error: digits/digits.tar: ")
+    assert only_error(end).startswith("error: digits/digits.tar, member 0022.txt: the tar is cut off inside it, ")
     assert only_error(end).endswith("this shard again")
     assert not (tmp_path / "run").exists()
 
@@ -103,7 +103,7 @@ def test_a_cut_off_shard_is_named(launcher: Launcher, train_command: TrainComman
         (
             lambda: {"json": document("a", "0.png", "b", "1.png"), "0.png": png()},
             [],
-            "its segments name the image '1.png', but it holds 0.png, json; add the image or remove the segment",
+            "its segments name 2 images (0, 1) but it holds 1 (0); name each once",
         ),
         (
             lambda: {"txt": b"a digit", "png": png()[:60]},
@@ -113,12 +113,15 @@ def test_a_cut_off_shard_is_named(launcher: Launcher, train_command: TrainComman
         (
             lambda: {"txt": b"a digit", "png": png(9)},
             [],
-            "9x9 pixels, but image.width x image.height is 8x8; resize the images or mend the config",
+            "9x9 pixels, but image.patch_size (4) must divide width and height; crop or resize the images",
         ),
         (
             lambda: {"txt": b"a handwritten digit", "png": png()},
             ["data.max_sample_rows=6"],
-            'more than data.max_sample_rows (6) or data.images_per_pack (48); raise them or set data.overlong = "drop"',
+            (
+                "more than data.max_sample_rows (6) or data.images_per_pack (48, of 192 patches); raise them or set "
+                'data.overlong = "drop"'
+            ),
         ),
     ],
     ids=["image that is not there", "broken image", "image of another size", "overlong"],
@@ -291,7 +294,7 @@ def test_a_nan_on_one_rank_of_two_ends_both_and_names_the_rank(
     (path,) = folder.glob("bad-batch-*.pt")
     assert path.name == "bad-batch-step-00000003-rank-1-pack-1.pt"
     batch = load_bad_batch(path)
-    assert torch.isnan(batch["latents"]).any()
+    assert torch.isnan(batch["patches"]).any()
     kept = sorted(folder.glob("checkpoints/*"))
     assert [path.name for path in kept] == ["step-00000001", "step-00000002"]
     assert_finite(kept[-1], tmp_path / "state.pt")
@@ -318,7 +321,7 @@ def next_step(self, device):
     calls.append(None)
     packs = make_packs(self, device)
     if len(calls) == 3 and dist.get_rank() == 1:
-        packs[-1].latents[0, 0, 0, 0] = float("nan")
+        packs[-1].patches[0, 0] = float("nan")
     return packs
 
 

@@ -16,13 +16,15 @@ from oneflow_dist.pictures import draw_document, draw_progress, enlarge, grid, s
 
 @pytest.fixture(scope="session")
 def write(config: Config, tokenizer: Tokenizer) -> Callable[..., Canvas]:
-    """A finished document of texts and grey values, each of which is an image of this value in [-1, 1]."""
+    """A finished document of texts, latents and grey values, each of which is an image of this value in [-1, 1]."""
 
-    def make(parts: Sequence[str | float]) -> Canvas:
+    def make(parts: Sequence[str | float | np.ndarray]) -> Canvas:
         prompt: list[int | np.ndarray | None] = []
         for part in parts:
             if isinstance(part, str):
                 prompt += tokenizer.encode(part)
+            elif isinstance(part, np.ndarray):
+                prompt.append(part)
             else:
                 prompt.append(np.full(config.image.shape, part, dtype=np.float32))
         return blank_canvas(prompt, tokenizer, config.image, seed=0, index=0)
@@ -57,6 +59,14 @@ def test_images_alone_stand_side_by_side_in_order(write: Callable[..., Canvas], 
         assert (page[:, 72 * number : 72 * number + 64] == grey).all()
     assert (page[:, 64:72] == 255).all()
     assert (page[:, 208:] == 255).all()
+
+
+def test_a_wide_image_takes_its_width(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:
+    wide = np.zeros((1, 4, 12), dtype=np.float32)
+    wide[:, :, 8:] = -1.0
+    page = pixels(draw_document(write([wide, 0.6]), tokenizer, width=300, image_height=64))
+    for columns, grey in ((slice(0, 128), 128), (slice(128, 192), 0), (slice(192, 200), 255), (slice(200, 264), 204)):
+        assert (page[:, columns] == grey).all()
 
 
 def test_text_and_images_keep_the_order_of_reading(write: Callable[..., Canvas], tokenizer: Tokenizer) -> None:

@@ -88,9 +88,10 @@ def settings(steps: int = 6, **changes: float) -> SamplerSettings:
 
 @pytest.fixture
 def canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
-    """Free, with a prompt, an image to paint, a given image, and a given image with one to paint beside it."""
+    """Free, with a prompt, an image to paint, a given image, and a wide one with one to paint beside it."""
     given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(config.image.shape)
-    prompts: list[list[int | np.ndarray | None]] = [[], [5, 6, 7], [5, None], [given], [given, 9, None, 8]]
+    wide = given.reshape(1, 4, 16)
+    prompts: list[list[int | np.ndarray | None]] = [[], [5, 6, 7], [5, None], [given], [wide, 9, None, 8]]
     return [blank_canvas(prompt, tokenizer, config.image, 1, index) for index, prompt in enumerate(prompts)]
 
 
@@ -118,7 +119,7 @@ def test_every_document_is_finished(
         assert canvas.is_done
         assert canvas.text_time == pytest.approx(1.0)
         np.testing.assert_allclose(canvas.image_time, 1.0)
-        assert np.isfinite(canvas.latents).all()
+        assert np.isfinite(canvas.patches).all()
         assert (canvas.tokens[canvas.image_at] == tokenizer.image).all()
         assert len(canvas.tokens) == len(canvas.born) == len(canvas.is_open)
         canvas.parts(tokenizer)
@@ -135,8 +136,9 @@ def test_prompts_are_untouched(
         assert new.tokens[:num_prompt].tolist() == old.tokens.tolist()
         assert new.born[:num_prompt].tolist() == [0] * num_prompt
         assert (new.born[num_prompt:] > 0).all()
-        given = ~old.image_is_target
-        np.testing.assert_array_equal(new.latents[: len(old.latents)][given], old.latents[given])
+        for latent, same, is_target in zip(old.latents(), new.latents(), old.image_is_target, strict=False):
+            assert latent.shape == same.shape
+            assert is_target or np.array_equal(latent, same)
     assert len(canvases[2].tokens) == 3  # nothing is written after an image that was asked for
 
 
@@ -150,7 +152,7 @@ def test_a_document_does_not_depend_on_its_company(
         generate(model, [canvas], settings(guidance=2.0), config, tokenizer)
     for together, single in zip(canvases, alone, strict=True):
         assert state(single) == state(together)
-        np.testing.assert_allclose(single.latents, together.latents, atol=1e-4)
+        np.testing.assert_allclose(single.patches, together.patches, atol=1e-4)
 
 
 def _same_state(rng: np.random.Generator) -> np.random.Generator:
@@ -173,7 +175,7 @@ def test_forwards_are_no_larger_than_asked(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
 ) -> None:
     scripted.zero_logit = 40.0
-    rows = [canvas.num_rows(config.image) for canvas in canvases]
+    rows = [canvas.num_rows for canvas in canvases]
     generate(scripted, canvases, settings(1, pack_rows=12), config, tokenizer)
     assert rows == [1, 4, 7, 6, 13]
     assert [batch.counts.rows for batch in scripted.seen] == [12, 6, 13]
@@ -254,10 +256,24 @@ def test_an_image_moves_along_the_velocity_for_one_unit_of_time(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, num_steps: int
 ) -> None:
     canvas = blank_canvas([None], tokenizer, config.image, 1, 0)
-    start = canvas.latents.copy()
+    start = canvas.patches
     scripted.velocity = 0.75
     assert list(generate_steps(scripted, [canvas], settings(num_steps), config, tokenizer))[-1] == num_steps
-    np.testing.assert_allclose(canvas.latents, start + 0.75, atol=1e-5)
+    np.testing.assert_allclose(canvas.patches, start + 0.75, atol=1e-5)
+
+
+def test_beside_a_prompt_image_of_another_shape_images_of_the_configs_shape_are_painted(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer
+) -> None:
+    given = np.linspace(-1, 1, 96, dtype=np.float32).reshape(1, 8, 12)
+    canvas = blank_canvas([given, 9, None, 8], tokenizer, config.image, 1, 0)
+    generate(make_writer(config), [canvas], settings(max_rows=200), config, tokenizer)
+    assert canvas.is_done
+    first, *others = canvas.latents()
+    np.testing.assert_array_equal(first, given)
+    assert len(others) >= 1
+    assert all(latent.shape == config.image.shape for latent in others)
+    assert canvas.num_rows == len(canvas.tokens) + 6 + 4 * len(others)
 
 
 # The cap.
@@ -270,7 +286,7 @@ def test_a_full_document_says_so_and_stays_within_its_rows(
     generate(scripted, [canvas], settings(8, max_rows=20), config, tokenizer)
     assert canvas.hit_cap
     assert canvas.is_done
-    assert 10 < canvas.num_rows(config.image) <= 20
+    assert 10 < canvas.num_rows <= 20
 
 
 def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
@@ -285,9 +301,9 @@ def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted,
 
 @pytest.fixture
 def snapshots(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
-    """Three documents with two, no and one images, of which the first is a prompt."""
+    """Three documents with two, no and one images of 3, 2 and 4 patches, of which the first is a prompt."""
     rng = np.random.default_rng(0)
-    noisy = [make_noisy(rng, num_images=n) for n in (2, 0, 1)]
+    noisy = [make_noisy(rng, num_images=n, grid=g) for n, g in ((2, [(1, 3), (2, 1)]), (0, (1, 1)), (1, (2, 2)))]
     return [replace(noisy[0], image_is_scored=np.array([False, True])), *noisy[1:]]
 
 
@@ -295,33 +311,32 @@ def test_guidance_1_is_the_conditional_and_0_the_unconditional_velocity_to_the_b
     snapshots: list[NoisySample],
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    conditional = torch.randn(3, 1, 8, 8, generator=generator) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None, None]
-    unconditional = torch.randn(2, 1, 8, 8, generator=generator)
+    conditional = torch.randn(9, 16, generator=generator) * torch.logspace(-3, 3, 9)[:, None]
+    unconditional = torch.randn(6, 16, generator=generator)
     both = torch.cat([conditional, unconditional])
 
     plain = guided_velocity(conditional.clone(), snapshots, 1.0)
-    assert [part.shape[0] for part in plain] == [2, 0, 1]
+    assert [part.shape[0] for part in plain] == [5, 0, 4]
     np.testing.assert_array_equal(np.concatenate(plain), conditional.numpy())
-    as_one = torch.lerp(unconditional, conditional[[1, 2]], 1.0)
-    assert torch.equal(as_one, conditional[[1, 2]])
+    assert torch.equal(torch.lerp(unconditional, conditional[3:], 1.0), conditional[3:])
 
     without = guided_velocity(both.clone(), snapshots, 0.0)
-    np.testing.assert_array_equal(without[0][0], conditional[0].numpy())  # a prompt image is not guided
-    np.testing.assert_array_equal(without[0][1], unconditional[0].numpy())
-    np.testing.assert_array_equal(without[2][0], unconditional[1].numpy())
+    np.testing.assert_array_equal(without[0][:3], conditional[:3].numpy())  # a prompt image is not guided
+    np.testing.assert_array_equal(without[0][3:], unconditional[:2].numpy())
+    np.testing.assert_array_equal(without[2], unconditional[2:].numpy())
 
 
 @pytest.mark.parametrize("guidance", [0.3, 2.0, 5.0])
 def test_guidance_goes_on_from_the_unconditional_through_the_conditional_velocity(
     snapshots: list[NoisySample], guidance: float
 ) -> None:
-    both = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    conditional, unconditional = both[:3].clone(), both[3:].clone()
+    both = torch.randn(15, 16, generator=torch.Generator().manual_seed(0))
+    conditional, unconditional = both[:9].clone(), both[9:].clone()
     parts = guided_velocity(both, snapshots, guidance)
-    expected = unconditional + guidance * (conditional[[1, 2]] - unconditional)
-    np.testing.assert_allclose(parts[0][1], expected[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(parts[2][0], expected[1].numpy(), atol=1e-5)
-    np.testing.assert_array_equal(parts[0][0], conditional[0].numpy())
+    expected = unconditional + guidance * (conditional[3:] - unconditional)
+    np.testing.assert_allclose(parts[0][3:], expected[:2].numpy(), atol=1e-5)
+    np.testing.assert_allclose(parts[2], expected[2:].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(parts[0][:3], conditional[:3].numpy())
 
 
 def test_guidance_of_one_computes_no_unconditional_rows(
@@ -344,7 +359,7 @@ def test_unconditional_rows_are_bos_and_the_moving_images(
     own = batch.token_sequence == 1
     assert batch.tokens[own].tolist() == [tokenizer.bos, tokenizer.image]
     assert batch.text_time[1].item() == 1.0
-    assert torch.equal(batch.latents[2], batch.latents[1])
+    assert torch.equal(batch.patches[batch.patch_image == 2], batch.patches[batch.patch_image == 1])
 
 
 # Tokens.
@@ -514,12 +529,14 @@ def step_all(
         Canvas(
             key=text,
             rng=Recorder(np.random.PCG64(0)),
+            image=config.image,
             text_time=time,
             tokens=np.arange(len(text) + 1),
             is_open=np.ones(len(text) + 1, dtype=bool),
             born=np.zeros(len(text) + 1, dtype=np.int64),
             image_at=np.zeros(0, dtype=np.int64),
-            latents=np.zeros((0, *config.image.shape), dtype=np.float32),
+            patches=np.zeros((0, config.image.patch_elements), dtype=np.float32),
+            grid=np.zeros((0, 2), dtype=np.int64),
             image_time=np.zeros(0),
             image_is_target=np.zeros(0, dtype=bool),
         )
@@ -529,11 +546,11 @@ def step_all(
         zero_logit=zero_logit,
         log_rate=rate.log().float(),
         bag_nll=torch.zeros(0),
-        velocity=torch.zeros(0, *config.image.shape),
+        velocity=torch.zeros(0, config.image.patch_elements),
         slot_hidden=torch.zeros(len(flat), 1),
     )
     num_slots = [len(text) + 1 for text in law]
-    _draw_fires(canvases, prediction, num_slots, step_size, schedule, 4096, config.image)
+    _draw_fires(canvases, prediction, num_slots, step_size, schedule, 4096)
 
     after: dict[str, float] = defaultdict(float)
     for canvas, (text, prob) in zip(canvases, law.items(), strict=True):

@@ -46,7 +46,7 @@ def test_every_step_of_four_ranks_is_that_of_one_process(
     assert [line["step"] for line in own] == list(range(1, 21))
     assert [[line[key] for key in COUNTS] for line in theirs] == [[line[key] for key in COUNTS] for line in own]
     for key in LOSSES:
-        np.testing.assert_allclose([x[key] for x in theirs], [x[key] for x in own], rtol=1e-5, err_msg=key)
+        np.testing.assert_allclose([x[key] for x in theirs], [x[key] for x in own], rtol=1e-5, atol=1e-8, err_msg=key)
     np.testing.assert_allclose([x["grad_norm"] for x in theirs], [x["grad_norm"] for x in own], rtol=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_the_loss_is_the_sum_of_its_parts_and_falls(unbroken: Run) -> None:
 def test_before_the_first_update_the_heads_say_half_and_the_velocity_is_zero(unbroken: Run) -> None:
     first = read_metrics(unbroken.folder)[0]
     assert first["loss/zero"] == pytest.approx(math.log(2.0), rel=1e-6)  # P(nothing is missing) = 1/2
-    # E (latent - noise)^2 = E latent^2 + 1, and digits have latents in [-1, 1].
+    # E (patch - noise)^2 = E patch^2 + 1, and the pixels of digits lie in [-1, 1].
     assert 1.2 < first["loss/velocity"] < 2.0
 
 
@@ -184,7 +184,7 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(ste
     train_step(model, optimizer, batches, 1, config)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in model.parameters()]
-    batches[1].latents[0] = math.inf
+    batches[1].patches[0] = math.inf
     with pytest.raises(
         FloatingPointError, match=r"^step 2, rank 0: not finite: .*; lower optim.lr or inspect the samples"
     ):

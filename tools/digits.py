@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,9 @@ def _reader() -> Any:
     return SVC(gamma=0.001, C=10.0).fit(images.reshape(len(images), -1) / 16.0, labels)
 
 
-def read_images(latents: np.ndarray) -> np.ndarray:
-    """The digit that a classifier, trained on the training images, sees in each latent [n, 1, 8, 8]."""
+def read_images(latents: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """The digit that a classifier, trained on the training images, sees in each latent [1, 8, 8]."""
     if len(latents) == 0:
         return np.zeros(0, dtype=np.int64)
-    pixels = np.clip((latents.reshape(len(latents), -1) + 1.0) * 127.5, 0, 255)
+    pixels = np.clip((np.reshape(latents, (len(latents), -1)) + 1.0) * 127.5, 0, 255)
     return _reader().predict(pixels / 16.0)

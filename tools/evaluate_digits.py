@@ -101,8 +101,9 @@ def judge_single(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, floa
         texts = [part for part in canvas.parts(tokenizer) if isinstance(part, str)]
         digit = read_caption(texts[0]) if len(texts) == 1 else None
         valid.append(digit is not None)
-        has_image.append(len(canvas.latents) == 1)
-        agrees.append(len(canvas.latents) == 1 and digit == read_images(canvas.latents)[0])
+        seen = read_images(canvas.latents())
+        has_image.append(len(seen) == 1)
+        agrees.append(len(seen) == 1 and digit == seen[0])
     return {"valid_text": mean(valid), "has_image": mean(has_image), "agreement": mean(agrees)}
 
 
@@ -118,7 +119,7 @@ def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str,
         words = [part for part in parts if isinstance(part, str)]
         is_text = [isinstance(part, str) for part in parts]
         before = [previous for previous, part in zip(["", *parts], parts, strict=False) if isinstance(part, int)]
-        seen = read_images(canvas.latents)
+        seen = read_images(canvas.latents())
         shows = [word in WORDS and WORDS.index(word) == digit for word, digit in zip(before, seen, strict=True)]
         valid.append(read_count(words) is not None)
         has_image.append(is_text == [True, False] * len(words))
@@ -142,15 +143,15 @@ def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
     described = writer.write("image_to_text", [[latent] for latent in latents])
     named = [read_caption(text_of(canvas, writer.tokenizer)) for canvas in described]
     return {
-        "text_to_image": mean(read_images(np.concatenate([c.latents for c in painted])) == digits),
-        "image_to_text": mean([a == b for a, b in zip(named, read_images(np.stack(latents)), strict=True)]),
+        "text_to_image": mean(read_images([latent for c in painted for latent in c.latents()]) == digits),
+        "image_to_text": mean([a == b for a, b in zip(named, read_images(latents), strict=True)]),
     }
 
 
 def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:
     """A right document of many images once more, as it stands after every step of its writing."""
     merits = [
-        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.latents) for canvas in canvases
+        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.grid) for canvas in canvases
     ]
     index = int(np.argmax(merits))
     prompt = parse_prompt(COUNT_PROMPT, writer.tokenizer)

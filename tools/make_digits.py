@@ -36,10 +36,8 @@ def main() -> None:
         documents = [_make_document(images, labels, rng) for _ in range(num_documents)]
         _write(args.folder, f"single-{split}", pairs)
         _write(args.folder, f"count-{split}", documents)
-        texts += [
-            blank + str(files["txt"]) for files in pairs for blank in ("", " ")
-        ]  # as after BOS, as after an image
-    texts += 2 * [" ".join([COUNT_PROMPT, *WORDS])]
+        texts += [str(files["txt"]) for files in pairs]
+    texts += 2 * [COUNT_PROMPT, *(f" {word}" for word in WORDS)]  # with the blank, captions and counts share tokens
     write_ranks(args.folder / "words.tiktoken", train_ranks(texts, vocab_size=512))
 
 
@@ -53,7 +51,7 @@ def _make_document(images: np.ndarray, labels: np.ndarray, rng: np.random.Genera
     files: dict[str, bytes | str] = {}
     for place, digit in enumerate(count_up(rng)):
         image = images[rng.choice(np.flatnonzero(labels == digit))]
-        segments += [{"type": "text", "text": WORDS[digit]}, {"type": "image", "image": f"{place}.png"}]
+        segments += [{"type": "text", "text": f" {WORDS[digit]}"}, {"type": "image", "image": f"{place}.png"}]
         files[f"{place}.png"] = _png(image)
     return {"json": json.dumps({"segments": segments}), **files}
 

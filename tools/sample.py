@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from oneflow_dist.canvas import Canvas, blank_canvas
 from oneflow_dist.checkpoint import load_model
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.data.codec import decode_pixels, encode_pixels
+from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
-from oneflow_dist.pictures import draw_document, stack, with_margin
+from oneflow_dist.pictures import decode_pictures, draw_document, encode_picture, stack, with_margin
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampler import SamplerSettings, generate_steps
 
@@ -65,16 +64,16 @@ def main() -> None:
     settings = SamplerSettings.from_config(config.sampling)
     names = [field.name for field in dataclasses.fields(SamplerSettings)]
     settings = dataclasses.replace(settings, **{n: v for n, v in vars(args).items() if n in names and v is not None})
-    prompt = read_prompt(args.parts, tokenizer, config.image)
+    prompt = read_prompt(args.parts, tokenizer, config)
     canvases = [blank_canvas(prompt, tokenizer, config.image, args.seed, index) for index in range(args.count)]
     with tqdm(total=settings.steps, unit="step", desc="generating") as bar:
         for step in generate_steps(model, canvases, settings, config, tokenizer):
             bar.total = max(bar.total, step)
             bar.update()
-    write_documents(args.output, canvases, settings, args.seed, tokenizer)
+    write_documents(args.output, canvases, settings, args.seed, tokenizer, config.sampling.autoencoder)
 
 
-def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, image: ImageConfig) -> list[Any]:
+def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, config: Config) -> list[Any]:
     """Token ids, latents and images to paint (None), in order."""
     prompt: list[Any] = []
     for kind, value in parts:
@@ -85,22 +84,27 @@ def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, image: I
         else:
             if not value.is_file():
                 raise ValueError(f"--image: no such file {value}")
-            prompt.append(encode_pixels(value.read_bytes(), image, str(value)))
+            prompt.append(encode_picture(value.read_bytes(), config, str(value)))
     return prompt
 
 
 def write_documents(
-    folder: Path, canvases: list[Canvas], settings: SamplerSettings, seed: int, tokenizer: Tokenizer
+    folder: Path,
+    canvases: list[Canvas],
+    settings: SamplerSettings,
+    seed: int,
+    tokenizer: Tokenizer,
+    autoencoder: str,
 ) -> None:
     """Text and PNGs of each document, all of them in one picture, and the trace."""
     folder.mkdir(parents=True, exist_ok=True)
     documents = []
     for index, canvas in enumerate(canvases):
-        pieces = []
+        pieces, pictures = [], decode_pictures(canvas.latents(), autoencoder)
         for part in canvas.parts(tokenizer):
             if isinstance(part, int):
                 name = f"{index:04d}-{part}.png"
-                decode_pixels(canvas.latents[part]).save(folder / name)
+                pictures[part].save(folder / name)
                 part = f"[{name}]"
             pieces.append(part)
         (folder / f"{index:04d}.txt").write_text(" ".join(pieces) + "\n")
@@ -108,7 +112,8 @@ def write_documents(
         print(" ".join(pieces) + (" (stopped at max_rows)" if canvas.hit_cap else ""))
     report = {"seed": seed, "settings": dataclasses.asdict(settings), "documents": documents}
     (folder / "trace.json").write_text(json.dumps(report, indent=2) + "\n")
-    with_margin(stack([draw_document(c, tokenizer) for c in canvases], gap=16), 24).save(folder / "documents.png")
+    page = stack([draw_document(canvas, tokenizer, autoencoder) for canvas in canvases], gap=16)
+    with_margin(page, 24).save(folder / "documents.png")
     print(f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json")
 
 

@@ -1,11 +1,14 @@
-"""The pixel codec: images as latents without an autoencoder."""
+"""Images as latents without an autoencoder, and latents as patches."""
+
+# Shapes: C H W latent, i images, p patches, E elements of a patch.
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32, Int64
 from PIL import Image, UnidentifiedImageError
 
 from oneflow_dist.config import ImageConfig
@@ -16,10 +19,10 @@ Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded, and
 
 
 def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndarray, "C H W"]:
-    """An encoded picture as values in [-1, 1].
+    """An encoded picture of any size that `image.patch_size` divides, as values in [-1, 1].
 
     Raises:
-        ValueError: not a readable picture, or not of the configured size.
+        ValueError: not a readable picture, or one that patches do not fill.
     """
     if image.channels not in MODES:
         raise ValueError(f"image.channels: {image.channels} is not 1 (grey) or 3 (colour), the channels of pixels")
@@ -30,10 +33,10 @@ def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndar
             pixels = np.asarray(picture.convert(MODES[image.channels]), dtype=np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{name}: broken image ({error}); write it again or remove the sample") from error
-    if pixels.shape[:2] != (image.height, image.width):
+    if pixels.shape[0] % image.patch_size or pixels.shape[1] % image.patch_size:
         raise ValueError(
-            f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, but image.width x image.height is "
-            f"{image.width}x{image.height}; resize the images or mend the config"
+            f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, but image.patch_size ({image.patch_size}) must "
+            "divide width and height; crop or resize the images"
         )
     return pixels_to_latent(pixels)
 
@@ -48,3 +51,32 @@ def decode_pixels(latent: Float32[np.ndarray, "C H W"]) -> Image.Image:
     """A latent as a picture, values beyond [-1, 1] clipped; of more than three channels the first three."""
     pixels = np.clip(np.rint((latent + 1.0) * 127.5), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0))
+
+
+def to_patches(latent: Float[np.ndarray, "C H W"], patch_size: int) -> Float[np.ndarray, "p E"]:
+    """Cut a latent into patches, row by row; a patch lists its elements by (row, column, channel)."""
+    channels, height, width = latent.shape
+    rows, columns = height // patch_size, width // patch_size
+    patches = latent.reshape(channels, rows, patch_size, columns, patch_size).transpose(1, 3, 2, 4, 0)
+    return patches.reshape(rows * columns, -1)
+
+
+def to_latent(
+    patches: Float32[np.ndarray, "p E"], grid: tuple[int, int], image: ImageConfig
+) -> Float32[np.ndarray, "C H W"]:
+    """The inverse of `to_patches`, for `grid` rows and columns of patches."""
+    rows, columns = grid
+    size = image.patch_size
+    latent = patches.reshape(rows, columns, size, size, image.channels).transpose(4, 0, 2, 1, 3)
+    return latent.reshape(image.channels, rows * size, columns * size)
+
+
+def cut_images(
+    latents: Sequence[Float32[np.ndarray, "C _ _"]], image: ImageConfig
+) -> tuple[Float32[np.ndarray, "p E"], Int64[np.ndarray, "i 2"]]:
+    """Patches of latents of any shapes, end to end, and the grid of each."""
+    size = image.patch_size
+    grid = [(latent.shape[1] // size, latent.shape[2] // size) for latent in latents]
+    patches = [to_patches(latent, size) for latent in latents] or [np.zeros((0, image.patch_elements), np.float32)]
+    whole = patches[0] if len(patches) == 1 else np.concatenate(patches)  # most samples have one: not copied again
+    return whole, np.array(grid, dtype=np.int64).reshape(-1, 2)

@@ -1,155 +1,150 @@
-"""The files of a record become a sample: tokens, latents, and what is prompt and what is target."""
+"""The files of a record become a document: text as tokens, images as patches."""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import Sample, ShardRecord
+from oneflow_dist.containers import Document, ImagePart, ShardRecord, TextPart
 from oneflow_dist.data.codec import encode_pixels
+from oneflow_dist.data.latents import CHECK, decode_array, decode_latent
+from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
 
-TASKS = ("text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only")
-IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+CAPTION = "txt"  # the caption that is a file of its own; any other is a field of the .json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of text, or one image (its encoded bytes)."""
+    """A stretch of text, or the name of an image: its member without the last extension, "" in a pair."""
 
     text: str | None = None
-    image: bytes | None = None
+    image: str | None = None
+    is_answer: bool = False
 
 
-def decode_record(record: ShardRecord, task: str, prompt: str, tokenizer: Tokenizer, image: ImageConfig) -> Sample:
-    """Tokens and latents of one record for one task.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Which fields of a record's .json are text; what a mixture says of a source."""
 
-    The first token is BOS, then comes `prompt`, then the document:
+    question: str = "question"
+    answer: str = "answer"
 
-        text_to_image   all text, then the images; the images are target
-        image_to_text   all images, then the text; the text is target
-        both            in reading order, everything is target, images are there from the start
-        interleaved     in reading order, everything is target, images are inserted like tokens
-        text_only, image_only   the other kind is left out
+
+def decode_record(
+    record: ShardRecord,
+    fields: Mapping[str, Any],
+    caption: str,
+    reading: Reading,
+    tokenizer: Tokenizer,
+    image: ImageConfig,
+) -> Document:
+    """The text and the images of a record, in reading order.
+
+    Args:
+        fields: of its .json, see `read_fields`.
+        caption: "txt", or the field that holds the caption of a pair.
 
     Raises:
-        ValueError: the record has neither text nor images that the task needs, names an image that it does not hold,
-            or holds one that it does not name; an image is broken.
+        ValueError: it is no pair, document or question with its answer; an image is broken, missing or named twice;
+            its tokens are another tokenizer's.
     """
-    segments = read_segments(record)
-    texts = [s for s in segments if s.text is not None]
-    images = [s for s in segments if s.image is not None]
-    if task == "image_to_text":
-        segments = images + texts
-    elif task == "text_to_image":
-        segments = texts + images
-    elif task in ("text_only", "image_only"):
-        segments = texts if task == "text_only" else images
-    needed = {"text_to_image": images, "image_to_text": texts}.get(task, segments)
-    if not needed:
-        raise ValueError(f"sample {record.key}: nothing in it for task {task!r}; give its source another task")
-
-    tokens, is_target, image_at = [tokenizer.bos], [False], list[int]()
-    latents: list[np.ndarray] = []
-
-    def add(new: list[int], target: bool) -> None:
-        tokens.extend(new)
-        is_target.extend([target] * len(new))
-
-    add(tokenizer.encode(prompt), False)
-    for number, segment in enumerate(segments):
-        if segment.image is not None:
-            latents.append(encode_pixels(segment.image, image, f"sample {record.key}, image {len(latents)}"))
-            image_at.append(len(tokens))
-            add([tokenizer.image], task != "image_to_text")
-        elif segment.text is not None:
-            if number > 0 and segments[number - 1].text is not None:
-                separator = "\n\n"
-            else:  # after an image or the prompt
-                separator = " " if len(tokens) > 1 else ""
-            add(tokenizer.encode(separator + segment.text), task != "text_to_image")
-    return Sample(
-        key=record.key,
-        tokens=np.array(tokens, dtype=np.int64),
-        is_target=np.array(is_target),
-        image_at=np.array(image_at, dtype=np.int64),
-        latents=np.stack(latents) if latents else np.zeros((0, *image.shape), dtype=np.float32),
-        is_interleaved=task == "interleaved",
-    )
-
-
-def read_segments(record: ShardRecord) -> list[Segment]:
-    """A document (`json` with `segments`) or a pair (text and image), in reading order."""
-    metadata = _read_json(record)
-    image_names = [name for name in record.files if name.rpartition(".")[2] in IMAGE_EXTENSIONS]
-    if "segments" in metadata:
-        if not isinstance(metadata["segments"], list):
-            raise ValueError(f"sample {record.key}: segments is {metadata['segments']!r}, not a list; write it again")
-        segments = [_read_segment(record, entry) for entry in metadata["segments"]]
-        named = [entry["image"] for entry in metadata["segments"] if entry["type"] == "image"]
-        if sorted(named) != sorted(image_names):
-            raise ValueError(
-                f"sample {record.key}: its segments name {len(named)} images ({', '.join(named)}) but it holds "
-                f"{len(image_names)} ({', '.join(image_names)}); name each once"
-            )
-        return [s for s in segments if s.image is not None or s.text]
-    if "txt" not in record.files or len(image_names) != 1:
+    segments = read_segments(record, fields, caption, reading)
+    is_default = caption == CAPTION and reading == Reading()  # the texts that tools/precompute_latents.py tokenizes
+    stored = _stored_tokens(record, tokenizer) if is_default else []
+    num_texts = sum(segment.text is not None for segment in segments)
+    if stored and len(stored) != num_texts:
         raise ValueError(
-            f"sample {record.key}: a pair is one .txt and one image, but it holds {', '.join(sorted(record.files))}; "
-            "add what is missing, or a .json with segments"
+            f"sample {record.key}: tokens of {len(stored)} texts, but it has {num_texts}; "
+            "write it again by tools/precompute_latents.py"
         )
-    try:
-        text = record.files["txt"].decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"sample {record.key}: its caption is no UTF-8 ({error}); write it again") from error
-    if not text:
-        raise ValueError(f"sample {record.key}: its caption is empty; remove the sample or write a caption")
-    return [Segment(text=text), Segment(image=record.files[image_names[0]])]
+    tokens = iter(stored)
+    parts: list[TextPart | ImagePart] = []
+    for segment in segments:
+        if segment.image is not None:
+            parts.append(_decode_image(record, segment.image, image))
+        elif segment.text is not None:
+            ids = next(tokens, None)
+            parts.append(
+                TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, is_answer=segment.is_answer)
+            )
+    return Document(key=record.key, parts=tuple(parts))
 
 
-def cut_window(sample: Sample, max_rows: int, image: ImageConfig, rng: np.random.Generator) -> Sample:
-    """A random stretch of the targets of an overlong sample, after its prompt, of at most `max_rows` rows."""
-    extent = np.ones(len(sample.tokens), dtype=np.int64)
-    extent[sample.image_at] += image.num_rows
-    is_prompt = ~sample.is_target
-    targets = np.flatnonzero(sample.is_target)
-    room = max_rows - int(extent[is_prompt].sum())
-    if room < 1:
-        raise ValueError(f"sample {sample.key}: its prompt alone needs {max_rows - room} rows, the limit is {max_rows}")
-    rows_from_end = np.cumsum(extent[targets][::-1])[::-1]
-    num_starts = int((rows_from_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
-    start = int(rng.integers(num_starts))
-    inside = np.cumsum(extent[targets][start:]) <= room
-    keep = is_prompt.copy()
-    keep[targets[start:][inside]] = True
-    is_image = np.isin(np.arange(len(keep)), sample.image_at)
-    return Sample(
-        key=sample.key,
-        tokens=sample.tokens[keep],
-        is_target=sample.is_target[keep],
-        image_at=np.flatnonzero(is_image[keep]),
-        latents=sample.latents[keep[sample.image_at]],
-        is_interleaved=sample.is_interleaved,
-    )
-
-
-def num_rows(sample: Sample, image: ImageConfig) -> int:
-    """Trunk rows of the complete sample."""
-    return len(sample.tokens) + len(sample.image_at) * image.num_rows
-
-
-def _read_json(record: ShardRecord) -> dict[str, Any]:
+def read_fields(record: ShardRecord) -> Mapping[str, Any]:
+    """What a record's .json says; empty without one."""
     if "json" not in record.files:
         return {}
     try:
         value = json.loads(record.files["json"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"sample {record.key}: its .json is broken ({error}); write the sample again") from error
     return value if isinstance(value, dict) else {}
+
+
+def read_segments(
+    record: ShardRecord, fields: Mapping[str, Any], caption: str = CAPTION, reading: Reading | None = None
+) -> list[Segment]:
+    """A document (`segments`), a question with its answer, or a pair; text without content is left out."""
+    reading = reading or Reading()
+    images = list_images(record)
+    if "segments" in fields:
+        return _read_document(record, fields["segments"], images)
+    pictures = [Segment(image=name) for name in images]
+    if reading.question in fields and reading.answer in fields:
+        question, answer = (_read_text(record, fields, name) for name in (reading.question, reading.answer))
+        return [*pictures, Segment(text=question), Segment(text=answer, is_answer=True)]
+    if caption != CAPTION:
+        return [Segment(text=_read_text(record, fields, caption)), *pictures]
+    if len(images) > 1 or not (images or CAPTION in record.files):
+        raise ValueError(
+            f"sample {record.key}: a pair is one .txt and one image, but it holds {', '.join(sorted(record.files))}; "
+            "add what is missing, or a .json with segments"
+        )
+    if CAPTION not in record.files:
+        return pictures
+    try:
+        text = record.files[CAPTION].decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"sample {record.key}: its caption is no UTF-8 ({error}); write it again") from error
+    if not text:
+        raise ValueError(f"sample {record.key}: its caption is empty; remove the sample or write a caption")
+    return [Segment(text=text), *pictures]
+
+
+def list_images(record: ShardRecord) -> list[str]:
+    """The names of its images, pictures or latents, in the order of the files: "0" of 0.jpg or 0.npy, "" of png."""
+    names = [extension.rpartition(".") for extension in record.files]
+    return [stem for stem, _, kind in names if kind in IMAGE_EXTENSIONS or (kind == "npy" and not _is_beside(stem))]
+
+
+def stored_lengths(texts: list[list[int]]) -> np.ndarray:
+    """Token ids of several texts as they are stored: how many texts, the length of each, then all ids."""
+    return np.array([len(texts), *map(len, texts), *(token for text in texts for token in text)], dtype=np.int32)
+
+
+def _is_beside(stem: str) -> bool:
+    """Whether an array belongs to an image or to the text, and is none itself."""
+    return stem.rpartition(".")[2] in ("tokens", "mirrored", "features")
+
+
+def _read_document(record: ShardRecord, entries: Any, images: list[str]) -> list[Segment]:
+    if not isinstance(entries, list):
+        raise ValueError(f"sample {record.key}: segments is {entries!r}, not a list; write it again")
+    segments = [_read_segment(record, entry) for entry in entries]
+    named = [segment.image for segment in segments if segment.image is not None]
+    if sorted(named) != sorted(images):
+        raise ValueError(
+            f"sample {record.key}: its segments name {len(named)} images ({', '.join(named)}) but it holds "
+            f"{len(images)} ({', '.join(images)}); name each once"
+        )
+    return [segment for segment in segments if segment.image is not None or segment.text]
 
 
 def _read_segment(record: ShardRecord, entry: Any) -> Segment:
@@ -157,10 +152,48 @@ def _read_segment(record: ShardRecord, entry: Any) -> Segment:
     if kind not in ("text", "image") or not isinstance(entry.get(kind), str):
         raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor image; write the sample again")
     if kind == "text":
-        return Segment(text=entry["text"])
-    if entry["image"] not in record.files:
+        return Segment(text=entry["text"], is_answer=entry.get("role") == "answer")
+    return Segment(image=entry["image"].lower().rpartition(".")[0])
+
+
+def _read_text(record: ShardRecord, fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"sample {record.key}: its segments name the image {entry['image']!r}, but it holds "
-            f"{', '.join(sorted(record.files))}; add the image or remove the segment"
+            f"sample {record.key}: its .json has no text in {name!r}, but {value!r}; write it or filter it"
         )
-    return Segment(image=record.files[entry["image"]])
+    return value.strip()
+
+
+def _decode_image(record: ShardRecord, name: str, image: ImageConfig) -> ImagePart:
+    where = f"sample {record.key}, image {name}" if name else f"sample {record.key}"
+    stem = f"{name}." if name else ""
+    if f"{stem}npy" in record.files:
+        if "autoencoder" not in record.header:
+            raise ValueError(f"{where}: a latent in a shard without a header; write it by tools/precompute_latents.py")
+        mirrored = record.files.get(f"{stem}mirrored.npy")
+        return decode_latent(record.files[f"{stem}npy"], mirrored, record.header["autoencoder"], image, where)
+    data = next(record.files[f"{stem}{kind}"] for kind in IMAGE_EXTENSIONS if f"{stem}{kind}" in record.files)
+    pixels = encode_pixels(data, image, where)
+    return ImagePart(posterior=pixels[None], mirrored=pixels[None][:0])
+
+
+def _stored_tokens(record: ShardRecord, tokenizer: Tokenizer) -> list[list[int]]:
+    """The token ids that lie beside the text, which saves tokenizing it; none in shards of pictures."""
+    if "tokens.npy" not in record.files:
+        return []
+    made_by = record.header.get("tokenizer", {}).get("sha256")
+    if made_by != tokenizer.sha256:
+        raise ValueError(
+            f"sample {record.key}: tokenized by {made_by}, but data.tokenizer is {tokenizer.sha256} (sha256); "
+            "set data.tokenizer to the file that tools/precompute_latents.py was given"
+        )
+    where = f"sample {record.key}, tokens"
+    stored = decode_array(record.files["tokens.npy"], where).ravel().tolist()
+    num_texts = stored[0] if stored else 0
+    ends = list(itertools.accumulate(stored[1 : 1 + num_texts], initial=1 + num_texts))
+    if not stored or len(ends) != 1 + num_texts or ends[-1] != len(stored):
+        raise ValueError(f"{where}: {len(stored)} numbers are no texts with their lengths; {CHECK}")
+    return [stored[start:end] for start, end in itertools.pairwise(ends)]

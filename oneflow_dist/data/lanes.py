@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Capacity, NoisySample, PackedBatch, Sample
-from oneflow_dist.data.decoding import cut_window, decode_record, num_rows
+from oneflow_dist.containers import Capacity, Document, NoisySample, PackedBatch, Sample
+from oneflow_dist.data.decoding import decode_record, read_fields
 from oneflow_dist.data.mixture import Source
+from oneflow_dist.data.order import make_order
 from oneflow_dist.data.packing import choose_samples, pack, size_of
+from oneflow_dist.data.samples import cut_window, make_sample, num_rows
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.flow.noising import keyed_generator, noise_sample
+from oneflow_dist.flow.noising import keyed_generator, noise_sample, set_key
 from oneflow_dist.flow.schedule import KeepSchedule
+
+LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,8 @@ class Waiting:
 class Lane:
     """One of the `packs_per_step` streams that a step takes one pack from.
 
-    Of every pass over a source, shuffled by (seed, source, pass), lane g of G takes every G-th sample from the g-th on:
-    over all lanes each sample comes once a pass. Its state is a count of draws per source and the draws that wait.
+    Over all lanes each sample of a source comes once a pass, see `data/order.py`. The lane's state is two counts per
+    source, how many samples it has looked at and how many of them it used, and the draws that wait: a few kilobytes.
     """
 
     def __init__(
@@ -43,102 +47,101 @@ class Lane:
         self.index = index
         self.config = config
         self.sources = sources
-        self.shards = shards
+        self.shards = [s.for_lane() for s in shards]
         self.tokenizer = tokenizer
         flow, data = config.flow, config.data
         self.schedule = KeepSchedule(kind=flow.keep_schedule, exponent=flow.keep_exponent)
         self.capacity = capacity_of(config)
+        self.prompts = [tokenizer.encode(source.prompt) for source in sources]
         self.weights = np.array([s.weight for s in sources]) / sum(s.weight for s in sources)
+        self.orders = [make_order(s, config.run.seed, index, data.packs_per_step) for s in self.shards]
         self.draws = np.zeros(len(sources), dtype=np.int64)
+        self.used = np.zeros(len(sources), dtype=np.int64)
         self.window: deque[Waiting] = deque()
-        self._decode = functools.lru_cache(maxsize=data.cached_samples)(self._decode_sample)
-        self._order = functools.lru_cache(maxsize=2 * len(sources))(self._shuffled)
+        self._rng = keyed_generator(config.run.seed, 0, "")  # given the key of each sample in turn
+        self._read = functools.lru_cache(maxsize=data.cached_samples)(self._read_document)
 
     def next_pack(self) -> PackedBatch:
         """The next packed batch of this lane."""
-        useless = 0
         while len(self.window) < self.config.data.window_samples:
-            useless = 0 if self._draw() else useless + 1
-            if useless > sum(map(len, self.shards)):
-                raise ValueError(
-                    f"{useless} samples in a row are longer than data.max_sample_rows "
-                    f'({self.config.data.max_sample_rows}) and dropped; raise it or set data.overlong = "window"'
-                )
+            self._draw()
         chosen = choose_samples([w.size for w in self.window], self.capacity)
         samples = [self.window[i].noisy for i in chosen]
         taken = set(chosen)
         self.window = deque(w for i, w in enumerate(self.window) if i not in taken)
-        return pack(samples, self.capacity, self.config.image)
+        return pack(samples, self.capacity)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next packs depend on, besides the config: a few integers."""
-        return {"draws": self.draws.tolist(), "waiting": [[w.source, w.draw] for w in self.window]}
+        waiting = [[w.source, w.draw] for w in self.window]
+        return {"draws": self.draws.tolist(), "used": self.used.tolist(), "waiting": waiting}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`; the waiting samples are read and noised again, with the same result."""
         self.draws = np.array(state["draws"], dtype=np.int64)
+        self.used = np.array(state["used"], dtype=np.int64)
         made = [(source, draw, self._make(source, draw)) for source, draw in state["waiting"]]
-        self.window = deque(self._waiting(source, draw, noisy) for source, draw, noisy in made if noisy is not None)
+        self.window = deque(_waiting(source, draw, noisy) for source, draw, noisy in made if noisy is not None)
 
-    def _draw(self) -> bool:
-        """Put one more sample in the window, from the source furthest behind its weight; False if it is dropped."""
-        source = int(np.argmax(self.weights * (self.draws.sum() + 1) - self.draws))
-        draw = int(self.draws[source])
-        self.draws[source] += 1
-        noisy = self._make(source, draw)
-        if noisy is None:
-            return False
-        self.window.append(self._waiting(source, draw, noisy))
-        return True
-
-    def _waiting(self, source: int, draw: int, noisy: NoisySample) -> Waiting:
-        return Waiting(source, draw, noisy, size_of([noisy], self.config.image))
+    def _draw(self) -> None:
+        """Put one more sample in the window, from the source furthest behind its weight."""
+        source = int(np.argmax(self.weights * (self.used.sum() + 1) - self.used))
+        noisy, tries = None, 0
+        while noisy is None:
+            if tries > min(len(self.shards[source]), LEFT_OUT_IN_A_ROW):
+                raise ValueError(
+                    f"source {self.sources[source].name}: {tries} samples in a row are left out, by its filters, "
+                    f"max_images, or because they are longer than data.max_sample_rows "
+                    f"({self.config.data.max_sample_rows}) or have more than data.images_per_pack "
+                    f'({self.config.data.images_per_pack}) images; change those or set data.overlong = "window"'
+                )
+            draw = int(self.draws[source])
+            self.draws[source] += 1
+            noisy = self._make(source, draw)
+            tries += 1
+        self.used[source] += 1
+        self.window.append(_waiting(source, draw, noisy))
 
     def _make(self, source: int, draw: int) -> NoisySample | None:
-        """The n-th sample that this lane takes of a source, noised; None if it is overlong and to be dropped."""
-        num_lanes = self.config.data.packs_per_step
-        own = len(range(self.index, len(self.shards[source]), num_lanes))
-        pass_index, place = divmod(draw, own)
-        index = int(self._order(source, pass_index)[self.index + place * num_lanes])
-        rng = keyed_generator(self.config.run.seed, pass_index, self.shards[source].name(index))
-        sample = self._decode(source, index, self._choose_task(source, rng))
+        """The n-th sample that this lane takes of a source, noised; None if it is left out."""
+        pass_index, index = self.orders[source].locate(draw)
+        rng = self._rng
+        set_key(rng, self.config.run.seed, pass_index, self.shards[source].name(index))
+        entry = self.sources[source]
+        task, caption = _choose(entry.tasks, rng), _choose(entry.captions, rng)
+        document = self._read(source, index, caption)
+        if document is None:
+            return None
+        sample = make_sample(document, task, self.prompts[source], self.tokenizer, self.config.image, rng)
         fitting = self._fit(sample, rng)
         if fitting is None:
             return None
         return noise_sample(fitting, self.schedule, self.config.flow.condition_dropout_prob, rng)
 
-    def _choose_task(self, source: int, rng: np.random.Generator) -> str:
-        tasks = self.sources[source].tasks
-        place = rng.random() * sum(tasks.values())
-        for task, weight in tasks.items():
-            place -= weight
-            if place < 0.0:
-                return task
-        return task
-
-    def _decode_sample(self, source: int, index: int, task: str) -> Sample:
-        record = self.shards[source].read(index)
-        return decode_record(record, task, self.sources[source].prompt, self.tokenizer, self.config.image)
+    def _read_document(self, source: int, index: int, caption: str) -> Document | None:
+        """A sample of a source, decoded; None if its filters leave it out."""
+        entry, record = self.sources[source], self.shards[source].read(index)
+        fields = read_fields(record)
+        if not all(rule.passes(fields) for rule in entry.filters):
+            return None
+        document = decode_record(record, fields, caption, entry.reading, self.tokenizer, self.config.image)
+        return document if entry.max_images is None or document.num_images <= entry.max_images else None
 
     def _fit(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
         data = self.config.data
-        rows = num_rows(sample, self.config.image)
-        too_many_images = len(sample.image_at) > data.images_per_pack
+        rows, images, patches = num_rows(sample), len(sample.image_at), len(sample.patches)
+        too_many_images = images > self.capacity.images or patches > self.capacity.patches
         if rows <= data.max_sample_rows and not too_many_images:
             return sample
         if data.overlong == "drop":
             return None
         if data.overlong == "window" and not too_many_images:
-            return cut_window(sample, data.max_sample_rows, self.config.image, rng)
+            return cut_window(sample, data.max_sample_rows, rng)
         raise ValueError(
-            f"sample {sample.key} needs {rows} rows and {len(sample.image_at)} images, more than data.max_sample_rows "
-            f"({data.max_sample_rows}) or data.images_per_pack ({data.images_per_pack}); raise them or set "
-            'data.overlong = "drop"'
+            f"sample {sample.key} needs {rows} rows and {images} images of {patches} patches, more than "
+            f"data.max_sample_rows ({data.max_sample_rows}) or data.images_per_pack ({data.images_per_pack}, of "
+            f'{self.capacity.patches} patches); raise them or set data.overlong = "drop"'
         )
-
-    def _shuffled(self, source: int, pass_index: int) -> np.ndarray:
-        rng = keyed_generator(self.config.run.seed, pass_index, f"order of {self.sources[source].name}")
-        return rng.permutation(len(self.shards[source]))
 
 
 def capacity_of(config: Config) -> Capacity:
@@ -149,5 +152,20 @@ def capacity_of(config: Config) -> Capacity:
         tokens=data.tokens_per_pack,
         bag_tokens=data.bag_tokens_per_pack,
         images=data.images_per_pack,
+        patches=data.images_per_pack * config.image.num_rows,
         sequences=data.sequences_per_pack,
     )
+
+
+def _waiting(source: int, draw: int, noisy: NoisySample) -> Waiting:
+    return Waiting(source, draw, noisy, size_of([noisy]))
+
+
+def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
+    """One of the keys, with a probability in proportion to its weight."""
+    place = rng.random() * sum(weights.values())
+    for choice, weight in weights.items():
+        place -= weight
+        if place < 0.0:
+            return choice
+    return choice

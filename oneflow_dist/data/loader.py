@@ -39,13 +39,7 @@ class PackLoader:
                 f"model.vocab_size ({config.model.vocab_size}) is smaller than the tokenizer's {tokenizer.vocab_size} "
                 f"({config.data.tokenizer}); raise it"
             )
-        shards = [open_shards(source.name, source.shards) for source in sources]
-        for source, opened in zip(sources, shards, strict=True):
-            if len(opened) < num_lanes:
-                raise ValueError(
-                    f"source {source.name}: {len(opened)} samples for data.packs_per_step ({num_lanes}); "
-                    "each lane needs one"
-                )
+        shards = [open_shards(source.name, source.shards, source.index) for source in sources]
         lanes = [Lane(index, config, sources, shards, tokenizer) for index in range(rank, num_lanes, world_size)]
         self.states = {lane.index: states[lane.index] if states else lane.state() for lane in lanes}
         stream = _LaneStream(lanes, states)

@@ -1,6 +1,6 @@
 """Samples of many lengths become one sequence of fixed size, with hardly any padding."""
 
-# Shapes: N slots, B bag tokens, I images, T trunk rows, S1 sequences + 1.
+# Shapes: n tokens, i images, p patches, s samples, before padding; T trunk rows, S1 sequences + 1, after.
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from jaxtyping import Int32, Int64
 
-from oneflow_dist.config import ImageConfig
 from oneflow_dist.containers import Capacity, Counts, NoisySample, PackedBatch
 
 
-def size_of(samples: list[NoisySample], image: ImageConfig) -> Capacity:
+def size_of(samples: list[NoisySample]) -> Capacity:
     """The room that the samples need together, without padding."""
     num_tokens = sum(len(s.tokens) for s in samples)
-    num_images = sum(len(s.image_at) for s in samples)
+    num_patches = sum(len(s.patches) for s in samples)
     return Capacity(
-        rows=num_tokens + num_images * image.num_rows,
+        rows=num_tokens + num_patches,
         tokens=num_tokens,
         bag_tokens=sum(len(s.bag_tokens) for s in samples),
-        images=num_images,
+        images=sum(len(s.image_at) for s in samples),
+        patches=num_patches,
         sequences=len(samples),
     )
 
@@ -36,10 +36,9 @@ def choose_samples(sizes: list[Capacity], capacity: Capacity) -> list[int]:
     Returns:
         Indices into `sizes`, never empty.
     """
-    need = np.array([(s.rows, s.tokens, s.bag_tokens, s.images, s.sequences) for s in sizes])
-    room = np.array(
-        (capacity.rows, capacity.tokens, capacity.bag_tokens, capacity.images, capacity.sequences - 1), dtype=np.int64
-    )
+    need = np.array([(s.rows, s.tokens, s.bag_tokens, s.images, s.patches, s.sequences) for s in sizes])
+    c = capacity
+    room = np.array((c.rows, c.tokens, c.bag_tokens, c.images, c.patches, c.sequences - 1), dtype=np.int64)
     fits_with_all_before = (np.cumsum(need, axis=0) <= room).all(axis=1)
     num_oldest = len(need) if fits_with_all_before.all() else int(np.argmin(fits_with_all_before))
     chosen = list(range(num_oldest))
@@ -57,15 +56,14 @@ def choose_samples(sizes: list[Capacity], capacity: Capacity) -> list[int]:
     return chosen
 
 
-def pack(samples: list[NoisySample], capacity: Capacity | None, image: ImageConfig) -> PackedBatch:
+def pack(samples: list[NoisySample], capacity: Capacity | None) -> PackedBatch:
     """Lay samples end to end. Training and generation both come through here.
 
     Args:
         samples: at least one; together they fit in `capacity`.
         capacity: what to pad to, at least one sequence more than samples; None pads nothing.
-        image: the latent's shape and patch size.
     """
-    size = size_of(samples, image)
+    size = size_of(samples)
     if capacity is None:
         capacity = size
     lengths = np.array([len(s.tokens) for s in samples])
@@ -79,33 +77,35 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, image: ImageConf
     num_open = np.add.reduceat(is_open.astype(np.int64), first_slot)
     slot_weight = is_open / np.repeat(np.maximum(num_open, 1), lengths)
 
-    layout = _lay_rows(lengths, first_slot, image_slot, image, size, capacity)
-    is_scored = np.concatenate([s.image_is_scored for s in samples])
+    grid = np.concatenate([s.grid for s in samples])
+    layout = _lay_rows(lengths, first_slot, image_slot, grid, size, capacity)
+    is_scored = np.concatenate([s.image_is_scored for s in samples])[layout.patch_image]
     sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1])
     return PackedBatch(
-        tokens=_pad(np.concatenate([s.tokens for s in samples]), capacity.tokens),
-        token_row=_pad(layout.token_row, capacity.tokens),
-        token_sequence=_pad(np.repeat(np.arange(len(samples)), lengths), capacity.tokens),
-        slot_weight=_pad(slot_weight.astype(np.float32), capacity.tokens),
-        missing_count=_pad(np.bincount(bag_slot, minlength=size.tokens).astype(np.float32), capacity.tokens),
-        bag_tokens=_pad(np.concatenate([s.bag_tokens for s in samples]), capacity.bag_tokens),
-        bag_slot=_pad(bag_slot, capacity.bag_tokens, fill=capacity.tokens - 1),
-        bag_weight=_pad(slot_weight[bag_slot].astype(np.float32), capacity.bag_tokens),
-        latents=_pad(np.concatenate([s.latents for s in samples]), capacity.images),
-        velocity=_pad(np.concatenate([s.velocity for s in samples]), capacity.images),
-        image_time=_pad(np.concatenate([s.image_time for s in samples]).astype(np.float32), capacity.images),
-        image_weight=_pad(is_scored.astype(np.float32), capacity.images),
-        image_row=_pad(layout.image_row, capacity.images),
+        tokens=_pad([s.tokens for s in samples], capacity.tokens),
+        token_row=_pad([layout.token_row], capacity.tokens),
+        token_sequence=_pad([np.repeat(np.arange(len(samples)), lengths)], capacity.tokens),
+        slot_weight=_pad([slot_weight.astype(np.float32)], capacity.tokens),
+        missing_count=_pad([np.bincount(bag_slot, minlength=size.tokens).astype(np.float32)], capacity.tokens),
+        bag_tokens=_pad([s.bag_tokens for s in samples], capacity.bag_tokens),
+        bag_slot=_pad([bag_slot], capacity.bag_tokens, fill=capacity.tokens - 1),
+        bag_weight=_pad([slot_weight[bag_slot].astype(np.float32)], capacity.bag_tokens),
+        image_time=_pad([s.image_time.astype(np.float32) for s in samples], capacity.images),
+        patches=_pad([s.patches for s in samples], capacity.patches),
+        velocity=_pad([s.velocity for s in samples], capacity.patches),
+        patch_image=_pad([layout.patch_image], capacity.patches),
+        patch_row=_pad([layout.patch_row], capacity.patches),
+        patch_weight=_pad([is_scored.astype(np.float32)], capacity.patches),
         row_source=torch.from_numpy(layout.row_source),
         row_image=torch.from_numpy(layout.row_image),
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
-        text_time=_pad(np.array([s.text_time for s in samples], dtype=np.float32), capacity.sequences),
+        text_time=_pad([np.array([s.text_time for s in samples], dtype=np.float32)], capacity.sequences),
         max_seqlen=1 << (int(np.diff(layout.cu_seqlens).max()) - 1).bit_length(),
         counts=Counts(
             open_slots=int(is_open.sum()),
             text_sequences=int((num_open > 0).sum()),
-            image_elements=int(is_scored.sum()) * image.num_elements,
+            image_elements=int(is_scored.sum()) * samples[0].patches.shape[1],
             rows=size.rows,
             padded_rows=capacity.rows,
             text_tokens=size.tokens,
@@ -123,7 +123,8 @@ class _Layout:
     """Where everything lies in the trunk's rows; fields as in `PackedBatch`."""
 
     token_row: Int64[np.ndarray, "n"]
-    image_row: Int64[np.ndarray, "i"]
+    patch_image: Int64[np.ndarray, "p"]
+    patch_row: Int64[np.ndarray, "p"]
     row_source: Int64[np.ndarray, "T"]
     row_image: Int64[np.ndarray, "T"]
     position: Int32[np.ndarray, "T 3"]
@@ -134,7 +135,7 @@ def _lay_rows(
     lengths: Int64[np.ndarray, "s"],
     first_slot: Int64[np.ndarray, "s"],
     image_slot: Int64[np.ndarray, "i"],
-    image: ImageConfig,
+    grid: Int64[np.ndarray, "i 2"],
     size: Capacity,
     capacity: Capacity,
 ) -> _Layout:
@@ -143,29 +144,30 @@ def _lay_rows(
     A text row stands at (p, p, p). Patch (r, c) of an image token at p stands at (p+1, p+1+r, p+1+c), and the text
     after it goes on at p + 1 + the longer side of the grid, so that no two rows share a position.
     """
-    grid_rows, grid_columns = image.grid
+    num_patches = grid.prod(axis=1)
     token_extent = np.ones(size.tokens, dtype=np.int64)
-    token_extent[image_slot] += image.num_rows
+    token_extent[image_slot] += num_patches
     token_step = np.ones(size.tokens, dtype=np.int64)
-    token_step[image_slot] += max(grid_rows, grid_columns)
+    token_step[image_slot] += grid.max(axis=1)
 
     token_row = np.cumsum(token_extent) - token_extent
-    image_row = token_row[image_slot] + 1
     place = np.cumsum(token_step) - token_step
     place -= np.repeat(place[first_slot], lengths)
 
-    patch = np.arange(image.num_rows)
-    patch_row = (image_row[:, None] + patch).ravel()
-    row_source = np.full(capacity.rows, capacity.tokens + capacity.images * image.num_rows, dtype=np.int64)
+    patch = np.arange(size.patches)
+    patch_image = np.repeat(np.arange(size.images), num_patches)
+    patch_in_image = patch - (np.cumsum(num_patches) - num_patches)[patch_image]
+    patch_row = token_row[image_slot][patch_image] + 1 + patch_in_image
+    row_source = np.full(capacity.rows, capacity.tokens + capacity.patches, dtype=np.int64)
     row_source[token_row] = np.arange(size.tokens)
-    row_source[patch_row] = capacity.tokens + np.arange(patch_row.size)
+    row_source[patch_row] = capacity.tokens + patch
     row_image = np.full(capacity.rows, capacity.images, dtype=np.int64)
-    row_image[patch_row] = np.repeat(np.arange(size.images), image.num_rows)
+    row_image[patch_row] = patch_image
 
     position = np.zeros((capacity.rows, 3), dtype=np.int32)
     position[token_row] = place[:, None]
-    patch_place = np.stack([0 * patch, patch // grid_columns, patch % grid_columns], axis=1)
-    position[patch_row] = (place[image_slot][:, None, None] + 1 + patch_place).reshape(-1, 3)
+    patch_place = np.stack([0 * patch, *np.divmod(patch_in_image, grid[patch_image, 1])], axis=1)
+    position[patch_row] = place[image_slot][patch_image, None] + 1 + patch_place
 
     # The row where each sequence starts; after the last one the padding is a sequence, the rest of them is empty.
     cu_seqlens = np.full(capacity.sequences + 1, capacity.rows, dtype=np.int32)
@@ -173,7 +175,8 @@ def _lay_rows(
     cu_seqlens[len(lengths)] = size.rows
     return _Layout(
         token_row=token_row,
-        image_row=image_row,
+        patch_image=patch_image,
+        patch_row=patch_row,
         row_source=row_source,
         row_image=row_image,
         position=position,
@@ -181,8 +184,10 @@ def _lay_rows(
     )
 
 
-def _pad(values: np.ndarray, length: int, fill: int = 0) -> torch.Tensor:
-    """`values` extended to `length` along the first dimension."""
-    padded = np.full((length, *values.shape[1:]), fill, dtype=values.dtype)
-    padded[: len(values)] = values
+def _pad(parts: list[np.ndarray], length: int, fill: int = 0) -> torch.Tensor:
+    """The parts end to end, extended to `length`, in one copy: patches are large."""
+    filled = sum(map(len, parts))
+    padded = np.empty((length, *parts[0].shape[1:]), dtype=parts[0].dtype)
+    np.concatenate(parts, out=padded[:filled])
+    padded[filled:] = fill
     return torch.from_numpy(padded)

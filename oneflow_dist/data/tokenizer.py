@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +25,14 @@ class Tokenizer:
     """Byte-pair encoding with special tokens after the last rank."""
 
     encoding: tiktoken.Encoding
+    sha256: str  # of its ranks file
+    bos: int
+    image: int
+    separator: tuple[int, ...]  # between two texts of a document: an empty line
 
     @property
     def vocab_size(self) -> int:
         return self.encoding.n_vocab
-
-    @property
-    def bos(self) -> int:
-        return self._special("<|bos|>")
-
-    @property
-    def image(self) -> int:
-        return self._special("<|image|>")
 
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens spelled out in `text` stay text."""
@@ -45,26 +42,36 @@ class Tokenizer:
         """Text, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
         return self.encoding.decode(tokens)
 
-    def _special(self, name: str) -> int:
-        return self.encoding.encode_single_token(name)
-
 
 @functools.cache
 def load_tokenizer(path: str) -> Tokenizer:
     """Read a tiktoken ranks file, or make the byte-level tokenizer for "bytes".
 
+    Args:
+        path: of the file; "#sha256:" and 64 hex digits after it are compared with the file's.
+
     Raises:
-        ValueError: no such file, or not a ranks file.
+        ValueError: no such file, not a ranks file, or not the one that the checksum is of.
     """
-    if path == "bytes":
-        ranks = {bytes([value]): value for value in range(256)}
-    else:
+    path, _, expected = path.partition("#sha256:")
+    content = b"bytes"
+    if path != "bytes":
         if not Path(path).is_file():
             raise ValueError(f'{path}: no such tokenizer file; set data.tokenizer to a tiktoken ranks file or "bytes"')
-        ranks = _read_ranks(Path(path))
+        content = Path(path).read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if expected and expected != sha256:
+        raise ValueError(f"{path}: its sha256 is {sha256}, not {expected}; copy the file again or mend data.tokenizer")
+    ranks = {bytes([value]): value for value in range(256)} if path == "bytes" else _read_ranks(path, content)
     special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
     encoding = tiktoken.Encoding(path, pat_str=CUT_PATTERN, mergeable_ranks=ranks, special_tokens=special)
-    return Tokenizer(encoding)
+    return Tokenizer(
+        encoding=encoding,
+        sha256=sha256,
+        bos=special["<|bos|>"],
+        image=special["<|image|>"],
+        separator=tuple(encoding.encode_ordinary("\n\n")),
+    )
 
 
 def train_ranks(texts: list[str], vocab_size: int) -> dict[bytes, int]:
@@ -91,9 +98,9 @@ def write_ranks(path: Path, ranks: dict[bytes, int]) -> None:
     path.write_text("".join(lines))
 
 
-def _read_ranks(path: Path) -> dict[bytes, int]:
+def _read_ranks(path: str, content: bytes) -> dict[bytes, int]:
     ranks = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)

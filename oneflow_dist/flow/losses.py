@@ -1,6 +1,6 @@
 """What the model is asked: is something missing here, how much, what, and where do the pixels flow?"""
 
-# Shapes: N slots, B bag tokens, I images, C H W latent.
+# Shapes: N slots, B bag tokens, P patches of E elements.
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def compute_losses(
         zero      BCE(pi, 1[k = 0])              per open slot
         rate      1[k > 0] (rate - k log rate)   per open slot
         bag       sum over the bag of -log Q     per open slot
-        velocity  (v - (latent - noise))^2       per element of a scored image
+        velocity  (v - (patch - noise))^2        per element of a scored image
         total     zero + rate + bag + image_weight * velocity
 
     Args:
@@ -40,12 +40,12 @@ def compute_losses(
     is_empty = (k == 0).float()
     zero_nll = F.binary_cross_entropy_with_logits(prediction.zero_logit, is_empty, reduction="none")
     rate_nll = (1.0 - is_empty) * (prediction.log_rate.exp() - k * prediction.log_rate)
-    squares = (prediction.velocity - batch.velocity).square().sum(dim=(1, 2, 3))
+    squares = (prediction.velocity - batch.velocity).square().sum(dim=1)
 
     zero = (slot_weight * zero_nll).sum() / denominator
     rate = (slot_weight * rate_nll).sum() / denominator
     bag = (bag_weight * prediction.bag_nll).sum() / denominator
-    velocity = (batch.image_weight * squares).sum() / max(1, counts.image_elements)
+    velocity = (batch.patch_weight * squares).sum() / max(1, counts.image_elements)
     total = zero + rate + bag + image_weight * velocity
     return Losses(zero=zero, rate=rate, bag=bag, velocity=velocity, total=total)
 

@@ -1,6 +1,6 @@
 """The network: what a packed batch looks like to one transformer, and what it says of it."""
 
-# Shapes: N slots, B bag tokens, F slots that fire, I images, P rows of an image, T trunk rows, S sequences, D width.
+# Shapes: N slots, B bag tokens, F slots that fire, I images, P patches, T trunk rows, S sequences, D width.
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ class OneFlow(nn.Module):
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
         self.time_conditioning = config.heads.time_conditioning
-        self.image = image
         self.embed = nn.Embedding(model.vocab_size, model.width)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
         self.image_time = TimeEmbedding(model.width)
@@ -48,8 +47,7 @@ class OneFlow(nn.Module):
         for block in self.blocks:
             x = block(x, image_time, batch.row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
 
-        image_rows = batch.image_row[:, None] + torch.arange(self.image.num_rows, device=x.device)
-        velocity = self.adapter.decode(gather_rows(x, image_rows), image_time).float()
+        velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
         zero_logit, log_rate, bag_nll = self.heads(slot_hidden, self._unembedding(), batch.bag_tokens, batch.bag_slot)
         return Prediction(
@@ -71,6 +69,6 @@ class OneFlow(nn.Module):
         if self.time_conditioning == "token":
             is_first = batch.token_sequence.diff(prepend=batch.token_sequence.new_full((1,), -1)) > 0
             text = text + is_first[:, None] * gather_rows(text_time, batch.token_sequence)
-        patches = self.adapter.encode(batch.latents, image_time).flatten(0, 1)
+        patches = self.adapter.encode(batch.patches, image_time, batch.patch_image)
         nothing = text.new_zeros(1, text.shape[1])
         return gather_rows(torch.cat([text, patches.to(text.dtype), nothing]), batch.row_source)

@@ -13,7 +13,9 @@ MAX_LINES = 400
 # Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
 LAYERS = [
     {"tools"},
+    {"oneflow_dist.precompute"},
     {"oneflow_dist.train"},
+    {"oneflow_dist.inspection"},
     {"oneflow_dist.pictures"},
     {"oneflow_dist.sampler"},
     {"oneflow_dist.canvas", "oneflow_dist.checkpoint", "oneflow_dist.metrics"},
@@ -21,7 +23,7 @@ LAYERS = [
     {"oneflow_dist.parallel"},
     {"oneflow_dist.data", "oneflow_dist.model"},
     {"oneflow_dist.flow"},
-    {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.runtime"},
+    {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.files", "oneflow_dist.runtime"},
     {"oneflow_kernels"},
 ]
 LEVEL = {package: -level for level, layer in enumerate(LAYERS) for package in layer}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oneflow_dist.config import ImageConfig
-from oneflow_dist.data.codec import decode_pixels, encode_pixels
+from oneflow_dist.data.codec import cut_images, decode_pixels, encode_pixels, to_latent, to_patches
 
 GREY = ImageConfig(channels=1, height=6, width=4, patch_size=2, time_conditioning="added")
 COLOUR = ImageConfig(channels=3, height=6, width=4, patch_size=2, time_conditioning="added")
@@ -81,6 +81,47 @@ def test_three_formats_are_read(kind: str) -> None:
     np.testing.assert_allclose(latent, 1.0, atol=0.02)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (6, 4), (4, 60)])
+def test_a_picture_of_any_size_that_patches_fill_is_read(size: tuple[int, int]) -> None:
+    assert encode_pixels(png(Image.new("L", size)), GREY, "x").shape == (1, size[1], size[0])
+
+
+# Patches.
+
+LATENTS = {  # channels, rows and columns of patches, patch size
+    "one patch": (3, 1, 1, 2),
+    "single elements": (2, 3, 4, 1),
+    "wide": (16, 2, 6, 2),
+    "high": (1, 3, 1, 3),
+}
+
+
+@pytest.mark.parametrize(("channels", "rows", "columns", "size"), LATENTS.values(), ids=LATENTS)
+def test_a_latent_survives_being_cut(channels: int, rows: int, columns: int, size: int) -> None:
+    image = ImageConfig(channels=channels, height=size, width=size, patch_size=size, time_conditioning="added")
+    latent = np.random.default_rng(0).standard_normal((channels, rows * size, columns * size), dtype=np.float32)
+    patches = to_patches(latent, size)
+    assert patches.shape == (rows * columns, image.patch_elements)
+    np.testing.assert_array_equal(to_latent(patches, (rows, columns), image), latent)
+
+
+def test_patches_go_row_by_row_and_list_elements_by_row_column_and_channel() -> None:
+    channel, row, column = np.meshgrid(np.arange(2), np.arange(4), np.arange(6), indexing="ij")
+    patches = to_patches((100 * channel + 10 * row + column).astype(np.float32), 2)
+    assert patches[0].tolist() == [0, 100, 1, 101, 10, 110, 11, 111]
+    assert patches[:, 0].tolist() == [0, 2, 4, 20, 22, 24]  # first row and column of each patch
+
+
+def test_images_of_any_shapes_are_cut_end_to_end() -> None:
+    rng = np.random.default_rng(0)
+    latents = [rng.standard_normal((3, *sides), dtype=np.float32) for sides in ((4, 6), (2, 2), (8, 2))]
+    patches, grid = cut_images(latents, COLOUR)
+    assert grid.tolist() == [[2, 3], [1, 1], [4, 1]]
+    np.testing.assert_array_equal(patches, np.concatenate([to_patches(latent, 2) for latent in latents]))
+    patches, grid = cut_images([], COLOUR)
+    assert (patches.shape, grid.shape) == ((0, 12), (0, 2))
+
+
 # What is refused, and how it is said.
 
 
@@ -90,9 +131,11 @@ def test_latents_of_other_channels_are_no_pixels() -> None:
     assert refusal(png(picture(GREY)), image) == message
 
 
-def test_a_picture_of_another_size_is_named_with_both_sizes() -> None:
-    assert refusal(png(Image.new("L", (6, 4)))) == (
-        "sample a/b/c, image 0: 6x4 pixels, but image.width x image.height is 4x6; resize the images or mend the config"
+@pytest.mark.parametrize("size", [(5, 4), (4, 7), (1, 1)])
+def test_a_picture_that_patches_do_not_fill_is_named_with_its_size(size: tuple[int, int]) -> None:
+    assert refusal(png(Image.new("L", size))) == (
+        f"sample a/b/c, image 0: {size[0]}x{size[1]} pixels, but image.patch_size (2) must divide width and height; "
+        "crop or resize the images"
     )
 
 

@@ -1,29 +1,35 @@
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from oneflow_dist.config import Config, ImageConfig
-from oneflow_dist.containers import Sample, ShardRecord
-from oneflow_dist.data.decoding import TASKS, cut_window, decode_record, num_rows, read_segments
-from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.config import ImageConfig
+from oneflow_dist.containers import Document, ImagePart, ShardRecord, TextPart
+from oneflow_dist.data.decoding import (
+    CAPTION,
+    Reading,
+    Segment,
+    decode_record,
+    list_images,
+    read_fields,
+    read_segments,
+    stored_lengths,
+)
+from oneflow_dist.data.latents import CHECK
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from tests.tars import npy, png
 
 TOKENIZER = load_tokenizer("bytes")
 KEY = "pets/cats-000/0001"
-
-
-def png(level: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", size, level).save(buffer, format="PNG")
-    return buffer.getvalue()
+GREY = ImageConfig(channels=1, height=8, width=8, patch_size=4, time_conditioning="added")
+LATENTS = {"autoencoder": {"scaling_factor": 2.0, "shift_factor": 0.5}}
+TOKENIZED = {"tokenizer": {"sha256": TOKENIZER.sha256}}
 
 
 def record(**files: bytes) -> ShardRecord:
@@ -31,12 +37,16 @@ def record(**files: bytes) -> ShardRecord:
     return ShardRecord(key=KEY, files={name.replace("_", ".").lstrip("."): data for name, data in files.items()})
 
 
+def table(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
 def document(*segments: Any, **files: bytes) -> ShardRecord:
-    return record(json=json.dumps({"segments": segments}).encode(), **files)
+    return record(json=table(segments=segments), **files)
 
 
-def text(content: str) -> dict[str, str]:
-    return {"type": "text", "text": content}
+def text(content: str, **more: str) -> dict[str, str]:
+    return {"type": "text", "text": content, **more}
 
 
 def image(name: str) -> dict[str, str]:
@@ -47,280 +57,355 @@ PAIR = record(txt=b" a cat\n", png=png(255))
 STORY = document(text("one"), image("b.png"), text("two"), text("three"), image("a.png"), b_png=png(0), a_png=png(255))
 
 
-def decode(source: ShardRecord, task: str, config: Config, prompt: str = "") -> Sample:
-    return decode_record(source, task, prompt, TOKENIZER, config.image)
+def decode(
+    source: ShardRecord,
+    header: dict[str, Any] | None = None,
+    caption: str = CAPTION,
+    reading: Reading | None = None,
+    tokenizer: Tokenizer = TOKENIZER,
+) -> Document:
+    fields = read_fields(source)
+    return decode_record(replace(source, header=header or {}), fields, caption, reading or Reading(), tokenizer, GREY)
 
 
-def spell(sample: Sample) -> list[str]:
-    """The sample as prompt and target: tokens as text, an image as #."""
-    tokens = sample.tokens.tolist()
-    assert tokens[0] == TOKENIZER.bos
-    parts = []
-    for is_target in (False, True):
-        own = [token for token, target in zip(tokens[1:], sample.is_target[1:], strict=True) if target == is_target]
-        parts.append(TOKENIZER.decode(own).replace("<|image|>", "#"))
-    return parts
+def spell(made: Document) -> list[str]:
+    """The parts in reading order: text, an image as # and its first value, an answer behind an arrow."""
+    spelled = []
+    for part in made.parts:
+        if isinstance(part, TextPart):
+            spelled.append("-> " * part.is_answer + TOKENIZER.decode(part.tokens))
+        else:
+            spelled.append(f"#{part.posterior.flat[0]:g}")
+    return spelled
 
 
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("text_to_image", ["a cat", "#"]),
-        ("image_to_text", ["#", " a cat"]),
-        ("both", ["", "a cat#"]),
-        ("interleaved", ["", "a cat#"]),
-        ("text_only", ["", "a cat"]),
-        ("image_only", ["", "#"]),
-    ],
-)
-def test_a_task_decides_what_of_a_pair_is_prompt_and_what_is_target(
-    config: Config, task: str, expected: list[str]
-) -> None:
-    assert spell(decode(PAIR, task, config)) == expected
+# Pairs and documents.
 
 
-@pytest.mark.parametrize(
-    ("task", "expected"),
-    [
-        ("text_to_image", ["one\n\ntwo\n\nthree", "##"]),
-        ("image_to_text", ["##", " one\n\ntwo\n\nthree"]),
-        ("both", ["", "one# two\n\nthree#"]),
-        ("interleaved", ["", "one# two\n\nthree#"]),
-        ("text_only", ["", "one\n\ntwo\n\nthree"]),
-        ("image_only", ["", "##"]),
-    ],
-)
-def test_a_task_decides_the_order_of_a_document(config: Config, task: str, expected: list[str]) -> None:
-    """Paragraphs are parted by an empty line, text after an image by a blank."""
-    assert spell(decode(STORY, task, config)) == expected
+def test_a_pair_is_its_caption_then_its_image() -> None:
+    made = decode(PAIR)
+    assert made.key == KEY
+    assert made.num_images == 1
+    assert spell(made) == ["a cat", "#1"]
 
 
-def test_every_task_is_tested() -> None:
-    assert set(TASKS) == {"text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only"}
+def test_a_document_is_in_the_order_of_its_segments_and_not_of_its_files() -> None:
+    made = decode(STORY)
+    assert spell(made) == ["one", "#-1", "two", "three", "#1"]
+    assert made.num_images == 2
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_images_are_inserted_in_the_interleaved_task_alone(config: Config, task: str) -> None:
-    assert decode(PAIR, task, config).is_interleaved == (task == "interleaved")
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=4))
+def test_every_text_is_tokenized_by_itself(texts: list[str]) -> None:
+    """What stands before or after it changes none of its tokens; nothing is put between."""
+    made = decode(document(*map(text, texts)))
+    assert [part.tokens for part in made.parts if isinstance(part, TextPart)] == [
+        TOKENIZER.encode(content) for content in texts
+    ]
 
 
-@pytest.mark.parametrize("task", ["both", "interleaved", "image_only", "text_to_image"])
-def test_latents_follow_the_document_and_not_the_names_of_files(config: Config, task: str) -> None:
-    sample = decode(STORY, task, config)
-    assert sample.latents[:, 0, 0, 0].tolist() == [-1.0, 1.0]
-    assert (sample.tokens[sample.image_at] == TOKENIZER.image).all()
-    assert (sample.tokens == TOKENIZER.image).sum() == 2
+def test_special_tokens_in_a_caption_stay_text() -> None:
+    first = decode(record(txt=b"<|image|><|eos|>", png=png(0))).parts[0]
+    assert isinstance(first, TextPart)
+    assert first.tokens == [*b"<|image|><|eos|>"]
 
 
-@pytest.mark.parametrize("task", ["interleaved", "image_to_text"])
-def test_a_prompt_comes_first_and_is_no_target(config: Config, task: str) -> None:
-    sample = decode(PAIR, task, config, prompt="say:")
-    assert sample.tokens[: len("say:") + 1].tolist() == [TOKENIZER.bos, *b"say:"]
-    assert not sample.is_target[: len("say:") + 1].any()
-    expected = {"interleaved": ["say:", " a cat#"], "image_to_text": ["say:#", " a cat"]}
-    assert spell(sample) == expected[task]
-
-
-def test_special_tokens_in_a_caption_stay_text(config: Config) -> None:
-    sample = decode(record(txt=b"<|image|><|eos|>", png=png(0)), "both", config)
-    assert sample.tokens.tolist() == [TOKENIZER.bos, *b"<|image|><|eos|>", TOKENIZER.image]
-    assert sample.image_at.tolist() == [17]
-
-
-def test_empty_segments_are_left_out(config: Config) -> None:
+def test_empty_segments_are_left_out() -> None:
     source = document(text(""), image("a.png"), text(""), text("end"), a_png=png(0))
-    assert spell(decode(source, "both", config)) == ["", "# end"]
+    assert spell(decode(source)) == ["#-1", "end"]
 
 
-def test_a_json_without_segments_is_not_read_as_a_document() -> None:
-    source = record(txt=b"a cat", png=png(0), json=b'{"width": 8}')
-    assert [s.text for s in read_segments(source)] == ["a cat", None]
+def test_a_caption_or_an_image_alone_is_a_document_too() -> None:
+    assert spell(decode(record(txt=b"a cat"))) == ["a cat"]
+    assert spell(decode(record(png=png(0)))) == ["#-1"]
 
 
-@pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "webp"])
-def test_four_kinds_of_images_are_known(extension: str) -> None:
-    first, second = read_segments(record(txt=b"a cat", **{extension: b"bytes"}))
-    assert (first.text, second.image) == ("a cat", b"bytes")
+@pytest.mark.parametrize("content", [b'{"width": 8}', b"[1, 2]", b'"text"', b"null"])
+def test_a_json_without_segments_is_not_read_as_a_document(content: bytes) -> None:
+    assert spell(decode(record(txt=b"a cat", png=png(255), json=content))) == ["a cat", "#1"]
 
 
-def test_num_rows_counts_tokens_and_patches(config: Config) -> None:
-    assert num_rows(decode(PAIR, "both", config), config.image) == 1 + 5 + 1 + 4
+@pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "webp", "npy"])
+def test_five_kinds_of_images_are_known(extension: str) -> None:
+    source = record(txt=b"a cat", **{extension: b"bytes"})
+    assert list_images(source) == [""]
+    assert read_segments(source, {}) == [Segment(text="a cat"), Segment(image="")]
+
+
+def test_an_image_is_known_by_its_name_without_the_kind_of_file() -> None:
+    """So that a document stays the same when its pictures become latents."""
+    source = document(image("A.PNG"), image("b.c.jpg"), a_npy=b"", b_c_webp=b"")
+    assert list_images(source) == ["a", "b.c"]
+    assert read_segments(source, read_fields(source)) == [Segment(image="a"), Segment(image="b.c")]
+
+
+def test_arrays_that_belong_to_an_image_or_the_text_are_no_images() -> None:
+    source = record(npy=b"", mirrored_npy=b"", features_npy=b"", tokens_npy=b"", _0_mirrored_npy=b"", _0_npy=b"")
+    assert list_images(source) == ["", "0"]
+
+
+def test_images_keep_their_own_shapes() -> None:
+    source = document(image("a.png"), image("b.png"), a_png=png(0, (4, 12)), b_png=png(255, (8, 4)))
+    parts = [part for part in decode(source).parts if isinstance(part, ImagePart)]
+    assert [part.posterior.shape for part in parts] == [(1, 1, 12, 4), (1, 1, 4, 8)]
+
+
+def test_pixels_are_exact_and_neither_shifted_nor_mirrored() -> None:
+    part = decode(PAIR, LATENTS).parts[1]
+    assert isinstance(part, ImagePart)
+    assert (part.posterior == 1.0).all()
+    assert (part.posterior.shape, part.mirrored.shape) == ((1, 1, 8, 8), (0, 1, 8, 8))
+    assert (part.shift, part.scale) == (0.0, 1.0)
+
+
+# Questions and captions from fields of the .json.
+
+
+def test_a_question_with_its_answer_follows_its_images() -> None:
+    source = record(json=table(question=" how many? ", answer="two"), a_png=png(0), b_png=png(255))
+    assert spell(decode(source)) == ["#-1", "#1", "how many?", "-> two"]
+
+
+def test_a_question_may_have_other_names() -> None:
+    source = record(json=table(ask="is it?", reply=True, question="no", answer="no"), png=png(0))
+    assert spell(decode(source, reading=Reading(question="ask", answer="reply"))) == ["#-1", "is it?", "-> true"]
+
+
+@pytest.mark.parametrize(("value", "spelled"), [(True, "true"), (False, "false"), (3, "3"), (2.5, "2.5"), (" a ", "a")])
+def test_numbers_and_truth_values_are_text_as_in_json(value: Any, spelled: str) -> None:
+    assert spell(decode(record(json=table(question="q", answer=value)))) == ["q", f"-> {spelled}"]
+
+
+def test_a_question_without_an_answer_is_a_pair() -> None:
+    assert spell(decode(record(json=table(question="q"), txt=b"a cat", png=png(0)))) == ["a cat", "#-1"]
+
+
+def test_answers_of_a_document_are_marked_by_their_role() -> None:
+    turns = [text("q1", role="question"), text("a1", role="answer"), text("q2"), text("a2", role="answer")]
+    source = document(image("a.png"), *turns, a_png=png(0))
+    assert spell(decode(source)) == ["#-1", "q1", "-> a1", "q2", "-> a2"]
+
+
+def test_a_caption_may_be_a_field() -> None:
+    source = record(json=table(short="cat", long="a cat on a mat"), txt=b"old", png=png(0))
+    assert spell(decode(source, caption="short")) == ["cat", "#-1"]
+    assert spell(decode(source, caption="long")) == ["a cat on a mat", "#-1"]
+    assert spell(decode(source)) == ["old", "#-1"]
+
+
+def test_the_caption_of_a_document_is_in_its_segments() -> None:
+    assert spell(decode(STORY, caption="short")) == spell(decode(STORY))
+
+
+# Latents and stored tokens.
+
+
+def test_a_latent_is_read_with_the_autoencoder_of_its_shard() -> None:
+    posterior = np.stack([np.full((1, 4, 8), 3.0), np.full((1, 4, 8), 0.25)])
+    made = decode(record(txt=b"a cat", npy=npy(posterior, "<f2"), mirrored_npy=npy(-posterior, "<f2")), LATENTS)
+    part = made.parts[1]
+    assert isinstance(part, ImagePart)
+    assert np.array_equal(part.posterior, posterior)
+    assert np.array_equal(part.mirrored, -posterior)
+    assert (part.shift, part.scale) == (0.5, 2.0)
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=4))
+def test_stored_tokens_are_what_tokenizing_gives(texts: list[str]) -> None:
+    source = document(*map(text, texts))
+    stored = npy(stored_lengths([TOKENIZER.encode(content) for content in texts]), "<i4")
+    again = ShardRecord(key=KEY, files={**source.files, "tokens.npy": stored})
+    for one, other in zip(decode(source).parts, decode(again, TOKENIZED).parts, strict=True):
+        assert isinstance(one, TextPart)
+        assert isinstance(other, TextPart)
+        assert one.tokens == other.tokens
+
+
+def stored(*texts: list[int]) -> bytes:
+    return npy(stored_lengths(list(texts)), "<i4")
+
+
+def test_stored_tokens_lie_as_number_lengths_ids() -> None:
+    assert stored_lengths([[7, 8], [], [9]]).tolist() == [3, 2, 0, 1, 7, 8, 9]
+    assert stored_lengths([]).tolist() == [0]
+
+
+def test_stored_tokens_take_the_place_of_tokenizing() -> None:
+    first, _ = decode(record(txt=b"a cat", png=png(0), tokens_npy=stored([1, 2])), TOKENIZED).parts
+    assert isinstance(first, TextPart)
+    assert first.tokens == [1, 2]
+
+
+def test_a_record_without_text_has_no_stored_tokens() -> None:
+    assert spell(decode(record(png=png(0), tokens_npy=stored()), TOKENIZED)) == ["#-1"]
+
+
+def test_stored_tokens_are_not_those_of_another_caption_or_question() -> None:
+    """They are of the .txt, or of the fields `question` and `answer`."""
+    pair = record(json=table(short="cat"), txt=b"old", tokens_npy=stored([*b"old"]))
+    assert spell(decode(pair, TOKENIZED, caption="short")) == ["cat"]
+    both = record(json=table(question="q", answer="a", ask="Q", reply="A"), tokens_npy=stored([*b"q"], [*b"a"]))
+    assert spell(decode(both, TOKENIZED)) == ["q", "-> a"]
+    assert spell(decode(both, TOKENIZED, reading=Reading(question="ask", answer="reply"))) == ["Q", "-> A"]
 
 
 # What is refused, and how it is said.
 
 
-def refusal(source: ShardRecord, config: Config, task: str = "both") -> str:
+def refusal(source: ShardRecord, header: Mapping[str, Any] | None = None, **more: Any) -> str:
     with pytest.raises(ValueError) as error:
-        decode(source, task, config)
+        decode(source, header, **more)
     return str(error.value)
 
 
-def test_a_named_image_that_is_not_there_is_named(config: Config) -> None:
-    source = document(image("a.png"), image("b.png"), a_png=png(0))
-    assert refusal(source, config) == (
-        f"sample {KEY}: its segments name the image 'b.png', but it holds a.png, json; "
-        "add the image or remove the segment"
-    )
+@pytest.mark.parametrize(
+    ("named", "held", "message"),
+    [
+        (["a.png", "b.png"], ["a"], "its segments name 2 images (a, b) but it holds 1 (a)"),
+        (["a.png"], ["a", "b"], "its segments name 1 images (a) but it holds 2 (a, b)"),
+        (["a.png", "a.png"], ["a"], "its segments name 2 images (a, a) but it holds 1 (a)"),
+        ([], ["a"], "its segments name 0 images () but it holds 1 (a)"),
+    ],
+    ids=["missing", "not named", "named twice", "none named"],
+)
+def test_images_that_are_not_named_once_each_are_refused(named: list[str], held: list[str], message: str) -> None:
+    source = document(*map(image, named), **{f"{name}_png": png(0) for name in held})
+    assert refusal(source) == f"sample {KEY}: {message}; name each once"
 
 
-def test_an_image_that_is_not_named_is_named(config: Config) -> None:
-    source = document(image("a.png"), a_png=png(0), b_png=png(0))
-    assert refusal(source, config) == (
-        f"sample {KEY}: its segments name 1 images (a.png) but it holds 2 (a.png, b.png); name each once"
-    )
-
-
-def test_an_image_that_is_named_twice_is_named(config: Config) -> None:
-    source = document(image("a.png"), image("a.png"), a_png=png(0))
-    assert refusal(source, config) == (
-        f"sample {KEY}: its segments name 2 images (a.png, a.png) but it holds 1 (a.png); name each once"
+def test_an_image_that_is_there_as_picture_and_latent_is_refused() -> None:
+    assert "its segments name 1 images (a) but it holds 2 (a, a)" in refusal(
+        document(image("a.png"), a_png=png(0), a_npy=b"")
     )
 
 
 @pytest.mark.parametrize(
     ("source", "held"),
     [
-        (record(png=b"x"), "png"),
-        (record(txt=b"a cat"), "txt"),
+        (record(json=b"{}"), "json"),
         (record(txt=b"a cat", _0_png=b"x", _1_png=b"x"), "0.png, 1.png, txt"),
     ],
-    ids=["no caption", "no image", "two images"],
+    ids=["nothing", "two images"],
 )
-def test_an_incomplete_pair_is_named_with_what_it_holds(config: Config, source: ShardRecord, held: str) -> None:
-    assert refusal(source, config) == (
+def test_what_is_neither_pair_nor_document_is_named_with_what_it_holds(source: ShardRecord, held: str) -> None:
+    assert refusal(source) == (
         f"sample {KEY}: a pair is one .txt and one image, but it holds {held}; "
         "add what is missing, or a .json with segments"
     )
 
 
 @pytest.mark.parametrize("caption", [b"", b" \n\t "])
-def test_an_empty_caption_is_named(config: Config, caption: bytes) -> None:
-    assert refusal(record(txt=caption, png=png(0)), config) == (
+def test_an_empty_caption_is_named(caption: bytes) -> None:
+    assert refusal(record(txt=caption, png=png(0))) == (
         f"sample {KEY}: its caption is empty; remove the sample or write a caption"
     )
 
 
-def test_a_caption_that_is_no_utf8_is_named(config: Config) -> None:
-    assert refusal(record(txt=b"caf\xe9", png=png(0)), config).startswith(f"sample {KEY}: ")
+def test_a_caption_that_is_no_utf8_is_named() -> None:
+    message = refusal(record(txt=b"caf\xe9", png=png(0)))
+    assert message.startswith(f"sample {KEY}: its caption is no UTF-8 (")
+    assert message.endswith("); write it again")
 
 
-def test_a_broken_json_is_named(config: Config) -> None:
-    message = refusal(record(json=b'{"segments": [', png=png(0)), config)
+@pytest.mark.parametrize("content", [b'{"segments": [', b"", b"\xff\xfe\xfd", b"{'a': 1}"])
+def test_a_broken_json_is_named(content: bytes) -> None:
+    message = refusal(record(json=content, png=png(0)))
     assert message.startswith(f"sample {KEY}: its .json is broken (")
     assert message.endswith("); write the sample again")
 
 
-@pytest.mark.parametrize("entry", [{"type": "video"}, {"type": "image"}, {}, {"text": "no type"}])
-def test_a_segment_that_is_neither_text_nor_image_is_named(config: Config, entry: dict[str, str]) -> None:
-    assert refusal(document(entry), config).startswith(f"sample {KEY}: segment {entry!r} is neither text nor image")
-
-
 @pytest.mark.parametrize(
-    "segments",
-    [[{"type": "text"}], [{"type": "text", "text": 3}], ["a cat"], [{"type": "image", "image": ["a.png"]}], None, 3],
-    ids=["no text", "text is a number", "a string", "image is a list", "null", "a number"],
-)
-def test_a_malformed_document_is_named(config: Config, segments: Any) -> None:
-    source = record(json=json.dumps({"segments": segments}).encode())
-    assert refusal(source, config).startswith(f"sample {KEY}: ")
-
-
-@pytest.mark.parametrize(
-    ("task", "source"),
+    "entry",
     [
-        ("text_only", document(image("a.png"), a_png=png(0))),
-        ("image_only", document(text("one"))),
-        ("both", document()),
-        ("text_to_image", document(text("one"))),
-        ("image_to_text", document(image("a.png"), a_png=png(0))),
+        {"type": "video"},
+        {"type": "image"},
+        {},
+        {"text": "no type"},
+        {"type": "text"},
+        {"type": "text", "text": 3},
+        {"type": "image", "image": ["a.png"]},
+        "a cat",
+        None,
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_document_without_what_the_task_generates_is_named(config: Config, task: str, source: ShardRecord) -> None:
-    assert refusal(source, config, task) == (
-        f"sample {KEY}: nothing in it for task {task!r}; give its source another task"
+def test_a_segment_that_is_neither_text_nor_image_is_named(entry: Any) -> None:
+    assert refusal(document(entry)) == (
+        f"sample {KEY}: segment {entry!r} is neither text nor image; write the sample again"
     )
 
 
-def test_a_broken_image_is_named_by_its_place(config: Config) -> None:
+@pytest.mark.parametrize("segments", [None, 3, "text", {"type": "text"}])
+def test_segments_that_are_no_list_are_named(segments: Any) -> None:
+    assert refusal(record(json=table(segments=segments))) == (
+        f"sample {KEY}: segments is {segments!r}, not a list; write it again"
+    )
+
+
+@pytest.mark.parametrize("value", ["", "  ", None, [], {}])
+def test_a_field_without_text_is_named(value: Any) -> None:
+    advice = "; write it or filter it"
+    assert refusal(record(json=table(short=value), png=png(0)), caption="short") == (
+        f"sample {KEY}: its .json has no text in 'short', but {value!r}{advice}"
+    )
+    assert refusal(record(json=table(question="q", answer=value))) == (
+        f"sample {KEY}: its .json has no text in 'answer', but {value!r}{advice}"
+    )
+
+
+def test_a_field_that_is_not_there_is_named() -> None:
+    assert refusal(record(txt=b"a cat", png=png(0)), caption="short").startswith(
+        f"sample {KEY}: its .json has no text in 'short', but None"
+    )
+
+
+def test_a_broken_image_is_named_by_its_name() -> None:
     source = document(image("a.png"), image("b.png"), a_png=png(0), b_png=b"broken")
-    assert refusal(source, config).startswith(f"sample {KEY}, image 1: broken image (")
+    assert refusal(source).startswith(f"sample {KEY}, image b: broken image (")
+    assert refusal(record(txt=b"a cat", png=b"broken")).startswith(f"sample {KEY}: broken image (")
 
 
-def test_an_image_of_another_size_is_named_by_its_place(config: Config) -> None:
-    assert refusal(record(txt=b"a cat", png=png(0, (9, 8))), config).startswith(f"sample {KEY}, image 0: 9x8 pixels")
+def test_an_image_that_patches_do_not_fill_is_named() -> None:
+    assert refusal(record(txt=b"a cat", png=png(0, (9, 8)))).startswith(f"sample {KEY}: 9x8 pixels")
 
 
-# Windows of overlong samples.
-
-PATCHES = ImageConfig(channels=1, height=8, width=8, patch_size=4, time_conditioning="added")  # 4 rows
-
-
-@st.composite
-def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
-    """A sample with a prompt of at most 4 rows, and a limit of at least one row more."""
-    kinds = draw(st.lists(st.booleans(), min_size=1, max_size=30))
-    num_prompt = draw(st.integers(1, 4))
-    tokens = np.array(
-        [256, *range(num_prompt - 1), *(258 if is_image else i + 100 for i, is_image in enumerate(kinds))]
-    )
-    image_at = np.flatnonzero(tokens == 258)
-    sample = Sample(
-        key=KEY,
-        tokens=tokens,
-        is_target=np.arange(len(tokens)) >= num_prompt,
-        image_at=image_at,
-        latents=np.arange(len(image_at), dtype=np.float32)[:, None, None, None] * np.ones((1, 8, 8), dtype=np.float32),
-        is_interleaved=True,
-    )
-    return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, num_rows(sample, PATCHES) - 1)))
-
-
-@given(overlong(), st.integers(0, 2**32 - 1))
-def test_a_window_is_the_prompt_and_a_stretch_of_the_targets(case: tuple[Sample, int], seed: int) -> None:
-    sample, max_rows = case
-    window = cut_window(sample, max_rows, PATCHES, np.random.default_rng(seed))
-    assert num_rows(window, PATCHES) <= max_rows
-    prompt = sample.tokens[~sample.is_target].tolist()
-    assert window.tokens[: len(prompt)].tolist() == prompt
-    stretch = window.tokens[len(prompt) :].tolist()
-    targets = sample.tokens[sample.is_target].tolist()
-    assert any(targets[i : i + len(stretch)] == stretch for i in range(len(targets) + 1))
-    assert (window.tokens[window.image_at] == 258).all()
-    assert len(window.image_at) == (window.tokens == 258).sum()
-    numbers = window.latents[:, 0, 0, 0].tolist()
-    assert numbers == sorted(numbers)
-    assert np.isin(window.latents, sample.latents).all()
-
-
-def text_sample(num_targets: int) -> Sample:
-    return Sample(
-        key=KEY,
-        tokens=np.arange(num_targets + 1),
-        is_target=np.arange(num_targets + 1) > 0,
-        image_at=np.zeros(0, dtype=np.int64),
-        latents=np.zeros((0, 1, 8, 8), dtype=np.float32),
-        is_interleaved=True,
+def test_a_latent_without_a_header_is_named() -> None:
+    assert refusal(document(image("0.jpg"), _0_npy=npy(np.zeros((2, 1, 4, 4))))) == (
+        f"sample {KEY}, image 0: a latent in a shard without a header; write it by tools/precompute_latents.py"
     )
 
 
-def test_windows_of_text_are_full_and_reach_every_token_alike() -> None:
-    """Of ten tokens four fit: seven places to start, from the first token to the seventh, so that the last is read."""
-    rng = np.random.default_rng(0)
-    starts = []
-    for _ in range(700):
-        window = cut_window(text_sample(10), 5, PATCHES, rng)
-        assert len(window.tokens) == 5
-        starts.append(int(window.tokens[1]))
-    counts = np.bincount(starts, minlength=8)[1:]
-    assert counts.sum() == 700
-    assert len(counts) == 7
-    assert counts.min() > 60
+def test_a_broken_latent_is_named_by_its_name() -> None:
+    assert refusal(document(image("0.jpg"), _0_npy=b"broken"), LATENTS).startswith(
+        f"sample {KEY}, image 0: broken .npy ("
+    )
+    assert refusal(record(npy=npy(np.zeros((2, 1, 4, 4))), mirrored_npy=b"broken"), LATENTS).startswith(
+        f"sample {KEY}: broken .npy ("
+    )
 
 
-def test_a_prompt_that_fills_the_window_is_named(make_sample: Callable[..., Sample]) -> None:
-    sample = make_sample([256, *range(9)], num_prompt=8, key=KEY)
-    with pytest.raises(ValueError) as error:
-        cut_window(sample, 8, PATCHES, np.random.default_rng(0))
-    assert str(error.value) == f"sample {KEY}: its prompt alone needs 8 rows, the limit is 8"
+@pytest.mark.parametrize("header", [{}, {"tokenizer": {"sha256": "0" * 64}}], ids=["unknown", "other"])
+def test_tokens_of_another_tokenizer_are_refused(header: dict[str, Any]) -> None:
+    made_by = header.get("tokenizer", {}).get("sha256")
+    assert refusal(record(txt=b"a cat", png=png(0), tokens_npy=stored([1])), header) == (
+        f"sample {KEY}: tokenized by {made_by}, but data.tokenizer is {TOKENIZER.sha256} (sha256); "
+        "set data.tokenizer to the file that tools/precompute_latents.py was given"
+    )
+
+
+def test_tokens_are_compared_with_the_tokenizer_of_the_run() -> None:
+    other = replace(TOKENIZER, sha256="1" * 64)
+    source = record(txt=b"a cat", png=png(0), tokens_npy=stored([1]))
+    assert "but data.tokenizer is 1111" in refusal(source, TOKENIZED, tokenizer=other)
+
+
+def test_tokens_of_another_number_of_texts_are_refused() -> None:
+    source = record(txt=b"a cat", png=png(0), tokens_npy=stored([1], [2]))
+    assert refusal(source, TOKENIZED) == (
+        f"sample {KEY}: tokens of 2 texts, but it has 1; write it again by tools/precompute_latents.py"
+    )
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 3, 7], [1, 1, 7, 8], [5], [2, 1, 1, 7], [-1]])
+def test_tokens_that_do_not_add_up_are_refused(numbers: list[int]) -> None:
+    message = refusal(record(txt=b"a cat", png=png(0), tokens_npy=npy(numbers, "<i4")), TOKENIZED)
+    assert message == f"sample {KEY}, tokens: {len(numbers)} numbers are no texts with their lengths; {CHECK}"

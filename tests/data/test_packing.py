@@ -9,89 +9,118 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, NoisySample
 from oneflow_dist.data.packing import choose_samples, pack, size_of
 
-ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, images=9, sequences=8)
+ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, images=9, patches=36, sequences=8)
 
 
 @pytest.fixture
 def samples(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
-    """Text with images, text alone, one token alone, many images; latents of 1x8x8 in four rows."""
+    """Text with an image, text alone, one token alone, many images; no two images have the same grid."""
     rng = np.random.default_rng(0)
-    shapes = ((6, 1, 4), (9, 0, 3), (1, 0, 2), (2, 3, 0))
+    kinds = ((6, 4, [(1, 3)]), (9, 3, []), (1, 2, []), (2, 0, [(2, 2), (4, 1), (3, 2)]))
     return [
-        make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b, key=f"s{number}")
-        for number, (n, i, b) in enumerate(shapes)
+        make_noisy(rng, num_tokens=n, num_images=len(grid), num_bag_tokens=b, grid=grid or (1, 1), key=f"s{number}")
+        for number, (n, b, grid) in enumerate(kinds)
     ]
 
 
+GRIDS = [(1, 3), (2, 2), (4, 1), (3, 2)]  # of all images of the samples
+NUM_PATCHES = [3, 4, 4, 6]
+
+
 def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(
-    config: Config, samples: list[NoisySample]
+    samples: list[NoisySample],
 ) -> None:
-    batch = pack(samples, None, config.image)
+    batch = pack(samples, None)
     num_tokens = len(batch.tokens)
     expected = []
-    token = image = 0
+    token = image = patch = 0
     for sample in samples:
         for place in range(len(sample.tokens)):
             expected.append(token)
             token += 1
             if place in sample.image_at:
-                expected += [num_tokens + 4 * image + patch for patch in range(4)]
+                expected += [num_tokens + patch + number for number in range(NUM_PATCHES[image])]
+                patch += NUM_PATCHES[image]
                 image += 1
     assert batch.row_source.tolist() == expected
     assert batch.tokens.tolist() == np.concatenate([s.tokens for s in samples]).tolist()
 
 
-def test_rows_and_their_sources_point_at_each_other(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM, config.image)
-    num_tokens, num_images = batch.counts.text_tokens, sum(len(s.image_at) for s in samples)
+def test_rows_and_their_sources_point_at_each_other(samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM)
+    num_tokens, num_patches = batch.counts.text_tokens, sum(NUM_PATCHES)
     assert batch.row_source[batch.token_row[:num_tokens]].tolist() == list(range(num_tokens))
-    for image in range(num_images):
-        rows = batch.image_row[image] + torch.arange(4)
-        assert batch.row_source[rows].tolist() == [ROOM.tokens + 4 * image + patch for patch in range(4)]
-        assert batch.row_image[rows].tolist() == [image] * 4
-    assert (batch.row_image == ROOM.images).sum() == ROOM.rows - 4 * num_images
+    rows = batch.patch_row[:num_patches]
+    assert batch.row_source[rows].tolist() == [ROOM.tokens + patch for patch in range(num_patches)]
+    assert batch.patch_image[:num_patches].tolist() == np.repeat(np.arange(4), NUM_PATCHES).tolist()
+    assert torch.equal(batch.row_image[rows], batch.patch_image[:num_patches])
+    assert (batch.row_image == ROOM.images).sum() == ROOM.rows - num_patches
 
 
-def test_sequences_follow_each_other_and_padding_is_the_last(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM, config.image)
-    lengths = [size_of([s], config.image).rows for s in samples]
+def test_sequences_follow_each_other_and_padding_is_the_last(samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM)
+    lengths = [size_of([s]).rows for s in samples]
     assert batch.cu_seqlens.diff().tolist() == [*lengths, ROOM.rows - sum(lengths), 0, 0, 0]
-    assert int(batch.cu_seqlens.diff().max()) == ROOM.rows - sum(lengths) == 52
+    assert int(batch.cu_seqlens.diff().max()) == ROOM.rows - sum(lengths) == 51
     assert batch.max_seqlen == 64  # the next power of two
-    nothing = ROOM.tokens + ROOM.images * 4
+    nothing = ROOM.tokens + ROOM.patches
     assert (batch.row_source[sum(lengths) :] == nothing).all()
     assert (batch.row_source[: sum(lengths)] != nothing).all()
 
 
-def test_no_two_rows_of_a_sequence_share_a_position(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, None, config.image)
+def test_no_two_rows_of_a_sequence_share_a_position(samples: list[NoisySample]) -> None:
+    batch = pack(samples, None)
     for first, last in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
         assert len(batch.position[first:last].unique(dim=0)) == last - first
 
 
-def test_positions_start_anew_in_every_sequence(config: Config, samples: list[NoisySample]) -> None:
-    together = pack(samples, None, config.image)
-    alone = [pack([sample], None, config.image).position for sample in samples]
+def test_positions_start_anew_in_every_sequence(samples: list[NoisySample]) -> None:
+    together = pack(samples, None)
+    alone = [pack([sample], None).position for sample in samples]
     assert torch.equal(together.position, torch.cat(alone))
 
 
-def test_text_goes_on_after_the_longer_side_of_an_image(
-    make_config: Callable[..., Config], make_noisy: Callable[..., NoisySample]
-) -> None:
-    image = make_config("image.height=8", "image.width=16").image  # 2 x 4 patches
-    noisy = make_noisy(np.random.default_rng(0), num_tokens=3, num_images=1, num_bag_tokens=0, shape=(1, 8, 16))
-    batch = pack([replace(noisy, image_at=np.array([1]))], None, image)
-    text = [[0, 0, 0], [1, 1, 1]]
-    patches = [[2, 2 + row, 2 + column] for row in range(2) for column in range(4)]
-    assert batch.position.tolist() == [*text, *patches, [6, 6, 6], [7, 7, 7]]
+def test_text_goes_on_after_the_longer_side_of_an_image(make_noisy: Callable[..., NoisySample]) -> None:
+    """BOS, a wide image, a token, a high image, one patch, a token."""
+    noisy = make_noisy(np.random.default_rng(0), num_tokens=3, num_images=3, grid=[(2, 4), (3, 1), (1, 1)])
+    batch = pack([replace(noisy, image_at=np.array([1, 3, 4]))], None)
+
+    def patches(start: int, rows: int, columns: int) -> list[list[int]]:
+        return [[start, start + row, start + column] for row in range(rows) for column in range(columns)]
+
+    def text(place: int) -> list[list[int]]:
+        return [[place] * 3]
+
+    first = [*text(0), *text(1), *patches(2, 2, 4), *text(6), *text(7), *patches(8, 3, 1)]
+    assert batch.position.tolist() == [*first, *text(11), *patches(12, 1, 1), *text(13)]
+    assert batch.token_row.tolist() == [0, 1, 10, 11, 15, 17]
+    assert batch.patch_row.tolist() == [*range(2, 10), *range(12, 15), 16]
+    assert batch.row_image.tolist() == [3, 3, *[0] * 8, 3, 3, *[1] * 3, 3, 2, 3]
 
 
-def test_bags_move_with_their_slots(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM, config.image)
+def test_images_of_three_grids_lie_in_one_pack_as_they_do_alone(make_noisy: Callable[..., NoisySample]) -> None:
+    """Shifted by what lies before them."""
+    rng = np.random.default_rng(0)
+    samples = [make_noisy(rng, grid=grid) for grid in ((2, 3), (1, 7), (4, 4))]
+    together = pack(samples, None)
+    row = image = patch = 0
+    for sample in samples:
+        alone = pack([sample], None)
+        rows, own = slice(row, row + alone.counts.rows), slice(patch, patch + len(alone.patches))
+        assert torch.equal(together.position[rows], alone.position)
+        assert torch.equal(together.patch_row[own], alone.patch_row + row)
+        assert torch.equal(together.patch_image[own], alone.patch_image + image)
+        for name in ("patches", "velocity", "patch_weight"):
+            assert torch.equal(getattr(together, name)[own], getattr(alone, name)), name
+        row, image, patch = rows.stop, image + 1, own.stop
+    assert row == together.counts.rows
+
+
+def test_bags_move_with_their_slots(samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM)
     num_bag = batch.counts.bag_tokens
     first = np.cumsum([0, *[len(s.tokens) for s in samples]])
     expected = np.concatenate([s.bag_slot + offset for s, offset in zip(samples, first, strict=False)])
@@ -101,10 +130,10 @@ def test_bags_move_with_their_slots(config: Config, samples: list[NoisySample]) 
     assert (batch.bag_slot.diff() >= 0).all()
 
 
-def test_slot_weights_of_a_sequence_sum_to_one_over_its_open_slots(config: Config, samples: list[NoisySample]) -> None:
+def test_slot_weights_of_a_sequence_sum_to_one_over_its_open_slots(samples: list[NoisySample]) -> None:
     is_open = np.array([False, True, False, True, True, False, False])
     samples = [replace(samples[0], is_open=is_open, bag_slot=np.array([1, 1, 3, 4])), *samples[1:]]
-    batch = pack(samples, ROOM, config.image)
+    batch = pack(samples, ROOM)
     assert batch.slot_weight[:7].tolist() == pytest.approx((is_open / 3).tolist())
     num_tokens = batch.counts.text_tokens
     sums = torch.zeros(len(samples)).index_add(0, batch.token_sequence[:num_tokens], batch.slot_weight[:num_tokens])
@@ -113,40 +142,43 @@ def test_slot_weights_of_a_sequence_sum_to_one_over_its_open_slots(config: Confi
     assert torch.equal(batch.bag_weight[:num_bag], batch.slot_weight[batch.bag_slot[:num_bag]])
 
 
-def test_padding_has_no_weight(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM, config.image)
+def test_padding_has_no_weight(samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM)
     assert (batch.slot_weight[batch.counts.text_tokens :] == 0.0).all()
     assert (batch.missing_count[batch.counts.text_tokens :] == 0.0).all()
     assert (batch.bag_weight[batch.counts.bag_tokens :] == 0.0).all()
-    assert (batch.image_weight[4:] == 0.0).all()
+    assert (batch.patch_weight[sum(NUM_PATCHES) :] == 0.0).all()
+    assert (batch.patches[sum(NUM_PATCHES) :] == 0.0).all()
 
 
-def test_a_padded_batch_has_the_sizes_of_its_capacity(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM, config.image)
+def test_a_padded_batch_has_the_sizes_of_its_capacity(samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM)
     assert (len(batch.row_source), len(batch.tokens), len(batch.bag_tokens)) == (
         ROOM.rows,
         ROOM.tokens,
         ROOM.bag_tokens,
     )
-    assert (len(batch.latents), len(batch.text_time)) == (ROOM.images, ROOM.sequences)
+    assert (len(batch.image_time), len(batch.text_time)) == (ROOM.images, ROOM.sequences)
+    for name in ("patches", "velocity", "patch_image", "patch_row", "patch_weight"):
+        assert len(getattr(batch, name)) == ROOM.patches, name
 
 
-def test_a_batch_without_capacity_has_no_padding(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, None, config.image)
+def test_a_batch_without_capacity_has_no_padding(samples: list[NoisySample]) -> None:
+    batch = pack(samples, None)
     assert batch.counts.padded_rows == batch.counts.rows == len(batch.row_source)
     assert (batch.cu_seqlens.diff() > 0).all()
 
 
-def test_counts_are_those_of_the_samples(config: Config, samples: list[NoisySample]) -> None:
+def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
     samples[1] = replace(
         samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int)
     )
     samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
-    counts = pack(samples, ROOM, config.image).counts
-    lengths = [7 + 4, 9, 1, 5 + 12]
+    counts = pack(samples, ROOM).counts
+    lengths = [7 + 3, 9, 1, 5 + 14]
     assert counts.open_slots == 7 + 1 + 5
     assert counts.text_sequences == 3
-    assert counts.image_elements == 3 * 64
+    assert counts.image_elements == (3 + 4 + 6) * 16
     assert counts.rows == sum(lengths)
     assert counts.padded_rows == ROOM.rows
     assert counts.text_tokens == 7 + 9 + 1 + 5
@@ -156,21 +188,31 @@ def test_counts_are_those_of_the_samples(config: Config, samples: list[NoisySamp
     assert counts.attention_pairs == sum(length**2 for length in lengths)
 
 
-def test_images_keep_their_order_and_values(config: Config, samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM, config.image)
-    for name in ("latents", "velocity", "image_time"):
+def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:
+    samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
+    batch = pack(samples, ROOM)
+    for name in ("patches", "velocity", "image_time"):
         expected = np.concatenate([getattr(s, name) for s in samples]).astype(np.float32)
-        np.testing.assert_array_equal(getattr(batch, name)[:4], expected)
+        np.testing.assert_array_equal(getattr(batch, name)[: len(expected)], expected)
+    assert [tuple(grid) for s in samples for grid in s.grid.tolist()] == GRIDS
+    weight = np.repeat([1.0, 1.0, 0.0, 1.0], NUM_PATCHES)
+    assert batch.patch_weight[: len(weight)].tolist() == weight.tolist()
     assert batch.keys == ("s0", "s1", "s2", "s3")
 
 
 sizes = st.builds(
-    lambda tokens, bag, images: Capacity(
-        rows=tokens + 4 * images, tokens=tokens, bag_tokens=bag, images=images, sequences=1
+    lambda tokens, bag, images, patches: Capacity(
+        rows=tokens + images * patches,
+        tokens=tokens,
+        bag_tokens=bag,
+        images=images,
+        patches=images * patches,
+        sequences=1,
     ),
     st.integers(1, 40),
     st.integers(0, 40),
     st.integers(0, 9),
+    st.integers(1, 4),
 )
 
 
@@ -201,16 +243,26 @@ def test_the_oldest_sample_never_waits(waiting: list[Capacity]) -> None:
 
 
 def test_one_sequence_is_kept_free_for_the_padding() -> None:
-    one = Capacity(rows=1, tokens=1, bag_tokens=0, images=0, sequences=1)
+    one = Capacity(rows=1, tokens=1, bag_tokens=0, images=0, patches=0, sequences=1)
     assert choose_samples([one] * 12, ROOM) == list(range(ROOM.sequences - 1))
 
 
 def test_the_gap_is_filled_with_the_largest_that_fits() -> None:
     def text(rows: int) -> Capacity:
-        return Capacity(rows=rows, tokens=rows, bag_tokens=0, images=0, sequences=1)
+        return Capacity(rows=rows, tokens=rows, bag_tokens=0, images=0, patches=0, sequences=1)
 
-    room = Capacity(rows=100, tokens=100, bag_tokens=10, images=1, sequences=9)
+    room = Capacity(rows=100, tokens=100, bag_tokens=10, images=1, patches=4, sequences=9)
     assert choose_samples([text(n) for n in (40, 30, 50, 10, 25, 20)], room) == [0, 1, 4]
+
+
+def test_a_pack_holds_no_more_patches_than_it_has_room_for() -> None:
+    """Whether they are those of few large images or of many small ones."""
+
+    def images(count: int, patches: int) -> Capacity:
+        return Capacity(rows=1 + patches, tokens=1, bag_tokens=0, images=count, patches=patches, sequences=1)
+
+    assert choose_samples([images(1, 20), images(1, 17), images(1, 16), images(8, 8)], ROOM) == [0, 2]
+    assert choose_samples([images(8, 8), images(2, 2), images(1, 1)], ROOM) == [0, 2]
 
 
 def test_a_sample_larger_than_a_pack_is_our_own_error() -> None:
@@ -218,6 +270,6 @@ def test_a_sample_larger_than_a_pack_is_our_own_error() -> None:
         choose_samples([replace(ROOM, sequences=1, rows=91)], ROOM)
 
 
-def test_sizes_add_up(config: Config, samples: list[NoisySample]) -> None:
-    assert (total([size_of([s], config.image) for s in samples]) == astuple(size_of(samples, config.image))).all()
-    assert [f.name for f in fields(Capacity)] == ["rows", "tokens", "bag_tokens", "images", "sequences"]
+def test_sizes_add_up(samples: list[NoisySample]) -> None:
+    assert (total([size_of([s]) for s in samples]) == astuple(size_of(samples))).all()
+    assert [f.name for f in fields(Capacity)] == ["rows", "tokens", "bag_tokens", "images", "patches", "sequences"]

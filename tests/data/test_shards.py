@@ -1,31 +1,34 @@
 from __future__ import annotations
 
-import io
 import multiprocessing
+import os
 import pickle
+import shutil
 import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from oneflow_dist.data.shards import EXTENSIONS, ShardSet, open_shards
-
-PAIRS = {"0001.png": b"first image", "0001.txt": b"one", "0002.txt": b"two", "0002.png": b"second image"}
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+from oneflow_dist.data import shards as shards_module
+from oneflow_dist.data.index import index_tar
+from oneflow_dist.data.shards import REMOTE_SHARDS_KEPT, ShardSet, fetch_whole, open_shards
+from tests.tars import PAIRS, serve, write_tar
 
 
-def refusal(pattern: str | Path) -> str:
+def refusal(pattern: str | Path, index_folder: str | None = None) -> str:
     with pytest.raises(ValueError) as error:
-        open_shards("pets", str(pattern))
+        open_shards("pets", str(pattern), index_folder)
     return str(error.value)
+
+
+def names_of(shards: ShardSet) -> list[str]:
+    return [shards.name(i) for i in range(len(shards))]
+
+
+# Local shards.
 
 
 def test_members_with_one_key_are_one_sample(tmp_path: Path) -> None:
@@ -42,38 +45,22 @@ def test_a_sample_is_named_by_source_shard_and_key(tmp_path: Path) -> None:
     write_tar(tmp_path / "cats-001.tar", {"a/b/0003.v2.json": b"{}"})
     shards = open_shards("pets", f"{tmp_path}/cats-{{000..001}}.tar")
     names = ["pets/cats-000/0001", "pets/cats-000/0002", "pets/cats-001/a/b/0003"]
-    assert [shards.name(i) for i in range(3)] == names
+    assert names_of(shards) == names
     assert [shards.read(i).key for i in range(3)] == names
+    assert [shards.locate(i) for i in range(3)] == [(0, 0), (0, 1), (1, 0)]
 
 
-def test_an_extension_is_all_after_the_first_dot_in_lower_case(tmp_path: Path) -> None:
-    shards = open_shards(
-        "pets", str(write_tar(tmp_path / "x.tar", {"1.0.PNG": b"a", "1.1.png": b"b", "1.JSON": b"{}"}))
-    )
-    assert shards.read(0).files == {"0.png": b"a", "1.png": b"b", "json": b"{}"}
+def test_each_sample_has_the_header_of_its_shard(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", PAIRS, {"made": "here"})
+    write_tar(tmp_path / "b.tar", {"9.txt": b"nine"})
+    shards = open_shards("pets", f"{tmp_path}/*.tar")
+    assert [shards.read(i).header for i in range(3)] == [{"made": "here"}, {"made": "here"}, {}]
 
 
-def test_what_is_not_text_or_image_is_not_read(tmp_path: Path) -> None:
-    members = {"1.pickle": b"danger", "1.npy": b"danger", "1.pt": b"danger", "1.txt": b"fine", "README": b"x"}
+def test_pickles_are_not_read(tmp_path: Path) -> None:
+    members = {"1.pickle": b"danger", "1.pt": b"danger", "1.txt": b"fine", "2.pkl": b"danger"}
     shards = open_shards("pets", str(write_tar(tmp_path / "x.tar", members)))
     assert [shards.read(i).files for i in range(len(shards))] == [{"txt": b"fine"}]
-    assert EXTENSIONS == ("txt", "json", "png", "jpg", "jpeg", "webp")
-
-
-def test_folders_and_links_are_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "x.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, kind in (
-            ("folder.txt", tarfile.DIRTYPE),
-            ("link.txt", tarfile.SYMTYPE),
-            ("0001.txt", tarfile.REGTYPE),
-        ):
-            info = tarfile.TarInfo(name)
-            info.type = kind
-            info.linkname = "/etc/passwd"
-            tar.addfile(info, io.BytesIO())
-    shards = open_shards("pets", str(path))
-    assert shards.keys == ["0001"]
 
 
 def test_empty_and_large_members_are_read_whole(tmp_path: Path) -> None:
@@ -86,8 +73,32 @@ def test_empty_and_large_members_are_read_whole(tmp_path: Path) -> None:
 def test_braces_and_wildcards_come_in_order(tmp_path: Path) -> None:
     for number in (10, 2, 0):
         write_tar(tmp_path / f"x-{number:02d}.tar", {f"{number}.txt": b""})
-    assert open_shards("pets", f"{tmp_path}/x-*.tar").keys == ["0", "2", "10"]
-    assert open_shards("pets", f"{tmp_path}/x-{{10,00}}.tar").keys == ["10", "0"]
+    for pattern, order in (("x-*.tar", "00 02 10"), ("x-{10,00}.tar", "10 00"), ("{x-1*,x-0*}.tar", "10 00 02")):
+        shards = open_shards("pets", f"{tmp_path}/{pattern}")
+        assert names_of(shards) == [f"pets/x-{number}/{int(number)}" for number in order.split()]
+
+
+def test_shards_without_a_sample_lie_between_others_unseen(tmp_path: Path) -> None:
+    for name, members in (("a", {}), ("b", PAIRS), ("c", {}), ("d", {}), ("e", {"9.txt": b""}), ("f", {})):
+        write_tar(tmp_path / f"{name}.tar", members, {})
+    shards = open_shards("pets", f"{tmp_path}/*.tar")
+    assert names_of(shards) == ["pets/b/0001", "pets/b/0002", "pets/e/9"]
+    assert shards.read(2).files == {"txt": b""}
+
+
+def test_that_several_shards_are_indexed_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", PAIRS)
+    for shown in (True, False):
+        open_shards("pets", f"{tmp_path}/*.tar")
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert ("pets: indexing" in printed.err) == ("2/2" in printed.err) == shown
+
+
+def test_that_one_shard_is_indexed_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_shards("pets", str(write_tar(tmp_path / "a.tar", PAIRS)))
+    assert capsys.readouterr().err == ""
 
 
 def test_samples_are_read_in_any_order_and_again(tmp_path: Path) -> None:
@@ -99,10 +110,12 @@ def test_samples_are_read_in_any_order_and_again(tmp_path: Path) -> None:
 
 
 def test_shards_are_opened_again_after_pickling(tmp_path: Path) -> None:
-    shards = open_shards("pets", str(write_tar(tmp_path / "a.tar", PAIRS)))
+    path = write_tar(tmp_path / "a.tar", PAIRS)
+    shards = open_shards("pets", str(path), str(tmp_path / "indexes"))
     before = shards.read(0)
     again: ShardSet = pickle.loads(pickle.dumps(shards))
     assert again.read(0) == before
+    assert not (tmp_path / "a.tar.index").exists()
 
 
 def test_shards_are_readable_after_a_fork(tmp_path: Path) -> None:
@@ -116,41 +129,161 @@ def test_shards_are_readable_after_a_fork(tmp_path: Path) -> None:
     child.join()
 
 
+def test_local_shards_are_shared_by_all_lanes(tmp_path: Path) -> None:
+    shards = open_shards("pets", str(write_tar(tmp_path / "a.tar", PAIRS)))
+    assert shards.for_lane() is shards
+
+
+# Remote shards, from a server that counts what is asked of it.
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder at an address, and how often each of its files was fetched."""
+
+    folder: Path
+    address: str
+    fetched: Counter[str]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Four shards of three samples each, without indexes."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for shard in range(4):
+        members = {f"{shard}{number}.txt": f"text {shard} {number}".encode() for number in range(3)}
+        write_tar(folder / f"x-{shard}.tar", members, {"shard": shard})
+    with serve(folder) as (address, fetched):
+        yield Site(folder, address, fetched)
+
+
+@pytest.fixture
+def indexes(site: Site, tmp_path: Path) -> str:
+    """A local folder with the indexes of the site's shards."""
+    folder = tmp_path / "indexes"
+    folder.mkdir()
+    for path in site.folder.glob("*.tar"):
+        (folder / f"{path.name}.index").write_bytes(index_tar(path, path.name))
+    return str(folder)
+
+
+@pytest.mark.parametrize("where", ["local folder", "beside", "folder of the site"])
+def test_remote_shards_are_read_as_local_ones(site: Site, indexes: str, where: str) -> None:
+    folder: str | None = indexes
+    if where != "local folder":
+        target = site.folder if where == "beside" else site.folder / "offsets"
+        shutil.copytree(indexes, target, dirs_exist_ok=True)
+        folder = None if where == "beside" else f"{site.address}/offsets"
+    remote = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", folder)
+    local = open_shards("pets", f"{site.folder}/x-{{0..3}}.tar")
+    assert remote.is_remote
+    assert not local.is_remote
+    assert names_of(remote) == names_of(local)
+    assert [remote.read(i) for i in range(12)] == [local.read(i) for i in range(12)]
+    assert [remote.read(i).header for i in (0, 11)] == [{"shard": 0}, {"shard": 3}]
+
+
+def test_a_remote_shard_is_fetched_once_when_first_read(site: Site, indexes: str) -> None:
+    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
+    assert len(shards) == 12
+    assert site.fetched == {}
+    for index in (0, 2, 1, 0, 4, 0, 3):
+        shards.read(index)
+    assert site.fetched == {"x-0.tar": 1, "x-1.tar": 1}
+
+
+def test_a_shard_that_is_fetched_ahead_is_not_fetched_again(site: Site, indexes: str) -> None:
+    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
+    shards.prefetch(1)
+    shards.prefetch(1)
+    assert shards.read(3).files == {"txt": b"text 1 0"}
+    shards.prefetch(1)
+    assert shards.read(5).files == {"txt": b"text 1 2"}
+    assert site.fetched == {"x-1.tar": 1}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no /proc")
+def test_no_more_than_two_remote_shards_are_kept_and_no_file_is_left(
+    site: Site, indexes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
+    assert REMOTE_SHARDS_KEPT == 2
+    for index in (0, 3, 6, 9, 0):
+        shards.read(index)
+        kept = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(scratch) in line]
+        assert len(kept) <= 2
+    assert list(scratch.iterdir()) == []
+    assert site.fetched == {"x-0.tar": 2, "x-1.tar": 1, "x-2.tar": 1, "x-3.tar": 1}
+
+
+def test_shards_that_are_fetched_ahead_and_never_read_are_dropped(site: Site, indexes: str) -> None:
+    """As when all their samples are in memory already."""
+    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
+    for shard in (0, 1, 2, 3):
+        shards.prefetch(shard)
+    assert list(shards._fetches) == [2, 3]
+
+
+def test_lanes_of_one_process_do_not_drop_each_others_shards(site: Site, indexes: str) -> None:
+    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
+    lanes = [shards.for_lane() for _ in range(4)]
+    for sample in range(3):
+        for number, lane in enumerate(lanes):
+            assert lane.read(3 * number + sample).files == {"txt": f"text {number} {sample}".encode()}
+    assert site.fetched == {f"x-{number}.tar": 1 for number in range(4)}
+
+
+def test_remote_shards_are_opened_again_after_pickling(site: Site, indexes: str) -> None:
+    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
+    before = shards.read(7)
+    again: ShardSet = pickle.loads(pickle.dumps(shards))
+    assert again.read(7) == before
+
+
+def test_a_fetched_file_is_gone_when_it_is_closed(site: Site, tmp_path: Path) -> None:
+    (site.folder / "page").write_bytes(b"content")
+    with fetch_whole(f"{site.address}/page", str(tmp_path)) as file:
+        path = Path(file.name)
+        assert path.parent == tmp_path
+        assert path.read_bytes() == b"content"
+    assert not path.exists()
+
+
 # What is refused, and how it is said.
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "x-000.tar", PAIRS)
-    assert refusal(f"{tmp_path}/x-{{000..001}}.tar") == (
-        f"source pets: no such shard {tmp_path}/x-001.tar; write the shards first or mend the mixture's pattern"
-    )
-    assert refusal(f"{tmp_path}/y-*.tar") == (
-        f"source pets: no such shard {tmp_path}/y-*.tar; write the shards first or mend the mixture's pattern"
-    )
+    advice = "write the shards first or mend the mixture's pattern"
+    assert refusal(f"{tmp_path}/x-{{000..001}}.tar") == f"source pets: no such shard {tmp_path}/x-001.tar; {advice}"
+    assert refusal(f"{tmp_path}/y-*.tar") == f"source pets: no such shard {tmp_path}/y-*.tar; {advice}"
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404 not found</html>" * 40, b"\x1f\x8b" + b"x" * 2000])
 def test_what_is_no_tar_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x-000.tar"
     path.write_bytes(content)
-    message = refusal(path)
-    assert message.startswith("pets/x-000.tar: not a readable tar: ")
-    assert message.endswith("; write this shard again")
+    assert refusal(path) == "pets/x-000.tar: not a readable tar; write this shard again"
 
 
-def test_a_shard_with_nothing_to_read_is_named(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x-000.tar", {"1.npy": b"x"})
+def test_a_shard_with_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x-000.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("0001.txt")
+        info.type, info.linkname = tarfile.SYMTYPE, "0002.txt"
+        tar.addfile(info)
+    assert refusal(path) == "pets/x-000.tar, member 0001.txt: a link, not a file; write this shard again"
+
+
+def test_shards_with_nothing_to_read_are_named(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x-000.tar", {"1.mp4": b"x"})
     assert refusal(path) == (
         f"source pets: no samples in {path}; a sample is members with one key, as 0001.png + 0001.txt"
     )
-
-
-def test_a_shard_cut_inside_a_member_is_named_with_its_sizes(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x-000.tar", {"1.txt": b"x" * 5000})
-    path.write_bytes(path.read_bytes()[:4096])
-    message = refusal(path)
-    assert message.startswith("pets/x-000.tar: ")
-    assert "write this shard again" in message
 
 
 @pytest.mark.parametrize("size", range(0, 4 * 1024, 256))
@@ -158,12 +291,104 @@ def test_a_shard_cut_off_anywhere_is_refused(tmp_path: Path, size: int) -> None:
     """Four members of a header and a block each, then the mark of the end: no cut may lose a sample in silence."""
     path = write_tar(tmp_path / "x-000.tar", PAIRS)
     path.write_bytes(path.read_bytes()[:size])
-    assert refusal(path).startswith("pets/x-000.tar: ")
+    assert refusal(path).startswith("pets/x-000.tar")
 
 
-def test_a_damaged_header_inside_a_shard_is_refused(tmp_path: Path) -> None:
+def test_a_shard_that_lost_its_end_after_it_was_indexed_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x-000.tar", PAIRS)
-    content = bytearray(path.read_bytes())
-    content[2048:2100] = b"\xee" * 52  # the header of the third member
-    path.write_bytes(content)
-    assert refusal(path).startswith("pets/x-000.tar: ")
+    open_shards("pets", str(path))
+    path.write_bytes(path.read_bytes()[:1700])
+    os.utime(path, (0, 0))
+    assert refusal(path) == (
+        "pets/x-000.tar, member 0001.txt: the tar is cut off inside it, at byte 1700; write this shard again"
+    )
+
+
+def test_other_content_of_the_same_size_and_age_is_found_when_the_shard_is_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x-000.tar", PAIRS)
+    open_shards("pets", str(path))
+    write_tar(path, {name: data.upper() for name, data in PAIRS.items()})
+    os.utime(path, (0, 0))
+    shards = open_shards("pets", str(path))
+    with pytest.raises(ValueError) as error:
+        shards.read(0)
+    assert str(error.value) == (
+        f"{path}: not the shard that {path}.index was made of; delete that index, it is then made again"
+    )
+    (tmp_path / "x-000.tar.index").unlink()
+    assert open_shards("pets", str(path)).read(0).files["txt"] == b"ONE"
+
+
+def test_two_shards_that_would_share_an_index_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_tar(tmp_path / folder / "x.tar", PAIRS)
+    assert refusal(f"{tmp_path}/{{a,b}}/x.tar", f"{tmp_path}/indexes") == (
+        f"source pets: 2 shards share the index {tmp_path}/indexes/x.tar.index; name each once"
+    )
+    assert refusal(f"{tmp_path}/{{a,a}}/x.tar") == (
+        f"source pets: 2 shards share the index {tmp_path}/a/x.tar.index; name each once"
+    )
+    assert len(open_shards("pets", f"{tmp_path}/{{a,b}}/x.tar")) == 4
+
+
+def test_more_shards_than_files_can_be_open_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tar(tmp_path / "x.tar", PAIRS)
+    asked = []
+    monkeypatch.setattr(shards_module.resource, "setrlimit", lambda _, limits: asked.append(limits))
+    monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 257))
+    assert refusal(path) == "source pets: its shards need 2 open files, the limit is 257; use larger shards"
+    monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 300))
+    open_shards("pets", str(path))
+    assert asked == [(300, 300)]
+
+
+def test_a_remote_shard_without_an_index_is_refused_with_the_command_that_makes_it(site: Site, tmp_path: Path) -> None:
+    url = f"{site.address}/x-0.tar"
+    advice = f"write it with: python tools/index_shards.py '{url}' --output FOLDER"
+    assert refusal(url, str(tmp_path)) == (
+        f"{url}: a remote shard is read through its index, but {tmp_path}/x-0.tar.index is missing; {advice}"
+    )
+    message = refusal(url)
+    assert message.startswith(f"{url}.index: cannot be fetched: FileNotFoundError(")
+    assert message.endswith(
+        f"; check the address and the network; if there is none yet, {advice}, and set `index` in the mixture"
+    )
+
+
+def test_a_remote_shard_that_is_not_there_is_named(site: Site, indexes: str) -> None:
+    shards = open_shards("pets", f"{site.address}/x-0.tar", indexes)
+    (site.folder / "x-0.tar").unlink()
+    with pytest.raises(ValueError) as error:
+        shards.read(0)
+    assert str(error.value).startswith(f"{site.address}/x-0.tar: cannot be fetched: FileNotFoundError(")
+    assert str(error.value).endswith("; check the address and the network")
+
+
+def test_a_server_that_is_not_there_is_named(indexes: str) -> None:
+    url = "http://127.0.0.1:1/x-0.tar"
+    with pytest.raises(ValueError, match=r"^http://127.0.0.1:1/x-0.tar: cannot be fetched: "):
+        open_shards("pets", url, indexes).read(0)
+
+
+def test_an_address_of_an_unknown_kind_is_named(indexes: str) -> None:
+    with pytest.raises(ValueError, match=r"^nothing://there/x-0.tar: cannot be fetched: "):
+        open_shards("pets", "nothing://there/x-0.tar", indexes).read(0)
+
+
+@pytest.mark.parametrize("place", [600, -1])
+def test_a_remote_shard_of_another_checksum_is_refused(site: Site, indexes: str, place: int) -> None:
+    shards = open_shards("pets", f"{site.address}/x-0.tar", indexes)
+    content = bytearray((site.folder / "x-0.tar").read_bytes())
+    content[place] ^= 0x01
+    (site.folder / "x-0.tar").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        shards.read(0)
+    assert str(error.value) == (
+        f"pets: {site.address}/x-0.tar is not the shard that its index was made of; index it again"
+    )
+
+
+def test_a_damaged_index_of_a_remote_shard_is_named(site: Site, indexes: str) -> None:
+    (Path(indexes) / "x-0.tar.index").write_bytes(b"<html>404</html>")
+    assert refusal(f"{site.address}/x-0.tar", indexes).startswith(f"{indexes}/x-0.tar.index: damaged index (")

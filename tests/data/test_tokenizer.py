@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,24 @@ def test_a_ranks_file_has_a_line_for_each_token(tmp_path: Path) -> None:
     assert (tmp_path / "two.tiktoken").read_text() == "YQ== 0\n/yA= 1\n"
 
 
+def test_texts_of_a_document_are_parted_by_an_empty_line(trained: tuple[Tokenizer, Any]) -> None:
+    assert BYTES.separator == (10, 10)
+    tokenizer, _ = trained
+    assert tokenizer.separator == tuple(tokenizer.encode("\n\n"))
+    assert tokenizer.decode([*tokenizer.separator]) == "\n\n"
+
+
+def test_a_tokenizer_is_known_by_the_checksum_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.tiktoken"
+    path.write_text("\n".join(lines_of_all_bytes()))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    for name in (str(path), f"{path}#sha256:{sha256}"):
+        tokenizer = load_tokenizer(name)
+        assert tokenizer.sha256 == sha256
+        assert tokenizer.encode("abc") == [97, 98, 99]
+    assert BYTES.sha256 == hashlib.sha256(b"bytes").hexdigest() == load_tokenizer(f"bytes#sha256:{BYTES.sha256}").sha256
+
+
 # What is refused, and how it is said.
 
 
@@ -129,6 +148,20 @@ def lines_of_all_bytes() -> list[str]:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.tiktoken"
     assert refusal(path) == f'{path}: no such tokenizer file; set data.tokenizer to a tiktoken ranks file or "bytes"'
+
+
+def test_a_file_of_another_checksum_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.tiktoken"
+    path.write_text("\n".join(lines_of_all_bytes()))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    for other in ("0" * 64, sha256[:10], sha256.upper()):
+        with pytest.raises(ValueError) as error:
+            load_tokenizer(f"{path}#sha256:{other}")
+        assert str(error.value) == (
+            f"{path}: its sha256 is {sha256}, not {other}; copy the file again or mend data.tokenizer"
+        )
+    with pytest.raises(ValueError, match=r"^bytes: its sha256 is "):
+        load_tokenizer(f"bytes#sha256:{sha256}")
 
 
 @pytest.mark.parametrize("line", ["YQ==", "YQ== 256 257", "Y!== 256", "YQ== many", "<html>"])

@@ -36,7 +36,7 @@ class Table:
     """One free parameter for every slot of every noisy text that occurs: what an ideal network could learn."""
 
     def __init__(self, samples: list[NoisySample], config: Config):
-        self.batch = pack(samples, None, config.image)
+        self.batch = pack(samples, None)
         views = [(tuple(s.tokens.tolist()), slot) for s in samples for slot in range(len(s.tokens))]
         self.views = sorted(set(views))
         self.view_of_slot = torch.tensor([self.views.index(view) for view in views])
@@ -167,7 +167,7 @@ def slots(
     """A batch of one text whose slots miss so many tokens."""
     noisy = make_noisy(np.random.default_rng(0), num_tokens=len(counts), num_images=0, num_bag_tokens=sum(counts))
     noisy = replace(noisy, bag_slot=np.repeat(np.arange(len(counts)), counts))
-    return pack([replace(noisy, is_open=np.array(is_open)) if is_open else noisy], None, config.image)
+    return pack([replace(noisy, is_open=np.array(is_open)) if is_open else noisy], None)
 
 
 def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Prediction:
@@ -226,7 +226,7 @@ def test_losses_are_the_formulas(config: Config, make_noisy: Callable[..., Noisy
 def test_image_loss_is_zero_where_the_velocity_is_the_target(
     config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
-    batch = pack([make_noisy(np.random.default_rng(0), num_images=3)], None, config.image)
+    batch = pack([make_noisy(np.random.default_rng(0), num_images=3)], None)
     prediction = predict(batch, torch.zeros(9), torch.zeros(9))
     assert compute_losses(prediction, batch, batch.counts, "batch", 1.0).velocity.item() == 0.0
 
@@ -235,13 +235,37 @@ def test_image_loss_is_the_mean_square_over_scored_images(
     config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
     noisy = replace(make_noisy(np.random.default_rng(0), num_images=3), image_is_scored=np.array([True, False, True]))
-    batch = pack([noisy], None, config.image)
-    errors = torch.tensor([1.0, 100.0, 3.0])[:, None, None, None]
+    batch = pack([noisy], None)
+    errors = torch.tensor([1.0, 100.0, 3.0]).repeat_interleave(4)[:, None]
     prediction = replace(predict(batch, torch.zeros(9), torch.zeros(9)), velocity=batch.velocity + errors)
     losses = compute_losses(prediction, batch, batch.counts, "batch", image_weight=0.25)
     assert losses.velocity.item() == pytest.approx((1.0 + 9.0) / 2, rel=1e-5)
     text = losses.zero + losses.rate + losses.bag
     assert losses.total.item() == pytest.approx((text + 0.25 * losses.velocity).item(), rel=1e-6)
+
+
+def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
+    make_noisy: Callable[..., NoisySample],
+) -> None:
+    """In float64, image by image: a large image counts by its size, a clean one and padding not at all."""
+    rng = np.random.default_rng(5)
+    first = make_noisy(rng, num_images=3, grid=[(1, 2), (5, 3), (2, 2)])
+    samples = [replace(first, image_is_scored=np.array([True, False, True])), make_noisy(rng, grid=(4, 7))]
+    plain = pack(samples, None)
+    batch = pack(samples, replace(_size(plain), rows=90, images=6, patches=70, sequences=3))
+    prediction = random_prediction(batch, 0)
+    losses = compute_losses(prediction, batch, batch.counts, "batch", 1.0)
+
+    squares: list[float] = []
+    place = 0
+    for sample in samples:
+        for (rows, columns), is_scored in zip(sample.grid, sample.image_is_scored, strict=True):
+            own = slice(place, place + rows * columns)
+            place += rows * columns
+            error = prediction.velocity[own].double() - batch.velocity[own].double()
+            squares += error.square().flatten().tolist() if is_scored else []
+    assert len(squares) == batch.counts.image_elements == 16 * (2 + 4 + 28)
+    assert losses.velocity.item() == pytest.approx(float(np.mean(squares)), rel=1e-6)
 
 
 def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
@@ -268,9 +292,9 @@ def test_losses_of_microbatches_sum_to_the_loss_of_one_batch(
     samples = [
         make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b) for n, i, b in ((4, 1, 9), (7, 0, 1), (2, 2, 0))
     ]
-    parts = [pack([sample], None, config.image) for sample in samples]
+    parts = [pack([sample], None) for sample in samples]
     predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
-    whole = pack(samples, None, config.image)
+    whole = pack(samples, None)
     counts = sum((batch.counts for batch in parts), Counts.zeros())
     one = compute_losses(join(predictions), whole, whole.counts, normalize, 0.5).stack()
     many = torch.stack(
@@ -284,9 +308,9 @@ def test_paper_normalisation_is_the_mean_over_samples_of_the_mean_over_slots(
 ) -> None:
     rng = np.random.default_rng(2)
     samples = [make_noisy(rng, num_tokens=n, num_images=0, num_bag_tokens=b) for n, b in ((1, 12), (8, 3), (5, 0))]
-    parts = [pack([sample], None, config.image) for sample in samples]
+    parts = [pack([sample], None) for sample in samples]
     predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
-    whole = pack(samples, None, config.image)
+    whole = pack(samples, None)
     paper = compute_losses(join(predictions), whole, whole.counts, "paper", 1.0).stack()
     alone = [compute_losses(p, b, b.counts, "batch", 1.0).stack() for p, b in zip(predictions, parts, strict=True)]
     torch.testing.assert_close(paper, torch.stack(alone).mean(0))
@@ -298,9 +322,9 @@ def test_closed_slots_and_padding_add_no_loss(
 ) -> None:
     noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=1, num_bag_tokens=3)
     noisy = replace(noisy, is_open=np.array([1, 0, 1, 0, 1, 1], dtype=bool), bag_slot=np.array([0, 2, 2]))
-    plain = pack([noisy], None, config.image)
-    room = replace(_size(plain), rows=40, tokens=30, bag_tokens=20, images=4, sequences=5)
-    padded = pack([noisy], room, config.image)
+    plain = pack([noisy], None)
+    room = replace(_size(plain), rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5)
+    padded = pack([noisy], room)
     prediction = random_prediction(plain, 0)
     expected = compute_losses(prediction, plain, plain.counts, normalize, 1.0)
 
@@ -319,7 +343,8 @@ def _size(batch: PackedBatch) -> Capacity:
         rows=len(batch.row_source),
         tokens=len(batch.tokens),
         bag_tokens=len(batch.bag_tokens),
-        images=len(batch.latents),
+        images=len(batch.image_time),
+        patches=len(batch.patches),
         sequences=len(batch.text_time),
     )
 
@@ -330,7 +355,7 @@ def test_a_batch_with_nothing_to_learn_has_loss_zero(
 ) -> None:
     noisy = make_noisy(np.random.default_rng(4), num_images=1, num_bag_tokens=0)
     noisy = replace(noisy, is_open=np.zeros(7, dtype=bool), image_is_scored=np.zeros(1, dtype=bool))
-    batch = pack([noisy], None, config.image)
+    batch = pack([noisy], None)
     losses = compute_losses(random_prediction(batch, 0), batch, batch.counts, normalize, 1.0)
     assert losses.stack().tolist() == [0.0] * 5
 

@@ -5,15 +5,26 @@ import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from oneflow_dist.containers import NoisySample, Sample
-from oneflow_dist.flow.noising import draw_times, keyed_generator, noise_at, noise_sample, without_condition
+from oneflow_dist.flow.noising import (
+    draw_times,
+    gaussian,
+    keyed_generator,
+    noise_at,
+    noise_patches,
+    noise_sample,
+    set_key,
+    without_condition,
+)
 from oneflow_dist.flow.schedule import KeepSchedule
 
 SCHEDULES = {
@@ -29,20 +40,28 @@ Unchecked = Callable[[], AbstractContextManager[None]]
 
 @st.composite
 def samples(draw: st.DrawFn) -> Sample:
-    """Text and images in any order, prompt anywhere, both ways in which images appear."""
+    """Text and images of any grids in any order, prompt anywhere, both ways in which images appear."""
     kinds = draw(st.lists(st.booleans(), max_size=24))
     is_target = draw(st.lists(st.booleans(), min_size=len(kinds), max_size=len(kinds)))
     tokens = np.array([256] + [IMAGE if is_image else i for i, is_image in enumerate(kinds)], dtype=np.int64)
     image_at = np.flatnonzero(tokens == IMAGE)
-    latents = np.arange(len(image_at), dtype=np.float32)[:, None, None, None] + np.zeros((1, 1, 2, 2), dtype=np.float32)
+    sides = draw(st.lists(st.integers(1, 3), min_size=2 * len(image_at), max_size=2 * len(image_at)))
+    grid = np.array(sides, dtype=np.int64).reshape(-1, 2)
+    numbers = np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))
     return Sample(
         key="test/sample",
         tokens=tokens,
         is_target=np.array([False, *is_target]),
         image_at=image_at,
-        latents=latents,
+        patches=numbers[:, None] + np.zeros((1, 4), dtype=np.float32),
+        grid=grid,
         is_interleaved=draw(st.booleans()),
     )
+
+
+def split(patches: np.ndarray, grid: np.ndarray) -> list[np.ndarray]:
+    """The patches of each image."""
+    return np.split(patches, np.cumsum(grid.prod(axis=1)))[:-1]
 
 
 some_schedule = st.sampled_from(list(SCHEDULES.values()))
@@ -81,21 +100,22 @@ def test_prompt_tokens_and_prompt_images_are_untouched(sample: Sample, schedule:
     noisy = noise(sample, schedule, seed)
     prompt_text = [t for t in sample.tokens[~sample.is_target].tolist() if t != IMAGE]
     assert not set(prompt_text) & set(noisy.bag_tokens.tolist())
-    clean = noisy.latents[~noisy.image_is_scored].tolist()
-    assert all(latent.tolist() in clean for latent in sample.latents[~sample.is_target[sample.image_at]])
+    images, noisy_images = split(sample.patches, sample.grid), split(noisy.patches, noisy.grid)
+    clean = [p.tolist() for p, is_scored in zip(noisy_images, noisy.image_is_scored, strict=True) if not is_scored]
+    assert all(images[i].tolist() in clean for i in np.flatnonzero(~sample.is_target[sample.image_at]))
 
 
 @given(samples(), some_schedule, seeds)
-def test_images_stay_with_their_tokens_and_keep_their_latents(
+def test_images_stay_with_their_tokens_and_keep_their_patches(
     sample: Sample, schedule: KeepSchedule, seed: int
 ) -> None:
-    """latent = noisy latent + (1 - t) velocity, whichever images are missing."""
+    """patch = noisy patch + (1 - t) velocity, whichever images are missing."""
     noisy = noise(sample, schedule, seed)
     assert (noisy.tokens[noisy.image_at] == IMAGE).all()
-    assert (noisy.tokens == IMAGE).sum() == len(noisy.image_at) == len(noisy.latents)
-    left = (1.0 - noisy.image_time.astype(np.float32))[:, None, None, None]
-    latents = noisy.latents + left * noisy.velocity
-    # A missing image is a bag token: what remains after taking those out, in order, are the kept latents.
+    assert (noisy.tokens == IMAGE).sum() == len(noisy.image_at) == len(noisy.grid)
+    left = np.repeat(1.0 - noisy.image_time.astype(np.float32), noisy.grid.prod(axis=1))[:, None]
+    patches = noisy.patches + left * noisy.velocity
+    # A missing image is a bag token: what remains after taking those out, in order, are the kept images.
     is_missing = np.zeros(len(sample.image_at), dtype=bool)
     place = 0
     for slot in range(len(noisy.tokens)):
@@ -104,7 +124,8 @@ def test_images_stay_with_their_tokens_and_keep_their_latents(
             if token == IMAGE:
                 is_missing[place] = True
                 place += 1
-    np.testing.assert_allclose(latents, sample.latents[~is_missing], atol=1e-5)
+    np.testing.assert_array_equal(noisy.grid, sample.grid[~is_missing])
+    np.testing.assert_allclose(patches, sample.patches[np.repeat(~is_missing, sample.grid.prod(axis=1))], atol=1e-5)
 
 
 @given(samples(), some_schedule, seeds)
@@ -155,7 +176,7 @@ def test_text_after_a_given_image_is_deleted_and_the_image_is_clean(make_sample:
     assert noisy.tokens.tolist() == [256, IMAGE]
     assert noisy.is_open.tolist() == [False, True]
     assert noisy.bag_tokens.tolist() == [1, 2]
-    np.testing.assert_array_equal(noisy.latents, sample.latents)
+    np.testing.assert_array_equal(noisy.patches, sample.patches)
     assert noisy.image_is_scored.tolist() == [False]
 
 
@@ -165,14 +186,15 @@ THREE_IMAGES = [256, 1, None, 2, None, 3, None, 4]
 def test_deleting_the_first_and_the_third_image_puts_each_into_the_slot_it_fell_from(
     make_sample: Callable[..., Sample],
 ) -> None:
-    sample = make_sample(THREE_IMAGES)
+    sample = make_sample(THREE_IMAGES, grid=[(1, 2), (3, 2), (2, 2)])
     noisy = noise_at(sample, 1.0, np.array([-0.1, 0.5, -0.2]), KeepSchedule(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, 1, 2, IMAGE, 3, 4]
     assert noisy.bag_tokens.tolist() == [IMAGE, IMAGE]
     assert noisy.bag_slot.tolist() == [1, 4]
     assert noisy.image_at.tolist() == [3]
     assert noisy.image_time.tolist() == [0.5]
-    np.testing.assert_allclose(noisy.latents + 0.5 * noisy.velocity, sample.latents[1:2], atol=1e-6)
+    assert noisy.grid.tolist() == [[3, 2]]
+    np.testing.assert_allclose(noisy.patches + 0.5 * noisy.velocity, sample.patches[2:8], atol=1e-6)
 
 
 def test_a_deleted_image_merges_the_bags_before_and_after_it(make_sample: Callable[..., Sample]) -> None:
@@ -197,9 +219,155 @@ def test_the_kept_part_follows_the_schedule(
 
 
 def test_noise_is_standard_normal(make_sample: Callable[..., Sample]) -> None:
-    sample = make_sample([256, None], shape=(4, 64, 64))
+    sample = make_sample([256, None], grid=(32, 32))
     noisy = noise_at(sample, 0.0, np.zeros(1), KeepSchedule(), np.random.default_rng(0))
-    assert stats.kstest(noisy.latents.ravel(), "norm").pvalue > 0.01
+    assert stats.kstest(noisy.patches.ravel(), "norm").pvalue > 0.01
+
+
+def test_gaussian_values_are_those_of_the_generators_state() -> None:
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
+    first, second = gaussian(rng, (64, 64)), gaussian(rng, (64, 64))
+    np.testing.assert_array_equal(first, gaussian(again, (64, 64)))
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.05
+    assert gaussian(rng, (0, 64)).shape == (0, 64)
+
+
+@pytest.fixture(scope="module")
+def million() -> np.ndarray:
+    return gaussian(keyed_generator(0, 0, "a/b/c"), (1_000_000,)).astype(np.float64)
+
+
+def test_gaussian_values_have_the_moments_of_the_normal_distribution(million: np.ndarray) -> None:
+    """E x^n = (n - 1)!! for even n, else 0; the deviation of x^n is that of its (2n)th moment."""
+    moments = [1.0, 0.0, 1.0, 0.0, 3.0, 0.0, 15.0, 0.0, 105.0, 0.0, 945.0, 0.0, 10395.0]
+    for power in range(1, 7):
+        deviation = ((moments[2 * power] - moments[power] ** 2) / len(million)) ** 0.5
+        assert np.mean(million**power) == pytest.approx(moments[power], abs=4 * deviation), power
+    assert stats.kstest(million, "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("bound", [1.0, 2.0, 3.0, 4.0])
+def test_gaussian_values_are_as_often_in_each_tail_as_the_normal_distribution(
+    million: np.ndarray, bound: float
+) -> None:
+    expected = len(million) * stats.norm.sf(bound)
+    for tail in (million, -million):
+        assert np.sum(tail > bound) == pytest.approx(expected, abs=4 * expected**0.5)
+    assert np.abs(million).max() > 4.5
+
+
+@pytest.mark.parametrize("distance", [1, 2, 3, 64, 500_000])
+def test_gaussian_values_of_one_stream_are_independent(million: np.ndarray, distance: int) -> None:
+    """Those half of the stream apart too, which share a radius: neither they nor their squares are correlated."""
+    one, other = million[:-distance], million[distance:]
+    for power in (1, 2):
+        assert abs(np.corrcoef(one**power, other**power)[0, 1]) < 4 / len(one) ** 0.5
+    both_large = np.mean((np.abs(one) > 1.0) & (np.abs(other) > 1.0))
+    assert both_large == pytest.approx((2 * stats.norm.sf(1.0)) ** 2, abs=0.002)
+
+
+def test_gaussian_values_of_neighbouring_keys_are_independent() -> None:
+    table = np.array([gaussian(keyed_generator(0, 0, f"a/b/{i}"), (3,)) for i in range(5_000)])
+    for column in table.T:
+        assert stats.kstest(column, "norm").pvalue > 0.01
+    assert np.abs(np.corrcoef(table.T) - np.eye(3)).max() < 4 / 5_000**0.5
+    assert abs(np.corrcoef(table[:-1, 0], table[1:, 0])[0, 1]) < 4 / 5_000**0.5
+
+
+@given(st.lists(st.integers(0, 7), max_size=3).map(tuple), seeds)
+def test_any_number_of_gaussian_values_spends_64_bits_for_each_two(shape: tuple[int, ...], seed: int) -> None:
+    rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+    values = gaussian(rng, shape)
+    size = int(np.prod(shape))
+    assert values.shape == shape
+    assert values.dtype == np.float32
+    again.bit_generator.random_raw((size + 1) // 2)
+    assert rng.random() == again.random()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 999, 1000])
+def test_gaussian_values_are_those_of_box_and_muller(size: int) -> None:
+    """The same bits in double precision."""
+    bits = np.random.default_rng(0).bit_generator.random_raw((size + 1) // 2).view(np.uint32).astype(np.float64)
+    bits, angle = np.split(bits, 2)
+    radius, angle = np.sqrt(-2.0 * np.log((bits + 0.5) * 2.0**-32)), angle * 2.0**-32
+    expected = np.concatenate([radius * np.cos(2.0 * np.pi * angle), radius * np.sin(2.0 * np.pi * angle)])[:size]
+    np.testing.assert_allclose(gaussian(np.random.default_rng(0), (size,)), expected, rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bits", "radius"), [(0, (2.0 * 33.0 * np.log(2.0)) ** 0.5), (2**64 - 1, 0.0)])
+def test_the_smallest_and_the_largest_bits_give_finite_values(bits: int, radius: float) -> None:
+    """0 is never passed to the logarithm."""
+
+    class Fixed(np.random.Generator):
+        bit_generator = SimpleNamespace(random_raw=lambda size: np.full(size, bits, dtype=np.uint64))
+
+    values = gaussian(Fixed(np.random.PCG64(0)), (8,))
+    assert np.isfinite(values).all()
+    np.testing.assert_allclose(np.hypot(values[:4], values[4:]), radius, rtol=1e-6)
+
+
+def test_noise_leaves_the_generator_of_torch_alone() -> None:
+    state = torch.get_rng_state()
+    gaussian(np.random.default_rng(0), (3,))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_image_has_its_own_time(make_sample: Callable[..., Sample]) -> None:
+    """The same noise at times 0, 1/2 and 1, on images of three grids."""
+    sample = make_sample([256, None, None, None], grid=[(2, 3), (1, 4), (5, 1)], is_interleaved=False)
+    age = np.array([0.0, 0.5, 1.0])
+    noisy = noise_at(sample, 1.0, age, KeepSchedule(), np.random.default_rng(0))
+    noise = sample.patches - noisy.velocity
+    time = np.repeat(age, [6, 4, 5]).astype(np.float32)[:, None]
+    np.testing.assert_allclose(noisy.patches, time * sample.patches + (1.0 - time) * noise, atol=1e-6)
+    assert noisy.image_is_scored.tolist() == [True, True, False]
+
+
+def patches_of(grid: np.ndarray, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((grid.prod(axis=1).sum(), 5), dtype=np.float32)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.999, 1.0]), min_size=1, max_size=5), seeds)
+def test_clean_and_moving_images_stand_side_by_side(times: list[float], seed: int) -> None:
+    """In closed form: t * patch + (1 - t) * noise and patch - noise; a clean image keeps its bits and stands still."""
+    grid = np.random.default_rng(seed).integers(1, 4, size=(len(times), 2))
+    patches = patches_of(grid, seed)
+    noisy, velocity = noise_patches(patches, np.array(times), grid, np.random.default_rng(seed))
+    noise = gaussian(np.random.default_rng(seed), patches.shape).astype(np.float64)
+    time = np.repeat(times, grid.prod(axis=1))[:, None]
+    np.testing.assert_allclose(noisy, time * patches + (1.0 - time) * noise, rtol=0.0, atol=2e-6)
+    np.testing.assert_allclose(velocity, np.where(time < 1.0, patches - noise, 0.0), rtol=0.0, atol=2e-6)
+    is_clean = time[:, 0] == 1.0
+    np.testing.assert_array_equal(noisy[is_clean], patches[is_clean])
+    assert (velocity[is_clean] == 0.0).all()
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 3])
+def test_clean_images_draw_no_noise(num_images: int) -> None:
+    grid = np.tile([[2, 3]], (num_images, 1))
+    patches, rng = patches_of(grid), np.random.default_rng(0)
+    state = rng.bit_generator.state
+    noisy, velocity = noise_patches(patches, np.ones(num_images), grid, rng)
+    np.testing.assert_array_equal(noisy, patches)
+    np.testing.assert_array_equal(velocity, np.zeros_like(patches))
+    assert rng.bit_generator.state == state
+
+
+def test_noising_leaves_the_sample_as_it_is() -> None:
+    grid = np.array([[2, 3], [1, 2]])
+    patches = patches_of(grid)
+    patches.flags.writeable = False
+    noise_patches(patches, np.array([0.5, 1.0]), grid, np.random.default_rng(0))
+    np.testing.assert_array_equal(patches, patches_of(grid))
+
+
+def test_a_sample_of_clean_images_alone_draws_for_its_tokens_alone(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample([256, None, 1, 2], num_prompt=2, is_interleaved=False)
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
+    noise_at(sample, 0.5, np.ones(1), KeepSchedule(), rng)
+    again.random(4)
+    assert rng.random() == again.random()
 
 
 # Interleaved: tau ~ U[0, 2].
@@ -347,8 +515,10 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
     assert dropped.image_at.tolist() == list(range(1, int(moving.sum()) + 1))
     assert not dropped.is_open.any()
     assert dropped.bag_tokens.size == 0
-    np.testing.assert_array_equal(dropped.latents, whole.latents[moving])
-    np.testing.assert_array_equal(dropped.velocity, whole.velocity[moving])
+    moving_patches = np.repeat(moving, whole.grid.prod(axis=1))
+    np.testing.assert_array_equal(dropped.patches, whole.patches[moving_patches])
+    np.testing.assert_array_equal(dropped.velocity, whole.velocity[moving_patches])
+    np.testing.assert_array_equal(dropped.grid, whole.grid[moving])
     np.testing.assert_array_equal(dropped.image_time, whole.image_time[moving])
     assert dropped.image_is_scored.all()
 
@@ -377,6 +547,20 @@ def test_a_generator_depends_on_seed_pass_and_key_alone() -> None:
 
     assert first(1, 2, "a/b/c") == first(1, 2, "a/b/c")
     assert len({first(1, 2, "a/b/c"), first(0, 2, "a/b/c"), first(1, 3, "a/b/c"), first(1, 2, "a/b/d")}) == 4
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.text(max_size=9), st.integers(0, 5))
+def test_a_generator_that_is_given_a_key_is_that_of_the_key(seed: int, pass_index: int, key: str, used: int) -> None:
+    """Whatever it was before and however much of it was used, half a number of 64 bits included."""
+    rng, fresh = keyed_generator(10, 10, "before"), keyed_generator(seed, pass_index, key)
+    rng.integers(2**32, size=used, dtype=np.uint32)
+    set_key(rng, seed, pass_index, key)
+    np.testing.assert_array_equal(
+        rng.integers(2**32, size=3, dtype=np.uint32), fresh.integers(2**32, size=3, dtype=np.uint32)
+    )
+    np.testing.assert_array_equal(rng.random(3), fresh.random(3))
+    np.testing.assert_array_equal(gaussian(rng, (5,)), gaussian(fresh, (5,)))
+    assert rng.integers(1000) == fresh.integers(1000)
 
 
 def test_seed_and_pass_do_not_run_into_each_other() -> None:

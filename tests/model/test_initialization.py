@@ -37,7 +37,7 @@ def test_a_new_model_is_undecided(
 ) -> None:
     """P(nothing missing) = 1/2, rate 1, all tokens alike, no velocity."""
     config = make_config(f"heads.time_conditioning={conditioning}", f"image.time_conditioning={image_conditioning}")
-    batch = pack([make_noisy(np.random.default_rng(0), num_images=2)], None, config.image)
+    batch = pack([make_noisy(np.random.default_rng(0), num_images=2)], None)
     prediction = first_model(config)(batch)
     assert prediction.zero_logit.unique().tolist() == [0.0]
     assert prediction.log_rate.unique().tolist() == [0.0]

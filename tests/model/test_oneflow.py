@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Capacity, NoisySample, Prediction
+from oneflow_dist.containers import Capacity, Counts, NoisySample, Prediction
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.model.oneflow import OneFlow
@@ -18,7 +18,7 @@ VARIANTS = {
     "token": ["heads.time_conditioning=token", "image.time_conditioning=added"],
     "adaln": ["heads.time_conditioning=adaln", "image.time_conditioning=adaln"],
 }
-ROOM = Capacity(rows=70, tokens=40, bag_tokens=30, images=8, sequences=9)
+ROOM = Capacity(rows=70, tokens=40, bag_tokens=30, images=8, patches=32, sequences=9)
 FIELDS = ("zero_logit", "log_rate", "bag_nll", "velocity", "slot_hidden")
 Maker = Callable[..., OneFlow]
 
@@ -30,17 +30,17 @@ def variant(request: pytest.FixtureRequest, make_config: Callable[..., Config]) 
 
 @pytest.fixture
 def samples(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
-    """Text with an image, text alone, one token alone, one token with two images."""
+    """Text with an image, text alone, one token alone, one token with two images; three grids."""
     rng = np.random.default_rng(0)
     return [
-        make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b)
-        for n, i, b in ((6, 1, 4), (9, 0, 3), (1, 0, 2), (1, 2, 0))
+        make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b, grid=grid)
+        for n, i, b, grid in ((6, 1, 4, (2, 2)), (9, 0, 3, (1, 1)), (1, 0, 2, (1, 1)), (1, 2, 0, [(1, 3), (4, 2)]))
     ]
 
 
-def predict(model: OneFlow, config: Config, samples: list[NoisySample], capacity: Capacity | None = None) -> Prediction:
+def predict(model: OneFlow, samples: list[NoisySample], capacity: Capacity | None = None) -> Prediction:
     with torch.no_grad():
-        return model(pack(samples, capacity, config.image))
+        return model(pack(samples, capacity))
 
 
 def assert_close(actual: Prediction, expected: Prediction, tolerance: float) -> None:
@@ -51,12 +51,12 @@ def assert_close(actual: Prediction, expected: Prediction, tolerance: float) -> 
         torch.testing.assert_close(getattr(actual, name), values, rtol=0.0, atol=tolerance * scale)
 
 
-def cut(prediction: Prediction, tokens: slice, bag: slice, images: slice) -> Prediction:
+def cut(prediction: Prediction, tokens: slice, bag: slice, patches: slice) -> Prediction:
     return Prediction(
         zero_logit=prediction.zero_logit[tokens],
         log_rate=prediction.log_rate[tokens],
         bag_nll=prediction.bag_nll[bag],
-        velocity=prediction.velocity[images],
+        velocity=prediction.velocity[patches],
         slot_hidden=prediction.slot_hidden[tokens],
     )
 
@@ -67,8 +67,8 @@ def spans(counts: list[int]) -> list[slice]:
 
 
 def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice, slice]]:
-    """Where each sample's slots, bag tokens and images lie in a pack."""
-    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "bag_tokens", "image_at")]
+    """Where each sample's slots, bag tokens and patches lie in a pack."""
+    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "bag_tokens", "patches")]
     return list(zip(*(spans(size) for size in sizes), strict=True))
 
 
@@ -76,40 +76,85 @@ def test_predictions_differ_between_slots_and_images(
     variant: Config, samples: list[NoisySample], make_model: Maker
 ) -> None:
     """What the tests below compare is not constant."""
-    prediction = predict(make_model(variant), variant, samples)
+    prediction = predict(make_model(variant), samples)
     for name in FIELDS:
         assert getattr(prediction, name).std(dim=0).min() > 1e-2, name
 
 
 def test_packed_and_unpacked_predictions_agree(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
-    packed = predict(model, variant, samples)
+    packed = predict(model, samples)
     for sample, part in zip(samples, parts_of(samples), strict=True):
-        assert_close(cut(packed, *part), predict(model, variant, [sample]), tolerance=1e-5)
+        assert_close(cut(packed, *part), predict(model, [sample]), tolerance=1e-5)
 
 
 def test_padding_changes_no_prediction(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
-    plain, padded = predict(model, variant, samples), predict(model, variant, samples, ROOM)
-    num_tokens, num_bag, num_images = (len(getattr(plain, name)) for name in ("zero_logit", "bag_nll", "velocity"))
+    plain, padded = predict(model, samples), predict(model, samples, ROOM)
+    num_tokens, num_bag, num_patches = (len(getattr(plain, name)) for name in ("zero_logit", "bag_nll", "velocity"))
     assert len(padded.zero_logit) == ROOM.tokens
-    assert_close(cut(padded, slice(num_tokens), slice(num_bag), slice(num_images)), plain, tolerance=1e-5)
+    assert_close(cut(padded, slice(num_tokens), slice(num_bag), slice(num_patches)), plain, tolerance=1e-5)
 
 
 def test_padding_changes_no_gradient(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     grads = []
     for capacity in (None, ROOM):
         model = make_model(variant)
-        batch = pack(samples, capacity, variant.image)
+        batch = pack(samples, capacity)
         compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
         grads.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_gradients_of_a_pack_of_mixed_shapes_are_those_of_packs_of_one_shape(
+    variant: Config, samples: list[NoisySample], make_model: Maker
+) -> None:
+    grads = []
+    for packs in ([samples], [[sample] for sample in samples]):
+        model = make_model(variant)
+        batches = [pack(members, None) for members in packs]
+        counts = sum((batch.counts for batch in batches), Counts.zeros())
+        for batch in batches:
+            compute_losses(model(batch), batch, counts, "batch", 1.0).total.backward()
+        grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        atol = 1e-5 * grad.abs().max().item()
+        torch.testing.assert_close(grads[1][name], grad, rtol=0.0, atol=atol, msg=name)
+
+
+def test_padding_patches_contribute_nothing(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+    """Whatever stands in them: no loss, no gradient, no prediction changes."""
+    results = []
+    for value in (0.0, 1e3):
+        model = make_model(variant)
+        batch = pack(samples, ROOM)
+        num_patches = sum(len(sample.patches) for sample in samples)
+        batch.patches[num_patches:] = value
+        batch.velocity[num_patches:] = -value
+        prediction = model(batch)
+        losses = compute_losses(prediction, batch, batch.counts, "batch", 1.0)
+        losses.total.backward()
+        grads = [p.grad for p in model.parameters()]
+        results.append([losses.stack(), prediction.velocity[:num_patches], prediction.zero_logit, *grads])
+    for plain, filled in zip(*results, strict=True):
+        assert torch.equal(plain, filled)
+
+
+def test_the_shape_of_an_image_is_seen(
+    config: Config, make_noisy: Callable[..., NoisySample], make_model: Maker
+) -> None:
+    """The same patches as 2 x 3 and as 3 x 2."""
+    model = make_model(config)
+    sample = make_noisy(np.random.default_rng(0), grid=(2, 3))
+    wide, high = (predict(model, [replace(sample, grid=np.array([grid]))]) for grid in ((2, 3), (3, 2)))
+    assert not torch.isclose(wide.velocity, high.velocity).all()
+
+
 def test_every_parameter_gets_a_gradient(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
-    batch = pack(samples, None, variant.image)
+    batch = pack(samples, None)
     compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -117,15 +162,15 @@ def test_every_parameter_gets_a_gradient(variant: Config, samples: list[NoisySam
 def test_no_document_sees_another(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     """One document gets other tokens, another image and another time; the others' predictions stay as they were."""
     model = make_model(variant)
-    before = predict(model, variant, samples)
+    before = predict(model, samples)
     changed = replace(
         samples[0],
         tokens=(samples[0].tokens + 1) % 256,
-        latents=samples[0].latents + 1.0,
+        patches=samples[0].patches + 1.0,
         image_time=samples[0].image_time / 2,
         text_time=samples[0].text_time / 2,
     )
-    after = predict(model, variant, [changed, *samples[1:]])
+    after = predict(model, [changed, *samples[1:]])
     own, *others = parts_of(samples)
     assert not torch.isclose(cut(before, *own).zero_logit, cut(after, *own).zero_logit).any()
     for part in others:
@@ -137,21 +182,21 @@ def test_every_slot_sees_every_token_and_image_of_its_document(
 ) -> None:
     model = make_model(variant)
     sample = samples[0]
-    before = predict(model, variant, [sample])
+    before = predict(model, [sample])
     for place in range(len(sample.tokens)):
         tokens = sample.tokens.copy()
         tokens[place] = (tokens[place] + 1) % 256
-        after = predict(model, variant, [replace(sample, tokens=tokens)])
+        after = predict(model, [replace(sample, tokens=tokens)])
         assert (after.zero_logit != before.zero_logit).all()
         assert (after.velocity != before.velocity).all()
-    after = predict(model, variant, [replace(sample, latents=sample.latents + 1.0)])
+    after = predict(model, [replace(sample, patches=sample.patches + 1.0)])
     assert (after.zero_logit != before.zero_logit).all()
 
 
 def test_order_of_tokens_matters(config: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(config)
-    before = predict(model, config, samples[1:2])
-    after = predict(model, config, [replace(samples[1], tokens=samples[1].tokens[::-1].copy())])
+    before = predict(model, samples[1:2])
+    after = predict(model, [replace(samples[1], tokens=samples[1].tokens[::-1].copy())])
     assert not torch.isclose(after.zero_logit, before.zero_logit.flip(0)).any()
 
 
@@ -161,7 +206,7 @@ def test_text_time_reaches_the_heads_only_where_they_are_conditioned(
 ) -> None:
     config = make_config(f"heads.time_conditioning={conditioning}")
     model = make_model(config)
-    early, late = (predict(model, config, [replace(samples[0], text_time=time)]) for time in (0.1, 0.9))
+    early, late = (predict(model, [replace(samples[0], text_time=time)]) for time in (0.1, 0.9))
     assert torch.equal(early.zero_logit, late.zero_logit) == (conditioning == "none")
     assert torch.equal(early.velocity, late.velocity) == (conditioning != "token")  # the token is seen by all rows
 
@@ -171,7 +216,7 @@ def test_a_time_token_is_the_first_of_each_sequence(
 ) -> None:
     config = make_config("heads.time_conditioning=token")
     model = make_model(config)
-    batch = pack(samples, ROOM, config.image)
+    batch = pack(samples, ROOM)
     assert model.text_time is not None
     with torch.no_grad():
         image_time, text_time = model.image_time(batch.image_time), model.text_time(batch.text_time)
@@ -184,21 +229,25 @@ def test_a_time_token_is_the_first_of_each_sequence(
 def test_image_time_reaches_its_own_image(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
     sample = samples[3]
-    early, late = (predict(model, variant, [replace(sample, image_time=np.array([0.5, time]))]) for time in (0.1, 0.9))
-    change = (late.velocity - early.velocity).square().mean(dim=(1, 2, 3))
-    assert change[1] > change[0] > 0.0
+    early, late = (predict(model, [replace(sample, image_time=np.array([0.5, time]))]) for time in (0.1, 0.9))
+    first, second = (late.velocity - early.velocity).square().split([3, 8])
+    assert second.mean() > first.mean() > 0.0
 
 
 def test_a_document_without_images_needs_none(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
-    prediction = predict(make_model(variant), variant, samples[1:3])
-    assert prediction.velocity.shape == (0, *variant.image.shape)
+    model = make_model(variant)
+    batch = pack(samples[1:3], None)
+    prediction = model(batch)
+    assert prediction.velocity.shape == (0, variant.image.patch_elements)
     assert torch.isfinite(prediction.zero_logit).all()
+    compute_losses(prediction, batch, batch.counts, "batch", 1.0).total.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []  # all layers have run
 
 
 def test_bag_logits_are_the_distribution_that_bag_losses_score(
     variant: Config, samples: list[NoisySample], make_model: Maker
 ) -> None:
-    model, batch = make_model(variant), pack(samples, None, variant.image)
+    model, batch = make_model(variant), pack(samples, None)
     with torch.no_grad():
         prediction = model(batch)
         log_probs = model.bag_logits(prediction.slot_hidden).log_softmax(-1)
@@ -216,6 +265,6 @@ def test_tied_embeddings_are_one_parameter(make_config: Callable[..., Config]) -
 def test_forward_draws_no_random_numbers(config: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(config)
     state = torch.get_rng_state()
-    first, second = predict(model, config, samples), predict(model, config, samples)
+    first, second = predict(model, samples), predict(model, samples)
     assert torch.equal(torch.get_rng_state(), state)
     assert_close(first, second, tolerance=0.0)

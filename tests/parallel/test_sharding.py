@@ -35,7 +35,8 @@ def make_samples(kind: str, config: Config) -> list[NoisySample]:
         num_bag_tokens = {"images alone": 0, "nothing to learn": 0}.get(kind, 4 + number)
         image_at = np.arange(num_images, dtype=np.int64) * 2 + 1
         tokens = rng.integers(256, size=6 + num_images)
-        shape = (num_images, *config.image.shape)
+        grid = np.array([(1, 3), (2, 2)])[:num_images]
+        shape = (grid.prod(axis=1).sum(), config.image.patch_elements)
         samples.append(
             NoisySample(
                 key=f"{kind} {number}",
@@ -44,8 +45,9 @@ def make_samples(kind: str, config: Config) -> list[NoisySample]:
                 image_at=image_at,
                 bag_tokens=rng.integers(256, size=num_bag_tokens),
                 bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-                latents=rng.standard_normal(shape, dtype=np.float32),
+                patches=rng.standard_normal(shape, dtype=np.float32),
                 velocity=rng.standard_normal(shape, dtype=np.float32),
+                grid=grid,
                 image_time=rng.random(num_images),
                 image_is_scored=np.full(num_images, kind != "nothing to learn"),
                 text_time=float(rng.random()),
@@ -60,8 +62,8 @@ def make_packs(config: Config, merge: bool) -> list[PackedBatch]:
     kinds = [make_samples(kind, config) for kind in KINDS]
     if merge:
         larger = Capacity(**{f.name: 4 * getattr(capacity, f.name) for f in dataclasses.fields(capacity)})
-        return [pack([sample for samples in kinds for sample in samples], larger, config.image)]
-    return [pack(samples, capacity, config.image) for samples in kinds[dist.get_rank() :: dist.get_world_size()]]
+        return [pack([sample for samples in kinds for sample in samples], larger)]
+    return [pack(samples, capacity) for samples in kinds[dist.get_rank() :: dist.get_world_size()]]
 
 
 @torch.no_grad()

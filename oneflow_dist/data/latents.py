@@ -1,0 +1,124 @@
+"""Latents on disk: what an autoencoder said of an image, stored raw, and drawn from when it is loaded."""
+
+# Shapes: C h w latent.
+
+from __future__ import annotations
+
+import functools
+import io
+from tokenize import TokenError
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+
+from oneflow_dist.config import ImageConfig
+from oneflow_dist.containers import ImagePart
+from oneflow_dist.flow.noising import gaussian
+
+CHECK = "run tools/precompute_latents.py --check on its folder"
+NUMBERS = ("<f2", "<f4", "<i4")
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """An array as the content of an .npy file."""
+    return _make_npy_head(array.dtype.str, array.shape) + array.tobytes()
+
+
+def decode_array(data: bytes, name: str) -> np.ndarray:
+    """The array in an .npy file, without a copy and without ever unpickling.
+
+    Raises:
+        ValueError: not an .npy file of numbers, or cut off.
+    """
+    start = 10 + int.from_bytes(data[8:10], "little")
+    try:
+        dtype, shape = _read_npy_head(data[:start])
+        return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
+    except (ValueError, SyntaxError, TypeError, TokenError) as error:
+        raise ValueError(f"{name}: broken .npy ({error}); {CHECK}") from error
+
+
+def decode_latent(
+    data: bytes, mirrored: bytes | None, autoencoder: dict[str, Any], image: ImageConfig, name: str
+) -> ImagePart:
+    """A stored posterior: mean and standard deviation [2, C, h, w].
+
+    Args:
+        mirrored: the same of the flipped image, where it was stored.
+        autoencoder: of the shard's header.
+
+    Raises:
+        ValueError: broken, no floats, or of a shape that `[image]` does not allow.
+    """
+    posterior = decode_array(data, name)
+    if posterior.ndim != 4 or len(posterior) != 2 or posterior.shape[1] != image.channels:
+        raise ValueError(
+            f"{name}: a latent of shape {list(posterior.shape)}, not [2, image.channels ({image.channels}), height, "
+            "width]; set image.channels to the autoencoder's"
+        )
+    if posterior.shape[2] % image.patch_size or posterior.shape[3] % image.patch_size:
+        raise ValueError(
+            f"{name}: image.patch_size ({image.patch_size}) does not divide the latent's height and width "
+            f"({posterior.shape[2]}x{posterior.shape[3]}); encode the images with --multiple-of, or change it"
+        )
+    twin = posterior[:0] if mirrored is None else decode_array(mirrored, name)
+    if mirrored is not None and twin.shape != posterior.shape:
+        raise ValueError(
+            f"{name}: a mirrored latent of shape {list(twin.shape)}, not {list(posterior.shape)} as the latent; {CHECK}"
+        )
+    if not posterior.dtype.kind == twin.dtype.kind == "f":
+        raise ValueError(f"{name}: a latent of whole numbers, not of float16 or float32; {CHECK}")
+    return ImagePart(
+        posterior=posterior,
+        mirrored=twin,
+        shift=autoencoder["shift_factor"],
+        scale=autoencoder["scaling_factor"],
+    )
+
+
+def draw_latent(part: ImagePart, rng: np.random.Generator) -> Float32[np.ndarray, "C h w"]:
+    """What the model sees of an image: one draw from its posterior, mirrored in half of the cases if that is stored."""
+    is_mirrored = len(part.mirrored) > 0 and rng.random() < 0.5
+    stored = part.mirrored if is_mirrored else part.posterior
+    if len(stored) == 1:
+        return stored[0]
+    latent, std = to_float32(stored)
+    std *= gaussian(rng, std.shape)
+    latent += std
+    latent -= np.float32(part.shift)
+    latent *= np.float32(part.scale)
+    return latent
+
+
+def to_float32(values: np.ndarray) -> Float32[np.ndarray, "..."]:
+    """A copy in float32; torch converts float16 five times as fast as numpy."""
+    if values.dtype == np.float32:
+        return values.copy()
+    bits = torch.empty(values.shape, dtype=torch.int16)
+    bits.numpy()[...] = values.view(np.int16)
+    return bits.view(torch.float16).float().numpy()
+
+
+def stack_posterior(mean: Float[np.ndarray, "C h w"], std: Float[np.ndarray, "C h w"], dtype: str) -> np.ndarray:
+    """Mean and standard deviation as they are stored."""
+    return np.stack([mean, std]).astype(dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _make_npy_head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@functools.lru_cache(maxsize=256)
+def _read_npy_head(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    file = io.BytesIO(head)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("not version 1.0 of the format")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if is_fortran or dtype.str not in NUMBERS:
+        raise ValueError(f"{dtype} values, not {', '.join(NUMBERS)} in C order")
+    return dtype, shape

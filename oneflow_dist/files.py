@@ -1,0 +1,103 @@
+"""Files that are either whole or absent, whoever writes them and whenever he is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+
+class Claim:
+    """The right to write one file: `path + ".partial"`, locked, renamed to `path` by `commit`.
+
+    The lock lives as long as this process, so a dead one's work is free at once; what it left is overwritten.
+    """
+
+    def __init__(self, path: Path, partial: Path, file: BinaryIO):
+        self.path = path
+        self.partial = partial
+        self.file = file
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.file.close()
+
+    def commit(self) -> None:
+        """Give the file its name; from here on it survives a power cut."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.partial.rename(self.path)
+        sync_folder(self.path.parent)
+
+    def abandon(self) -> None:
+        """Leave nothing behind, and the file to others."""
+        self.partial.unlink(missing_ok=True)
+        self.file.close()
+
+
+def claim(path: Path, wait: bool = False, is_done: Callable[[Path], bool] = Path.exists) -> Claim | None:
+    """Claim `path`, unless it is done.
+
+    Args:
+        wait: for another process that has claimed it, to take over if that one dies.
+        is_done: whether there is nothing left to write; a file that is there and not done is replaced.
+
+    Returns:
+        None when the file is done, or another process has claimed it.
+    """
+    partial = _partial(path)
+    while not is_done(path):
+        file = _open_partial(partial)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return None
+        if is_done(path):  # committed between our look and our lock; what we have opened may be that very file
+            if _is_named(file, partial):
+                partial.unlink()
+        elif _is_named(file, partial):
+            file.truncate(0)
+            return Claim(path, partial, file)
+        file.close()
+    return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, or replace it, in one instant."""
+    while True:
+        with _open_partial(_partial(path)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_named(file, _partial(path)):  # not so where another process has just written it
+                file.truncate(0)
+                file.write(content)
+                Claim(path, _partial(path), file).commit()
+                return
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _open_partial(partial: Path) -> BinaryIO:
+    return os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+
+
+def _is_named(file: BinaryIO, path: Path) -> bool:
+    """Whether `path` still names the opened file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

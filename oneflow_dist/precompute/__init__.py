@@ -1,0 +1,1 @@
+"""Once, before training: images to latents."""

@@ -1,0 +1,96 @@
+"""An encoded picture of unknown origin becomes RGB pixels, or a reason why not."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from oneflow_dist.data.codec import MAX_PIXELS
+
+FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more under any name, some by starting other programs
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
+ORIENTATION = 0x0112  # of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)
+
+
+def read_picture(data: bytes, scale_of: Callable[[int, int], float]) -> tuple[Image.Image, int, int]:
+    """A picture upright, on white, in RGB; then the width and height that it was stored with, upright.
+
+    Args:
+        scale_of: by how much one of this height and width will shrink at most; a JPEG is decoded no larger than that.
+
+    Raises:
+        ValueError: it is not a PNG, JPEG or WebP, is damaged, cut off, or over the pixel limit.
+    """
+    if not data:
+        raise ValueError("its picture is empty (0 bytes)")
+    with _open(data) as picture:
+        if not (picture.width and picture.height):
+            raise ValueError(f"its picture has {picture.width}x{picture.height} pixels")
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"its picture has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}")
+        try:
+            if picture.format == "PNG":
+                _check_sums(data)
+            turn = _orientation(picture)
+            width, height = picture.size[::-1] if turn in SIDEWAYS else picture.size
+            scale = scale_of(height, width)
+            picture.draft("RGB", (math.ceil(scale * picture.width), math.ceil(scale * picture.height)))
+            picture.load()
+            upright = picture.transpose(TURNS[turn]) if turn in TURNS else picture
+            return _on_white(upright), width, height
+        except BROKEN as error:
+            raise ValueError(f"its picture is broken ({error})") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except BROKEN as error:
+        raise ValueError("its picture is no readable PNG, JPEG or WebP") from error
+
+
+def _check_sums(data: bytes) -> None:
+    """Compare the checksums of all parts of a PNG, which Pillow skips for the pixels."""
+    start = 8  # after the signature
+    while data[start + 4 : start + 8] != b"IEND":
+        end = start + 8 + int.from_bytes(data[start : start + 4])
+        if end + 4 > len(data):
+            raise ValueError("cut off")
+        if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            raise ValueError(f"bad checksum of its {data[start + 4 : start + 8]!r}")
+        start = end + 4
+
+
+def _orientation(picture: Image.Image) -> int:
+    """How the camera was held; upright where the picture's EXIF is unreadable."""
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except (*BROKEN, TypeError):
+        return 1
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits, of which `convert` would keep the lower eight
+        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    opaque = Image.new("RGB", picture.size, "white")
+    with_alpha = picture.convert("RGBA")
+    opaque.paste(with_alpha, mask=with_alpha.getchannel("A"))
+    return opaque

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneflow_dist.config import ImageConfig
+from oneflow_dist.containers import Document, ImagePart, Sample, TextPart
+from oneflow_dist.data.codec import to_patches
+from oneflow_dist.data.latents import CHECK
+from oneflow_dist.data.samples import TASKS, cut_window, make_sample, num_rows
+from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.flow.noising import keyed_generator
+
+TOKENIZER = load_tokenizer("bytes")
+BOS, IMAGE, BREAK = TOKENIZER.bos, TOKENIZER.image, [*b"\n\n"]
+KEY = "pets/cats-000/0001"
+GREY = ImageConfig(channels=1, height=8, width=8, patch_size=4, time_conditioning="added")
+
+
+def text(content: str, is_answer: bool = False) -> TextPart:
+    return TextPart(tokens=TOKENIZER.encode(content), is_answer=is_answer)
+
+
+def image(
+    mean: float, std: float | None = None, grid: tuple[int, int] = (2, 2), mirrored: float | None = None
+) -> ImagePart:
+    """Of one value: exact pixels, or a posterior; `mirrored` is the mean of its twin."""
+
+    def stack(*values: float) -> np.ndarray:
+        shape = (len(values), 1, 4 * grid[0], 4 * grid[1])
+        return np.broadcast_to(np.array(values, dtype=np.float32).reshape(-1, 1, 1, 1), shape)
+
+    rest = () if std is None else (std,)
+    return ImagePart(posterior=stack(mean, *rest), mirrored=stack() if mirrored is None else stack(mirrored, *rest))
+
+
+def document(*parts: TextPart | ImagePart) -> Document:
+    return Document(key=KEY, parts=parts)
+
+
+PAIR = document(text("a cat"), image(1.0))
+STORY = document(text("one"), image(2.0), text("two"), text("three"), image(3.0))
+TURNS = document(image(4.0), text("q1"), text("a1", True), text("q2"), text("a2", True))
+
+
+def make(source: Document, task: str, prompt: str = "", seed: int = 0) -> Sample:
+    return make_sample(source, task, TOKENIZER.encode(prompt), TOKENIZER, GREY, np.random.default_rng(seed))
+
+
+def spell(sample: Sample) -> str:
+    """All after BOS, an image as #; what is target in brackets."""
+    assert sample.tokens[0] == BOS
+    assert not sample.is_target[0]
+    spelled = ""
+    was_target = False
+    for token, is_target in zip(sample.tokens[1:].tolist(), sample.is_target[1:].tolist(), strict=True):
+        spelled += "[" * (is_target and not was_target) + "]" * (was_target and not is_target)
+        spelled += "#" if token == IMAGE else TOKENIZER.decode([token])
+        was_target = is_target
+    return spelled + "]" * was_target
+
+
+# What of a document is prompt and what is target.
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("text_to_image", "a cat[#]"),
+        ("image_to_text", "#[a cat]"),
+        ("both", "[a cat#]"),
+        ("interleaved", "[a cat#]"),
+        ("text_only", "[a cat]"),
+        ("image_only", "[#]"),
+    ],
+)
+def test_a_task_decides_what_of_a_pair_is_prompt_and_what_is_target(task: str, expected: str) -> None:
+    assert spell(make(PAIR, task)) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("text_to_image", "one\n\ntwo\n\nthree[##]"),
+        ("image_to_text", "##[one\n\ntwo\n\nthree]"),
+        ("both", "[one#two\n\nthree#]"),
+        ("interleaved", "[one#two\n\nthree#]"),
+        ("text_only", "[one\n\ntwo\n\nthree]"),
+        ("image_only", "[##]"),
+    ],
+)
+def test_a_task_decides_the_order_of_a_document(task: str, expected: str) -> None:
+    """Text after text is parted by an empty line; nothing stands beside an image."""
+    assert spell(make(STORY, task)) == expected
+
+
+def test_answers_are_the_target_of_instructions() -> None:
+    """The empty line before an answer is its first token: the model decides that it answers."""
+    assert spell(make(TURNS, "instruct")) == "#q1[\n\na1]\n\nq2[\n\na2]"
+    assert spell(make(TURNS, "instruct", "be brief: ")) == "be brief: #q1[\n\na1]\n\nq2[\n\na2]"
+    assert spell(make(document(text("a", True)), "instruct")) == "[a]"
+    assert spell(make(document(image(0.0), text("a", True), image(1.0), text("b")), "instruct")) == "#[a]#b"
+
+
+def test_every_task_is_tested() -> None:
+    tested = {"text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only", "instruct"}
+    assert set(TASKS) == tested
+
+
+def test_the_tokens_of_a_sample_in_closed_form() -> None:
+    sample = make(STORY, "both", "say:")
+    expected = [BOS, *b"say:", *b"one", IMAGE, *b"two", *BREAK, *b"three", IMAGE]
+    assert sample.tokens.tolist() == expected
+    assert sample.tokens.dtype == np.int64
+    assert sample.is_target.tolist() == [False] * 5 + [True] * (len(expected) - 5)
+    assert sample.image_at.tolist() == [8, 19]
+    assert sample.grid.tolist() == [[2, 2], [2, 2]]
+    assert sample.patches[:, 0].tolist() == [2.0] * 4 + [3.0] * 4
+    assert sample.key == KEY
+    assert num_rows(sample) == len(expected) + 8
+
+
+parts = st.lists(st.text("abc ", min_size=1, max_size=5) | st.none(), min_size=1, max_size=8)
+
+
+@given(parts, st.sampled_from(["both", "interleaved"]), st.text("xyz:", max_size=4))
+def test_a_whole_document_is_its_parts_with_an_empty_line_between_texts(
+    contents: list[str | None], task: str, prompt: str
+) -> None:
+    sample = make(document(*(image(0.0) if c is None else text(c) for c in contents)), task, prompt)
+    expected = [BOS, *prompt.encode()]
+    for before, content in zip([None, *contents], contents, strict=False):
+        if content is None:
+            expected.append(IMAGE)
+        else:
+            expected += (BREAK if before is not None else []) + [*content.encode()]
+    assert sample.tokens.tolist() == expected
+    assert sample.is_target.tolist() == [False] * (1 + len(prompt)) + [True] * (len(expected) - 1 - len(prompt))
+    assert sample.image_at.tolist() == [i for i, token in enumerate(expected) if token == IMAGE]
+
+
+@given(parts, st.sampled_from(TASKS))
+def test_a_task_uses_each_part_at_most_once_and_prompts_nothing_it_generates(
+    contents: list[str | None], task: str
+) -> None:
+    """Or names what is missing."""
+    source = document(*(image(i) if c is None else text(c, i % 2 == 1) for i, c in enumerate(contents)))
+    sample = None
+    try:
+        sample = make(source, task)
+    except ValueError as error:
+        message = str(error)
+    if sample is None:
+        assert message.startswith(f"sample {KEY}: it lacks ")
+        return
+    assert sample.is_target.any()
+    shown = sample.patches[::4, 0].tolist() if len(sample.patches) else []
+    assert shown == ([] if task == "text_only" else [i for i, content in enumerate(contents) if content is None])
+    assert (sample.tokens[sample.image_at] == IMAGE).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_images_are_inserted_in_the_interleaved_task_alone(task: str) -> None:
+    assert make(document(*PAIR.parts, text("yes", True)), task).is_interleaved == (task == "interleaved")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_prompt_comes_first_and_is_no_target(task: str) -> None:
+    sample = make(document(*PAIR.parts, text("yes", True)), task, "say:")
+    assert sample.tokens[:5].tolist() == [BOS, *b"say:"]
+    assert not sample.is_target[:5].any()
+
+
+def test_images_keep_their_own_grids() -> None:
+    sample = make(document(image(0.0, grid=(3, 1)), text("x"), image(1.0, grid=(1, 2))), "both")
+    assert sample.grid.tolist() == [[3, 1], [1, 2]]
+    assert sample.patches[:, 0].tolist() == [0.0] * 3 + [1.0] * 2
+    assert num_rows(sample) == 1 + 1 + 3 + 1 + 1 + 2
+
+
+def test_text_alone_has_no_patches() -> None:
+    sample = make(PAIR, "text_only")
+    assert (sample.patches.shape, sample.grid.shape, sample.image_at.shape) == ((0, 16), (0, 2), (0,))
+
+
+@pytest.mark.parametrize(
+    ("task", "source", "needed"),
+    [
+        ("text_only", document(image(0.0)), "text"),
+        ("image_only", document(text("one")), "an image"),
+        ("both", document(), "text or an image"),
+        ("interleaved", document(), "text or an image"),
+        ("text_to_image", document(text("one")), "text and an image"),
+        ("image_to_text", document(image(0.0)), "text and an image"),
+        ("instruct", PAIR, "an answer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_document_without_what_the_task_needs_is_named(task: str, source: Document, needed: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make(source, task)
+    assert str(error.value) == (
+        f"sample {KEY}: it lacks {needed}, which task {task!r} needs; give its source another task or remove the sample"
+    )
+
+
+# Draws from the posterior.
+
+LATENT = document(image(0.5, std=2.0, grid=(4, 4)))
+
+
+def test_an_image_is_mean_plus_std_times_noise() -> None:
+    """In closed form over many draws: 1,000 x 256 values."""
+    draws = np.stack([make(LATENT, "image_only", seed=seed).patches for seed in range(1_000)])
+    assert draws.mean() == pytest.approx(0.5, abs=5 * 2.0 / draws.size**0.5)
+    assert draws.std() == pytest.approx(2.0, rel=5 / (2 * draws.size) ** 0.5)
+    assert np.abs(draws.mean(axis=0) - 0.5).max() < 5 * 2.0 / 1_000**0.5
+    assert np.corrcoef(draws[:, 0, 0], draws[:, 0, 1])[0, 1] == pytest.approx(0.0, abs=5 / 1_000**0.5)
+
+
+def test_one_generator_gives_one_draw() -> None:
+    """A sample is drawn alike whenever (seed, pass, key) are, and anew in each pass."""
+    one, again, later, other = (
+        make_sample(LATENT, "image_only", [], TOKENIZER, GREY, keyed_generator(*of)).patches
+        for of in ((0, 0, KEY), (0, 0, KEY), (0, 1, KEY), (0, 0, "other"))
+    )
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, later)
+    assert not np.array_equal(one, other)
+
+
+def test_a_draw_leaves_the_document_as_it_is() -> None:
+    """It may lie in a cache."""
+    stored = [np.full((2, 1, 8, 8), value, dtype=np.float32) for value in (0.5, 1.5)]
+    source = document(ImagePart(posterior=stored[0], mirrored=stored[1], shift=0.25, scale=2.0))
+    for seed in range(5):
+        make(source, "image_only", seed=seed)
+    assert (stored[0] == 0.5).all()
+    assert (stored[1] == 1.5).all()
+
+
+def test_pixels_are_exact_and_draw_nothing() -> None:
+    rng = np.random.default_rng(0)
+    state = rng.bit_generator.state
+    sample = make_sample(PAIR, "both", [], TOKENIZER, GREY, rng)
+    assert (sample.patches == 1.0).all()
+    assert rng.bit_generator.state == state
+
+
+def test_a_standard_deviation_of_zero_gives_the_mean() -> None:
+    assert (make(document(image(0.25, std=0.0)), "image_only").patches == 0.25).all()
+
+
+def test_each_image_is_mirrored_half_the_time_by_itself() -> None:
+    source = document(*(image(1.0, std=0.0, mirrored=-1.0) for _ in range(2)))
+    shown = np.array([make(source, "image_only", seed=seed).patches[[0, 4], 0] for seed in range(800)])
+    assert (np.abs(shown) == 1.0).all()
+    bound = 4.5 / 800**0.5
+    assert np.abs(shown.mean(axis=0)).max() < bound
+    assert abs((shown[:, 0] * shown[:, 1]).mean()) < bound
+
+
+def test_images_become_patches_row_by_row() -> None:
+    pixels = np.arange(96, dtype=np.float32).reshape(1, 8, 12)
+    part = ImagePart(posterior=pixels[None], mirrored=pixels[None][:0])
+    sample = make(document(image(5.0), text("x"), part), "both")
+    assert np.array_equal(sample.patches[:4], np.full((4, 16), 5.0))
+    assert np.array_equal(sample.patches[4:], to_patches(pixels, 4))
+    assert sample.grid.tolist() == [[2, 2], [2, 3]]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("which", [0, 1], ids=["mean", "std"])
+@pytest.mark.parametrize("values", [(np.nan,), (np.inf,), (-np.inf,), (np.inf, -np.inf)])
+def test_a_latent_that_is_not_finite_is_named(dtype: type, which: int, values: tuple[float, ...]) -> None:
+    stored = np.ones((2, 1, 8, 8), dtype=dtype)
+    stored[which, 0, 7, 8 - len(values) :] = values
+    source = document(text("a cat"), image(0.0), ImagePart(posterior=stored, mirrored=stored[:0]))
+    with pytest.raises(ValueError) as error:
+        make(source, "both")
+    assert str(error.value) == f"sample {KEY}: a latent is not finite; {CHECK}"
+
+
+def test_large_values_are_finite() -> None:
+    """The largest that float16 holds, in every element."""
+    stored = np.full((2, 1, 64, 64), 65504.0, dtype=np.float16)
+    assert np.isfinite(make(document(ImagePart(posterior=stored, mirrored=stored[:0])), "image_only").patches).all()
+
+
+# Windows of overlong samples.
+
+
+@st.composite
+def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
+    """A sample with a prompt of at most 4 rows, and a limit of at least one row more; image i shows the number i."""
+    kinds = draw(st.lists(st.booleans(), min_size=1, max_size=30))
+    num_prompt = draw(st.integers(1, 4))
+    tokens = np.array(
+        [256, *range(num_prompt - 1), *(258 if is_image else i + 100 for i, is_image in enumerate(kinds))]
+    )
+    image_at = np.flatnonzero(tokens == 258)
+    sides = draw(st.lists(st.integers(1, 3), min_size=2 * len(image_at), max_size=2 * len(image_at)))
+    grid = np.array(sides, dtype=np.int64).reshape(-1, 2)
+    sample = Sample(
+        key=KEY,
+        tokens=tokens,
+        is_target=np.arange(len(tokens)) >= num_prompt,
+        image_at=image_at,
+        patches=np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))[:, None],
+        grid=grid,
+        is_interleaved=True,
+    )
+    return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, num_rows(sample) - 1)))
+
+
+@given(overlong(), st.integers(0, 2**32 - 1))
+def test_a_window_is_the_prompt_and_a_stretch_of_the_targets(case: tuple[Sample, int], seed: int) -> None:
+    sample, max_rows = case
+    window = cut_window(sample, max_rows, np.random.default_rng(seed))
+    assert num_rows(window) <= max_rows
+    prompt = sample.tokens[~sample.is_target].tolist()
+    assert window.tokens[: len(prompt)].tolist() == prompt
+    stretch = window.tokens[len(prompt) :].tolist()
+    targets = sample.tokens[sample.is_target].tolist()
+    assert any(targets[i : i + len(stretch)] == stretch for i in range(len(targets) + 1))
+    assert (window.tokens[window.image_at] == 258).all()
+    assert len(window.image_at) == (window.tokens == 258).sum()
+    numbers = np.unique(window.patches)
+    assert np.array_equal(window.patches[:, 0], np.repeat(numbers, window.grid.prod(axis=1)))
+    assert np.array_equal(window.grid, sample.grid[numbers.astype(int)])
+
+
+def text_sample(num_targets: int) -> Sample:
+    return Sample(
+        key=KEY,
+        tokens=np.arange(num_targets + 1),
+        is_target=np.arange(num_targets + 1) > 0,
+        image_at=np.zeros(0, dtype=np.int64),
+        patches=np.zeros((0, 1), dtype=np.float32),
+        grid=np.zeros((0, 2), dtype=np.int64),
+        is_interleaved=True,
+    )
+
+
+def test_windows_of_text_are_full_and_reach_every_token_alike() -> None:
+    """Of ten tokens four fit: seven places to start, from the first token to the seventh, so that the last is read."""
+    rng = np.random.default_rng(0)
+    starts = []
+    for _ in range(700):
+        window = cut_window(text_sample(10), 5, rng)
+        assert len(window.tokens) == 5
+        starts.append(int(window.tokens[1]))
+    counts = np.bincount(starts, minlength=8)[1:]
+    assert counts.sum() == 700
+    assert len(counts) == 7
+    assert counts.min() > 60
+
+
+def test_a_prompt_that_fills_the_window_is_named(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample([256, *range(9)], num_prompt=8, key=KEY)
+    with pytest.raises(ValueError) as error:
+        cut_window(sample, 8, np.random.default_rng(0))
+    assert str(error.value) == f"sample {KEY}: its prompt alone needs 8 rows, the limit is 8"

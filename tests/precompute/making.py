@@ -1,0 +1,134 @@
+"""Small raw shards, whole and with every known fault, and a small autoencoder."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from oneflow_dist.precompute.run import Precompute, Summary
+from oneflow_dist.precompute.settings import Options, Tools, load_tools
+
+PIXELS = Options(autoencoder="pixels", tokenizer="bytes", size=16)
+FLAGS = ("--autoencoder", "pixels", "--tokenizer", "bytes", "--size", "16")
+SHAPES = ((16, 16), (20, 12), (12, 20), (40, 10), (31, 33))  # height, width
+
+
+def picture(seed: int, height: int = 16, width: int = 16, mode: str = "RGB") -> Image.Image:
+    """A coloured ramp with noise: no two seeds give the same."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 160, width)[None, :, None] * rng.random(3) + rng.integers(0, 90, (height, width, 3))
+    return Image.fromarray(ramp.astype(np.uint8)).convert(mode)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as a file's content."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png(seed: int, height: int = 16, width: int = 16) -> bytes:
+    return encode(picture(seed, height, width))
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG that says that it is large, and holds next to nothing."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
+
+
+def write_tar(path: Path, files: Sequence[tuple[str, bytes]]) -> Path:
+    """A tar of (name, content)."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def read_tar(path: Path) -> dict[str, bytes]:
+    """Contents by name, in order."""
+    with tarfile.open(path) as tar:
+        return {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+
+
+def pair(number: int) -> list[tuple[str, bytes]]:
+    """A picture with its caption and its metadata."""
+    height, width = SHAPES[number % len(SHAPES)]
+    return [
+        (f"{number:03d}.png", png(number, height, width)),
+        (f"{number:03d}.txt", f"picture number {number}".encode()),
+        (f"{number:03d}.json", json.dumps({"id": number}).encode()),
+    ]
+
+
+def document(number: int, num_images: int = 2) -> list[tuple[str, bytes]]:
+    """Text and JPEGs in turn."""
+    segments = [
+        {"type": kind, kind: f"{place}.jpg" if kind == "image" else f"text {place}"}
+        for place in range(num_images)
+        for kind in ("text", "image")
+    ]
+    files = [
+        (f"doc{number}.{place}.jpg", encode(picture(100 * number + place, 24, 30), "JPEG"))
+        for place in range(num_images)
+    ]
+    return [(f"doc{number}.json", json.dumps({"segments": segments}).encode()), *files]
+
+
+def write_shards(folder: Path, num_shards: int = 3, samples: int = 5) -> list[Path]:
+    """Shards of pairs, a document and a text each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for shard in range(num_shards):
+        pairs = [file for number in range(samples) for file in pair(shard * samples + number)]
+        files = [*pairs, *document(shard), (f"text{shard}.txt", b"text alone")]
+        paths.append(write_tar(folder / f"raw-{shard:02d}.tar", files))
+    return paths
+
+
+def save_autoencoder(folder: Path, **config: Any) -> Path:
+    """A random AutoencoderKL that halves the sides."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"latent_channels": 4, "scaling_factor": 0.5, "shift_factor": 0.1} | config
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **kinds, **settings).save_pretrained(folder)
+    return folder
+
+
+def make_tools(**options: Any) -> Tools:
+    names = Options.__dataclass_fields__
+    return load_tools(Options(**({name: getattr(PIXELS, name) for name in names} | options)))
+
+
+def run(shards: Sequence[Path], folder: Path, max_bad: float = 0.1, **options: Any) -> Summary:
+    """The tool's work, in this process."""
+    return Precompute(make_tools(**options), list(shards), folder, max_bad, decode_threads=2).run()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    """What quarantine.jsonl says, by sample."""
+    lines = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    return {line["name"]: line["reason"] for line in lines}

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from oneflow_dist.config import Config
+from oneflow_dist.data.decoding import Reading, decode_record, read_fields
+from oneflow_dist.data.samples import make_sample as to_sample
+from oneflow_dist.data.shards import open_shards
+from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.model.autoencoder import Autoencoder
+from oneflow_dist.precompute import run as run_module
+from oneflow_dist.precompute.run import ahead, in_order
+from tests.precompute.making import (
+    contents,
+    document,
+    encode,
+    pair,
+    picture,
+    png,
+    png_of_size,
+    read_tar,
+    reasons,
+    run,
+    save_autoencoder,
+    write_shards,
+    write_tar,
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_shards(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_autoencoder(tmp_path_factory.mktemp("models") / "vae"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards: list[Path], vae: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an output that one process wrote without a stop."""
+    folder = tmp_path_factory.mktemp("unbroken") / "out"
+    run(shards, folder, autoencoder=vae, mirror=True)
+    return contents(folder)
+
+
+def faulty_files() -> tuple[list[tuple[str, bytes]], dict[str, str]]:
+    """Twelve good samples, then one of every fault, and what is to be said of it."""
+    bad_crc = bytearray(png(0, 32, 32))
+    bad_crc[bad_crc.index(b"IEND") - 6] ^= 1
+    jpeg = encode(picture(0, 64, 64), "JPEG")
+    image = {"type": "image", "image": "0.png"}
+    files = [file for number in range(11) for file in pair(number)] + document(0)
+    faults: list[tuple[str, dict[str, bytes], str]] = [
+        ("zero", {"png": b"", "txt": b"x"}, "png: its picture is empty (0 bytes)"),
+        ("noise", {"jpg": b"\xff\xd8 noise", "txt": b"x"}, "jpg: its picture is no readable PNG, JPEG or WebP"),
+        ("cut", {"jpg": jpeg[: len(jpeg) // 2], "txt": b"x"}, "jpg: its picture is broken (image file is truncated"),
+        ("crc", {"png": bytes(bad_crc), "txt": b"x"}, "png: its picture is broken (bad checksum"),
+        (
+            "bomb",
+            {"png": png_of_size(40_000, 40_000), "txt": b"x"},
+            "png: its picture has 40000x40000 pixels, more than 67108864",
+        ),
+        ("mute", {"png": png(0)}, "it has no caption; write one, or allow it with --allow-missing-text"),
+        ("blank", {"png": png(0), "txt": b" \n"}, "its caption is empty; remove the sample or write a caption"),
+        ("json", {"json": b'{"segments": [', "0.png": png(0)}, "its .json is broken ("),
+        (
+            "lost",
+            {"json": json.dumps({"segments": [image]}).encode()},
+            "its segments name 1 images (0) but it holds 0 (); name each once",
+        ),
+        (
+            "pickle",
+            {"png": png(0), "txt": b"x", "pt": b"x"},
+            "it holds a pickle (pt), which could run code when it is read",
+        ),
+        ("../evil", {"txt": b"x"}, "../evil.txt: its name leaves the archive"),
+        ("nan", {"png": png(77, 16, 16), "txt": b"x"}, "npy: 768 of 1536 values are not finite in float16"),
+    ]
+    for key, members, _ in faults:
+        files += [(f"{key}.{extension}", content) for extension, content in members.items()]
+    return files, {key: reason for key, _, reason in faults}
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, victim: np.ndarray) -> None:
+    """Make the autoencoder say NaN of one picture."""
+    encode_well = Autoencoder.encode
+    target = torch.from_numpy(victim.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
+
+    def encode_badly(self: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = encode_well(self, images)
+        is_victim = torch.tensor([torch.equal(one, target) for one in images])
+        return torch.where(is_victim[:, None, None, None], torch.full_like(mean, torch.nan), mean), std
+
+    monkeypatch.setattr(Autoencoder, "encode", encode_badly)
+
+
+def test_every_good_sample_comes_through_and_every_bad_one_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, expected = faulty_files()
+    poison(monkeypatch, np.asarray(picture(77, 16, 16)))
+    shard = write_tar(tmp_path / "raw.tar", files)
+    summary = run([shard], tmp_path / "out", max_bad=0.6)
+    found = reasons(tmp_path / "out")
+    assert found.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert found[name].startswith(reason), name
+    keys = {name.partition(".")[0] for name in read_tar(tmp_path / "out" / "raw.tar")}
+    assert keys == {f"{number:03d}" for number in range(11)} | {"doc0"}
+    assert (summary.samples, summary.quarantined) == (12, 12)
+    report = json.loads((tmp_path / "out" / "raw.tar.report.json").read_text())
+    assert report["samples"] == {"seen": 24, "written": 12}
+    totals = json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]
+    assert (totals["samples"], totals["quarantined"], totals["images"], totals["damaged"]) == (12, 12, 13, 0)
+
+
+def test_damage_costs_the_samples_in_it_and_is_counted_apart(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "raw.tar", [file for number in range(9) for file in pair(number)])
+    content = bytearray(shard.read_bytes())
+    offset = content.index(b"004.png")
+    content[offset : offset + 200] = b"\xee" * 200
+    cut = content.index(b"008.txt") + 512 + 3
+    shard.write_bytes(bytes(content[:cut]))
+    run([shard], tmp_path / "out", max_bad=0.5)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert lines == [
+        {
+            "shard": "raw.tar",
+            "name": "004",
+            "reason": f"its picture is missing, and the shard is damaged beside it, at byte {offset}",
+        },
+        {"shard": "raw.tar", "name": "008", "reason": f"008.txt: the tar is cut off inside it, at byte {cut}"},
+        {"shard": "raw.tar", "name": "", "reason": f"damaged at byte {offset}"},
+    ]
+    totals = json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]
+    assert (totals["samples"], totals["quarantined"], totals["damaged"]) == (7, 2, 1)
+
+
+def test_the_same_command_gives_the_same_bytes_in_any_folder(
+    shards: list[Path], vae: str, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
+    run(shards, tmp_path / "again", autoencoder=vae, mirror=True)
+    assert contents(tmp_path / "again") == unbroken
+
+
+def test_a_second_start_does_nothing(shards: list[Path], tmp_path: Path) -> None:
+    run(shards, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    summary = run(shards, tmp_path / "out")
+    assert (summary.images, summary.shards) == (0, 0)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_what_a_killed_run_leaves_is_completed_to_the_same_bytes(
+    left: int, shards: list[Path], vae: str, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    complete = [name for name in unbroken if any(name.startswith(shard.name) for shard in shards[:left])]
+    for name in [*complete, "settings.json"]:
+        (folder / name).write_bytes(unbroken[name])
+    torn = shards[left].name
+    for name in (torn, f"{torn}.index", f"{torn}.report.json", "manifest.json"):
+        (folder / f"{name}.partial").write_bytes(b"half" * 5000)
+    (folder / f"{torn}.index").write_bytes(b"of a tar that was never committed")
+    assert run(shards, folder, autoencoder=vae, mirror=True).shards == 3 - left
+    assert contents(folder) == unbroken
+
+
+def test_several_at_once_share_the_shards_and_write_the_same_bytes(
+    shards: list[Path], vae: str, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        started = [pool.submit(run, shards, tmp_path / "out", autoencoder=vae, mirror=True) for _ in range(3)]
+        assert sum(one.result().shards for one in started) == len(shards)
+    assert contents(tmp_path / "out") == unbroken
+
+
+def test_a_shard_that_another_holds_is_taken_over_when_he_lets_go(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "POLL_SECONDS", 0.01)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / f"{shards[0].name}.partial").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        timer = threading.Timer(0.5, held.close)
+        timer.start()
+        summary = run(shards, tmp_path / "out")
+        timer.join()
+    assert summary.shards == len(shards)
+
+
+def test_another_raw_shard_of_the_same_name_is_refused(shards: list[Path], tmp_path: Path) -> None:
+    run(shards, tmp_path / "out")
+    other = write_tar(tmp_path / shards[0].name, [*pair(0)])
+    was = shards[0].stat().st_size
+    with pytest.raises(ValueError) as error:
+        run([other], tmp_path / "out")
+    assert str(error.value) == (
+        f"{other}: {other.stat().st_size} bytes, but {tmp_path}/out/{other.name} was made of a shard of this name with "
+        f"{was} bytes; use another output folder for other data"
+    )
+
+
+def test_more_shards_can_be_added_to_an_output(shards: list[Path], tmp_path: Path) -> None:
+    run(shards, tmp_path / "whole")
+    run(shards[:1], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]["shards"] == 1
+    run(shards, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_error_of_the_writer_ends_the_run(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("oneflow_dist.precompute.shard_work.write_whole", fail)
+    with pytest.raises(OSError, match="no space left"):
+        run(shards, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["settings.json"]
+
+
+def test_training_reads_what_was_written(
+    shards: list[Path], vae: str, unbroken: dict[str, bytes], tmp_path: Path, config: Config
+) -> None:
+    run(shards, tmp_path / "out", autoencoder=vae, mirror=True)
+    image = dataclasses.replace(config.image, channels=4, patch_size=2)
+    tokenizer = load_tokenizer("bytes")
+    latents = open_shards("out", f"{tmp_path}/out/raw-*.tar")
+    raw = open_shards("raw", f"{shards[0].parent}/raw-*.tar", index_folder=str(tmp_path))
+    assert len(latents) == len(raw) == 21
+    for place in range(len(raw)):
+        record = latents.read(place)
+        made = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, image)
+        one = to_sample(made, "both", [], tokenizer, image, np.random.default_rng(0))
+        grey = dataclasses.replace(config.image, channels=3, patch_size=1)
+        source = raw.read(place)
+        plain = decode_record(source, read_fields(source), "txt", Reading(), tokenizer, grey)
+        other = to_sample(plain, "both", [], tokenizer, grey, np.random.default_rng(0))
+        assert np.array_equal(one.tokens, other.tokens)
+        assert np.isfinite(one.patches).all()
+        assert len(one.grid) == len(other.grid)
+    assert contents(tmp_path / "out") == unbroken  # the indexes were not made again
+
+
+def test_results_come_in_order_and_not_too_far_ahead() -> None:
+    started: list[int] = []
+
+    def task(number: int) -> Callable[[], int]:
+        return lambda: started.append(number) or number  # type: ignore[func-returns-value]
+
+    with ThreadPoolExecutor(4) as pool:
+        results = in_order(pool, map(task, range(50)), depth=5)
+        assert next(results) == 0
+        assert len(started) <= 5
+        assert list(results) == list(range(1, 50))
+        assert list(ahead(pool, iter("abc"))) == list("abc")

@@ -1,0 +1,61 @@
+"""The digest and the picture of a packed batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import NoisySample, PackedBatch, Sample
+from oneflow_dist.data.packing import pack
+from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.flow.noising import noise_at
+from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.inspection import FAINT, INK, MISSING, _boxes, digest, draw_pack
+
+
+@pytest.fixture
+def batch(make_noisy: Callable[..., NoisySample]) -> PackedBatch:
+    rng = np.random.default_rng(0)
+    return pack([make_noisy(rng), make_noisy(rng, num_images=2)], capacity=None)
+
+
+def test_every_array_of_a_pack_counts(batch: PackedBatch) -> None:
+    whole = digest([batch])
+    assert digest([batch]) == whole
+    assert digest([batch, batch]) != whole
+    for field in dataclasses.fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, torch.Tensor):
+            other = value.clone()
+            other.view(-1)[0] += 1
+            assert digest([dataclasses.replace(batch, **{field.name: other})]) != whole, field.name
+
+
+def test_samples_are_drawn_word_by_word_in_the_colour_of_their_state(
+    make_sample: Callable[..., Sample], tokenizer: Tokenizer, config: Config
+) -> None:
+    words = [tokenizer.encode(f" {word}")[0] for word in ("one", "two", "three", "four")]
+    assert [tokenizer.decode([word]) for word in words] == [" one", " two", " three", " four"]
+    one, two, three, four = words
+    sample = make_sample([tokenizer.bos, one, two, None, three, four], num_prompt=2, is_interleaved=False)
+    image_token = dataclasses.replace(sample, tokens=np.where(sample.tokens == 258, tokenizer.image, sample.tokens))
+    schedule = KeepSchedule(kind="linear", exponent=1.0)
+    for text_time, expected in ((1.0, INK), (0.0, MISSING)):
+        noisy = noise_at(image_token, text_time, np.array([0.5]), schedule, np.random.default_rng(0))
+        boxes = _boxes(pack([noisy], capacity=None), 0, tokenizer, config)
+        drawn = [box for box in boxes if isinstance(box, tuple)]
+        assert ("one", FAINT) in drawn
+        assert [color for word, color in drawn if word in ("two", "three", "four")] == [expected] * 3
+        assert ("t=0.50", FAINT) in drawn
+        assert len(boxes) - len(drawn) == 2  # the image as it is, and complete
+
+
+def test_a_page_names_the_samples_that_it_leaves_out(batch: PackedBatch, tokenizer: Tokenizer, config: Config) -> None:
+    whole, part = (draw_pack(batch, tokenizer, config, num_samples=n) for n in (2, 1))
+    assert whole.width == part.width
+    assert whole.height > part.height

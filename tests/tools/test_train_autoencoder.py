@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import train_autoencoder
+from oneflow_dist.model.autoencoder import load_autoencoder
+from tests.launching import TIMEOUT, Launcher, only_error
+from train_autoencoder import lr_factor, make_model, open_images, psnr_db
+
+TINY = ["--size", "16", "--widths", "8,8,8,8", "--channels", "4", "--batch", "2"]
+
+
+def write_shard(path: Path, samples: list[dict[str, bytes]]) -> str:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, files in enumerate(samples):
+            for extension, data in files.items():
+                member = tarfile.TarInfo(f"{number:04d}.{extension}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def png(width: int, height: int, rng: np.random.Generator) -> bytes:
+    """A gradient between two random colours."""
+    ramp = np.linspace(0, 1, width)[None, :, None] * np.ones((height, 1, 1))
+    first, last = rng.integers(256, size=(2, 3))
+    buffer = io.BytesIO()
+    Image.fromarray((first + ramp * (last - first)).astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A brace pattern: a shard of captioned images, and one of documents with two images each."""
+    folder, rng = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
+    pairs = [{"png": png(16, 16, rng), "txt": b"a gradient"} for _ in range(10)]
+    documents = [{"json": b"{}", "0.png": png(40, 20, rng), "1.png": png(10, 30, rng)} for _ in range(5)]
+    write_shard(folder / "000.tar", pairs)
+    write_shard(folder / "001.tar", documents)
+    return f"{folder}/{{000..001}}.tar"
+
+
+@pytest.fixture(scope="module")
+def train(shards: str) -> Callable[..., None]:
+    """Runs the tool in this process."""
+
+    def run(folder: Path, *arguments: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["train_autoencoder.py", str(folder), shards, *TINY, *arguments])
+            train_autoencoder.main()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(train: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "new" / "autoencoder"
+    train(folder, "--steps", "120", "--val-size", "16", "24")
+    return folder
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return metrics
+
+
+def test_the_folder_is_whole_and_nothing_is_left_beside_it(trained: Path) -> None:
+    files = {"config.json", "diffusion_pytorch_model.safetensors", "metrics.json", "reconstructions.png"}
+    assert {path.name for path in trained.iterdir()} == files
+    assert [path.name for path in trained.parent.iterdir()] == ["autoencoder"]
+    with Image.open(trained / "reconstructions.png") as picture:
+        assert picture.width > 2 * 128
+    metrics = read_metrics(trained)
+    assert (metrics["images"], metrics["val_images"]) == (18, 2)
+    assert set(metrics["psnr_db"]) == {"16", "24"}
+    assert metrics["settings"]["steps"] == 120
+
+
+def test_training_improves_the_reconstruction(trained: Path, train: Callable[..., None], tmp_path: Path) -> None:
+    train(tmp_path / "short", "--steps", "1")
+    before, after = (read_metrics(folder) for folder in (tmp_path / "short", trained))
+    assert after["loss"] < 0.6 * before["loss"]
+    assert after["psnr_db"]["16"] > before["psnr_db"]["16"] + 2.0
+
+
+def test_scaled_latents_have_mean_zero_and_variance_one(trained: Path, shards: str) -> None:
+    autoencoder = load_autoencoder(str(trained), "cpu", torch.float32)
+    images, _ = open_images([shards], [], seed=0)
+    mean, std = autoencoder.encode(images.read_batch(range(len(images)), 16))
+    latents = (mean - autoencoder.shift_factor) * autoencoder.scaling_factor
+    assert abs(latents.mean().item()) < 0.15  # the statistics are of random crops
+    assert (latents.square() + (std * autoencoder.scaling_factor).square()).mean().item() == pytest.approx(
+        1.0, abs=0.15
+    )
+    assert (autoencoder.channels, autoencoder.downsample) == (4, 8)
+
+
+def test_the_same_seed_gives_the_same_weights(train: Callable[..., None], tmp_path: Path) -> None:
+    for name, seed in (("first", "0"), ("second", "0"), ("other", "1")):
+        train(tmp_path / name, "--steps", "2", "--seed", seed)
+    first, second, other = (
+        (tmp_path / name / "diffusion_pytorch_model.safetensors").read_bytes() for name in ("first", "second", "other")
+    )
+    assert first == second
+    assert first != other
+
+
+def test_every_image_is_trained_on_or_measured_on_but_not_both(shards: str) -> None:
+    images, val_images = open_images([shards], [], seed=3)
+    train_places, val_places = ({(n, name) for _, n, name in part.places} for part in (images, val_images))
+    assert (len(train_places), len(val_places)) == (18, 2)
+    assert not train_places & val_places
+    images, val_images = open_images([shards], [shards], seed=3)
+    assert len(images) == len(val_images) == 20
+
+
+def test_crops_are_of_the_resized_short_side(tmp_path: Path) -> None:
+    left, right = np.zeros((2, 20, 20, 3), dtype=np.uint8)
+    right += 255
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([left, right], axis=1)).save(buffer, format="PNG")
+    images, _ = open_images([write_shard(tmp_path / "a.tar", [{"png": buffer.getvalue()}] * 2)], [], seed=0)
+    centre = images.read(0, 8)
+    assert centre.shape == (3, 8, 8)
+    assert centre[:, :, 0].max() < -0.9
+    assert centre[:, :, -1].min() > 0.9
+    rng = np.random.default_rng(0)
+    assert len({images.read(0, 8, rng).mean().round(3) for _ in range(50)}) > 5
+
+
+def test_a_level_off_by_one_is_48_db() -> None:
+    black = torch.full((2, 3, 4, 4), -1.0)
+    black_and_one_level = black + torch.tensor([0.0, 2.0 / 255.0]).view(2, 1, 1, 1)
+    exact, one_level = psnr_db(black_and_one_level, black).tolist()
+    assert one_level == pytest.approx(20.0 * np.log10(255.0), abs=1e-3)
+    assert exact == pytest.approx(one_level + 20.0, abs=1e-3)
+
+
+def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
+    factors = [lr_factor(step, 100) for step in range(100)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert 0.0 < factors[-1] < 0.01
+
+
+def test_the_architecture_is_that_of_sd3() -> None:
+    model = make_model(channels=16, widths=[16, 16, 32, 64], layers=1, size=64, seed=0)
+    assert model.quant_conv is model.post_quant_conv is None
+    assert len(model.encoder.mid_block.attentions) == 1
+    assert model.config.norm_num_groups == 4
+    assert model.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean.shape == (1, 16, 8, 8)
+
+
+def test_a_folder_that_exists_is_refused(launcher: Launcher, shards: str, tmp_path: Path) -> None:
+    end = launcher.run("tools/train_autoencoder.py", tmp_path, shards)
+    assert (end.code, only_error(end)) == (2, f"error: {tmp_path} exists; name a new folder or remove it")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps: 0 must be positive"),
+        (["--kl-weight", "-1"], "--kl-weight: -1.0 must not be negative"),
+        (["--size", "20"], "size 20: must be a multiple of 8, what 4 levels divide by"),
+        (["--val-size", "12"], "size 12: must be a multiple of 8, what 4 levels divide by"),
+        (["--val", "nowhere.tar"], "source images: no such shard nowhere.tar"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_work(
+    arguments: list[str], message: str, train: Callable[..., None], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError) as error:
+        train(tmp_path / "new" / "out", *arguments)
+    assert str(error.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_without_images_are_refused(tmp_path: Path) -> None:
+    texts = write_shard(tmp_path / "a.tar", [{"txt": b"no picture"}])
+    with pytest.raises(ValueError) as error:
+        open_images([texts], [], seed=0)
+    assert str(error.value) == f"{texts}: no images; samples need a member that ends on one of png, jpg, jpeg, webp"
+    one = write_shard(tmp_path / "b.tar", [{"png": png(8, 8, np.random.default_rng(0))}])
+    with pytest.raises(ValueError) as error:
+        open_images([one], [], seed=0)
+    assert str(error.value) == f"{one}: 1 image, and none to measure on; add images, or --val with shards"
+
+
+def test_a_broken_image_fails_the_run_and_leaves_no_folder(train: Callable[..., None], tmp_path: Path) -> None:
+    broken = write_shard(tmp_path / "a.tar", [{"png": b"not a picture"}])
+    with pytest.raises(ValueError, match=r"^images/a/0\d+\.png: broken image \(cannot identify .*\); write it again"):
+        train(tmp_path / "out", "--steps", "1", "--val", broken)  # found after the training
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "a.tar.index"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(train: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"^step \d+: loss is (nan|inf); lower --lr \(1e\+18\)$"):
+        train(tmp_path / "out", "--steps", "20", "--lr", "1e18")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_leaves_no_folder(launcher: Launcher, shards: str, tmp_path: Path) -> None:
+    job = launcher.start("tools/train_autoencoder.py", tmp_path / "out", shards, *TINY, "--steps", "100000")
+    _, stderr = job.streams[0]
+    deadline = time.monotonic() + TIMEOUT
+    while not (stderr.exists() and "step/s" in stderr.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.kill()
+    assert job.wait()[0].code == -9
+    assert not (tmp_path / "out").exists()

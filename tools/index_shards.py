@@ -1,0 +1,69 @@
+"""Write the index of each shard ahead of a run, for remote shards into a folder; or check shards against theirs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import braceexpand
+from tqdm import tqdm
+
+from oneflow_dist.data.index import ShardIndex, file_sha256, index_tar, open_index
+from oneflow_dist.data.shards import expand_pattern, fetch_whole, index_name, is_remote
+from oneflow_dist.files import write_whole
+from oneflow_dist.runtime import run_program
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shards", help="brace or wildcard pattern of tars, or URLs with braces")
+    parser.add_argument("--output", help="folder for the indexes, to be named by `index` in the mixture; else beside")
+    parser.add_argument("--check", action="store_true", help="read each local shard whole and compare its checksum")
+    args = parser.parse_args()
+    paths = [path for part in braceexpand.braceexpand(args.shards) for path in expand_pattern("shards", part)]
+    if args.output:
+        Path(args.output).mkdir(parents=True, exist_ok=True)
+    samples, num_bytes = 0, 0
+    with tqdm(paths, unit="shard") as bar:
+        for path in bar:
+            index = index_remote(path, args.output) if is_remote(path) else index_local(path, args.output)
+            if args.check and not is_remote(path):
+                check(Path(path), index)
+            samples, num_bytes = samples + len(index), num_bytes + index.tar_bytes
+            bar.set_postfix(samples=samples)
+    print(f"{len(paths)} shards, {samples} samples, {num_bytes / 2**30:.2f} GiB{', all intact' if args.check else ''}")
+
+
+def index_local(path: str, folder: str | None) -> ShardIndex:
+    """The index of a shard on a file system; written where it is missing or stale."""
+    return open_index(Path(path), Path(index_name(path, folder)), path)
+
+
+def index_remote(url: str, folder: str | None) -> ShardIndex:
+    """The index of a remote shard, which is fetched once; written to `folder`."""
+    if folder is None:
+        raise ValueError(f"{url}: an index cannot be written beside a remote shard; give --output FOLDER")
+    target = Path(index_name(url, folder))
+    with fetch_whole(url) as file:
+        if not target.exists():
+            write_whole(target, index_tar(Path(file.name), url))
+        return open_index(Path(file.name), target, url)
+
+
+def check(path: Path, index: ShardIndex) -> None:
+    """Compare every byte of a shard with what was indexed.
+
+    Raises:
+        ValueError: they differ.
+    """
+    with path.open("rb") as file:
+        found = file_sha256(file)
+    if found != index.tar_sha256:
+        raise ValueError(
+            f"{path}: its sha256 is {found}, but {index.tar_sha256} was indexed; copy it again or delete its index"
+        )
+
+
+if __name__ == "__main__":
+    run_program(main)

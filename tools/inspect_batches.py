@@ -1,0 +1,92 @@
+"""The batches of a run, a line a step: what they hold, and a digest that every layout of ranks and workers equals."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from oneflow_dist.checkpoint import read_progress
+from oneflow_dist.config import load_config
+from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.data.loader import LaneStates, PackLoader
+from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.inspection import digest, draw_pack
+from oneflow_dist.metrics import padding
+from oneflow_dist.runtime import run_program
+
+KEYS_SHOWN = 3
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Each line: step, sha256 of all arrays of the step's packs, padding, samples, the keys of the first.",
+    )
+    parser.add_argument("config", help="TOML file, as configs/quickstart.toml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--steps", default="0:10", metavar="A:B", help="steps A to B - 1; the first of a run is 0")
+    parser.add_argument("--world-size", type=int, default=1, metavar="R", help="simulate R data-parallel ranks")
+    parser.add_argument("--workers", type=int, metavar="K", help="processes per rank instead of data.workers")
+    parser.add_argument("--checkpoint", type=Path, help="start from its state instead of from step 0")
+    parser.add_argument("--keys", action="store_true", help="print the keys of all samples")
+    parser.add_argument("--show", type=Path, metavar="PNG", help="draw the first pack of step A")
+    args = parser.parse_intermixed_args()
+    first, last = parse_steps(args.steps)
+    if args.world_size < 1:
+        raise ValueError(f"--world-size: {args.world_size} must be positive")
+    overrides = [*args.overrides, *([f"data.workers={args.workers}"] if args.workers is not None else [])]
+    config = load_config(args.config, overrides)
+    start, states = read_start(args.checkpoint, first)
+    loaders = [PackLoader(config, rank, args.world_size, states) for rank in range(args.world_size)]
+    for step in range(start, last):
+        packs = global_batch(loaders)
+        if step < first:
+            continue
+        print(describe(step, packs, args.keys), flush=True)
+        if args.show and step == first:
+            draw_pack(packs[0], load_tokenizer(config.data.tokenizer), config).save(args.show)
+            print(f"drew the first pack of step {step}: {args.show}")
+
+
+def parse_steps(text: str) -> tuple[int, int]:
+    """A and B of "A:B".
+
+    Raises:
+        ValueError: not of this form, or no step in it.
+    """
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise ValueError(f"--steps: {text!r} is not A:B with A below B, as 0:10")
+    return int(first), int(last)
+
+
+def read_start(checkpoint: Path | None, first: int) -> tuple[int, LaneStates | None]:
+    """The step to begin at, and the state of the lanes there."""
+    if checkpoint is None:
+        return 0, None
+    progress = read_progress(checkpoint)
+    if progress.step > first:
+        raise ValueError(f"{checkpoint}: was saved after {progress.step} steps, too late for --steps {first}:")
+    return progress.step, progress.lanes
+
+
+def global_batch(loaders: list[PackLoader]) -> list[PackedBatch]:
+    """The packs of one step over all ranks, in the order of lanes: rank r of R has lanes r, r + R, ..."""
+    of_ranks = [loader.next_step(torch.device("cpu")) for loader in loaders]
+    return [pack for of_lanes in zip(*of_ranks, strict=True) for pack in of_lanes]
+
+
+def describe(step: int, packs: list[PackedBatch], all_keys: bool) -> str:
+    """The line of one step."""
+    counts = sum((pack.counts for pack in packs), Counts.zeros())
+    keys = [key for pack in packs for key in pack.keys]
+    shown = keys if all_keys else keys[:KEYS_SHOWN]
+    more = f" ... {len(keys) - len(shown)} more" if len(shown) < len(keys) else ""
+    return f"{step} {digest(packs)} padding {padding(counts):.2%} samples {len(keys)} {' '.join(shown)}{more}"
+
+
+if __name__ == "__main__":
+    run_program(main)
