@@ -22,6 +22,7 @@ from tests.launching import (
     TORCHRUN,
     Launcher,
     Run,
+    only_error,
     read_checkpoint,
     read_metrics,
     without_timings,
@@ -103,6 +104,24 @@ def test_a_run_killed_twice_and_continued_on_other_numbers_of_ranks_sees_the_sam
     assert_same_losses(folder, unbroken.folder)
     mine, theirs = (run / "checkpoints/step-00000020/progress.json" for run in (folder, unbroken.folder))
     assert json.loads(mine.read_text()) == json.loads(theirs.read_text())  # the same draws, the same samples waiting
+
+
+def test_a_second_run_in_the_folder_of_a_living_one_is_refused(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    command = train_command(tmp_path / "run", "sampling.every_steps=0", "train.steps=100000", "data.workers=1")
+    first = launcher.start(*command)
+    wait_for_step(tmp_path / "run", 1)
+    assert only_error(launcher.run(*command)) == (
+        f"error: {tmp_path}/run: another process is running here; wait for it, end it, or name another"
+    )
+    first.kill()
+    first.wait()
+    steps = (tmp_path / "run/metrics.jsonl").read_text().count("\n")
+    again = launcher.start(*command)  # at once, though data workers of the killed run may live a little longer
+    wait_for_step(tmp_path / "run", steps + 1)
+    again.kill()
+    again.wait()
 
 
 def test_incomplete_checkpoints_are_named_and_ignored(
