@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -37,7 +38,8 @@ class Claim:
     def abandon(self) -> None:
         """Leave nothing behind, and the file to others."""
         self.partial.unlink(missing_ok=True)
-        self.file.close()
+        with suppress(OSError):  # on a full disk the rest of its buffer cannot be written, and nobody wants it
+            self.file.close()
 
 
 def claim(path: Path, wait: bool = False, is_done: Callable[[Path], bool] = Path.exists) -> Claim | None:

@@ -30,7 +30,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    tools = load_tools(Options(autoencoder=args.autoencoder, tokenizer="bytes", size=args.size))
+    tools = load_tools(
+        Options(
+            autoencoder=args.autoencoder,
+            tokenizer="bytes",
+            size=args.size,
+            allow_missing_text=True,
+            allow_missing_picture=True,
+        )
+    )
     shards = list_shards(args.shards)
     batches = read_batches(tools, shards)
     num_images = sum(map(len, batches))

@@ -58,6 +58,7 @@ def _parse() -> argparse.Namespace:
     add("--decode-threads", type=int, default=_spare_cores(), help="that prepare pictures (%(default)s)")
     add("--device", default=_device(), help="(%(default)s)")
     add("--allow-missing-text", action="store_true", help="pictures without a caption are good samples")
+    add("--allow-missing-picture", action="store_true", help="captions without a picture are good samples")
     add("--max-bad", type=float, default=0.1, help="part of a shard's samples that may be bad (%(default)s)")
     add("--dry-run", action="store_true", help="count, measure the networks, tell size and hours, and write nothing")
     add("--check", action="store_true", help="read a complete output again; with --autoencoder, decode a few latents")

@@ -54,6 +54,7 @@ class Preparation:
     tokenizer: Tokenizer
     view: View | None
     allow_missing_text: bool
+    allow_missing_picture: bool
 
 
 def prepare_sample(key: str, files: dict[str, bytes], how: Preparation) -> PreparedSample:
@@ -101,8 +102,12 @@ def _check_segments(segments: list[Segment], fields: Mapping[str, Any], how: Pre
     if not segments:
         raise ValueError("it holds neither text nor a picture")
     has_text = any(segment.text is not None for segment in segments)
-    if not has_text and "segments" not in fields and not how.allow_missing_text:
+    has_picture = any(segment.image is not None for segment in segments)
+    is_pair = "segments" not in fields and not any(segment.is_answer for segment in segments)
+    if is_pair and not has_text and not how.allow_missing_text:
         raise ValueError("it has no caption; write one, or allow it with --allow-missing-text")
+    if is_pair and not has_picture and not how.allow_missing_picture:
+        raise ValueError("it has no picture; add it, or allow it with --allow-missing-picture")
 
 
 def _prepare_picture(extension: str, content: bytes, how: Preparation) -> tuple[Picture, int, int]:

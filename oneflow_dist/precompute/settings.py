@@ -41,6 +41,7 @@ class Options:
     batch_size: int = 32
     threads: int = 1  # of torch
     allow_missing_text: bool = False
+    allow_missing_picture: bool = False
     device: str = "cpu"
 
 
@@ -61,6 +62,7 @@ class Tools:
             tokenizer=self.tokenizer,
             view=self.tower.view if self.tower else None,
             allow_missing_text=self.options.allow_missing_text,
+            allow_missing_picture=self.options.allow_missing_picture,
         )
 
     def encoder(self) -> Encoder:
@@ -92,7 +94,7 @@ class Tools:
 
     def settings(self) -> dict[str, Any]:
         """The header, and what else decides on the bytes."""
-        names = ("compute_dtype", "batch_size", "threads", "allow_missing_text")
+        names = ("compute_dtype", "batch_size", "threads", "allow_missing_text", "allow_missing_picture")
         device = torch.device(self.options.device).type
         return {**self.header(), **{name: getattr(self.options, name) for name in names}, "device": device}
 

@@ -17,8 +17,8 @@ from PIL import Image
 from oneflow_dist.precompute.run import Precompute, Summary
 from oneflow_dist.precompute.settings import Options, Tools, load_tools
 
-PIXELS = Options(autoencoder="pixels", tokenizer="bytes", size=16)
-FLAGS = ("--autoencoder", "pixels", "--tokenizer", "bytes", "--size", "16")
+PIXELS = Options(autoencoder="pixels", tokenizer="bytes", size=16, allow_missing_picture=True)
+FLAGS = ("--autoencoder", "pixels", "--tokenizer", "bytes", "--size", "16", "--allow-missing-picture")
 SHAPES = ((16, 16), (20, 12), (12, 20), (40, 10), (31, 33))  # height, width
 
 
