@@ -57,10 +57,8 @@ def hold_folder(folder: str) -> Iterator[None]:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     with (Path(folder) / "lock").open("wb") as file:
-        try:
-            fcntl.lockf(
-                file, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # not inherited by data workers, who may outlive a killed run
+        try:  # this lock is not inherited by data workers, who may outlive a killed run
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ValueError(
                 f"{folder}: another process is running here; wait for it, end it, or name another"

@@ -68,7 +68,7 @@ def test_text_alone_and_a_question_are_samples() -> None:
 
 
 def test_a_caption_without_its_picture_is_no_sample_unless_that_is_allowed() -> None:
-    with pytest.raises(ValueError, match="^it has no picture; add it, or allow it with --allow-missing-picture$"):
+    with pytest.raises(ValueError, match=r"^it has no picture; add it, or allow it with --allow-missing-picture$"):
         prepare({"txt": b"x"}, allow_missing_picture=False)
     sample = prepare({"json": to_json({"question": "q?", "answer": "a"})}, allow_missing_picture=False)
     assert tokens(sample).tolist() == [2, 2, 1, *b"q?a"]
