@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -23,10 +24,9 @@ class MetricsLog:
             return
         folder = Path(config.run.folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self._lines = _open_alone(folder / "metrics.jsonl")
+        _cut_after(self._lines, first_step)
         (folder / "config.toml").write_text(write_config(config))
-        path = folder / "metrics.jsonl"
-        _cut_after(path, first_step)
-        self._lines = path.open("a")
         self._tensorboard = _open_tensorboard(folder, first_step) if config.metrics.tensorboard else None
         self._wandb = _open_wandb(config, folder) if config.metrics.wandb != "off" else None
         self._bar = tqdm(
@@ -110,18 +110,28 @@ def padding(counts: Counts) -> float:
     return 1.0 - counts.rows / counts.padded_rows
 
 
-def _cut_after(path: Path, step: int) -> None:
+def _open_alone(path: Path) -> TextIO:
+    """Open for appending what no other run writes to; so a run has its folder to itself for as long as it lives."""
+    file = path.open("a+")
+    try:  # this lock is not inherited by data workers, who may outlive a killed run
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ValueError(
+            f"{path.parent}: another process is running here; wait for it, end it, or name another"
+        ) from error
+    return file
+
+
+def _cut_after(file: TextIO, step: int) -> None:
     """Keep the lines up to `step`; a half-written last line goes too."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    file.seek(0)
+    num_kept = 0
+    for line in file.read().splitlines(keepends=True):
         if not line.endswith("\n") or json.loads(line)["step"] > step:
             break
-        kept.append(line)
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(kept))
-    beside.replace(path)
+        num_kept += len(line)  # JSON of ours is ASCII: a character is a byte
+    file.truncate(num_kept)
 
 
 def _open_tensorboard(folder: Path, first_step: int) -> Any:

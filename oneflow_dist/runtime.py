@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -43,27 +40,6 @@ def share_cores(others: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, cores - others))
-
-
-@contextmanager
-def hold_folder(folder: str) -> Iterator[None]:
-    """Keep a run's folder to this run, for as long as its first rank lives.
-
-    Raises:
-        ValueError: another run has it.
-    """
-    if not is_main():
-        yield
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with (Path(folder) / "lock").open("wb") as file:
-        try:  # this lock is not inherited by data workers, who may outlive a killed run
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"{folder}: another process is running here; wait for it, end it, or name another"
-            ) from error
-        yield
 
 
 def end_process() -> None:

@@ -25,7 +25,7 @@ from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, mak
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
-from oneflow_dist.runtime import end_process, hold_folder, is_main, log, run_program, start_process
+from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
 
 
 def train_step(
@@ -148,8 +148,7 @@ def main() -> None:
         dry_run(config)
         return
     device = start_process(config.data.workers)
-    with hold_folder(config.run.folder):
-        train(config, device)
+    train(config, device)
     end_process()
 
 
