@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import math
 import tempfile
@@ -14,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from oneflow_dist.data.codec import MAX_PIXELS, decode_pixels, pixels_to_latent
+from oneflow_dist.data.codec import decode_pixels, open_picture, pixels_to_latent
 from oneflow_dist.data.shards import ShardSet, open_shards
-from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder
+from oneflow_dist.data.tar import IMAGE_EXTENSIONS
+from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder, psnr_db
 from oneflow_dist.pictures import enlarge, grid, stack, text_line, with_margin
 from oneflow_dist.runtime import run_program, share_cores
 
-IMAGES = ("png", "jpg", "jpeg", "webp")
 STATISTICS_IMAGES = 1024  # enough for a mean and a standard deviation
 SHOWN_IMAGES = 16
 
@@ -121,7 +120,7 @@ class ImageSet:
         """Image [3, size, size] in [-1, 1], its short side resized to `size`; a random crop, or the centre."""
         shards, number, extension = self.places[index]
         record = shards.read(number)
-        picture = _decode(record.files[extension], f"{record.key}.{extension}")
+        picture = open_picture(record.files[extension], f"{record.key}.{extension}").convert("RGB")
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
         if picture.size != (width, height):
@@ -134,16 +133,6 @@ class ImageSet:
     def read_batch(self, indices: Any, size: int, rng: np.random.Generator | None = None) -> Tensor:
         """Images [n, 3, size, size]."""
         return torch.from_numpy(np.stack([self.read(int(index), size, rng) for index in indices]))
-
-
-def _decode(data: bytes, name: str) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{name}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; shrink it")
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{name}: broken image ({error}); write it again or remove the sample") from error
 
 
 def open_images(patterns: list[str], val_patterns: list[str], seed: int) -> tuple[ImageSet, ImageSet]:
@@ -164,11 +153,11 @@ def _list_images(patterns: list[str]) -> list[tuple[ShardSet, int, str]]:
     for pattern in patterns:
         shards = open_shards("images", pattern)
         for index in range(len(shards)):
-            found = sorted(name for name in shards.read(index).files if name.rpartition(".")[2] in IMAGES)
+            found = sorted(name for name in shards.read(index).files if name.rpartition(".")[2] in IMAGE_EXTENSIONS)
             places += [(shards, index, name) for name in found]
     if not places:
         raise ValueError(
-            f"{' '.join(patterns)}: no images; samples need a member that ends on one of {', '.join(IMAGES)}"
+            f"{' '.join(patterns)}: no images; samples need a member that ends on one of {', '.join(IMAGE_EXTENSIONS)}"
         )
     return places
 
@@ -273,12 +262,6 @@ def measure_psnr(autoencoder: Autoencoder, images: ImageSet, size: int, batch: i
         original = images.read_batch(range(first, min(first + batch, len(images))), size)
         values += psnr_db(autoencoder.decode(autoencoder.encode(original)[0]), original).tolist()
     return float(np.mean(values))
-
-
-def psnr_db(restored: Tensor, original: Tensor) -> Tensor:
-    """Of each image [n, 3, H, W] in [-1, 1]; the error counts as at least a tenth of a level of 255."""
-    error = (restored - original).square().mean(dim=(1, 2, 3))
-    return 10.0 * torch.log10(4.0 / error.clamp(min=(0.2 / 255.0) ** 2))
 
 
 def draw_reconstructions(autoencoder: Autoencoder, images: ImageSet, size: int) -> Image.Image:

@@ -26,19 +26,29 @@ def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndar
     """
     if image.channels not in MODES:
         raise ValueError(f"image.channels: {image.channels} is not 1 (grey) or 3 (colour), the channels of pixels")
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{name}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; shrink it")
-            pixels = np.asarray(picture.convert(MODES[image.channels]), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{name}: broken image ({error}); write it again or remove the sample") from error
+    pixels = np.asarray(open_picture(data, name).convert(MODES[image.channels]), dtype=np.uint8)
     if pixels.shape[0] % image.patch_size or pixels.shape[1] % image.patch_size:
         raise ValueError(
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, but image.patch_size ({image.patch_size}) must "
             "divide width and height; crop or resize the images"
         )
     return pixels_to_latent(pixels)
+
+
+def open_picture(data: bytes, name: str) -> Image.Image:
+    """A decoded picture.
+
+    Raises:
+        ValueError: not a readable picture, or one of more than `MAX_PIXELS` pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{name}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; shrink it")
+            picture.load()
+            return picture
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{name}: broken image ({error}); write it again or remove the sample") from error
 
 
 def pixels_to_latent(pixels: np.ndarray) -> Float32[np.ndarray, "C H W"]:

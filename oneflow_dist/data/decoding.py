@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from oneflow_dist.config import ImageConfig
 from oneflow_dist.containers import Document, ImagePart, ShardRecord, TextPart
 from oneflow_dist.data.codec import encode_pixels
-from oneflow_dist.data.latents import CHECK, decode_array, decode_latent
+from oneflow_dist.data.latents import decode_latent, decode_texts
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
 
+BESIDE = ("tokens", "mirrored", "features")  # how the names of arrays end that are no image
 CAPTION = "txt"  # the caption that is a file of its own; any other is a field of the .json
 
 
@@ -120,18 +118,13 @@ def read_segments(
 
 def list_images(record: ShardRecord) -> list[str]:
     """The names of its images, pictures or latents, in the order of the files: "0" of 0.jpg or 0.npy, "" of png."""
-    names = [extension.rpartition(".") for extension in record.files]
-    return [stem for stem, _, kind in names if kind in IMAGE_EXTENSIONS or (kind == "npy" and not _is_beside(stem))]
+    return [extension.rpartition(".")[0] for extension in record.files if is_image(extension)]
 
 
-def stored_lengths(texts: list[list[int]]) -> np.ndarray:
-    """Token ids of several texts as they are stored: how many texts, the length of each, then all ids."""
-    return np.array([len(texts), *map(len, texts), *(token for text in texts for token in text)], dtype=np.int32)
-
-
-def _is_beside(stem: str) -> bool:
-    """Whether an array belongs to an image or to the text, and is none itself."""
-    return stem.rpartition(".")[2] in ("tokens", "mirrored", "features")
+def is_image(extension: str) -> bool:
+    """Whether a member is a picture or a latent, and not text or an array that belongs to one of them."""
+    stem, _, kind = extension.rpartition(".")
+    return kind in IMAGE_EXTENSIONS or (kind == "npy" and stem.rpartition(".")[2] not in BESIDE)
 
 
 def _read_document(record: ShardRecord, entries: Any, images: list[str]) -> list[Segment]:
@@ -190,10 +183,4 @@ def _stored_tokens(record: ShardRecord, tokenizer: Tokenizer) -> list[list[int]]
             f"sample {record.key}: tokenized by {made_by}, but data.tokenizer is {tokenizer.sha256} (sha256); "
             "set data.tokenizer to the file that tools/precompute_latents.py was given"
         )
-    where = f"sample {record.key}, tokens"
-    stored = decode_array(record.files["tokens.npy"], where).ravel().tolist()
-    num_texts = stored[0] if stored else 0
-    ends = list(itertools.accumulate(stored[1 : 1 + num_texts], initial=1 + num_texts))
-    if not stored or len(ends) != 1 + num_texts or ends[-1] != len(stored):
-        raise ValueError(f"{where}: {len(stored)} numbers are no texts with their lengths; {CHECK}")
-    return [stored[start:end] for start, end in itertools.pairwise(ends)]
+    return decode_texts(record.files["tokens.npy"], f"sample {record.key}, tokens")

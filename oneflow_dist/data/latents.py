@@ -1,4 +1,4 @@
-"""Latents on disk: what an autoencoder said of an image, stored raw, and drawn from when it is loaded."""
+"""Arrays on disk: the latents of images, stored raw and drawn from when they are loaded, and the tokens of texts."""
 
 # Shapes: C h w latent.
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 from tokenize import TokenError
 from typing import Any
 
@@ -38,6 +39,26 @@ def decode_array(data: bytes, name: str) -> np.ndarray:
         return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
     except (ValueError, SyntaxError, TypeError, TokenError) as error:
         raise ValueError(f"{name}: broken .npy ({error}); {CHECK}") from error
+
+
+def encode_texts(texts: list[list[int]]) -> bytes:
+    """Token ids of several texts as an .npy file: how many texts, the length of each, then all ids."""
+    ids = itertools.chain.from_iterable(texts)
+    return encode_array(np.array([len(texts), *map(len, texts), *ids], dtype=np.int32))
+
+
+def decode_texts(data: bytes, name: str) -> list[list[int]]:
+    """The token ids of each text that `encode_texts` stored.
+
+    Raises:
+        ValueError: broken, or the lengths do not add up.
+    """
+    stored = decode_array(data, name).ravel().tolist()
+    num_texts = stored[0] if stored else 0
+    ends = list(itertools.accumulate(stored[1 : 1 + num_texts], initial=1 + num_texts))
+    if not stored or len(ends) != 1 + num_texts or ends[-1] != len(stored):
+        raise ValueError(f"{name}: {len(stored)} numbers are no texts with their lengths; {CHECK}")
+    return [stored[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def decode_latent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from oneflow_dist.precompute.shard_work import encode_sample, prepare
 from oneflow_dist.precompute.source import open_raw
 
 MEASURED_BATCHES = 3  # after one that warms up
-BLOCK = 512  # a file in a tar takes a block for its name, then whole blocks
+BLOCK = tarfile.BLOCKSIZE  # a file in a tar takes a block for its name, then whole blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

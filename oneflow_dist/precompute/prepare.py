@@ -12,15 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from oneflow_dist.containers import ShardRecord
-from oneflow_dist.data.decoding import CAPTION, Segment, read_fields, read_segments, stored_lengths
-from oneflow_dist.data.latents import encode_array
+from oneflow_dist.data.decoding import BESIDE, CAPTION, Segment, read_fields, read_segments
+from oneflow_dist.data.latents import encode_texts
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.precompute.crop import REDUCING_GAP, CropPolicy, cover_scale, crop_to, nearest_bucket
 from oneflow_dist.precompute.features import View
 from oneflow_dist.precompute.picture import read_picture
-
-BESIDE = ("tokens", "mirrored", "features")  # how arrays end that are no image: no picture may be called so
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -84,7 +82,7 @@ def prepare_sample(key: str, files: dict[str, bytes], how: Preparation) -> Prepa
     if len(sizes) == 1 and "segments" not in fields:
         members = _with_size(members, fields, *sizes[0])
     texts = [how.tokenizer.encode(segment.text) for segment in segments if segment.text is not None]
-    members.append(("tokens.npy", encode_array(stored_lengths(texts))))
+    members.append(("tokens.npy", encode_texts(texts)))
     return PreparedSample(key=key, members=members)
 
 

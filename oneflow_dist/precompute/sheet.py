@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,10 @@ import torch
 from PIL import Image
 
 from oneflow_dist.data.codec import decode_pixels
+from oneflow_dist.data.decoding import is_image
 from oneflow_dist.data.index import decode_index
 from oneflow_dist.data.latents import decode_array
+from oneflow_dist.model.autoencoder import psnr_db
 from oneflow_dist.pictures import FAINT, INK, enlarge, grid, stack, text_line, with_margin
 from oneflow_dist.precompute.prepare import prepare_sample
 from oneflow_dist.precompute.settings import Tools
@@ -47,21 +48,14 @@ def draw_sheet(folder: Path, shards: list[Path], tools: Tools) -> bytes | None:
     return buffer.getvalue()
 
 
-def peak_ratio(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of pictures in [-1, 1], in decibels."""
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return 10 * math.log10(4 / error) if error > 0 else math.inf
-
-
 def _read_pair(latents: Path, shard: Path, part: float, tools: Tools) -> tuple[np.ndarray, np.ndarray] | None:
     """The picture at `part` of a shard and its reconstruction, both [3, H, W] in [-1, 1]."""
     index = decode_index(memoryview(index_path(latents).read_bytes()), str(latents))
-    suffix = ("tokens.npy", "mirrored.npy", "features.npy")
     found = [
         (index.key(number), extension, offset, size)
         for number in range(len(index))
         for extension, offset, size in index.members(number)
-        if extension.endswith("npy") and not extension.endswith(suffix)
+        if is_image(extension)
     ]
     if not found:
         return None
@@ -80,6 +74,6 @@ def _read_pair(latents: Path, shard: Path, part: float, tools: Tools) -> tuple[n
 
 def _draw_cell(original: np.ndarray, decoded: np.ndarray) -> Image.Image:
     pictures = [enlarge(decode_pixels(image), HEIGHT) for image in (original, decoded)]
-    ratio = peak_ratio(original, decoded)
-    caption = f"{ratio:.1f} dB" if math.isfinite(ratio) else "identical"
+    psnr = psnr_db(*(torch.from_numpy(image)[None] for image in (decoded, original))).item()
+    caption = "identical" if np.array_equal(original, decoded) else f"{psnr:.1f} dB"
     return stack([grid(pictures, columns=2, gap=6), text_line(caption, 16, FAINT)], gap=6, align="centre")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ import torch
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.decoding import read_fields, read_segments
 from oneflow_dist.data.index import ShardIndex, decode_index, edges_sha256, encode_index, file_sha256
-from oneflow_dist.data.latents import decode_array
+from oneflow_dist.data.latents import decode_array, decode_texts
 from oneflow_dist.data.tar import scan_tar
 from oneflow_dist.model.autoencoder import Autoencoder
 from oneflow_dist.precompute.crop import CropPolicy, list_buckets
@@ -189,10 +190,9 @@ class ShardReader:
         name = f"{key}.tokens.npy"
         if "tokens.npy" not in files:
             raise ValueError(f"{name} is missing")
-        stored = decode_array(files["tokens.npy"], name)
-        is_whole = stored.ndim == 1 and len(stored) > 0 and stored[0] == num_texts
-        if not is_whole or len(stored) != 1 + num_texts + stored[1 : 1 + num_texts].sum():
-            raise ValueError(f"{name}: not the tokens of {num_texts} texts")
-        ids, vocab_size = stored[1 + num_texts :], self.settings["tokenizer"]["vocab_size"]
-        if len(ids) and not (ids.min() >= 0 and ids.max() < vocab_size):
-            raise ValueError(f"{name}: token ids {ids.min()} to {ids.max()}, but the vocabulary has {vocab_size}")
+        texts = decode_texts(files["tokens.npy"], name)
+        if len(texts) != num_texts:
+            raise ValueError(f"{name}: tokens of {len(texts)} texts, but the sample has {num_texts}")
+        ids, vocab_size = sorted(itertools.chain.from_iterable(texts)), self.settings["tokenizer"]["vocab_size"]
+        if ids and not 0 <= ids[0] <= ids[-1] < vocab_size:
+            raise ValueError(f"{name}: token ids {ids[0]} to {ids[-1]}, but the vocabulary has {vocab_size}")

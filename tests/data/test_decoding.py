@@ -19,9 +19,8 @@ from oneflow_dist.data.decoding import (
     list_images,
     read_fields,
     read_segments,
-    stored_lengths,
 )
-from oneflow_dist.data.latents import CHECK
+from oneflow_dist.data.latents import CHECK, decode_array, decode_texts, encode_texts
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from tests.tars import npy, png
 
@@ -213,7 +212,7 @@ def test_a_latent_is_read_with_the_autoencoder_of_its_shard() -> None:
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=4))
 def test_stored_tokens_are_what_tokenizing_gives(texts: list[str]) -> None:
     source = document(*map(text, texts))
-    stored = npy(stored_lengths([TOKENIZER.encode(content) for content in texts]), "<i4")
+    stored = encode_texts([TOKENIZER.encode(content) for content in texts])
     again = ShardRecord(key=KEY, files={**source.files, "tokens.npy": stored})
     for one, other in zip(decode(source).parts, decode(again, TOKENIZED).parts, strict=True):
         assert isinstance(one, TextPart)
@@ -222,12 +221,13 @@ def test_stored_tokens_are_what_tokenizing_gives(texts: list[str]) -> None:
 
 
 def stored(*texts: list[int]) -> bytes:
-    return npy(stored_lengths(list(texts)), "<i4")
+    return encode_texts(list(texts))
 
 
 def test_stored_tokens_lie_as_number_lengths_ids() -> None:
-    assert stored_lengths([[7, 8], [], [9]]).tolist() == [3, 2, 0, 1, 7, 8, 9]
-    assert stored_lengths([]).tolist() == [0]
+    for texts, stored in (([[7, 8], [], [9]], [3, 2, 0, 1, 7, 8, 9]), ([], [0])):
+        assert decode_array(encode_texts(texts), "x").tolist() == stored
+        assert decode_texts(encode_texts(texts), "x") == texts
 
 
 def test_stored_tokens_take_the_place_of_tokenizing() -> None:

@@ -203,7 +203,6 @@ def test_a_shard_that_is_fetched_ahead_is_not_fetched_again(site: Site, indexes:
     assert site.fetched == {"x-1.tar": 1}
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no /proc")
 def test_no_more_than_two_remote_shards_are_kept_and_no_file_is_left(
     site: Site, indexes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

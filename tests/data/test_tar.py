@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -204,10 +203,6 @@ def test_the_shards_of_webdataset_are_read(tmp_path: Path) -> None:
     assert found.faults == []
 
 
-needs_tar = pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar program")
-
-
-@needs_tar
 @pytest.mark.parametrize("kind", ["gnu", "posix", "ustar", "v7", "oldgnu"])
 def test_what_the_tar_program_writes_is_read(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "samples"
@@ -224,7 +219,6 @@ def test_what_the_tar_program_writes_is_read(tmp_path: Path, kind: str) -> None:
     assert found.faults == [Fault("samples/link.txt", "a link, not a file")]
 
 
-@needs_tar
 @pytest.mark.parametrize("kind", ["gnu", "posix"])
 def test_a_sparse_member_is_a_fault_and_the_next_one_is_found(tmp_path: Path, kind: str) -> None:
     """Its bytes do not lie in the tar as they are read."""
@@ -233,11 +227,10 @@ def test_a_sparse_member_is_a_fault_and_the_next_one_is_found(tmp_path: Path, ki
         file.seek(1_000_000)
         file.write(b"end")
     (tmp_path / "2.txt").write_bytes(b"two")
-    command = ["tar", "--sparse", f"--format={kind}", "-cf", "x.tar", "1.txt", "2.txt"]
+    command = ["tar", "--sparse", "--hole-detection=raw", f"--format={kind}", "-cf", "x.tar", "1.txt", "2.txt"]
     subprocess.run(command, cwd=tmp_path, check=True)
     content = (tmp_path / "x.tar").read_bytes()
-    if len(content) > 1_000_000:
-        pytest.skip("this file system has no sparse files")
+    assert len(content) < 1_000_000
     found = scan(content)
     assert files_of(content, found.members) == {("2", "txt"): b"two"}
     assert found.faults == [Fault("1.txt", "a sparse file, not stored as it is")]
@@ -268,12 +261,11 @@ SIZES = (100, 512, 2000, 0, 700)
 DAMAGED = {f"{number}.txt": bytes([65 + number]) * size for number, size in enumerate(SIZES)}
 
 
-@pytest.mark.parametrize("kind", ["pax", "gnu", "ustar"])
-@pytest.mark.parametrize("name", ["plain", "long"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("pax", "plain"), ("pax", "long"), ("gnu", "plain"), ("gnu", "long"), ("ustar", "plain")]
+)
 def test_a_tar_cut_off_anywhere_loses_no_member_in_silence(kind: str, name: str) -> None:
     """All whole members before the cut are found, and if any is missing, that is a fault."""
-    if (kind, name) == ("ustar", "long"):
-        pytest.skip("the format has no long names")
     prefix = f"{LONG}-" if name == "long" else ""
     header = {"pax_headers": {HEADER_KEY: "{}"}} if kind == "pax" else {}
     content = tar_of({prefix + key: data for key, data in DAMAGED.items()}, FORMATS[kind], **header)

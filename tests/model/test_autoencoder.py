@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import socket
 import sys
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from oneflow_dist.model.autoencoder import CONFIG, WEIGHTS, Autoencoder, load_autoencoder
+from oneflow_dist.model.autoencoder import CONFIG, WEIGHTS, Autoencoder, load_autoencoder, psnr_db
 
 LEVELS = 4
 SD3 = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
@@ -221,3 +222,17 @@ def test_without_diffusers_the_error_names_the_extra(damaged: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert refusal(damaged).endswith("; pip install oneflow_dist[latents]")
     assert load("pixels").channels == 3
+
+
+def test_a_level_off_by_one_is_48_db() -> None:
+    black = torch.full((2, 3, 4, 4), -1.0)
+    black_and_one_level = black + torch.tensor([0.0, 2.0 / 255.0]).view(2, 1, 1, 1)
+    exact, one_level = psnr_db(black_and_one_level, black).tolist()
+    assert one_level == pytest.approx(20.0 * math.log10(255.0), abs=1e-3)
+    assert exact == pytest.approx(one_level + 20.0, abs=1e-3)
+
+
+def test_the_peak_ratio_is_that_of_the_mean_square() -> None:
+    zeros = torch.zeros(2, 3, 2, 2)
+    shifted = zeros + torch.tensor([0.2, 2.0]).view(2, 1, 1, 1)
+    assert psnr_db(shifted, zeros).tolist() == pytest.approx([20.0, 0.0], abs=1e-3)

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oneflow_dist.data.decoding import stored_lengths
-from oneflow_dist.data.latents import decode_array
+from oneflow_dist.data.latents import decode_array, encode_texts
 from oneflow_dist.precompute.prepare import Picture, PreparedSample, prepare_sample
 from tests.precompute.making import encode, make_tools, picture, png
 
@@ -43,7 +42,7 @@ def test_a_pair_keeps_its_order_and_its_files() -> None:
     assert names(sample) == ["txt", "<>", "json", "tokens.npy"]
     assert content(sample, "txt") == b" a cat\n"
     assert content(sample, "json") == b'{"width": 1, "height" : 2}'
-    assert np.array_equal(tokens(sample), stored_lengths([list(b"a cat")]))
+    assert np.array_equal(tokens(sample), decode_array(encode_texts([list(b"a cat")]), "x"))
 
 
 def test_a_pair_learns_the_size_that_its_picture_had() -> None:
@@ -58,7 +57,7 @@ def test_a_document_keeps_its_json_and_names_its_pictures() -> None:
     sample = prepare(files)
     assert names(sample) == ["json", "<0>", "tokens.npy"]
     assert content(sample, "json") == files["json"]
-    assert np.array_equal(tokens(sample), stored_lengths([list(b"one"), list(b"two")]))
+    assert np.array_equal(tokens(sample), decode_array(encode_texts([list(b"one"), list(b"two")]), "x"))
 
 
 def test_text_alone_and_a_question_are_samples() -> None:

@@ -1,22 +1,12 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
 
-import numpy as np
-import pytest
 from PIL import Image
 
-from oneflow_dist.precompute.sheet import draw_sheet, peak_ratio
+from oneflow_dist.precompute.sheet import draw_sheet
 from tests.precompute.making import make_tools, run, write_shards, write_tar
-
-
-def test_the_peak_ratio_is_that_of_the_mean_square() -> None:
-    zeros = np.zeros((3, 2, 2), dtype=np.float32)
-    assert peak_ratio(zeros, zeros) == math.inf
-    assert peak_ratio(zeros, zeros + np.float32(0.2)) == pytest.approx(20.0, abs=1e-3)
-    assert peak_ratio(zeros, zeros + np.float32(2.0)) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_a_sheet_shows_twelve_pictures(tmp_path: Path) -> None:

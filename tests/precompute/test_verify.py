@@ -103,8 +103,15 @@ def test_a_flipped_byte_is_found(output: Path) -> None:
         (change_array("003.npy", poke(5000.0)), "003.npy: a value of 5000 is no latent of an image"),
         (change_array("003.npy", lambda a: a[:, :3]), "003.npy: float16 [2, 3, "),
         (change_array("003.npy", lambda a: a.astype(np.float32)), "003.npy: float32 [2, 4, "),
-        (change_array("003.tokens.npy", poke(2)), "003.tokens.npy: not the tokens of 1 texts"),
-        (change_array("003.tokens.npy", lambda a: a[:-1]), "003.tokens.npy: not the tokens of 1 texts"),
+        (change_array("003.tokens.npy", poke(2)), "003.tokens.npy: 18 numbers are no texts"),
+        (
+            change_array("003.tokens.npy", lambda a: a[:-1]),
+            "003.tokens.npy: 17 numbers are no texts",
+        ),
+        (
+            change_array("003.tokens.npy", lambda a: np.array([0], dtype=np.int32)),
+            "003.tokens.npy: tokens of 0 texts, but the sample has 1",
+        ),
         (change_array("003.tokens.npy", poke(260, slice(2, 3))), "003.tokens.npy: token ids "),  # type: ignore[arg-type]
         (lambda files: files.pop("003.tokens.npy"), "003.tokens.npy is missing"),
         (lambda files: files.pop("003.mirrored.npy"), "003.mirrored.npy is missing"),
