@@ -95,7 +95,7 @@ def hash_file(path: Path) -> str:
 
 
 def psnr_db(restored: Float32[Tensor, "n 3 H W"], original: Float32[Tensor, "n 3 H W"]) -> Float32[Tensor, "n"]:
-    """Peak signal to noise ratio of each image in [-1, 1], in decibels; an error counts as a tenth of a level at least."""
+    """Peak signal to noise ratio of images in [-1, 1], in decibels; an error is at least a tenth of a level."""
     error = (restored - original).square().mean(dim=(1, 2, 3))
     return 10.0 * torch.log10(4.0 / error.clamp(min=(0.2 / 255.0) ** 2))
 
