@@ -17,7 +17,7 @@ from oneflow_dist.precompute.crop import crop_to, nearest_bucket
 from oneflow_dist.precompute.picture import read_picture
 from oneflow_dist.precompute.run import Precompute
 from oneflow_dist.precompute.settings import Options, Tools, load_tools
-from oneflow_dist.precompute.source import is_picture, list_shards, open_raw
+from oneflow_dist.precompute.source import is_picture, list_raw, open_raw
 from oneflow_dist.runtime import run_program
 
 
@@ -39,7 +39,7 @@ def main() -> None:
             allow_missing_picture=True,
         )
     )
-    shards = list_shards(args.shards)
+    shards = list_raw(args.shards)
     batches = read_batches(tools, shards)
     num_images = sum(map(len, batches))
     bare, whole = [], []

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import braceexpand
 from tqdm import tqdm
 
 from oneflow_dist.data.index import ShardIndex, file_sha256, index_tar, open_index
-from oneflow_dist.data.shards import expand_pattern, fetch_whole, index_name, is_remote
+from oneflow_dist.data.shards import fetch_whole, index_name, is_remote, list_shards
 from oneflow_dist.files import write_whole
 from oneflow_dist.runtime import run_program
 
@@ -21,7 +20,7 @@ def main() -> None:
     parser.add_argument("--output", help="folder for the indexes, to be named by `index` in the mixture; else beside")
     parser.add_argument("--check", action="store_true", help="read each local shard whole and compare its checksum")
     args = parser.parse_args()
-    paths = [path for part in braceexpand.braceexpand(args.shards) for path in expand_pattern("shards", part)]
+    paths = list_shards("shards", args.shards)
     if args.output:
         Path(args.output).mkdir(parents=True, exist_ok=True)
     samples, num_bytes = 0, 0

@@ -20,7 +20,7 @@ from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.precompute.estimate import Estimate, estimate
 from oneflow_dist.precompute.run import Precompute
 from oneflow_dist.precompute.settings import COMPUTED, STORED, Options, load_tools, world
-from oneflow_dist.precompute.source import list_shards
+from oneflow_dist.precompute.source import list_raw
 from oneflow_dist.precompute.verify import check_output
 from oneflow_dist.runtime import run_program
 
@@ -31,7 +31,7 @@ def main() -> None:
     if args.check:
         _check(args)
         return
-    tools, shards = load_tools(_options(args)), list_shards(args.shards)
+    tools, shards = load_tools(_options(args)), list_raw(args.shards)
     if args.dry_run:
         _print_estimate(estimate(tools, shards))
     else:

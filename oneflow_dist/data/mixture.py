@@ -137,12 +137,12 @@ def _read_filters(table: _Table) -> tuple[Filter, ...]:
         _check_keys(rule, ("min", "max", "one_of"), ())
         for key in ("min", "max"):
             if key in rule and (isinstance(rule[key], bool) or not isinstance(rule[key], int | float)):
-                raise _LineError(rule.lines[key], f"{name}: {key} is {rule[key]!r}, not a number")
+                raise _LineError(rule.lines[key], f"{name}: {key} is {rule[key]!r}, not a number; write one, as 0.5")
         one_of = rule.get("one_of")
         if ("one_of" in rule) == ("min" in rule or "max" in rule):
             raise _LineError(rule.line, f"{name}: give either min and max, or one_of")
         if "one_of" in rule and not isinstance(one_of, list):
-            raise _LineError(rule.lines["one_of"], f"{name}: one_of is {one_of!r}, not a list")
+            raise _LineError(rule.lines["one_of"], f"{name}: one_of is {one_of!r}, not a list; write one, as [a, b]")
         filters.append(
             Filter(
                 field=name,
@@ -181,4 +181,4 @@ def _check_keys(table: _Table, known: tuple[str, ...], needed: tuple[str, ...]) 
             raise _LineError(table.lines[key], f"unknown key {key}; {advice}")
     for key in needed:
         if key not in table:
-            raise _LineError(table.line, f"{key} is missing")
+            raise _LineError(table.line, f"{key} is missing; add it")

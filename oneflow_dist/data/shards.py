@@ -104,8 +104,7 @@ def open_shards(source: str, pattern: str, index_folder: str | None = None) -> S
     Raises:
         ValueError: a shard is missing, is no tar, is damaged or cut off; there is nothing to read in any.
     """
-    paths = [match for part in braceexpand.braceexpand(pattern) for match in expand_pattern(source, part)]
-    shards = _open_all(source, paths, index_folder)
+    shards = _open_all(source, list_shards(source, pattern), index_folder)
     if len(shards) == 0:
         raise ValueError(
             f"source {source}: no samples in {pattern}; a sample is members with one key, as 0001.png + 0001.txt"
@@ -178,18 +177,19 @@ def _allow_open_files(source: str, needed: int) -> None:
         )
 
 
-def expand_pattern(source: str, part: str) -> list[str]:
-    """The shards of a pattern without braces, in order; an address stands for itself.
+def list_shards(source: str, pattern: str) -> list[str]:
+    """The shards of a brace or wildcard pattern, in order; an address stands for itself.
 
     Raises:
-        ValueError: there is none.
+        ValueError: a part of the pattern has none.
     """
-    if is_remote(part):
-        return [part]
-    found = sorted(glob.glob(part))  # noqa: PTH207 - an absolute pattern is not for Path.glob
-    if not found:
-        raise ValueError(f"source {source}: no such shard {part}; write the shards first or mend the mixture's pattern")
-    return found
+    paths = []
+    for part in braceexpand.braceexpand(pattern):
+        found = [part] if is_remote(part) else sorted(glob.glob(part))  # noqa: PTH207 - Path.glob takes no absolute one
+        if not found:
+            raise ValueError(f"source {source}: no such shard {part}; write the shards first or mend the pattern")
+        paths += found
+    return paths
 
 
 def is_remote(path: str) -> bool:

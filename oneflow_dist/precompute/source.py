@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import braceexpand
-
 from oneflow_dist.data.index import file_sha256
+from oneflow_dist.data.shards import is_remote, list_shards
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS, Member, TarContents, scan_tar, split_name
 
 
@@ -47,7 +45,7 @@ class RawShard:
         return {"name": self.path.name, "bytes": self.num_bytes, "sha256": file_sha256(self.file)}
 
 
-def list_shards(patterns: list[str]) -> list[Path]:
+def list_raw(patterns: list[str]) -> list[Path]:
     """The tars of brace and wildcard patterns, in order.
 
     Raises:
@@ -55,12 +53,10 @@ def list_shards(patterns: list[str]) -> list[Path]:
     """
     if not patterns:
         raise ValueError("shards: none named; name them before the output folder, as 'raw/*.tar'")
-    paths: list[Path] = []
-    for part in (part for pattern in patterns for part in braceexpand.braceexpand(pattern)):
-        found = sorted(glob.glob(part))  # noqa: PTH207 - an absolute pattern is not for Path.glob
-        if not found:
-            raise ValueError(f"{part}: no such shard; shards are local tars, written before")
-        paths += map(Path, found)
+    names = [name for pattern in patterns for name in list_shards("raw", pattern)]
+    for name in filter(is_remote, names):
+        raise ValueError(f"{name}: raw shards are read from a local disk; copy it there first")
+    paths = [Path(name) for name in names]
     name, times = Counter(path.name for path in paths).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{name}: {times} shards have this name; name each once, other folders in runs of their own")

@@ -189,7 +189,7 @@ def test_what_is_no_plain_yaml_is_named(tmp_path: Path, content: bytes) -> None:
         ("[sources]\n", "line 1: expected one key, `sources`, with a table of sources"),
         ("# nothing\nsource: {a: 1}\n", "line 2: unknown key source; did you mean sources?"),
         ("sources: {a: 1}\nmore: 1\n", "line 2: unknown key more; known keys: sources"),
-        ("{}\n", "line 1: sources is missing"),
+        ("{}\n", "line 1: sources is missing; add it"),
         ("\nsources:\n", "line 2: sources: None is not a table with entries"),
         ("sources: {}\n", "line 1: sources: {} is not a table with entries"),
         ("sources: [a]\n", "line 1: sources: ['a'] is not a table with entries"),
@@ -229,13 +229,19 @@ MISTAKES = {
         "    filters:\n      x: {mim: 3}\n",
         "line 7: unknown key mim; did you mean min?",
     ),
-    "filter min": ("    filters:\n      x:\n        min: low\n", "line 8: x: min is 'low', not a number"),
-    "filter max": ("    filters:\n      x: {max: true}\n", "line 7: x: max is True, not a number"),
+    "filter min": (
+        "    filters:\n      x:\n        min: low\n",
+        "line 8: x: min is 'low', not a number; write one, as 0.5",
+    ),
+    "filter max": ("    filters:\n      x: {max: true}\n", "line 7: x: max is True, not a number; write one, as 0.5"),
     "filter both": (
         "    filters:\n      x: {max: 3, one_of: [a]}\n",
         "line 7: x: give either min and max, or one_of",
     ),
-    "filter list": ("    filters:\n      x: {one_of: a}\n", "line 7: x: one_of is 'a', not a list"),
+    "filter list": (
+        "    filters:\n      x: {one_of: a}\n",
+        "line 7: x: one_of is 'a', not a list; write one, as [a, b]",
+    ),
     "filter twice": (
         "    filters:\n      x: {min: 1}\n      y: {min: 1}\n      x: {max: 1}\n",
         "line 9: x stands here a second time, first in line 7; remove one",

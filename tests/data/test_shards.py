@@ -257,7 +257,7 @@ def test_a_fetched_file_is_gone_when_it_is_closed(site: Site, tmp_path: Path) ->
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "x-000.tar", PAIRS)
-    advice = "write the shards first or mend the mixture's pattern"
+    advice = "write the shards first or mend the pattern"
     assert refusal(f"{tmp_path}/x-{{000..001}}.tar") == f"source pets: no such shard {tmp_path}/x-001.tar; {advice}"
     assert refusal(f"{tmp_path}/y-*.tar") == f"source pets: no such shard {tmp_path}/y-*.tar; {advice}"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oneflow_dist.precompute.source import list_shards, open_raw
+from oneflow_dist.precompute.source import list_raw, open_raw
 from tests.precompute.making import pair, write_tar
 
 HEAD = 512
@@ -118,7 +118,7 @@ def test_a_header_for_all_members_is_no_damage(tmp_path: Path) -> None:
 def test_patterns_name_shards_in_order(tmp_path: Path) -> None:
     for name in ("b-1", "b-0", "c-0"):
         (tmp_path / f"{name}.tar").touch()
-    found = list_shards([f"{tmp_path}/{{c,b}}-*.tar"])
+    found = list_raw([f"{tmp_path}/{{c,b}}-*.tar"])
     assert [path.name for path in found] == ["c-0.tar", "b-0.tar", "b-1.tar"]
 
 
@@ -128,12 +128,16 @@ def test_shards_that_are_missing_or_share_a_name_are_refused(tmp_path: Path) -> 
         (tmp_path / folder / "a.tar").touch()
     for patterns, message in (
         ([], "shards: none named; name them before the output folder, as 'raw/*.tar'"),
-        ([f"{tmp_path}/z.tar"], f"{tmp_path}/z.tar: no such shard; shards are local tars, written before"),
+        (
+            [f"{tmp_path}/z.tar"],
+            f"source raw: no such shard {tmp_path}/z.tar; write the shards first or mend the pattern",
+        ),
+        (["s3://raw/a.tar"], "s3://raw/a.tar: raw shards are read from a local disk; copy it there first"),
         (
             [f"{tmp_path}/*/a.tar"],
             "a.tar: 2 shards have this name; name each once, other folders in runs of their own",
         ),
     ):
         with pytest.raises(ValueError) as error:
-            list_shards(patterns)
+            list_raw(patterns)
         assert str(error.value) == message

@@ -122,7 +122,7 @@ def test_too_many_bad_samples_are_one_line(launcher: Launcher, tmp_path: Path) -
     ("arguments", "message"),
     [
         (("x.tar", "out"), "--autoencoder: missing; name one, see --help"),
-        (("x.tar", "out", *FLAGS), "x.tar: no such shard; shards are local tars, written before"),
+        (("x.tar", "out", *FLAGS), "source raw: no such shard x.tar; write the shards first or mend the pattern"),
         (("out", *FLAGS), "shards: none named; name them before the output folder, as 'raw/*.tar'"),
         (("x.tar", "out", "--check"), "--check: takes one output folder, but 2 paths are named; name that folder"),
     ],

@@ -35,7 +35,7 @@ def test_kills_and_company_change_no_byte(launcher: Launcher, tmp_path: Path) ->
 def test_a_run_that_fails_is_an_error(launcher: Launcher, tmp_path: Path) -> None:
     end = launcher.run(TOOL, tmp_path / "none.tar", tmp_path / "scratch", "--", *FLAGS)
     assert end.code == 2
-    assert f"error: {tmp_path}/none.tar: no such shard" in end.stderr
+    assert f"error: source raw: no such shard {tmp_path}/none.tar; " in end.stderr
     assert f"error: {tmp_path}/scratch: a run ended with an error, see above" in end.stderr
 
 
