@@ -32,6 +32,8 @@ class ModelConfig:
     rope_theta: float
     norm_eps: float
     tie_embeddings: bool  # the bag head uses the embedding's weight
+    rope_scaling: float  # Llama 3's stretching of slow frequencies: 8 for 3.1, 32 for 3.2, 1 for none
+    is_causal: bool  # rows see what stands before them only: a language model, not an insertion model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,15 +122,19 @@ class OptimConfig:
     weight_decay: float  # not on norms and biases
     max_grad_norm: float
     ema_decay: float
+    offload: bool = False  # moments and average live in host memory, and the update is made there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """[train] How long, and in which precision."""
+    """[train] How long, in which precision, and what memory is traded for."""
 
     steps: int
-    precision: Literal["fp32", "bf16"]  # of activations and products; weights and reductions are fp32
+    precision: Literal["fp32", "bf16", "float8"]  # of products; weights and reductions are fp32. float8: the trunk's
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"  # what blocks compute again backward
     compile: bool = False  # torch.compile each block
+    deterministic: bool = False  # the same bits in every run on the same devices; slower
+    gc_every_steps: int = 0  # collect Python's garbage on all ranks at once, every so many steps; 0: whenever it likes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +143,8 @@ class ParallelConfig:
 
     replicate: int = 1
     shard: int = -1  # -1: all ranks that are left
+    tensor: int = 1  # ranks that share the rows and the weights of one pack; best within one node
+    async_tensor: bool = False  # their products overlap with their communication; CUDA and train.compile only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +152,19 @@ class CheckpointConfig:
     """[checkpoint] When to save and how many to keep."""
 
     every_steps: int
-    keep: int
+    keep: int  # the newest; older ones are deleted
+    keep_every_steps: int = 0  # those of multiples of this are never deleted; 0: no such multiples
+    background: bool = False  # write while training goes on; host memory for one copy of the state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardConfig:
+    """[guard] What a run does about broken numbers, slow ranks and hangs."""
+
+    spike_factor: float  # a gradient norm above this multiple of its running mean is a spike; 0: nothing is one
+    max_skipped_steps: int  # spikes and steps that are not finite leave the weights alone, so often in a run; then end
+    hang_seconds: float = 0.0  # a phase of a step that takes longer ends the run and names it; 0: wait for ever
+    slow_ranks_every_steps: int = 0  # report the ranks that the others wait for; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +173,7 @@ class MetricsConfig:
 
     tensorboard: bool = False
     wandb: Literal["off", "offline", "online"] = "off"
+    profile_step: int = 0  # write a trace of this step of each rank to <run>/traces; 0: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +204,7 @@ class Config:
     train: TrainConfig
     parallel: ParallelConfig
     checkpoint: CheckpointConfig
+    guard: GuardConfig
     metrics: MetricsConfig
     sampling: SamplingConfig
 
@@ -226,7 +248,10 @@ def check_config(config: Config) -> None:
     """
     model, image, data = config.model, config.image, config.data
     positive = {
-        "model": ("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size"),
+        "model": (
+            *("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size"),
+            "rope_scaling",
+        ),
         "image": ("channels", "height", "width", "patch_size"),
         "data": (
             *("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack", "images_per_pack"),
@@ -243,7 +268,15 @@ def check_config(config: Config) -> None:
             value = getattr(getattr(config, section), key)
             if not value > 0:
                 raise ValueError(f"{section}.{key}: {value} must be positive")
-    for section, key in (("data", "workers"), ("data", "cached_samples"), ("sampling", "every_steps")):
+    optional = {
+        "data": ("workers", "cached_samples"),
+        "train": ("gc_every_steps",),
+        "checkpoint": ("keep_every_steps",),
+        "guard": ("spike_factor", "max_skipped_steps", "hang_seconds", "slow_ranks_every_steps"),
+        "metrics": ("profile_step",),
+        "sampling": ("every_steps",),
+    }
+    for section, key in ((section, key) for section, keys in optional.items() for key in keys):
         value = getattr(getattr(config, section), key)
         if value < 0:
             raise ValueError(f"{section}.{key}: {value} must not be negative; 0 switches it off")
@@ -280,6 +313,11 @@ def check_config(config: Config) -> None:
         value = getattr(getattr(config, section), key)
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{section}.{key}: {value} must lie in [0, 1]")
+    if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):
+        raise ValueError(
+            f"parallel.async_tensor: needs parallel.tensor > 1 (it is {config.parallel.tensor}) "
+            f"and train.compile = true (it is {str(config.train.compile).lower()})"
+        )
     if not 0.0 <= config.optim.ema_decay < 1.0:
         raise ValueError(f"optim.ema_decay: {config.optim.ema_decay} must lie in [0, 1)")
 

@@ -15,7 +15,7 @@ from oneflow_dist.config import Config, check_config, load_config, write_config
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
-NUM_KEYS = 62  # one more is a decision: every key is a thing to understand, to test and to get wrong
+NUM_KEYS = 77  # one more is a decision: every key is a thing to understand, to test and to get wrong
 
 
 def load(*overrides: str) -> Config:
@@ -106,7 +106,7 @@ def test_whole_numbers_may_stand_for_floats() -> None:
         ("model.widht=3", "model.widht: unknown key; did you mean model.width?"),
         ("data.rows_per_pak=3", "data.rows_per_pak: unknown key; did you mean data.rows_per_pack?"),
         ("modle.width=3", "modle: unknown key; did you mean model?"),
-        ("checkpoint.a.b=3", "checkpoint.a.b: unknown key; known keys: every_steps, keep"),
+        ("parallel.a.b=3", "parallel.a.b: unknown key; known keys: replicate, shard, tensor, async_tensor"),
         ("model.width=3.5", "model.width: expected int, got 3.5"),
         ("model.width=true", "model.width: expected int, got True"),
         ("model.width=wide", "model.width: expected int, got 'wide'"),
