@@ -22,8 +22,8 @@ from oneflow_dist.model.flops import describe, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.parallel.sharding import shard_model, sync_gradients
+from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
 
@@ -89,7 +89,7 @@ def check_finite(
 
 def train(config: Config, device: torch.device) -> None:
     """Train to `train.steps`, from the last checkpoint of the run folder if there is one."""
-    mesh = make_mesh(config.parallel, dist.get_world_size(), device.type)
+    mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
     optimizer = make_optimizer(model, config.optim)
     ema = MovingAverage(model, config.optim.ema_decay)
@@ -100,11 +100,11 @@ def train(config: Config, device: torch.device) -> None:
     if latest is not None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
         log(f"continuing from {latest}")
-    loader = PackLoader(config, dist.get_rank(), dist.get_world_size(), progress.lanes or None)
+    loader = PackLoader(config, *data_place(mesh), progress.lanes or None)
     with MetricsLog(config, progress.step, is_main()) as metrics_log:
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
-            batches = loader.next_step(device)
+            batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
             metrics = train_step(model, optimizer, batches, step, config)
             ema.update(model, step)
             seconds = time.perf_counter() - start
@@ -121,8 +121,8 @@ def train(config: Config, device: torch.device) -> None:
 def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFlow:
     """The sharded model with its first weights: no rank ever holds all of it."""
     with torch.device("meta"):
-        model = OneFlow(config)
-    shard_model(model, mesh, config.train)
+        model = OneFlow(config, tensor_axis(mesh))
+    shard_model(model, mesh, config)
     model.to_empty(device=device)
     initialize(model, config.run.seed, config.model.num_layers)
     return model

@@ -36,7 +36,7 @@ Trained = tuple[OneFlow, torch.optim.Optimizer, MovingAverage]
 
 def trained(config: Config, seed: int = 0) -> Trained:
     """A model on this process's ranks, its optimizer and its average after two steps on made-up gradients."""
-    mesh = make_mesh(config.parallel, dist.get_world_size(), "cpu")
+    mesh = make_mesh(config, dist.get_world_size(), "cpu")
     with torch.device("meta"):
         model = OneFlow(config)
     shard_model(model, mesh, config.train)

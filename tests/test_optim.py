@@ -199,7 +199,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def average_on_ranks(config_path: str) -> dict[str, torch.Tensor | float]:
     """What MovingAverage and clip_gradients do on this layout; velocities come from forwards, which gather shards."""
     config = load_config(config_path)
-    model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
     batch = PackLoader(config, 0, 1).next_step(torch.device("cpu"))[0]
 
     def velocity() -> torch.Tensor:

@@ -168,7 +168,7 @@ def step_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one:
     sizes = {"packs_per_step": 2, "rows_per_pack": 256, "tokens_per_pack": 192, "bag_tokens_per_pack": 128}
     sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
     config = make_config(f"run.folder={tmp_path}", *(f"data.{key}={size}" for key, size in sizes.items()))
-    model = build_model(config, make_mesh(config.parallel, 1, "cpu"), CPU)
+    model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
     return model, make_optimizer(model, config.optim), PackLoader(config, 0, 1).next_step(CPU), config
 
 

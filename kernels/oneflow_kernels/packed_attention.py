@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
@@ -42,4 +44,53 @@ def packed_attention(
         out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
         assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
         return out
+    if torch.compiler.is_compiling() or query.is_meta:  # the reference looks at the values of cu_seqlens
+        return _reference(query, key, value, cu_seqlens)
     return reference.packed_attention(query, key, value, cu_seqlens)
+
+
+INPUTS = "Tensor query, Tensor key, Tensor value, Tensor cu_seqlens"
+
+
+@torch.library.custom_op("oneflow::packed_attention", mutates_args=(), schema=f"({INPUTS}) -> Tensor")
+def _reference(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """The reference as one step of a compiled graph."""
+    return reference.packed_attention(query, key, value, cu_seqlens)
+
+
+@_reference.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return torch.empty_like(query)
+
+
+@torch.library.custom_op(
+    "oneflow::packed_attention_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
+def _reference_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, from a second forward pass."""
+    inputs = [x.detach().requires_grad_() for x in (query, key, value)]
+    with torch.enable_grad():
+        out = reference.packed_attention(*inputs, cu_seqlens)
+    return torch.autograd.grad(out, inputs, grad)
+
+
+@_reference_backward.register_fake
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_reference_backward(grad, *ctx.saved_tensors), None
+
+
+_reference.register_autograd(_backward, setup_context=_save_inputs)
