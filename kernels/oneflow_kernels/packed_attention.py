@@ -71,17 +71,11 @@ def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
 def _reference_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, from a second forward pass."""
-    inputs = [x.detach().requires_grad_() for x in (query, key, value)]
-    with torch.enable_grad():
-        out = reference.packed_attention(*inputs, cu_seqlens)
-    return torch.autograd.grad(out, inputs, grad)
+    return reference.packed_attention_backward(grad, query, key, value, cu_seqlens)
 
 
 @_reference_backward.register_fake
-def _(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 

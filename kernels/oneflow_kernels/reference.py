@@ -37,6 +37,38 @@ def packed_attention(
     return _Regroup.apply(torch.cat(outputs), place_of_row, source)
 
 
+def packed_attention_backward(
+    grad: Float[Tensor, "T h d"],
+    query: Float[Tensor, "T h d"],
+    key: Float[Tensor, "T g d"],
+    value: Float[Tensor, "T g d"],
+    cu_seqlens: Int32[Tensor, "S1"],
+) -> tuple[Float[Tensor, "T h d"], Float[Tensor, "T g d"], Float[Tensor, "T g d"]]:
+    """Gradients of `packed_attention` with respect to query, key and value.
+
+    P  = softmax(Q K^T / sqrt(d))      dV = P^T dO                  dQ = dS K / sqrt(d)
+    dP = dO V^T                        dS = P (dP - sum(P dP))      dK = dS^T Q / sqrt(d)
+    """
+    source, place_of_row, groups = _group_by_length(cu_seqlens)
+    sizes = [num_sequences * longest for num_sequences, longest in groups]
+    is_real = source < len(query)
+    row = source.clamp(max=len(query) - 1)
+    padded = [x[row].split(sizes) for x in (query, key, value)]
+    padded.append((grad[row] * is_real[:, None, None]).split(sizes))
+    num_shared, scale = query.shape[1] // key.shape[1], query.shape[2] ** -0.5
+    results = []
+    for (num_sequences, longest), q, k, v, g, mask in zip(groups, *padded, is_real.split(sizes), strict=True):
+        q, k, v, g = (x.view(num_sequences, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v, g))
+        k, v = (x.repeat_interleave(num_shared, dim=1) for x in (k, v))
+        scores = (q @ k.mT * scale).masked_fill(~mask.view(num_sequences, 1, 1, longest), -torch.inf)
+        probs = scores.softmax(-1)
+        d_probs = g @ v.mT
+        d_scores = probs * (d_probs - (probs * d_probs).sum(-1, keepdim=True)) * scale
+        results.append([x.transpose(1, 2).flatten(0, 1) for x in (d_scores @ k, d_scores.mT @ q, probs.mT @ g)])
+    d_query, d_key, d_value = (torch.cat(parts)[place_of_row] for parts in zip(*results, strict=True))
+    return d_query, *(x.unflatten(1, (-1, num_shared)).sum(2) for x in (d_key, d_value))
+
+
 def _group_by_length(
     cu_seqlens: Int32[Tensor, "S1"],
 ) -> tuple[Int64[Tensor, "M"], Int64[Tensor, "T"], list[tuple[int, int]]]:
@@ -92,8 +124,8 @@ def bag_cross_entropy(
 ) -> Float32[Tensor, "B"]:
     """Negative log-likelihood of each bag token under the vocabulary distribution of its slot.
 
-        z[s]   = weight @ hidden[s]                          logits of slot s, float32
-        nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
+    z[s]   = weight @ hidden[s]                          logits of slot s, float32
+    nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
     """
     logsumexp, target = bag_scores(hidden, weight, bag_tokens, bag_slot, chunk_slots)
     return logsumexp - target

@@ -142,6 +142,9 @@ def test_every_parameter_has_a_gradient(expected: tuple[Gradients, torch.Tensor,
         pytest.param(2, ["parallel.replicate=2"], id="two replicas"),
         pytest.param(2, ["parallel.tensor=2"], id="tensor 2"),
         pytest.param(4, ["parallel.tensor=2"], id="shard 2 tensor 2"),
+        pytest.param(1, ["train.compile=true"], id="compiled 1"),
+        pytest.param(2, ["parallel.tensor=2", "train.compile=true"], id="compiled tensor 2"),
+        pytest.param(4, ["parallel.tensor=2", "train.compile=true"], id="compiled shard 2 tensor 2"),
     ],
 )
 def test_gradients_and_losses_are_those_of_one_process(
