@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float32
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.checkpoint import Progress, find_latest, load_checkpoint, save_checkpoint
@@ -37,21 +39,39 @@ def train_step(
         FloatingPointError: a loss or the gradient norm is not finite. The weights are still those before the step.
     """
     counts = global_counts(batches)  # of the whole step: one all-reduce
+    losses = forward_backward(model, batches, counts, config)
+    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
+    values = sum_over_ranks(losses, grad_norm).cpu()  # the step's only wait for the device
+    metrics = StepMetrics(losses=Losses.unstack(values[:-1]), grad_norm=values[-1].item(), counts=counts)
+    check_finite(metrics, losses, batches, step, config)
+    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
+    optimizer.step()
+    optimizer.zero_grad()
+    return metrics
+
+
+def forward_backward(
+    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config
+) -> Float32[Tensor, "m 5"]:
+    """Gradients summed over all microbatches and ranks; returns the losses of each of this rank's m microbatches."""
     sums = []
     for number, batch in enumerate(batches, start=1):
         sync_gradients(model, is_last=number == len(batches))
         losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
         losses.total.backward()
         sums.append(losses.stack())
-    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    total = torch.stack(sums).sum(0)
-    dist.all_reduce(total)
-    metrics = StepMetrics(losses=Losses.unstack(total.cpu()), grad_norm=grad_norm, counts=counts)
-    check_finite(metrics, sums, batches, step, config)
-    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-    optimizer.step()
-    optimizer.zero_grad()
-    return metrics
+    return torch.stack(sums)
+
+
+def sum_over_ranks(losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""]) -> Float32[Tensor, "6"]:
+    """The losses of the whole step, then its gradient norm; the same bits on every rank, so that all decide alike.
+
+    The norm is rank 0's: replicas may differ in the last bit. One that is not finite on any rank makes it NaN on all.
+    """
+    norm = grad_norm if dist.get_rank() == 0 else grad_norm * 0.0
+    values = torch.cat([losses.sum(0), norm.to(losses)[None]])
+    dist.all_reduce(values)
+    return values
 
 
 def global_counts(batches: list[PackedBatch]) -> Counts:
@@ -63,7 +83,7 @@ def global_counts(batches: list[PackedBatch]) -> Counts:
 
 
 def check_finite(
-    metrics: StepMetrics, own: list[torch.Tensor], batches: list[PackedBatch], step: int, config: Config
+    metrics: StepMetrics, own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int, config: Config
 ) -> None:
     """Raise FloatingPointError on all ranks if a loss or the gradient norm is not finite; keep the bad batches."""
     if are_finite(metrics.losses) and math.isfinite(metrics.grad_norm):

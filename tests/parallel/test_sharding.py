@@ -16,11 +16,10 @@ from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Capacity, Losses, NoisySample, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
-from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.optim import clip_gradients
 from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import share_batch, sync_gradients
-from oneflow_dist.train import build_model, global_counts
+from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.train import build_model, forward_backward, global_counts, sum_over_ranks
 from tests.launching import Launcher
 
 Gradients = dict[str, torch.Tensor]
@@ -87,19 +86,13 @@ def step_on_ranks(config_path: str, overrides: list[str], merge: bool = False) -
     add_noise(model)
     batches = make_packs(config, mesh, merge)
     counts = global_counts(batches)
-    sums = []
-    for number, batch in enumerate(batches, start=1):
-        sync_gradients(model, is_last=number == len(batches))
-        losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
-        losses.total.backward()
-        sums.append(losses.stack())
-    total = torch.stack(sums).sum(0)
-    dist.all_reduce(total)
+    losses = forward_backward(model, batches, counts, config)
     gradients = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
-    return gradients, total, clip_gradients(model, 1.0)
+    *total, grad_norm = sum_over_ranks(losses, clip_gradients(model, 1.0))
+    return gradients, torch.stack(total), float(grad_norm)
 
 
 @pytest.fixture(scope="module")
