@@ -17,8 +17,9 @@ def packed_attention(
     value: Float[Tensor, "T g d"],
     cu_seqlens: Int32[Tensor, "S1"],
     max_seqlen: int,
+    is_causal: bool = False,
 ) -> Float[Tensor, "T h d"]:
-    """Attention of every row to all rows of its own sequence, both ways; no row sees another sequence.
+    """Attention of every row to all rows of its own sequence; no row sees another sequence.
 
         out[t] = sum over u in the sequence of t of softmax_u(query[t] . key[u] / sqrt(d)) value[u]
 
@@ -28,6 +29,7 @@ def packed_attention(
         key: h is a multiple of g; query head i reads key head i // (h / g).
         cu_seqlens: first row of each sequence, then T; ascending, sequences may be empty.
         max_seqlen: at least the longest sequence.
+        is_causal: a row attends to itself and the rows before it only.
 
     Raises:
         ValueError: h is not a multiple of g.
@@ -39,7 +41,8 @@ def packed_attention(
 
         grouped = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(grouped, dim=1) if grouped > 1 else x for x in (key, value))
-        out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        window = (-1, 0) if is_causal else (-1, -1)  # rows before and after; -1: all of them
+        out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window)
         assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
         return out
-    return reference.packed_attention(query, key, value, cu_seqlens)
+    return reference.packed_attention(query, key, value, cu_seqlens, is_causal)

@@ -28,6 +28,7 @@ class OneFlow(nn.Module):
         model, image = config.model, config.image
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
+        self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
         self.embed = nn.Embedding(model.vocab_size, model.width)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
@@ -43,7 +44,7 @@ class OneFlow(nn.Module):
         image_time = self.image_time(batch.image_time)
         text_time = self.text_time(batch.text_time) if self.text_time is not None else image_time[:0]
         x = self._embed_rows(batch, image_time, text_time)
-        cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta)
+        cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
         for block in self.blocks:
             x = block(x, image_time, batch.row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
 
