@@ -19,8 +19,9 @@ def packed_attention(
     value: Float[Tensor, "T g d"],
     cu_seqlens: Int32[Tensor, "S1"],
     max_seqlen: int,
+    is_causal: bool = False,
 ) -> Float[Tensor, "T h d"]:
-    """Attention of every row to all rows of its own sequence, both ways; no row sees another sequence.
+    """Attention of every row to all rows of its own sequence; no row sees another sequence.
 
         out[t] = sum over u in the sequence of t of softmax_u(query[t] . key[u] / sqrt(d)) value[u]
 
@@ -30,6 +31,7 @@ def packed_attention(
         key: h is a multiple of g; query head i reads key head i // (h / g).
         cu_seqlens: first row of each sequence, then T; ascending, sequences may be empty.
         max_seqlen: at least the longest sequence.
+        is_causal: a row attends to itself and the rows before it only.
 
     Raises:
         ValueError: h is not a multiple of g.
@@ -41,25 +43,26 @@ def packed_attention(
 
         grouped = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(grouped, dim=1) if grouped > 1 else x for x in (key, value))
-        out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+        window = (-1, 0) if is_causal else (-1, -1)  # rows before and after; -1: all of them
+        out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window)
         assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
         return out
     if torch.compiler.is_compiling() or query.is_meta:  # the reference looks at the values of cu_seqlens
-        return _reference(query, key, value, cu_seqlens)
-    return reference.packed_attention(query, key, value, cu_seqlens)
+        return _reference(query, key, value, cu_seqlens, is_causal)
+    return reference.packed_attention(query, key, value, cu_seqlens, is_causal)
 
 
-INPUTS = "Tensor query, Tensor key, Tensor value, Tensor cu_seqlens"
+INPUTS = "Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, bool is_causal"
 
 
 @torch.library.custom_op("oneflow::packed_attention", mutates_args=(), schema=f"({INPUTS}) -> Tensor")
-def _reference(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+def _reference(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool) -> Tensor:
     """The reference as one step of a compiled graph."""
-    return reference.packed_attention(query, key, value, cu_seqlens)
+    return reference.packed_attention(query, key, value, cu_seqlens, is_causal)
 
 
 @_reference.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool) -> Tensor:
     return torch.empty_like(query)
 
 
@@ -69,22 +72,23 @@ def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
     schema=f"(Tensor grad, {INPUTS}) -> (Tensor, Tensor, Tensor)",
 )
 def _reference_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.packed_attention_backward(grad, query, key, value, cu_seqlens)
+    return reference.packed_attention_backward(grad, query, key, value, cu_seqlens, is_causal)
 
 
 @_reference_backward.register_fake
-def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.is_causal = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_reference_backward(grad, *ctx.saved_tensors), None
+    return *_reference_backward(grad, *ctx.saved_tensors, ctx.is_causal), None, None
 
 
 _reference.register_autograd(_backward, setup_context=_save_inputs)

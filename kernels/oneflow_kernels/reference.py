@@ -19,8 +19,9 @@ def packed_attention(
     key: Float[Tensor, "T g d"],
     value: Float[Tensor, "T g d"],
     cu_seqlens: Int32[Tensor, "S1"],
+    is_causal: bool = False,
 ) -> Float[Tensor, "T h d"]:
-    """Attention of every row to all rows of its own sequence.
+    """Attention of every row to all rows of its own sequence, or (`is_causal`) to itself and those before it.
 
     Sequences of like length are computed together, each padded to the longest of its group.
     """
@@ -31,8 +32,10 @@ def packed_attention(
     outputs = []
     for (num_sequences, longest), q, k, v, mask in zip(groups, *padded, is_real, strict=True):
         q, k, v = (x.view(num_sequences, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-        mask = None if bool(mask.all()) else mask.view(num_sequences, 1, 1, longest)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        # Padding comes last, so that under a causal mask no row of the sequence sees it.
+        mask = None if is_causal or bool(mask.all()) else mask.view(num_sequences, 1, 1, longest)
+        is_grouped = q.shape[1] != k.shape[1]
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=is_grouped)
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return _Regroup.apply(torch.cat(outputs), place_of_row, source)
 
@@ -43,11 +46,12 @@ def packed_attention_backward(
     key: Float[Tensor, "T g d"],
     value: Float[Tensor, "T g d"],
     cu_seqlens: Int32[Tensor, "S1"],
+    is_causal: bool = False,
 ) -> tuple[Float[Tensor, "T h d"], Float[Tensor, "T g d"], Float[Tensor, "T g d"]]:
     """Gradients of `packed_attention` with respect to query, key and value.
 
-    P  = softmax(Q K^T / sqrt(d))      dV = P^T dO                  dQ = dS K / sqrt(d)
-    dP = dO V^T                        dS = P (dP - sum(P dP))      dK = dS^T Q / sqrt(d)
+        P  = softmax(Q K^T / sqrt(d))      dV = P^T dO                  dQ = dS K / sqrt(d)
+        dP = dO V^T                        dS = P (dP - sum(P dP))      dK = dS^T Q / sqrt(d)
     """
     source, place_of_row, groups = _group_by_length(cu_seqlens)
     sizes = [num_sequences * longest for num_sequences, longest in groups]
@@ -60,8 +64,9 @@ def packed_attention_backward(
     for (num_sequences, longest), q, k, v, g, mask in zip(groups, *padded, is_real.split(sizes), strict=True):
         q, k, v, g = (x.view(num_sequences, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v, g))
         k, v = (x.repeat_interleave(num_shared, dim=1) for x in (k, v))
-        scores = (q @ k.mT * scale).masked_fill(~mask.view(num_sequences, 1, 1, longest), -torch.inf)
-        probs = scores.softmax(-1)
+        is_seen = mask.view(num_sequences, 1, 1, longest).expand(-1, 1, longest, -1)
+        is_seen = is_seen.tril() if is_causal else is_seen
+        probs = (q @ k.mT * scale).masked_fill(~is_seen, -torch.inf).softmax(-1)
         d_probs = g @ v.mT
         d_scores = probs * (d_probs - (probs * d_probs).sum(-1, keepdim=True)) * scale
         results.append([x.transpose(1, 2).flatten(0, 1) for x in (d_scores @ k, d_scores.mT @ q, probs.mT @ g)])

@@ -33,7 +33,8 @@ def training_flops(config: Config, rows: float, attention_pairs: float, head_slo
 
 def step_flops(counts: Counts, config: Config) -> float:
     """FLOPs of a training step: rows and slots that hold something, padding not counted."""
-    return training_flops(config, counts.rows, counts.attention_pairs, counts.filled_slots)
+    pairs = counts.attention_pairs / 2 if config.model.is_causal else counts.attention_pairs
+    return training_flops(config, counts.rows, pairs, counts.filled_slots)
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -34,6 +34,7 @@ class OneFlow(nn.Module):
         self.axis = axis
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
+        self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
         self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
@@ -50,7 +51,7 @@ class OneFlow(nn.Module):
         image_time = self.image_time(batch.image_time)
         text_time = self.text_time(batch.text_time) if self.text_time is not None else image_time[:0]
         x = self._embed_rows(batch, image_time, text_time)
-        cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta)
+        cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
         row_image = batch.row_image[self.axis.own(len(batch.row_image))]
         for block in self.blocks:
             x = block(x, image_time, row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)

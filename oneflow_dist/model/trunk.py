@@ -1,9 +1,11 @@
-"""The shared transformer: Llama-style blocks over packed rows, bidirectional inside a sequence."""
+"""The shared transformer: Llama-style blocks over packed rows, bidirectional inside a sequence unless causal."""
 
 # Shapes: T trunk rows, t of them on this rank, S1 sequences + 1, D trunk width, h query heads, g key and value heads,
 # d head width, f = d / 2, I images.
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ class Attention(nn.Module):
         super().__init__()
         self.axis = axis
         self.head_width = config.width // config.num_attention_heads
+        self.is_causal = config.is_causal
         self.query = Linear(config.width, config.num_attention_heads * self.head_width, bias=False)
         self.key = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
         self.value = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
@@ -42,7 +45,7 @@ class Attention(nn.Module):
             project(x).unflatten(-1, (-1, self.head_width)) for project in (self.query, self.key, self.value)
         )
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        attended = packed_attention(query, key, value, cu_seqlens, max_seqlen).flatten(1)
+        attended = packed_attention(query, key, value, cu_seqlens, max_seqlen, self.is_causal).flatten(1)
         return self.axis.scatter_sum(self.out(attended))
 
 
@@ -99,20 +102,41 @@ class Block(nn.Module):
 
 
 def rotary_table(
-    position: Int32[Tensor, "T 3"], head_width: int, theta: float
+    position: Int32[Tensor, "T 3"], head_width: int, theta: float, scaling: float
 ) -> tuple[Float32[Tensor, "T 1 f"], Float32[Tensor, "T 1 f"]]:
     """Cosine and sine of the rotation of every row.
 
     Frequency j turns with axis j mod 3 of the position, so that each axis has fast and slow frequencies. A text row has
     the same position on all axes: there this is the rotary embedding of Llama.
 
+    Args:
+        scaling: how far Llama 3's long contexts stretch slow frequencies; 1 is none.
+
     Source: arXiv:2104.09864; axes after arXiv:2409.12191.
     """
-    frequency = torch.arange(0, head_width, 2, device=position.device).float()
-    inverse = theta ** (-frequency / head_width)
+    frequency = rotary_frequency(head_width, theta, scaling, position.device)
     axis = torch.arange(head_width // 2, device=position.device) % 3
-    angle = position[:, axis].float() * inverse
+    angle = position[:, axis].float() * frequency
     return angle.cos()[:, None], angle.sin()[:, None]
+
+
+def rotary_frequency(head_width: int, theta: float, scaling: float, device: torch.device) -> Float32[Tensor, "f"]:
+    """Radians per position of each pair, to the bit as Hugging Face computes them: positions multiply what differs.
+
+    With w the wavelength in positions, Llama 3 keeps what turns at least four times within its first training's 8192
+    positions, divides by `scaling` what does not turn once, and goes from one to the other between:
+
+        smooth = clamp((8192 / w - 1) / (4 - 1), 0, 1)
+        frequency = (1 - smooth) * frequency / scaling + smooth * frequency
+
+    Source: arXiv:2407.21783 and its published model configs.
+    """
+    frequency = 1.0 / theta ** (torch.arange(0, head_width, 2, device=device).float() / head_width)
+    if scaling == 1.0:
+        return frequency
+    turns = 8192 / (2 * math.pi / frequency)
+    smooth = ((turns - 1.0) / 3.0).clamp(0.0, 1.0)
+    return (1.0 - smooth) * frequency / scaling + smooth * frequency
 
 
 def rotate(

@@ -18,6 +18,7 @@ LENGTHS = {
     "many lengths": [1, 2, 3, 4, 6, 9, 12, 17, 2, 1],
 }
 every_layout = pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+every_order = pytest.mark.parametrize("is_causal", [False, True], ids=["both ways", "causal"])
 every_group = pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 
 
@@ -34,33 +35,39 @@ def random_rows(num_rows: int, num_kv_heads: int, dtype: torch.dtype, width: int
     ]
 
 
-def dense_attention(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor) -> Tensor:
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool = False) -> Tensor:
     """All pairs of rows under a mask, in the dtype of its arguments."""
     sequence = torch.repeat_interleave(torch.arange(len(cu_seqlens) - 1), cu_seqlens.diff())
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
     scores = torch.einsum("thd,uhd->htu", query, key) / query.shape[-1] ** 0.5
     scores = scores.masked_fill(sequence[:, None] != sequence[None, :], float("-inf"))
+    if is_causal:
+        scores = scores + torch.full_like(scores[0], float("-inf")).triu(1)
     return torch.einsum("htu,uhd->thd", scores.softmax(-1), value)
 
 
 @every_layout
 @every_group
-def test_attention_equals_dense_attention_under_a_mask(lengths: list[int], num_kv_heads: int) -> None:
+@every_order
+def test_attention_equals_dense_attention_under_a_mask(lengths: list[int], num_kv_heads: int, is_causal: bool) -> None:
     cu_seqlens = cumulate(lengths)
     rows = random_rows(sum(lengths), num_kv_heads, torch.float64)
-    actual = reference.packed_attention(*rows, cu_seqlens)
-    torch.testing.assert_close(actual, dense_attention(*rows, cu_seqlens), rtol=0.0, atol=1e-12)
+    actual = reference.packed_attention(*rows, cu_seqlens, is_causal)
+    torch.testing.assert_close(actual, dense_attention(*rows, cu_seqlens, is_causal), rtol=0.0, atol=1e-12)
 
 
 @every_layout
 @every_group
-def test_gradients_of_attention_equal_those_of_dense_attention(lengths: list[int], num_kv_heads: int) -> None:
+@every_order
+def test_gradients_of_attention_equal_those_of_dense_attention(
+    lengths: list[int], num_kv_heads: int, is_causal: bool
+) -> None:
     cu_seqlens = cumulate(lengths)
     rows = random_rows(sum(lengths), num_kv_heads, torch.float64)
     up = torch.randn(sum(lengths), 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    actual = torch.autograd.grad(reference.packed_attention(*rows, cu_seqlens), rows, up)
-    expected = torch.autograd.grad(dense_attention(*rows, cu_seqlens), rows, up)
+    actual = torch.autograd.grad(reference.packed_attention(*rows, cu_seqlens, is_causal), rows, up)
+    expected = torch.autograd.grad(dense_attention(*rows, cu_seqlens, is_causal), rows, up)
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-12)
 
 
@@ -82,12 +89,12 @@ def test_gradients_of_attention_are_those_of_finite_differences(lengths: list[in
     assert torch.autograd.gradcheck(lambda *x: reference.packed_attention(*x, cu_seqlens), rows)
 
 
-@given(st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(any), st.sampled_from([1, 2, 4]))
-def test_attention_of_any_layout(lengths: list[int], num_kv_heads: int) -> None:
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(any), st.sampled_from([1, 2, 4]), st.booleans())
+def test_attention_of_any_layout(lengths: list[int], num_kv_heads: int, is_causal: bool) -> None:
     cu_seqlens = cumulate(lengths)
     rows = random_rows(sum(lengths), num_kv_heads, torch.float64, width=4)
-    actual = reference.packed_attention(*rows, cu_seqlens)
-    torch.testing.assert_close(actual, dense_attention(*rows, cu_seqlens), rtol=0.0, atol=1e-12)
+    actual = reference.packed_attention(*rows, cu_seqlens, is_causal)
+    torch.testing.assert_close(actual, dense_attention(*rows, cu_seqlens, is_causal), rtol=0.0, atol=1e-12)
 
 
 def test_no_row_sees_another_sequence() -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding
 
 from oneflow_dist.config import Config, ModelConfig
-from oneflow_dist.model.trunk import MLP, Attention, Block, rotary_table, rotate
+from oneflow_dist.model.trunk import MLP, Attention, Block, rotary_frequency, rotary_table, rotate
 
 CU_SEQLENS = torch.tensor([0, 4, 9], dtype=torch.int32)
 ROWS = 9
@@ -35,15 +36,44 @@ def llama_rotate(x: Tensor, position: Tensor, theta: float) -> Tensor:
 
 def test_text_rows_turn_as_in_llama() -> None:
     x = torch.randn(ROWS, 2, 12)
-    cos, sin = rotary_table(text_positions(ROWS), 12, 10000.0)
+    cos, sin = rotary_table(text_positions(ROWS), 12, 10000.0, 1.0)
     expected = llama_rotate(x, torch.arange(ROWS), 10000.0)
     torch.testing.assert_close(rotate(x, cos, sin).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [1.0, 8.0, 32.0])
+def test_frequencies_are_those_of_transformers_to_the_bit(scaling: float) -> None:
+    """Of Llama 3, 3.1 and 3.2."""
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    if scaling > 1.0:
+        rope |= {"rope_type": "llama3", "factor": scaling, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        rope["original_max_position_embeddings"] = 8192
+    config = LlamaConfig(hidden_size=512, num_attention_heads=4, rope_parameters=rope, max_position_embeddings=131072)
+    expected = LlamaRotaryEmbedding(config)
+    frequency = rotary_frequency(128, 500000.0, scaling, torch.device("cpu"))
+    assert torch.equal(frequency, expected.inv_freq)
+    position = torch.tensor([0, 1, 2047, 2048, 8191, 8192, 70000, 131071], dtype=torch.int32)
+    cos, sin = rotary_table(position[:, None].expand(8, 3).contiguous(), 128, 500000.0, scaling)
+    their_cos, their_sin = expected(torch.zeros(1), position[None])
+    assert torch.equal(cos[:, 0], their_cos[0, :, :64])
+    assert torch.equal(sin[:, 0], their_sin[0, :, :64])
+
+
+def test_scaling_leaves_fast_pairs_and_stretches_slow_ones() -> None:
+    plain, stretched = (rotary_frequency(128, 500000.0, scaling, torch.device("cpu")) for scaling in (1.0, 8.0))
+    wavelength = 2 * torch.pi / plain
+    ratio = plain / stretched
+    assert (ratio[wavelength < 2048] == 1.0).all()
+    assert (ratio[wavelength > 8192] == 8.0).all()
+    between = ratio[(wavelength > 2048) & (wavelength < 8192)]
+    assert len(between) > 3
+    assert ((between > 1.0) & (between < 8.0)).all()
 
 
 def test_pairs_turn_with_the_three_axes_in_turn() -> None:
     """Each axis has fast and slow frequencies."""
     position = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.int32)
-    _, sin = rotary_table(position, 12, 100.0)
+    _, sin = rotary_table(position, 12, 100.0, 1.0)
     assert (sin[:, 0] != 0.0).int().tolist() == [[1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1]]
 
 
@@ -52,7 +82,7 @@ def test_scores_depend_on_differences_of_positions_alone() -> None:
     position = torch.randint(20, (ROWS, 3), dtype=torch.int32)
 
     def scores(shift: Tensor) -> Tensor:
-        cos, sin = rotary_table(position + shift, 12, 10000.0)
+        cos, sin = rotary_table(position + shift, 12, 10000.0, 1.0)
         return torch.einsum("thd,uhd->tu", rotate(query, cos, sin), rotate(key, cos, sin))
 
     nowhere, somewhere = torch.zeros(3, dtype=torch.int32), torch.tensor([5, 11, 2], dtype=torch.int32)
@@ -61,7 +91,7 @@ def test_scores_depend_on_differences_of_positions_alone() -> None:
 
 def test_rotation_keeps_lengths_and_dtype() -> None:
     x = torch.randn(ROWS, 2, 8).bfloat16()
-    cos, sin = rotary_table(text_positions(ROWS), 8, 10000.0)
+    cos, sin = rotary_table(text_positions(ROWS), 8, 10000.0, 1.0)
     turned = rotate(x, cos, sin)
     assert turned.dtype == torch.bfloat16
     torch.testing.assert_close(turned.float().norm(dim=-1), x.float().norm(dim=-1), atol=0.05, rtol=0.01)
@@ -69,12 +99,12 @@ def test_rotation_keeps_lengths_and_dtype() -> None:
 
 def test_row_at_position_zero_is_not_turned() -> None:
     x = torch.randn(1, 2, 8)
-    cos, sin = rotary_table(text_positions(1), 8, 10000.0)
+    cos, sin = rotary_table(text_positions(1), 8, 10000.0, 1.0)
     assert torch.equal(rotate(x, cos, sin), x)
 
 
 def run_attention(attention: Attention, x: Tensor) -> Tensor:
-    cos, sin = rotary_table(text_positions(ROWS), attention.head_width, 10000.0)
+    cos, sin = rotary_table(text_positions(ROWS), attention.head_width, 10000.0, 1.0)
     return attention(x, cos, sin, CU_SEQLENS, 5)
 
 
@@ -85,6 +115,16 @@ def test_every_row_sees_all_rows_of_its_sequence_and_no_other(model_config: Mode
         (grad,) = torch.autograd.grad(run_attention(attention, x)[row].sum(), x)
         own = range(4) if row < 4 else range(4, 9)
         assert (grad != 0.0).any(dim=1).nonzero().flatten().tolist() == list(own)
+
+
+def test_a_causal_row_sees_itself_and_what_stands_before_it(model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    attention = Attention(replace(model_config, is_causal=True))
+    x = torch.randn(ROWS, model_config.width, requires_grad=True)
+    for row in range(ROWS):
+        (grad,) = torch.autograd.grad(run_attention(attention, x)[row].sum(), x)
+        seen = range(row + 1) if row < 4 else range(4, row + 1)
+        assert (grad != 0.0).any(dim=1).nonzero().flatten().tolist() == list(seen)
 
 
 def test_grouped_queries_equal_repeated_keys_and_values(model_config: ModelConfig) -> None:
@@ -109,7 +149,7 @@ def test_mlp_is_a_gated_product(model_config: ModelConfig) -> None:
 
 
 def run_block(block: Block, x: Tensor, image_embedding: Tensor, row_image: Tensor) -> Tensor:
-    cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0)
+    cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0, 1.0)
     return block(x, image_embedding, row_image, cos, sin, CU_SEQLENS, 5)
 
 
