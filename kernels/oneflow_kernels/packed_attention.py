@@ -78,7 +78,9 @@ def _reference_backward(
 
 
 @_reference_backward.register_fake
-def _(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, is_causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 

@@ -50,8 +50,8 @@ def packed_attention_backward(
 ) -> tuple[Float[Tensor, "T h d"], Float[Tensor, "T g d"], Float[Tensor, "T g d"]]:
     """Gradients of `packed_attention` with respect to query, key and value.
 
-        P  = softmax(Q K^T / sqrt(d))      dV = P^T dO                  dQ = dS K / sqrt(d)
-        dP = dO V^T                        dS = P (dP - sum(P dP))      dK = dS^T Q / sqrt(d)
+    P  = softmax(Q K^T / sqrt(d))      dV = P^T dO                  dQ = dS K / sqrt(d)
+    dP = dO V^T                        dS = P (dP - sum(P dP))      dK = dS^T Q / sqrt(d)
     """
     source, place_of_row, groups = _group_by_length(cu_seqlens)
     sizes = [num_sequences * longest for num_sequences, longest in groups]
