@@ -1,6 +1,6 @@
 """Generation: text by insertion and images by flow, at once, many documents in one packed sequence."""
 
-# Shapes: F slots that fire, v of the vocabulary on this rank, P patches of E elements of one forward, p of one document.
+# Shapes: F slots that fire, v of the vocabulary on this rank, P patches of E elements of one forward, p of a document.
 
 from __future__ import annotations
 
