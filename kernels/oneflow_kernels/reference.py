@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import is_fake
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
@@ -168,7 +169,7 @@ def bag_scores(
 
 def _filled_slots(bag_slot: Int64[Tensor, "B"]) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "B"], list[int]]:
     """Slots that have a bag, which of them each token belongs to, and where the tokens of each end."""
-    if bag_slot.is_meta:  # sizes without values: as large as it gets, one token in every bag
+    if bag_slot.is_meta or is_fake(bag_slot):  # sizes without values: as large as it gets, one token in every bag
         return bag_slot, torch.arange(len(bag_slot), device="meta"), list(range(1, len(bag_slot) + 1))
     slots, slot_of_bag, bag_size = torch.unique_consecutive(bag_slot, return_inverse=True, return_counts=True)
     return slots, slot_of_bag, bag_size.cumsum(0).tolist()

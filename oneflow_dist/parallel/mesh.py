@@ -61,7 +61,10 @@ def make_mesh(config: Config, world_size: int, device_type: str) -> DeviceMesh:
     """
     shape = mesh_shape(config.parallel, world_size)
     check_tensor_axis(config)
-    return init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+    if config.parallel.tensor > 1:
+        mesh["shard", "tensor"]._flatten()  # so that the gradient norm is summed over both at once
+    return mesh
 
 
 def tensor_axis(mesh: DeviceMesh) -> TensorAxis:

@@ -46,7 +46,7 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
     )
     # Outputs of the model are views; the warning is about writing into them, which nothing does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    data_mesh = mesh["replicate", "shard"]
+    data_mesh = mesh["replicate", "shard"] if mesh.size(0) > 1 else mesh["shard"]
     for block in model.blocks:
         fully_shard(block, mesh=data_mesh, mp_policy=policy)
     fully_shard(model, mesh=data_mesh, mp_policy=policy)
@@ -97,9 +97,12 @@ def share_batch(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
 
 
 def sync_gradients(model: nn.Module, is_last: bool) -> None:
-    """Reduce gradients over ranks in the last microbatch of a step only."""
+    """Reduce gradients over replicas in the last microbatch of a step only.
+
+    Over shards they are reduced in every one, so that no rank holds more gradients than parameters.
+    """
     if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_last)
+        model.set_requires_all_reduce(is_last)
 
 
 def reshard(model: nn.Module) -> None:
