@@ -145,7 +145,5 @@ def assert_equal_checkpoints(own: Path, expected: Path, scratch: Path) -> None:
     assert state.keys() == expected_state.keys()
     assert {key.split(".")[0] for key in state} == {"model", "ema", "optimizer"}
     for key, value in state.items():
-        same = (
-            torch.equal(value, expected_state[key]) if isinstance(value, torch.Tensor) else value == expected_state[key]
-        )
-        assert same, key
+        theirs = expected_state[key]
+        assert torch.equal(value, theirs) if isinstance(value, torch.Tensor) else value == theirs, key
