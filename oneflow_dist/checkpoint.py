@@ -4,150 +4,190 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import shutil
 import warnings
-from dataclasses import dataclass
+from concurrent import futures
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch import Tensor, nn
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
-from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.config import Config, load_config
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage
-from oneflow_dist.runtime import is_main, log
+from oneflow_dist.progress import (
+    Progress,
+    checkpoint_folder,
+    clear_place,
+    complete,
+    complete_steps,
+    delete_old,
+    find_latest,
+    folder_beside,
+    is_complete,
+    read_progress,
+)
+from oneflow_dist.runtime import is_main
+from oneflow_dist.stored_tensors import check_tensors, named_leaves, read_tensors, shapes
 
-ARCHITECTURE = ("model", "heads", "image")  # config sections that decide the shapes of parameters
-FORMAT = 2  # of progress.json
-LANES = ("packs_per_step", "window_samples")  # of [data]: what the states of lanes depend on
+Keys = dict[str, tuple[str, ...] | None]  # of the config: of some sections, or (None) all of a section
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where a run stands, besides its tensors. No random generator has a state: all noise is keyed by its sample."""
-
-    step: int
-    lanes: dict[int, dict[str, Any]]
-
-
-def checkpoint_folder(run_folder: str, step: int) -> Path:
-    """Where the checkpoint after `step` steps lies."""
-    return Path(run_folder) / "checkpoints" / f"step-{step:08d}"
-
-
-def find_latest(run_folder: str) -> Path | None:
-    """The last complete checkpoint of a run; incomplete ones are named and left alone."""
-    folders = sorted((Path(run_folder) / "checkpoints").glob("step-*"), reverse=True)
-    complete = [folder for folder in folders if (folder / "COMPLETE").exists()]
-    for folder in folders:
-        if folder not in complete:
-            last = f"the last complete one is {complete[0].name}" if complete else "there is no complete one"
-            log(f"{folder} is incomplete (no COMPLETE file) and ignored; {last}")
-    return complete[0] if complete else None
+# Those that decide which parameters there are, and what they mean.
+ARCHITECTURE: Keys = {"model": None, "heads": None, "image": ("channels", "patch_size", "time_conditioning")}
+PLACE: Keys = {"data": ("packs_per_step", "window_samples"), "run": ("seed",)}  # what the states of lanes depend on
 
 
-def save_checkpoint(
-    config: Config, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage
-) -> None:
-    """Write model, optimizer, average and progress; then delete checkpoints beyond `checkpoint.keep`.
+class CheckpointWriter:
+    """Saves a run; with `checkpoint.background` while it goes on. Leaving it as a context waits for the last save."""
+
+    def __init__(self, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage):
+        self.config = config
+        self.model, self.optimizer, self.ema = model, optimizer, ema
+        self.under_way: futures.Future[Any] | None = None
+        if config.checkpoint.background:
+            # A thread writes. Its messages must not mix with those of the steps, so they have a group of their own.
+            self.group = dist.new_group(backend="gloo")
+            on_gpu = torch.cuda.is_available()
+            self.stager = DefaultStager(
+                StagingOptions(
+                    use_pinned_memory=on_gpu,
+                    use_non_blocking_copy=on_gpu,
+                    use_shared_memory=False,
+                    use_async_staging=False,
+                )
+            )
+
+    def save(self, progress: Progress) -> None:
+        """Write model, optimizer, average and progress; then delete checkpoints beyond `checkpoint.keep`.
+
+        In the background, what is written is the state at this call, and a save that is still under way ends first.
+
+        Raises:
+            OSError: not enough room on the disk. Nothing has been written then.
+            CheckpointException: on all ranks, that one could not write its part of this save or of the one before.
+        """
+        self.wait()
+        final = checkpoint_folder(self.config.run.folder, progress.step)
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, (progress.lanes, is_complete(final)))
+        if gathered[0][1]:
+            return
+        lanes = {index: lane for part, _ in gathered for index, lane in part.items()}
+        state = _state_dict(self.model, self.optimizer, self.ema)
+        _check_room_of_all(final, state)
+        if is_main():
+            clear_place(final)
+        dist.barrier()
+        progress = Progress(step=progress.step, lanes=lanes)
+        if self.config.checkpoint.background:
+            # Nothing is copied ahead: what the stager gives is in host memory, and the thread knows no device.
+            writer = _Writer(final, self.config, progress, per_thread_copy_ahead=0)
+            saving = dcp.async_save(state, storage_writer=writer, process_group=self.group, async_stager=self.stager)
+            assert isinstance(saving, futures.Future), "the stager is asked to copy before it returns"
+            self.under_way = saving
+        else:
+            dcp.save(state, storage_writer=_Writer(final, self.config, progress))
+
+    def wait(self) -> None:
+        """Until nothing is under way; what went wrong with it is raised on all ranks."""
+        under_way, self.under_way = self.under_way, None
+        if under_way is not None:
+            under_way.result()
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            self.wait()
+        elif self.under_way is not None:
+            futures.wait([self.under_way])  # a run that fails keeps its last checkpoint, and its own error
+
+
+def write_initial_checkpoint(folder: Path, config: Config, tensors: dict[str, Tensor]) -> None:
+    """Write weights that a run starts from: a checkpoint of step 0, which has nothing else.
+
+    Needs no process group. One tensor at a time is in memory, so all of them may lie in memory-mapped files.
+
+    Args:
+        folder: `checkpoint_folder(run_folder, 0)`.
+        tensors: all parameters of `OneFlow(config)` by name, in any floating dtype.
 
     Raises:
-        OSError: not enough room on the disk. Nothing has been written then.
+        ValueError: the tensors are not the model's, or the run has a checkpoint already.
+        OSError: not enough room on the disk.
     """
-    final = checkpoint_folder(config.run.folder, progress.step)
-    if (final / "COMPLETE").exists():
-        return
-    state = _state_dict(model, optimizer, ema)
-    _check_room(final, state)
-    beside = final.with_name(final.name + ".incomplete")
-    if is_main():
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
-        beside.mkdir(parents=True)
-    dist.barrier()
-    dcp.save(state, checkpoint_id=str(beside))
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, progress.lanes)
-    if is_main():
-        lanes = {index: lane for part in gathered for index, lane in part.items()}
-        (beside / "progress.json").write_text(json.dumps({"format": FORMAT, "step": progress.step, "lanes": lanes}))
-        (beside / "config.toml").write_text(write_config(config))
-        (beside / "COMPLETE").touch()
-        beside.rename(final)
-        _delete_old(config)
-    dist.barrier()
+    if complete_steps(str(folder.parents[1])):
+        raise ValueError(f"{folder.parents[1]}: has checkpoints already; name another run.folder, or move them away")
+    with torch.device("meta"):
+        expected = shapes(dict(OneFlow(config).named_parameters()))
+    check_tensors(str(folder), shapes(tensors), expected)
+    _check_room(folder, sum(map(_num_bytes, tensors.values())), _free_bytes(folder))
+    clear_place(folder)
+    writer = _Writer(folder, config, Progress(step=0, lanes={}), single_file_per_rank=False, per_thread_copy_ahead=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
+        dcp.save({"model": tensors}, storage_writer=writer, no_dist=True)
 
 
 def load_checkpoint(
     folder: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage
 ) -> Progress:
-    """Continue from a checkpoint, whatever layout wrote it.
+    """Continue from a checkpoint, whatever layout wrote it; or start from the weights of an initial one.
 
     Raises:
         ValueError: it is damaged, or belongs to another architecture or another cut of the data.
     """
-    _check_whole(folder)
-    check_same(folder, config, {**dict.fromkeys(ARCHITECTURE), "data": LANES, "run": ("seed",)})
-    state = _state_dict(model, optimizer, ema)
-    dcp.load(state, checkpoint_id=str(folder))
-    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    set_optimizer_state_dict(model, optimizer, state["optimizer"])
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)  # decay, betas and the like are the config's, not the checkpoint's
-    return read_progress(folder)
-
-
-def read_progress(folder: Path) -> Progress:
-    """Where a run stood when it wrote a checkpoint.
-
-    Raises:
-        ValueError: it is no complete checkpoint, or one of another version.
-    """
-    if not (folder / "COMPLETE").exists():
-        raise ValueError(
-            f"{folder}: no complete checkpoint (no COMPLETE file); name a folder as checkpoints/step-00000100"
-        )
-    table = json.loads((folder / "progress.json").read_text())
-    if table.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder}: written by another version (format {table.get('format')}, this one reads {FORMAT}); "
-            "start a new run in another run.folder"
-        )
-    return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
+    progress = read_progress(folder)
+    if progress.step == 0:
+        check_same(folder, config, ARCHITECTURE)
+        read_tensors({"model": dict(model.named_parameters())}, folder)
+        read_tensors({"model": ema.tensors}, folder)  # the average starts at the weights
+    else:
+        check_same(folder, config, {**ARCHITECTURE, **PLACE})
+        state = _state_dict(model, optimizer, ema)
+        del state["optimizer"]["param_groups"]  # decay, betas and the like are the config's, not the checkpoint's
+        read_tensors(state, folder)
+    return progress
 
 
 def load_model(path: str | Path) -> tuple[OneFlow, Config]:
     """The averaged weights of a checkpoint, or of the last one of a run folder, on this process's device.
 
     Raises:
-        ValueError: there is no complete checkpoint.
+        ValueError: there is no complete checkpoint, or it is damaged.
     """
-    folder = Path(path) if (Path(path) / "COMPLETE").exists() else find_latest(str(path))
+    folder = Path(path) if is_complete(Path(path)) else find_latest(str(path))
     if folder is None:
         raise ValueError(
             f"{path}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"
         )
-    _check_whole(folder)
     config = load_config(folder / "config.toml")
     model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
+    weights = "model" if read_progress(folder).step == 0 else "ema"
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="torch.distributed is disabled"
-        )  # a tool is one process, as it should
-        dcp.load({"ema": dict(model.named_parameters())}, checkpoint_id=str(folder), no_dist=True)
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
+        read_tensors({weights: dict(model.named_parameters())}, folder, no_dist=True)
     return model.eval(), config
 
 
-def check_same(folder: Path, config: Config, sections: dict[str, tuple[str, ...] | None]) -> None:
-    """Compare config sections (None: all their keys) with those that a checkpoint was written with."""
+def check_same(folder: Path, config: Config, keys_of: Keys) -> None:
+    """Compare keys of the config with those that a checkpoint was written with.
+
+    Raises:
+        ValueError: the first that differs, with both values.
+    """
     theirs = load_config(folder / "config.toml")
-    for section, keys in sections.items():
+    for section, keys in keys_of.items():
         there, here = getattr(theirs, section), getattr(config, section)
         for key in keys or [field.name for field in dataclasses.fields(here)]:
             if getattr(there, key) != getattr(here, key):
@@ -157,7 +197,22 @@ def check_same(folder: Path, config: Config, sections: dict[str, tuple[str, ...]
                 )
 
 
+class _Writer(dcp.FileSystemWriter):
+    """Writes the parts of a checkpoint beside its name, which it gets once all ranks have written theirs."""
+
+    def __init__(self, final: Path, config: Config, progress: Progress, **options: Any):
+        super().__init__(folder_beside(final), **options)
+        self.final, self.config, self.progress = final, config, progress
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """On rank 0 alone, after all parts; DCP tells every rank when this fails, as when a part does."""
+        super().finish(metadata, results)
+        complete(self.final, self.config, self.progress)
+        delete_old(self.config.run.folder, self.config.checkpoint)
+
+
 def _state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage) -> dict[str, Any]:
+    """The tensors of a run themselves, no copies: what is read into them has been loaded."""
     return {
         "model": dict(model.named_parameters()),
         "ema": ema.tensors,
@@ -165,46 +220,30 @@ def _state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingA
     }
 
 
-def _check_room(final: Path, state: dict[str, Any]) -> None:
+def _check_room_of_all(final: Path, state: dict[str, Any]) -> None:
     """All ranks learn how much all of them will write, and whether it fits."""
-    needed = torch.tensor(sum(_num_bytes(value) for value in _leaves(state)), dtype=torch.int64)
+    needed = torch.tensor(sum(_num_bytes(value) for _, value in named_leaves(state)), dtype=torch.int64)
     dist.all_reduce(needed)
-    existing = next(parent for parent in final.parents if parent.exists())
-    free = torch.tensor(shutil.disk_usage(existing).free, dtype=torch.int64)
+    free = torch.tensor(_free_bytes(final), dtype=torch.int64)
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
+    _check_room(final, int(needed), int(free))
+
+
+def _check_room(final: Path, needed: int, free: int) -> None:
     if free < needed * 1.02 + 2**20:
         raise OSError(
             errno.ENOSPC,
-            f"{final}: the checkpoint needs {_mib(needed)} MiB but the disk has {_mib(free)} MiB left; make room and "
-            "run the same command again: it continues from the last checkpoint",
+            f"{final}: the checkpoint needs {needed >> 20} MiB but the disk has {free >> 20} MiB left; make room and "
+            "run the same command again",
         )
 
 
-def _check_whole(folder: Path) -> None:
-    """Whether every file of a checkpoint is there and as long as its index says."""
-    for place in dcp.FileSystemReader(str(folder)).read_metadata().storage_data.values():
-        path = folder / place.relative_path
-        if not path.exists() or path.stat().st_size < place.offset + place.length:
-            raise ValueError(
-                f"{folder}: {path.name} is missing or cut off; move this folder away to continue from the one before"
-            )
-
-
-def _leaves(value: Any) -> list[Any]:
-    return [leaf for item in value.values() for leaf in _leaves(item)] if isinstance(value, dict) else [value]
+def _free_bytes(final: Path) -> int:
+    """Of the disk that the folder will lie on."""
+    return shutil.disk_usage(next(parent for parent in final.parents if parent.exists())).free
 
 
 def _num_bytes(value: Any) -> int:
     if isinstance(value, DTensor):
         value = value.to_local()
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 64
-
-
-def _mib(num_bytes: torch.Tensor) -> int:
-    return int(num_bytes) // 2**20
-
-
-def _delete_old(config: Config) -> None:
-    complete = sorted(mark.parent for mark in (Path(config.run.folder) / "checkpoints").glob("step-*/COMPLETE"))
-    for folder in complete[: -config.checkpoint.keep]:
-        shutil.rmtree(folder)
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 64

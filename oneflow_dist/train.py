@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from oneflow_dist.checkpoint import Progress, find_latest, load_checkpoint, save_checkpoint
+from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Counts, Losses, PackedBatch, StepMetrics
 from oneflow_dist.data.loader import PackLoader
@@ -25,6 +25,7 @@ from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, mak
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
+from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
 
 
@@ -101,7 +102,10 @@ def train(config: Config, device: torch.device) -> None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
         log(f"continuing from {latest}")
     loader = PackLoader(config, dist.get_rank(), dist.get_world_size(), progress.lanes or None)
-    with MetricsLog(config, progress.step, is_main()) as metrics_log:
+    with (
+        MetricsLog(config, progress.step, is_main()) as metrics_log,
+        CheckpointWriter(config, model, optimizer, ema) as checkpoints,
+    ):
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
             batches = loader.next_step(device)
@@ -111,7 +115,7 @@ def train(config: Config, device: torch.device) -> None:
             lr = learning_rate(step, config.train.steps, config.optim)
             metrics_log.write(step, step_values(metrics, lr, seconds, step_flops(metrics.counts, config)))
             if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
-                save_checkpoint(config, Progress(step=step, lanes=loader.states), model, optimizer, ema)
+                checkpoints.save(Progress(step=step, lanes=loader.states))
             if config.sampling.every_steps and step % config.sampling.every_steps == 0:
                 with ema.applied(model):
                     path = draw_progress(model, config, step)

@@ -13,36 +13,36 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
-from oneflow_dist.checkpoint import (
-    Progress,
-    checkpoint_folder,
-    find_latest,
-    load_checkpoint,
-    load_model,
-    save_checkpoint,
-)
+from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint, load_model, write_initial_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model
+from oneflow_dist.progress import Progress, checkpoint_folder, find_latest, read_progress
 from tests.launching import Launcher
 
 Trained = tuple[OneFlow, torch.optim.Optimizer, MovingAverage]
 
 
-def trained(config: Config, seed: int = 0) -> Trained:
-    """A model on this process's ranks, its optimizer and its average after two steps on made-up gradients."""
+def untrained(config: Config, seed: int = 0) -> Trained:
+    """A model on this process's ranks, its optimizer and its average."""
     mesh = make_mesh(config.parallel, dist.get_world_size(), "cpu")
     with torch.device("meta"):
         model = OneFlow(config)
     shard_model(model, mesh, config.train)
     model.to_empty(device="cpu")
     initialize(model, seed, config.model.num_layers)
-    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, 0.5)
+    return model, make_optimizer(model, config.optim), MovingAverage(model, 0.5)
+
+
+def trained(config: Config, seed: int = 0) -> Trained:
+    """The same after two steps on made-up gradients."""
+    model, optimizer, ema = untrained(config, seed)
     for step in (1, 2):
         for parameter in model.parameters():
             parameter.grad = 0.1 * step + parameter.detach()
@@ -81,7 +81,7 @@ def run_config(make_config: Callable[..., Config], tmp_path: Path) -> Config:
 def test_what_was_saved_is_loaded_bitwise(run_config: Config) -> None:
     saved = trained(run_config)
     expected = tensors(*saved)
-    save_checkpoint(run_config, PROGRESS, *saved)
+    CheckpointWriter(run_config, *saved).save(PROGRESS)
     other = trained(run_config, seed=1)
     assert not torch.equal(tensors(*other)["embed.weight"], expected["embed.weight"])
     folder = find_latest(run_config.run.folder)
@@ -95,7 +95,7 @@ def save_on_ranks(folder: str, overrides: list[str]) -> dict[str, torch.Tensor]:
     config = load_config(f"{folder}/config.toml", overrides)
     parts = trained(config)
     rank = dist.get_rank()
-    save_checkpoint(config, Progress(step=7, lanes={rank: {"draws": [rank], "waiting": []}}), *parts)
+    CheckpointWriter(config, *parts).save(Progress(step=7, lanes={rank: {"draws": [rank], "waiting": []}}))
     return tensors(*parts)
 
 
@@ -124,10 +124,118 @@ def test_a_checkpoint_of_four_ranks_is_loaded_bitwise_by_any_other_layout(
     assert_same(found, expected)
 
 
+@pytest.fixture
+def initial(run_config: Config) -> dict[str, torch.Tensor]:
+    """The tensors of an initial checkpoint of the run's folder, of every dtype that weights come in."""
+    weights = OneFlow(run_config).state_dict()
+    dtypes = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    tensors = {
+        name: torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)).to(dtypes[number % 4])
+        for number, (name, weight) in enumerate(weights.items())
+    }
+    write_initial_checkpoint(checkpoint_folder(run_config.run.folder, 0), run_config, tensors)
+    return tensors
+
+
+def test_an_initial_checkpoint_is_a_checkpoint_of_step_0_with_weights_alone(
+    initial: dict[str, torch.Tensor], run_config: Config
+) -> None:
+    folder = checkpoint_folder(run_config.run.folder, 0)
+    assert folder.name == "step-00000000"
+    assert find_latest(run_config.run.folder) == folder
+    assert read_progress(folder) == Progress(step=0, lanes={})
+    assert load_config(folder / "config.toml") == run_config
+    index = dcp.FileSystemReader(folder).read_metadata()
+    assert index.state_dict_metadata.keys() == {f"model.{name}" for name in initial}
+    parts = {place.relative_path for place in index.storage_data.values()}
+    assert {path.name for path in folder.iterdir()} == {".metadata", "progress.json", "config.toml", "COMPLETE"} | parts
+    assert len(parts) == len(initial)  # a file for each, so that no two need be in memory
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_run_starts_from_an_initial_checkpoint_in_float32_with_a_fresh_optimizer(
+    initial: dict[str, torch.Tensor], run_config: Config, make_config: Callable[..., Config]
+) -> None:
+    config = make_config(f"run.folder={run_config.run.folder}", "run.seed=3", "data.window_samples=5")
+    model, optimizer, ema = untrained(config)
+    progress = load_checkpoint(checkpoint_folder(config.run.folder, 0), config, model, optimizer, ema)
+    assert progress == Progress(step=0, lanes={})
+    assert not optimizer.state
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == ema.tensors[name].dtype == torch.float32
+        assert torch.equal(parameter, initial[name].float()), name
+        assert torch.equal(ema.tensors[name], initial[name].float()), name
+
+
+def load_initial(folder: str) -> dict[str, torch.Tensor]:
+    config = load_config(f"{folder}/checkpoints/step-00000000/config.toml")
+    parts = untrained(config)
+    load_checkpoint(checkpoint_folder(folder, 0), config, *parts)
+    return tensors(*parts)
+
+
+def test_ranks_start_from_an_initial_checkpoint(
+    initial: dict[str, torch.Tensor], run_config: Config, launcher: Launcher
+) -> None:
+    expected = {name: tensor.float() for name, tensor in initial.items()}
+    expected |= {f"ema {name}": tensor for name, tensor in expected.items()}
+    for found in launcher.call(2, load_initial, run_config.run.folder):
+        assert_same(found, expected)
+
+
+def test_load_model_reads_the_weights_of_an_initial_checkpoint(
+    initial: dict[str, torch.Tensor], run_config: Config
+) -> None:
+    model, config = load_model(run_config.run.folder)
+    assert config == run_config
+    assert_same(dict(model.named_parameters()), {name: tensor.float() for name, tensor in initial.items()})
+
+
+def test_an_initial_checkpoint_takes_tensors_from_a_memory_mapped_file(run_config: Config, tmp_path: Path) -> None:
+    weights = OneFlow(run_config).state_dict()
+    torch.save(weights, tmp_path / "weights.pt")
+    mapped = torch.load(tmp_path / "weights.pt", mmap=True)
+    write_initial_checkpoint(checkpoint_folder(run_config.run.folder, 0), run_config, mapped)
+    assert_same(dict(load_model(run_config.run.folder)[0].named_parameters()), weights)
+
+
+@pytest.mark.usefixtures("initial")
+def test_a_run_that_has_checkpoints_takes_no_initial_one(run_config: Config) -> None:
+    folder = checkpoint_folder(run_config.run.folder, 0)
+    with pytest.raises(ValueError) as error:
+        write_initial_checkpoint(folder, run_config, OneFlow(run_config).state_dict())
+    assert str(error.value) == (
+        f"{run_config.run.folder}: has checkpoints already; name another run.folder, or move them away"
+    )
+
+
+def test_tensors_that_are_not_the_models_make_no_initial_checkpoint(run_config: Config) -> None:
+    weights = OneFlow(run_config).state_dict()
+    del weights["embed.weight"]
+    folder = checkpoint_folder(run_config.run.folder, 0)
+    with pytest.raises(ValueError, match=r"step-00000000: .*: 1 missing \(embed.weight\); "):
+        write_initial_checkpoint(folder, run_config, weights)
+    assert not Path(run_config.run.folder).exists()
+
+
+def test_an_initial_checkpoint_that_dies_is_none_and_is_made_good_by_the_next(
+    run_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, folder = OneFlow(run_config).state_dict(), checkpoint_folder(run_config.run.folder, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(dcp.FileSystemWriter, "finish", lambda *arguments: 1 / 0)
+        with pytest.raises(CheckpointException):
+            write_initial_checkpoint(folder, run_config, weights)
+    assert find_latest(run_config.run.folder) is None
+    write_initial_checkpoint(folder, run_config, weights)
+    assert find_latest(run_config.run.folder) == folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 @pytest.mark.usefixtures("group_of_one")
 def test_load_model_brings_the_averaged_weights(run_config: Config) -> None:
     model, optimizer, ema = trained(run_config)
-    save_checkpoint(run_config, PROGRESS, model, optimizer, ema)
+    CheckpointWriter(run_config, model, optimizer, ema).save(PROGRESS)
     for path in (run_config.run.folder, checkpoint_folder(run_config.run.folder, 7)):
         loaded, config = load_model(path)
         assert config == run_config
@@ -150,7 +258,7 @@ def test_load_model_without_a_checkpoint_says_so(tmp_path: Path) -> None:
 def test_the_last_checkpoints_are_kept(run_config: Config) -> None:
     parts = trained(run_config)
     for step in (8, 9, 10, 11):
-        save_checkpoint(run_config, replace(PROGRESS, step=step), *parts)
+        CheckpointWriter(run_config, *parts).save(replace(PROGRESS, step=step))
     kept = sorted(path.name for path in Path(run_config.run.folder, "checkpoints").iterdir())
     assert kept == ["step-00000010", "step-00000011"]
 
@@ -160,17 +268,17 @@ def test_an_incomplete_folder_does_not_take_the_place_of_a_checkpoint_to_keep(ru
     config = replace(run_config, checkpoint=replace(run_config.checkpoint, keep=1))
     torn = checkpoint_folder(config.run.folder, 99)  # as a copy that was broken off leaves it
     torn.mkdir(parents=True)
-    save_checkpoint(config, PROGRESS, *trained(config))
+    CheckpointWriter(config, *trained(config)).save(PROGRESS)
     assert find_latest(config.run.folder) == checkpoint_folder(config.run.folder, 7)
 
 
 @pytest.mark.usefixtures("group_of_one")
 def test_a_complete_checkpoint_is_not_written_again(run_config: Config) -> None:
     parts = trained(run_config)
-    save_checkpoint(run_config, PROGRESS, *parts)
+    CheckpointWriter(run_config, *parts).save(PROGRESS)
     folder = checkpoint_folder(run_config.run.folder, 7)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    save_checkpoint(run_config, PROGRESS, *parts)
+    CheckpointWriter(run_config, *parts).save(PROGRESS)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
 
 
@@ -181,17 +289,17 @@ def test_a_save_that_dies_leaves_no_checkpoint_and_is_made_good_by_the_next(
     parts = trained(run_config)
     folder = checkpoint_folder(run_config.run.folder, 7)
 
-    def save_half(state: Any, checkpoint_id: str) -> None:
-        Path(checkpoint_id, "__0_0.distcp").write_bytes(b"half")
+    def save_half(state: Any, storage_writer: dcp.FileSystemWriter) -> None:
+        Path(storage_writer.checkpoint_id, "__0_0.distcp").write_bytes(b"half")
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(dcp, "save", save_half)
         with pytest.raises(OSError, match="the disk is gone"):
-            save_checkpoint(run_config, PROGRESS, *parts)
+            CheckpointWriter(run_config, *parts).save(PROGRESS)
     assert not folder.exists()
     assert find_latest(run_config.run.folder) is None
-    save_checkpoint(run_config, PROGRESS, *parts)
+    CheckpointWriter(run_config, *parts).save(PROGRESS)
     assert [path.name for path in folder.parent.iterdir()] == ["step-00000007"]
     other = trained(run_config, seed=1)
     load_checkpoint(folder, run_config, *other)
@@ -207,16 +315,15 @@ def test_without_room_on_the_disk_nothing_is_written(run_config: Config, monkeyp
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(num_bytes // 2))
     with pytest.raises(OSError) as error:
-        save_checkpoint(run_config, PROGRESS, *parts)
+        CheckpointWriter(run_config, *parts).save(PROGRESS)
     assert str(error.value) == (
         f"[Errno 28] {run_config.run.folder}/checkpoints/step-00000007: the checkpoint needs {num_bytes >> 20} MiB but "
-        f"the disk has {num_bytes // 2 >> 20} MiB left; make room and run the same command again: it continues from "
-        "the last checkpoint"
+        f"the disk has {num_bytes // 2 >> 20} MiB left; make room and run the same command again"
     )
     assert not Path(run_config.run.folder).exists()
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(room + 2**15))
-    save_checkpoint(run_config, PROGRESS, *parts)
+    CheckpointWriter(run_config, *parts).save(PROGRESS)
     written = sum(path.stat().st_size for path in checkpoint_folder(run_config.run.folder, 7).iterdir())
     assert written < room  # what was asked for is enough
 
@@ -240,7 +347,7 @@ def test_incomplete_checkpoints_are_named(tmp_path: Path, capsys: pytest.Capture
 def test_the_optimizer_follows_the_config_that_the_run_continues_with(
     run_config: Config, make_config: Callable[..., Config]
 ) -> None:
-    save_checkpoint(run_config, PROGRESS, *trained(run_config))
+    CheckpointWriter(run_config, *trained(run_config)).save(PROGRESS)
     changed = ["optim.weight_decay=0.25", "optim.beta1=0.5", "optim.beta2=0.75", "optim.eps=1e-5"]
     config = make_config(f"run.folder={run_config.run.folder}", *changed)
     model, optimizer, ema = trained(config)
@@ -262,7 +369,7 @@ def test_what_a_checkpoint_depends_on_must_be_the_same(
     override: str, message: str, run_config: Config, make_config: Callable[..., Config]
 ) -> None:
     parts = trained(run_config)
-    save_checkpoint(run_config, PROGRESS, *parts)
+    CheckpointWriter(run_config, *parts).save(PROGRESS)
     folder = checkpoint_folder(run_config.run.folder, 7)
     with pytest.raises(ValueError) as error:
         load_checkpoint(folder, make_config(f"run.folder={run_config.run.folder}", override), *parts)
@@ -277,7 +384,7 @@ def test_what_a_checkpoint_does_not_depend_on_may_change(
     run_config: Config, make_config: Callable[..., Config]
 ) -> None:
     parts = trained(run_config)
-    save_checkpoint(run_config, PROGRESS, *parts)
+    CheckpointWriter(run_config, *parts).save(PROGRESS)
     changed = ["train.steps=9", "optim.lr=1.0", "data.workers=3", "data.cached_samples=5", "checkpoint.keep=1"]
     config = make_config(f"run.folder={run_config.run.folder}", *changed)
     assert load_checkpoint(checkpoint_folder(config.run.folder, 7), config, *parts) == PROGRESS
@@ -285,7 +392,7 @@ def test_what_a_checkpoint_does_not_depend_on_may_change(
 
 @pytest.mark.usefixtures("group_of_one")
 def test_progress_is_plain_json(run_config: Config) -> None:
-    save_checkpoint(run_config, PROGRESS, *trained(run_config))
+    CheckpointWriter(run_config, *trained(run_config)).save(PROGRESS)
     text = (checkpoint_folder(run_config.run.folder, 7) / "progress.json").read_text()
     assert json.loads(text) == {
         "format": 2,

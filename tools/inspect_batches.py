@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from oneflow_dist.checkpoint import read_progress
 from oneflow_dist.config import load_config
 from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.loader import LaneStates, PackLoader
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.inspection import digest, draw_pack
 from oneflow_dist.metrics import padding
+from oneflow_dist.progress import read_progress
 from oneflow_dist.runtime import run_program
 
 KEYS_SHOWN = 3

@@ -1,0 +1,109 @@
+"""The tensors of a checkpoint: are they all there, whole, and those that the model needs?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+
+NAMED = 3  # tensors of each kind that an error names
+
+
+class Reader(dcp.FileSystemReader):
+    """Reads this rank's parts, and says which checkpoint it is that cannot be read."""
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> torch.futures.Future[None]:
+        """As FileSystemReader; DCP tells every rank when one fails."""
+        try:
+            return super().read_data(plan, planner)
+        except Exception as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+
+def read_tensors(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:
+    """Fill the tensors of `state`, nested tables of them, in place, whatever layout wrote them and in which dtype.
+
+    Args:
+        no_dist: this process reads for itself alone.
+
+    Raises:
+        ValueError: tensors are missing, not asked for or of another shape, or the checkpoint is damaged.
+        CheckpointException: on all ranks, that one could not read its part.
+    """
+    reader = Reader(folder)
+    index = _read_index(reader, folder)
+    asked = tuple(f"{name}." for name in state)  # the tables; of others there may be any
+    there = {
+        name: value.size
+        for name, value in index.state_dict_metadata.items()
+        if isinstance(value, TensorStorageMetadata) and name.startswith(asked)
+    }
+    check_tensors(str(folder), there, shapes(state))
+    _check_whole(folder, index)
+    dcp.load(state, storage_reader=reader, no_dist=no_dist)
+
+
+def shapes(state: dict[str, Any]) -> dict[str, torch.Size]:
+    """Whole shapes of the tensors in nested tables, by dotted name."""
+    return {name: value.shape for name, value in named_leaves(state) if isinstance(value, Tensor)}
+
+
+def named_leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """What nested tables hold, each under its dotted name."""
+    if not isinstance(value, dict):
+        return [(name, value)]
+    return [leaf for key, item in value.items() for leaf in named_leaves(item, f"{name}.{key}" if name else str(key))]
+
+
+def check_tensors(where: str, there: dict[str, torch.Size], here: dict[str, torch.Size]) -> None:
+    """Compare the shapes of tensors that are stored with those of a model.
+
+    Raises:
+        ValueError: one line that counts and names what is missing, unexpected, or of another shape.
+    """
+    missing = [name for name in here if name not in there]
+    unexpected = [f"{name} {list(there[name])}" for name in there if name not in here]
+    differing = [
+        f"{name}: {list(there[name])} there, {list(size)} here"
+        for name, size in here.items()
+        if name in there and there[name] != size
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": differing}
+    found = [f"{len(names)} {kind} ({_first(names)})" for kind, names in kinds.items() if names]
+    if found:
+        raise ValueError(
+            f"{where}: its tensors are not this model's: {', '.join(found)}; take the config and the version of the "
+            "program that wrote it, or set another run.folder"
+        )
+
+
+def _first(names: list[str]) -> str:
+    return "; ".join(names[:NAMED]) + ("; ..." if len(names) > NAMED else "")
+
+
+def _read_index(reader: Reader, folder: Path) -> Metadata:
+    try:
+        return reader.read_metadata()
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: its index .metadata cannot be read ({error}); move this folder away to continue from the one "
+            "before"
+        ) from error
+
+
+def _check_whole(folder: Path, index: Metadata) -> None:
+    """Whether every file of a checkpoint is there and as long as its index says."""
+    lengths: dict[str, int] = {}
+    for place in index.storage_data.values():
+        end = place.offset + place.length
+        lengths[place.relative_path] = max(end, lengths.get(place.relative_path, 0))
+    for name, length in lengths.items():
+        if not (folder / name).exists() or (folder / name).stat().st_size < length:
+            raise ValueError(
+                f"{folder}: {name} is missing or cut off; move this folder away to continue from the one before"
+            )
