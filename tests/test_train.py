@@ -15,7 +15,7 @@ from PIL import Image
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
-from oneflow_dist.model.initialization import first_value
+from oneflow_dist.model.initialization import first_value, whole_places
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
@@ -150,9 +150,10 @@ def test_the_average_follows_the_weights_after_every_step(
     states = {n: read_checkpoint(folder / f"checkpoints/step-{n:08d}", tmp_path / "state.pt") for n in (1, 2, 3)}
     config = load_config(folder / "config.toml")
     names = [name.removeprefix("model.") for name in states[1] if name.startswith("model.")]
+    shapes = {name: states[1][f"model.{name}"].shape for name in names}
     average = {
-        name: first_value(name, states[1][f"model.{name}"].shape, config.run.seed, config.model.num_layers, CPU)
-        for name in names
+        name: first_value(name, shape, config.run.seed, config.model.num_layers, whole_places(shape))
+        for name, shape in shapes.items()
     }
     for step, state in states.items():
         decay = (1 + step) / (10 + step)  # below optim.ema_decay in the first steps

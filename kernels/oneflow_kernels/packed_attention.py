@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import is_fake
 from jaxtyping import Float, Int32
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from oneflow_kernels import reference
 

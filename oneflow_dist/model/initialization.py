@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
+
+from oneflow_dist.model.philox import normal_values
 
 ZERO = (
     "modulation.linear.weight",
@@ -20,29 +23,52 @@ RESIDUAL = ("attention.out.weight", "mlp.down.weight")
 
 @torch.no_grad()
 def initialize(model: nn.Module, seed: int, num_layers: int) -> None:
-    """Fill every parameter, one at a time, from a generator keyed by (seed, name), then cut it as it is sharded.
+    """Fill what this rank holds of every parameter with the values at its places; no rank draws more.
 
     Norms start at 1, biases and the outputs that must start silent at 0, projections at a standard deviation of
     1 / sqrt(inputs), those that add to the residual stream at 1 / sqrt(2 * layers) of that.
     """
     for name, parameter in model.named_parameters():
-        value = first_value(name, parameter.shape, seed, num_layers, parameter.device)
-        if isinstance(parameter, DTensor):
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
-            parameter.to_local().copy_(value)
-        else:
-            parameter.copy_(value)
+        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        places = [own_places(parameter, dim) for dim in range(parameter.ndim)]
+        own.copy_(first_value(name, parameter.shape, seed, num_layers, places))
 
 
-def first_value(name: str, shape: torch.Size, seed: int, num_layers: int, device: torch.device) -> Tensor:
-    """The whole first value of one parameter."""
+def own_places(parameter: Tensor, dim: int) -> Tensor:
+    """Which indices of a dim of the whole parameter this rank holds: their list, cut as the parameter is."""
+    places = torch.arange(parameter.shape[dim], device=parameter.device)
+    if not isinstance(parameter, DTensor):
+        return places
+    placements = [_along(placement, dim) for placement in parameter.placements]
+    return distribute_tensor(places, parameter.device_mesh, placements, src_data_rank=None).to_local()
+
+
+def _along(placement: Placement, dim: int) -> Placement:
+    """What a mesh axis does to the list of a dim."""
+    if isinstance(placement, _StridedShard) and placement.dim == dim:  # of a dim that tensor ranks had cut before
+        return _StridedShard(0, split_factor=placement.split_factor)
+    return Shard(0) if isinstance(placement, Shard) and placement.dim == dim else Replicate()
+
+
+def first_value(name: str, shape: torch.Size, seed: int, num_layers: int, places: Sequence[Tensor]) -> Tensor:
+    """The first value of a parameter at some of its places.
+
+    Args:
+        shape: of the whole.
+        places: along each dim, as `normal_values` takes them; the value has their device.
+    """
+    cut, device = [len(indices) for indices in places], places[0].device
     if "norm" in name:
-        return torch.ones(shape, device=device)
+        return torch.ones(cut, device=device)
     if name.endswith("bias") or name.endswith(ZERO):
-        return torch.zeros(shape, device=device)
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+        return torch.zeros(cut, device=device)
     std = shape[1] ** -0.5
     if name.endswith(RESIDUAL):
         std *= (2 * num_layers) ** -0.5
-    return torch.randn(shape, generator=generator, device=device) * std
+    rows, columns = places
+    return normal_values(seed, name, rows, columns) * std
+
+
+def whole_places(shape: torch.Size) -> list[Tensor]:
+    """All places of a parameter, in host memory."""
+    return [torch.arange(size) for size in shape]

@@ -90,7 +90,8 @@ class Recorder(TorchDispatchMode):
             self._see(storage).kind = "gathered"
             return result
 
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign] # FSDP frees what it gathered this way
+        # This is how FSDP frees what it has gathered.
+        torch.UntypedStorage.resize_ = resize  # type: ignore[assignment, method-assign]
         super().__enter__()
         return self
 

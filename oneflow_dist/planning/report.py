@@ -16,45 +16,67 @@ KINDS = ("parameters", "gradients", "optimizer", "average", "activations", "gath
 
 def plan_text(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster) -> str:
     """The plan as a page."""
+    sections = (
+        what_lines(trace, config, cluster),
+        memory_lines(trace, estimate, cluster),
+        link_lines(trace, cluster),
+        time_lines(trace, estimate, config, cluster),
+    )
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def what_lines(trace: Trace, config: Config, cluster: Cluster) -> list[str]:
+    """What is planned."""
     replicate, shard, tensor = trace.mesh
-    gpu, data, train = cluster.gpu, config.data, config.train
-    lines = [
-        f"{replicate * shard * tensor} x {gpu.name}: replicate {replicate} x shard {shard} x tensor {tensor}",
-        f"{trace.num_parameters:,} parameters, {train.precision}, checkpointing {train.activation_checkpointing}; "
-        f"{trace.microbatches} packs of {data.rows_per_pack:,} rows a step and rank",
-        "",
+    train = config.train
+    return [
+        f"{replicate * shard * tensor} x {cluster.gpu.name}: replicate {replicate} x shard {shard} x tensor {tensor}",
+        f"{trace.num_parameters:,} parameters, {train.precision}, checkpointing {train.activation_checkpointing}",
+        f"{trace.microbatches} packs of {config.data.rows_per_pack:,} rows a step and tensor group",
+    ]
+
+
+def memory_lines(trace: Trace, estimate: Estimate, cluster: Cluster) -> list[str]:
+    """Memory by kind, and whether it fits."""
+    total, reserved = cluster.gpu.memory_bytes / GIB, cluster.reserved_bytes / GIB
+    verdict = "fits" if estimate.fits else "DOES NOT FIT"
+    return [
         "memory of a rank at its peak, GiB",
         *(f"  {kind:<12}{trace.peak.get(kind, 0) / GIB:10.2f}" for kind in KINDS),
-        f"  {'sum':<12}{estimate.peak_bytes / GIB:10.2f} of {estimate.room_bytes / GIB:.2f} "
-        f"({gpu.memory_bytes / GIB:.2f} less {cluster.reserved_bytes / GIB:.0f} for CUDA, NCCL and fragmentation): "
-        f"{'fits' if estimate.fits else 'DOES NOT FIT'}",
-        "",
-        f"{'communication of a rank in a step':<36}{'count':>8}{'GiB':>10}{'seconds':>10}",
+        f"  {'sum':<12}{estimate.peak_bytes / GIB:10.2f} of {estimate.room_bytes / GIB:.2f}: {verdict}",
+        f"  (room: {total:.2f} less {reserved:.0f} for CUDA, NCCL and fragmentation)",
     ]
+
+
+def link_lines(trace: Trace, cluster: Cluster) -> list[str]:
+    """Collectives by axis and kind."""
+    lines = [f"{'communication of a rank in a step':<48}{'count':>8}{'GiB':>10}{'seconds':>10}"]
     for (axis, kind), row in by_axis(trace, cluster).items():
         ranks, span = group_span(axis, trace.mesh)
         place = "in a node" if span <= cluster.gpus_per_node else "over the network"
-        name = f"{axis} ({ranks}, {place}) {kind}"
-        lines.append(f"  {name:<34}{row['count']:>8}{row['bytes'] / GIB:>10.3f}{row['seconds']:>10.4f}")
-    return "\n".join([*lines, "", *time_lines(trace, estimate, config, cluster)])
+        name = f"{axis} ({ranks} ranks, {place}) {kind}"
+        lines.append(f"  {name:<46}{row['count']:>8}{row['bytes'] / GIB:>10.3f}{row['seconds']:>10.4f}")
+    return lines
 
 
 def time_lines(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster) -> list[str]:
     """The time of a step with the formula that it comes from."""
-    gpu = cluster.gpu
+    gpu, peak = cluster.gpu, f"{cluster.gpu.flops_per_second:.4g}"
     again = trace.flops / estimate.model_flops - 1.0
     links = "hidden" if config.parallel.async_tensor else "added"
+    rates = f"{gpu.node_bytes_per_second / 1e9:.0f} GB/s in a node, {gpu.network_bytes_per_second / 1e9:.0f} between"
+    formula = (
+        f"bytes (n - 1) / n (all_reduce: twice) / ({cluster.link_efficiency} x rate) + {cluster.latency_seconds:g}"
+    )
+    computed = f"{trace.flops:.4g} / ({peak} x {cluster.compute_efficiency})"
     return [
         f"FLOPs of a rank in a step: {estimate.model_flops:.4g} of the model, {trace.flops:.4g} computed ({again:+.1%})",
-        f"  compute {estimate.compute_seconds:.4f} s = {trace.flops:.4g} / "
-        f"({gpu.flops_per_second:.4g} x {cluster.compute_efficiency})",
-        f"  links   {estimate.data_seconds:.4f} s over replicate and shard, {estimate.tensor_seconds:.4f} s over tensor "
-        f"= bytes x (n - 1) / n (all_reduce: twice) / (bandwidth x {cluster.link_efficiency}) "
-        f"+ {cluster.latency_seconds:g} s each; {gpu.node_bytes_per_second / 1e9:.0f} GB/s in a node, "
-        f"{gpu.network_bytes_per_second / 1e9:.0f} GB/s over the network",
-        f"  step    {estimate.step_seconds:.4f} s = max(compute, replicate and shard), tensor {links}",
-        f"  MFU     {estimate.mfu:.1%} = model FLOPs / (step x {gpu.flops_per_second:.4g}); "
-        f"{estimate.rows_per_second:,.0f} rows per second and device",
+        f"  compute {estimate.compute_seconds:8.4f} s = {computed}",
+        f"  data    {estimate.data_seconds:8.4f} s on the links of replicate and shard = {formula}; {rates}",
+        f"  tensor  {estimate.tensor_seconds:8.4f} s on those of tensor",
+        f"  step    {estimate.step_seconds:8.4f} s = max(compute, data), tensor {links}",
+        f"  MFU     {estimate.mfu:8.1%}   = model FLOPs / (step x {peak})",
+        f"  rows    {estimate.rows_per_second:8,.0f}   per second and device",
     ]
 
 

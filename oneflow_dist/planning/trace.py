@@ -64,7 +64,8 @@ def trace_step(config: Config, world_size: int) -> Trace:
             fewer = Recorder()
             if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
                 fewer, _ = record_step(model, optimizer, batches[:1], config)
-        groups = {dist.group.WORLD.group_name: "all"} | {mesh.get_group(axis).group_name: axis for axis in AXES}
+        groups = {dist.distributed_c10d._get_default_group().group_name: "all"}
+        groups |= {mesh.get_group(axis).group_name: axis for axis in AXES}
         counts = _extrapolate(recorder.collectives, fewer.collectives, microbatches)
         flops = _extrapolate(recorder.flops, fewer.flops, microbatches)
         return Trace(

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample
 from oneflow_dist.data.packing import pack
-from oneflow_dist.model.initialization import first_value, initialize
+from oneflow_dist.model.initialization import first_value, initialize, whole_places
 from oneflow_dist.model.oneflow import OneFlow
+from tests.launching import Launcher
 
 CPU = torch.device("cpu")
+MLP_WIDTH = 51  # of which no two ranks hold alike many
+LAYOUTS = [(1, 4, 1), (2, 2, 1), (1, 2, 2), (1, 1, 4)]  # ranks along replicate, shard, tensor
 
 
 def first_model(config: Config, seed: int = 0) -> OneFlow:
@@ -87,7 +94,7 @@ def test_norms_start_at_one_and_biases_at_zero(make_config: Callable[..., Config
 )
 def test_projections_start_at_the_spread_of_their_inputs(name: str, shape: tuple[int, int], std: float) -> None:
     """Of four layers; what adds to the residual stream starts smaller by the root of twice their number."""
-    value = first_value(name, torch.Size(shape), seed=0, num_layers=4, device=CPU)
+    value = first_value(name, torch.Size(shape), 0, 4, whole_places(torch.Size(shape)))
     assert value.std().item() == pytest.approx(std, rel=0.05)
     assert value.mean().item() == pytest.approx(0.0, abs=0.05 * std)
 
@@ -108,3 +115,43 @@ def test_every_parameter_gets_a_first_value(make_config: Callable[..., Config]) 
     for overrides in ((), ("model.tie_embeddings=true", "heads.time_conditioning=token")):
         for name, parameter in first_model(make_config(*overrides)).named_parameters():
             assert torch.isfinite(parameter).all(), name
+
+
+def values_on_ranks(config_path: str) -> list[tuple[int, list[str], dict[str, torch.Tensor]]]:
+    """In each layout: how many elements this rank drew, the placements of two projections, all values as wholes."""
+    config = load_config(config_path)
+    found = []
+    for layout in LAYOUTS:
+        mesh = init_device_mesh("cpu", layout, mesh_dim_names=("replicate", "shard", "tensor"))
+        with torch.device("meta"):
+            model = OneFlow(config)
+        cut = {"mlp.gate": ColwiseParallel(), "mlp.up": ColwiseParallel(), "mlp.down": RowwiseParallel()}
+        for block in model.blocks:
+            parallelize_module(block, mesh["tensor"], cut)
+        fully_shard(model, mesh=mesh["replicate", "shard"])
+        model.to_empty(device=CPU)
+        initialize(model, 5, config.model.num_layers)
+        parameters = dict(model.named_parameters())
+        drawn = sum(p.to_local().numel() for p in parameters.values())
+        names = ("blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight")
+        placements = [str(parameters[name].placements) for name in names]
+        found.append((drawn, placements, {name: p.full_tensor() for name, p in parameters.items()}))
+    return found
+
+
+def test_first_values_of_every_layout_are_those_of_one_process(
+    launcher: Launcher, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Also where tensor and shard cut the same dim, and unevenly."""
+    config = make_config(f"model.mlp_width={MLP_WIDTH}")
+    (tmp_path / "config.toml").write_text(write_config(config))
+    expected = dict(first_model(config, seed=5).named_parameters())
+    total = sum(parameter.numel() for parameter in expected.values())
+    ranks = launcher.call(4, values_on_ranks, str(tmp_path / "config.toml"))
+    for layout, of_ranks in zip(LAYOUTS, zip(*ranks, strict=True), strict=True):
+        for drawn, placements, values in of_ranks:
+            assert drawn < 1.1 * total / layout[1]
+            assert ["_StridedShard" in placement for placement in placements] == [layout[2] > 1, False]
+            assert values.keys() == expected.keys()
+            for name, value in values.items():
+                assert torch.equal(value, expected[name]), f"{layout}: {name}"

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from oneflow_dist.config import Config
+from oneflow_dist.model.initialization import first_value, whole_places
+from oneflow_dist.model.llama import (
+    OWN,
+    check_llama_config,
+    from_llama,
+    from_llama_config,
+    grow_tokens,
+    stored_name,
+    to_llama_config,
+)
+from oneflow_dist.model.oneflow import OneFlow
+
+OF_MODEL = ("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size", "norm_eps")
+ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ROPE |= {"original_max_position_embeddings": 8192}
+
+
+def table_of(config: Config) -> dict[str, Any]:
+    return to_llama_config(config, torch.float32)
+
+
+def shapes_of(config: Config) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in OneFlow(config).named_parameters()}
+
+
+def llama_tensors(config: Config) -> dict[str, Tensor]:
+    """What a plain Llama of the config's shape stores."""
+    generator = torch.Generator().manual_seed(0)
+    names = {stored_name(name): shape for name, shape in shapes_of(config).items()}
+    return {n: torch.randn(shape, generator=generator) for n, shape in names.items() if not n.startswith(OWN)}
+
+
+@pytest.fixture(params=["true", "false"], ids=["tied", "untied"])
+def any_config(request: pytest.FixtureRequest, make_config: Callable[..., Config]) -> Config:
+    return make_config(f"model.tie_embeddings={request.param}", "image.time_conditioning=adaln")
+
+
+def test_stored_names_and_shapes_are_those_of_transformers(any_config: Config) -> None:
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(LlamaConfig(**table_of(any_config)))
+    theirs = {name: parameter.shape for name, parameter in llama.named_parameters()}
+    ours = {stored_name(name): shape for name, shape in shapes_of(any_config).items()}
+    assert {name: shape for name, shape in ours.items() if not name.startswith(OWN)} == theirs
+    own = {name.removeprefix(OWN): shape for name, shape in ours.items() if name.startswith(OWN)}
+    assert own == {name: shape for name, shape in shapes_of(any_config).items() if name in own}
+    assert len(ours) == len(shapes_of(any_config)) == len(theirs) + len(own)  # no two share a name
+    assert "blocks.1.modulation.linear.weight" in own
+
+
+@pytest.mark.parametrize("scaling", [1.0, 8.0, 32.0])
+def test_a_config_comes_back_from_its_table(make_config: Callable[..., Config], scaling: float) -> None:
+    config = make_config(f"model.rope_scaling={scaling}")
+    found = from_llama_config(table_of(config), "config.json")
+    assert found == {key: getattr(config.model, key) for key in found}
+    assert set(found) == {*OF_MODEL, "tie_embeddings", "rope_theta", "rope_scaling"}
+    check_llama_config(table_of(config), config, "config.json")
+
+
+def test_the_table_that_transformers_writes_is_read(make_config: Callable[..., Config]) -> None:
+    config = make_config("model.rope_scaling=8.0")
+    check_llama_config(LlamaConfig(**table_of(config)).to_dict(), config, "config.json")
+
+
+def test_tables_of_older_llamas_are_read(config: Config) -> None:
+    """Without the keys that came later; with the older name of the kind of rope."""
+    table = table_of(config)
+    for key in ("head_dim", "num_key_value_heads", "tie_word_embeddings", "rope_scaling", "attention_bias", "mlp_bias"):
+        del table[key]
+    found = from_llama_config(table, "config.json")
+    assert found["num_kv_heads"] == config.model.num_attention_heads
+    assert (found["tie_embeddings"], found["rope_scaling"]) == (False, 1.0)
+    older = ROPE | {"type": "llama3"}
+    del older["rope_type"]
+    assert from_llama_config(table | {"rope_scaling": older}, "config.json")["rope_scaling"] == 8.0
+
+
+def test_the_keys_to_set_are_named_as_they_are_written(make_config: Callable[..., Config]) -> None:
+    table = table_of(make_config("model.rope_scaling=32.0", "model.tie_embeddings=true", "model.vocab_size=600"))
+    other = make_config("model.num_layers=3", "model.norm_eps=1e-6")
+    with pytest.raises(ValueError) as error:
+        check_llama_config(table, other, "llama/config.json")
+    assert str(error.value) == (
+        "llama/config.json: a Llama of another shape than the config's; set model.num_layers=2, model.norm_eps=1e-05, "
+        "model.tie_embeddings=true, model.rope_scaling=32.0, model.vocab_size=600 (or more)"
+    )
+
+
+def test_a_larger_vocabulary_fits(make_config: Callable[..., Config]) -> None:
+    check_llama_config(table_of(make_config()), make_config("model.vocab_size=600"), "config.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model_type": "mistral"},
+            "not a Llama of the kind that OneFlow's trunk is: model_type = 'mistral'",
+        ),
+        (
+            {"attention_bias": True, "hidden_act": "gelu"},
+            "not a Llama of the kind that OneFlow's trunk is: hidden_act = 'gelu', attention_bias = True",
+        ),
+        ({"head_dim": 16}, "head_dim 16 x num_attention_heads 4 is not hidden_size 32, as in OneFlow's trunk"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            "rope {'rope_theta': 10000.0, 'rope_type': 'linear', 'factor': 2.0}; OneFlow's trunk has the default one",
+        ),
+        ({"rope_scaling": ROPE | {"low_freq_factor": 2.0}}, "rope "),
+    ],
+)
+def test_what_the_trunk_cannot_do_is_refused(change: dict[str, Any], message: str, config: Config) -> None:
+    with pytest.raises(ValueError) as error:
+        from_llama_config(table_of(config) | change, "llama/config.json")
+    assert str(error.value).startswith(f"llama/config.json: {message}")
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "rms_norm_eps"])
+def test_a_table_without_a_needed_key_is_refused(key: str, config: Config) -> None:
+    table = table_of(config)
+    del table[key]
+    with pytest.raises(ValueError) as error:
+        from_llama_config(table, "config.json")
+    assert str(error.value) == f"config.json: no key '{key}'; is the file cut off?"
+
+
+def test_first_weights_are_llamas_and_for_the_rest_those_of_a_run_from_nothing(any_config: Config) -> None:
+    stored, shapes = llama_tensors(any_config), shapes_of(any_config)
+    tensors, new = from_llama(stored, shapes, any_config, "llama")
+    assert {name: tensor.shape for name, tensor in tensors.items()} == shapes
+    seed, num_layers = any_config.run.seed, any_config.model.num_layers
+    for name, tensor in tensors.items():
+        if name == "adapter.norm.weight":
+            assert tensor is stored["model.norm.weight"]
+        elif name in new:
+            assert torch.equal(tensor, first_value(name, shapes[name], seed, num_layers, whole_places(shapes[name])))
+        else:
+            assert tensor is stored[stored_name(name)]  # not even copied
+    others = shapes.keys() - set(new)
+    assert len(others) == len(stored) + 1
+    assert all(part in " ".join(new) for part in ("adapter.out", "image_time", "heads.zero", "modulation"))
+
+
+def test_a_folder_of_our_own_brings_all_of_its_weights(any_config: Config) -> None:
+    shapes = shapes_of(any_config)
+    stored = {stored_name(name): torch.rand(shape) for name, shape in shapes.items()}
+    tensors, new = from_llama(stored, shapes, any_config, "own")
+    assert new == []
+    assert all(tensor is stored[stored_name(name)] for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("drop", "lacks 1 tensors of Llama, as model.layers.1.mlp.up_proj.weight; copy the folder again"),
+        ("add", "1 tensors have no place in this model, as oneflow.heads.other.weight; take the [heads] and [image] "),
+        ("cut", "model.layers.1.mlp.up_proj.weight is [48, 31], but blocks.1.mlp.up.weight is [48, 32]; "),
+        ("narrow", "model.embed_tokens.weight is [512, 31], but embed.weight is [512, 32]; "),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change: str, message: str, config: Config) -> None:
+    stored, name = llama_tensors(config), "model.layers.1.mlp.up_proj.weight"
+    match change:
+        case "drop":
+            del stored[name]
+        case "add":
+            stored["oneflow.heads.other.weight"] = torch.zeros(1)
+        case "cut":
+            stored[name] = stored[name][:, 1:]
+        case "narrow":
+            stored["model.embed_tokens.weight"] = stored["model.embed_tokens.weight"][:, 1:]
+    with pytest.raises(ValueError) as error:
+        from_llama(stored, shapes_of(config), config, "llama")
+    assert str(error.value).startswith(f"llama: {message}")
+
+
+def test_new_tokens_lie_near_the_mean_of_the_known_ones_and_differ() -> None:
+    weight = torch.randn(400, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 2.0, 64) + 3.0
+    grown = grow_tokens(weight, 500, seed=0, name="embed.weight")
+    assert torch.equal(grown[:400], weight)
+    distance = (grown[400:] - weight.mean(0)) / weight.std(0)  # in the spread of each column
+    assert distance.std() == pytest.approx(0.1, rel=0.05)
+    assert abs(distance.mean()) < 0.01
+    assert torch.cdist(grown[400:], grown[400:]).fill_diagonal_(1.0).min() > 0.1
+    half = grow_tokens(weight.bfloat16(), 500, seed=0, name="embed.weight")
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(grow_tokens(weight, 600, seed=0, name="embed.weight")[:500], grown)
+
+
+def test_embedding_and_unembedding_grow_to_the_configs_vocabulary(make_config: Callable[..., Config]) -> None:
+    stored, config = llama_tensors(make_config()), make_config("model.vocab_size=600")
+    tensors, _ = from_llama(stored, shapes_of(config), config, "llama")
+    for name in ("embed.weight", "unembed.weight"):
+        assert tensors[name].shape == (600, 32)
+        assert torch.equal(tensors[name][:512], stored[stored_name(name)])
+    assert not torch.equal(tensors["embed.weight"][512:], tensors["unembed.weight"][512:])
