@@ -70,10 +70,11 @@ def time_lines(trace: Trace, estimate: Estimate, config: Config, cluster: Cluste
     )
     computed = f"{trace.flops:.4g} / ({peak} x {cluster.compute_efficiency})"
     return [
-        f"FLOPs of a rank in a step: {estimate.model_flops:.4g} of the model, {trace.flops:.4g} computed ({again:+.1%})",
+        f"FLOPs of a rank in a step: model {estimate.model_flops:.4g}, computed {trace.flops:.4g} ({again:+.1%})",
         f"  compute {estimate.compute_seconds:8.4f} s = {computed}",
-        f"  data    {estimate.data_seconds:8.4f} s on the links of replicate and shard = {formula}; {rates}",
+        f"  data    {estimate.data_seconds:8.4f} s on the links of replicate and shard",
         f"  tensor  {estimate.tensor_seconds:8.4f} s on those of tensor",
+        f"          links = {formula}",
         f"  step    {estimate.step_seconds:8.4f} s = max(compute, data), tensor {links}",
         f"  MFU     {estimate.mfu:8.1%}   = model FLOPs / (step x {peak})",
         f"  rows    {estimate.rows_per_second:8,.0f}   per second and device",
