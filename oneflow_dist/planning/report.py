@@ -64,10 +64,9 @@ def time_lines(trace: Trace, estimate: Estimate, config: Config, cluster: Cluste
     gpu, peak = cluster.gpu, f"{cluster.gpu.flops_per_second:.4g}"
     again = trace.flops / estimate.model_flops - 1.0
     links = "hidden" if config.parallel.async_tensor else "added"
+    moved = "bytes (n - 1) / n, for all_reduce twice"
     rates = f"{gpu.node_bytes_per_second / 1e9:.0f} GB/s in a node, {gpu.network_bytes_per_second / 1e9:.0f} between"
-    formula = (
-        f"bytes (n - 1) / n (all_reduce: twice) / ({cluster.link_efficiency} x rate) + {cluster.latency_seconds:g}"
-    )
+    formula = f"({moved}) / ({cluster.link_efficiency} x rate) + {cluster.latency_seconds:g} each; {rates}"
     computed = f"{trace.flops:.4g} / ({peak} x {cluster.compute_efficiency})"
     return [
         f"FLOPs of a rank in a step: model {estimate.model_flops:.4g}, computed {trace.flops:.4g} ({again:+.1%})",
