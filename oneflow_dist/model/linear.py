@@ -14,12 +14,17 @@ from oneflow_dist.model.tensor_axis import TensorAxis, local
 
 
 class Linear(nn.Linear):
-    """`x @ weight.T + bias` with this rank's rows (or columns) of the weight."""
+    """`x @ weight.T + bias` with this rank's rows (or columns) of the weight.
 
-    product: Callable[..., Tensor] = staticmethod(F.linear)
+    `product` is what a layer without bias computes with: F.linear, or the like in another precision.
+    """
+
+    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:
-        return self.product(x, local(self.weight), None if self.bias is None else local(self.bias))
+        if self.bias is None:
+            return self.product(x, local(self.weight))
+        return F.linear(x, local(self.weight), local(self.bias))
 
 
 class RMSNorm(nn.RMSNorm):

@@ -1,4 +1,4 @@
-"""Cutting the model: tensor -> compile -> FSDP2. All calls into torch's parallelism are here."""
+"""Cutting the model: tensor -> activation checkpointing -> compile -> FSDP2."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.model.linear import Linear
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import TensorAxis
+from oneflow_dist.model.tensor_axis import TensorAxis, local
+from oneflow_dist.parallel.activations import checkpoint_block
+from oneflow_kernels.float8 import check_device, check_sizes, float8_linear
 
+# Of gathered weights and of what passes between layers; "float8" rounds further, inside the products of the trunk.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "float8": torch.bfloat16}
 
 # Weights that the tensor axis cuts, by the end of their names: outputs of a product, tokens, inputs of a product.
@@ -31,25 +42,32 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
     by the counts of the whole step.
 
     Args:
-        model: on the meta device; `to_empty` and `initialize` come after.
+        model: on the meta device; `to_empty` (on the CPU if optim.offload: shards and all that is kept for them live in
+            host memory then, and blocks are copied to the device in use) and `initialize` come after.
+
+    Raises:
+        ValueError: float8 products do not fit the device or the model.
     """
-    train = config.train
+    train, offload = config.train, config.optim.offload
+    if train.precision == "float8":
+        use_float8(model, mesh.device_type)
     if mesh["tensor"].size() > 1:
         cut_weights(model, mesh["tensor"])
-    if train.compile:
-        for block in model.blocks:
+    for block in model.blocks:
+        checkpoint_block(block, train.activation_checkpointing)
+        if train.compile:
             block.compile(fullgraph=True)
-    if mesh.size() == 1 and train.precision == "fp32":
-        return model  # nothing to shard, nothing to cast
+    if mesh.size() == 1 and train.precision == "fp32" and not offload:
+        return model  # nothing to shard, nothing to cast, nothing to move
     policy = MixedPrecisionPolicy(
         param_dtype=DTYPES[train.precision], reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     # Outputs of the model are views; the warning is about writing into them, which nothing does.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     data_mesh = mesh["replicate", "shard"] if mesh.size(0) > 1 else mesh["shard"]
-    for block in model.blocks:
-        fully_shard(block, mesh=data_mesh, mp_policy=policy)
-    fully_shard(model, mesh=data_mesh, mp_policy=policy)
+    host = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
+    for module in (*model.blocks, model):
+        fully_shard(module, mesh=data_mesh, mp_policy=policy, offload_policy=host)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -71,6 +89,19 @@ def _placement(name: str) -> Shard | Replicate:
     if name in CUT_TOKENS or name.endswith(CUT_OUTPUTS):
         return Shard(0)
     return Shard(1) if name.endswith(CUT_INPUTS) else Replicate()
+
+
+def use_float8(model: OneFlow, device_type: str) -> None:
+    """Take the products of the blocks' linear layers in float8; embeddings, adapters and heads stay as they are.
+
+    Raises:
+        ValueError: the device has no float8, or a layer's sizes do not suit it.
+    """
+    check_device(device_type)
+    for name, module in model.blocks.named_modules(prefix="blocks"):
+        if isinstance(module, Linear) and module.bias is None:
+            check_sizes(name, local(module.weight).shape)
+            module.product = float8_linear
 
 
 def share_batch(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
