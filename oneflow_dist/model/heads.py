@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.model.embeddings import Modulation, gather_rows
 from oneflow_dist.model.linear import Linear, RMSNorm
-from oneflow_dist.model.tensor_axis import TensorAxis
+from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy, bag_scores
 
 
@@ -24,7 +24,7 @@ class InsertionHeads(nn.Module):
     an argument because it may be the embedding's weight; over the tensor axis each rank has v tokens of it.
     """
 
-    def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis):
+    def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis = ALONE):
         super().__init__()
         self.axis = axis
         self.norm = RMSNorm(width, eps=norm_eps)

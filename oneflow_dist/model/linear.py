@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from oneflow_dist.model.tensor_axis import TensorAxis, local
+from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
 
 
 class Linear(nn.Linear):
@@ -37,7 +37,7 @@ class RMSNorm(nn.RMSNorm):
 class VocabularyEmbedding(nn.Embedding):
     """A row for each token; the vocabulary is dealt out over the tensor axis."""
 
-    def __init__(self, vocab_size: int, width: int, axis: TensorAxis):
+    def __init__(self, vocab_size: int, width: int, axis: TensorAxis = ALONE):
         super().__init__(vocab_size, width)
         self.axis = axis
 

@@ -41,7 +41,7 @@ class OneFlow(nn.Module):
         self.image_time = TimeEmbedding(model.width)
         self.text_time = TimeEmbedding(model.width) if self.time_conditioning != "none" else None
         is_modulated = image.time_conditioning == "adaln"
-        self.blocks = nn.ModuleList(Block(model, axis, is_modulated) for _ in range(model.num_layers))
+        self.blocks = nn.ModuleList(Block(model, is_modulated, axis) for _ in range(model.num_layers))
         is_modulated = self.time_conditioning == "adaln"
         self.heads = InsertionHeads(model.width, model.norm_eps, is_modulated, axis)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
