@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -42,10 +43,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 @torch.no_grad()
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scale gradients so that their norm over all parameters and ranks is at most `max_norm`; returns it unclipped."""
+def clip_gradients(model: nn.Module, max_norm: float) -> Float32[Tensor, ""]:
+    """Scale gradients so that their norm over all parameters and ranks is at most `max_norm`; returns it unclipped.
+
+    Does not wait for the device. Where the norm is not finite, neither are the gradients afterwards.
+    """
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class MovingAverage:

@@ -79,14 +79,18 @@ def run_program(main: Callable[[], None]) -> None:
         _exit_with(str(error), code=2)
     except FloatingPointError as error:
         _exit_with(str(error), code=1)
-    except _failed_save() as error:
-        reasons = "; ".join(f"rank {rank}: {reason}" for rank, (reason, _) in error.failures.items())
+    except _failed_checkpoint() as error:
+        step, failures = error.args
+        reasons = "; ".join(f"rank {rank}: {reason}" for rank, (reason, _) in failures.items())
+        if step == "read":
+            advice = "it is damaged: move its folder away to continue from the one before"
+            _exit_with(f"a checkpoint could not be read: {reasons}; {advice}", code=2)
         advice = "make room and run the same command again: it continues from the last checkpoint"
         _exit_with(f"a checkpoint could not be written: {reasons}; {advice}", code=2)
 
 
-def _failed_save() -> Any:
-    """What torch raises, on all ranks, when one of them cannot write its part of a checkpoint."""
+def _failed_checkpoint() -> Any:
+    """What torch raises, on all ranks, when one of them cannot write or read its part of a checkpoint."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     return CheckpointException

@@ -1,25 +1,27 @@
 """Generation: text by insertion and images by flow, at once, many documents in one packed sequence."""
 
-# Shapes: F slots that fire, V vocabulary, P patches of E elements of one forward, p of one document.
+# Shapes: F slots that fire, v of the vocabulary on this rank, P patches of E elements of one forward, p of a document.
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
 from oneflow_dist.config import Config, SamplingConfig
-from oneflow_dist.containers import NoisySample, Prediction
-from oneflow_dist.data.packing import pack
+from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
+from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ def _step_group(
     step_size = 1.0 / settings.steps
     snapshots = [canvas.snapshot() for canvas in canvases]
     guided = [s for s in snapshots if settings.guidance != 1.0 and s.image_is_scored.any()]
-    batch = pack(snapshots + [without_condition(s) for s in guided], None).to(device)
+    batch = _pack_evenly(snapshots + [without_condition(s) for s in guided], model.axis.size).to(device)
     prediction = model(batch)
 
     num_slots = [len(s.tokens) for s in snapshots]
@@ -107,8 +109,10 @@ def _step_group(
     firing = np.flatnonzero(np.concatenate(fires))
     draws = np.concatenate([c.rng.random(int(f.sum())) for c, f in zip(canvases, fires, strict=True)])
     logits = model.bag_logits(prediction.slot_hidden[torch.from_numpy(firing).to(device)])
-    logits = logits[:, : tokenizer.vocab_size]  # the model may have room for more tokens than there are
-    tokens = sample_tokens(logits, torch.from_numpy(draws), settings.temperature, settings.top_p).cpu().numpy()
+    first = model.axis.rank * logits.shape[1]
+    logits[:, max(0, tokenizer.vocab_size - first) :] = -torch.inf  # the model may have room for more tokens
+    chosen = sample_tokens(logits, torch.from_numpy(draws), settings.temperature, settings.top_p, model.axis)
+    tokens = chosen.cpu().numpy()
 
     velocities = guided_velocity(prediction.velocity.cpu(), snapshots, settings.guidance)
     first = 0
@@ -173,19 +177,66 @@ def guided_velocity(
     return [part.numpy() for part in conditional.split(counts)]
 
 
-def sample_tokens(logits: Float32[Tensor, "F V"], draws: Tensor, temperature: float, top_p: float) -> Tensor:
+def sample_tokens(
+    logits: Float32[Tensor, "F v"],
+    draws: Float[Tensor, "F"],
+    temperature: float,
+    top_p: float,
+    axis: TensorAxis = ALONE,
+) -> Int64[Tensor, "F"]:
     """A token for each row of logits, by the inverse of its cumulative distribution at `draws` in [0, 1).
 
+    Over a tensor axis each rank has the logits of its part of the vocabulary, and only sums over them travel; all ranks
+    get the same tokens.
+
     Args:
-        top_p: keep the fewest tokens whose probabilities reach this sum.
+        top_p: keep the fewest tokens whose probabilities reach this sum, and those as likely as the last of them.
     """
-    probs, order = (logits.double() / temperature).softmax(-1).sort(dim=-1, descending=True)
-    before = probs.cumsum(-1) - probs
-    probs = torch.where(before < top_p, probs, 0.0)
+    scaled = logits.double() / temperature
+    log_total = axis.gather(scaled.logsumexp(-1)[None]).logsumexp(0)
+    probs = (scaled - log_total[:, None]).exp()
+    if top_p < 1.0:
+        probs = torch.where(probs >= _nucleus_floor(probs, top_p, axis)[:, None], probs, 0.0)
     cumulative = probs.cumsum(-1)
-    target = draws.to(cumulative)[:, None] * cumulative[:, -1:]
-    choice = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
-    return order.gather(-1, choice).squeeze(-1)
+    mass = axis.gather(cumulative[None, :, -1])
+    ends = mass.cumsum(0)  # of the ranks' parts
+    target = _below(draws.to(ends) * ends[-1], ends[-1])
+    holder = (target >= ends).sum(0)
+    own_target = _below(target - (ends - mass)[axis.rank], mass[axis.rank])
+    choice = torch.searchsorted(cumulative, own_target[:, None], right=True).squeeze(-1)
+    own_choice = torch.where(holder == axis.rank, choice + axis.rank * logits.shape[1], 0)
+    return axis.gather(own_choice[None]).sum(0)
+
+
+def _nucleus_floor(probs: Float64[Tensor, "F v"], top_p: float, axis: TensorAxis) -> Float64[Tensor, "F"]:
+    """The largest probability such that those at least as large reach `top_p`.
+
+    Bisection over the bits of a float64, which are in the order of its values; each rank looks up in its sorted part
+    how much it has above a value.
+    """
+    ascending = probs.sort(-1).values
+    below = F.pad(ascending.cumsum(-1), (1, 0))
+    low = torch.zeros(len(probs), dtype=torch.int64, device=probs.device)
+    high = low + torch.ones((), dtype=torch.float64).view(torch.int64).item() + 1
+    for _ in range(63):
+        middle = (low + high) // 2
+        index = torch.searchsorted(ascending, middle.view(torch.float64)[:, None])
+        above = below[:, -1] - below.gather(-1, index).squeeze(-1)
+        is_enough = axis.gather(above[None]).sum(0) >= top_p
+        low, high = torch.where(is_enough, middle, low), torch.where(is_enough, high, middle)
+    return low.view(torch.float64)
+
+
+def _below(x: Tensor, limit: Tensor) -> Tensor:
+    """`x`, but less than `limit` even where rounding took it there."""
+    return torch.minimum(x, torch.nextafter(limit, torch.zeros_like(limit)))
+
+
+def _pack_evenly(samples: list[NoisySample], multiple: int) -> PackedBatch:
+    """A pack of these samples alone, whose rows a tensor axis can deal out."""
+    size = size_of(samples)
+    rows = -(-size.rows // multiple) * multiple
+    return pack(samples, None if rows == size.rows else replace(size, rows=rows, sequences=size.sequences + 1))
 
 
 def _groups(canvases: list[Canvas], pack_rows: int) -> Iterator[list[Canvas]]:

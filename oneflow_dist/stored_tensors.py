@@ -22,7 +22,8 @@ class Reader(dcp.FileSystemReader):
         try:
             return super().read_data(plan, planner)
         except Exception as error:
-            raise ValueError(f"{self.path}: {error}") from error
+            # Of torch's text only its beginning: on damaged bytes it goes on to advise an unsafe way of loading.
+            raise ValueError(f"{self.path}: {str(error).partition('. ')[0]}") from error
 
 
 def read_tensors(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float32
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint
@@ -22,8 +24,8 @@ from oneflow_dist.model.flops import describe, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.parallel.sharding import shard_model, sync_gradients
+from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
@@ -38,21 +40,39 @@ def train_step(
         FloatingPointError: a loss or the gradient norm is not finite. The weights are still those before the step.
     """
     counts = global_counts(batches)  # of the whole step: one all-reduce
+    losses = forward_backward(model, batches, counts, config)
+    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
+    values = sum_over_ranks(losses, grad_norm).cpu()  # the step's only wait for the device
+    metrics = StepMetrics(losses=Losses.unstack(values[:-1]), grad_norm=values[-1].item(), counts=counts)
+    check_finite(metrics, losses, batches, step, config)
+    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
+    optimizer.step()
+    optimizer.zero_grad()
+    return metrics
+
+
+def forward_backward(
+    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config
+) -> Float32[Tensor, "m 5"]:
+    """Gradients summed over all microbatches and ranks; returns the losses of each of this rank's m microbatches."""
     sums = []
     for number, batch in enumerate(batches, start=1):
         sync_gradients(model, is_last=number == len(batches))
         losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
         losses.total.backward()
         sums.append(losses.stack())
-    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    total = torch.stack(sums).sum(0)
-    dist.all_reduce(total)
-    metrics = StepMetrics(losses=Losses.unstack(total.cpu()), grad_norm=grad_norm, counts=counts)
-    check_finite(metrics, sums, batches, step, config)
-    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-    optimizer.step()
-    optimizer.zero_grad()
-    return metrics
+    return torch.stack(sums)
+
+
+def sum_over_ranks(losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""]) -> Float32[Tensor, "6"]:
+    """The losses of the whole step, then its gradient norm; the same bits on every rank, so that all decide alike.
+
+    The norm is rank 0's: replicas may differ in the last bit. One that is not finite on any rank makes it NaN on all.
+    """
+    norm = grad_norm if dist.get_rank() == 0 else grad_norm * 0.0
+    values = torch.cat([losses.sum(0), norm.to(losses)[None]])
+    dist.all_reduce(values)
+    return values
 
 
 def global_counts(batches: list[PackedBatch]) -> Counts:
@@ -64,7 +84,7 @@ def global_counts(batches: list[PackedBatch]) -> Counts:
 
 
 def check_finite(
-    metrics: StepMetrics, own: list[torch.Tensor], batches: list[PackedBatch], step: int, config: Config
+    metrics: StepMetrics, own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int, config: Config
 ) -> None:
     """Raise FloatingPointError on all ranks if a loss or the gradient norm is not finite; keep the bad batches."""
     if are_finite(metrics.losses) and math.isfinite(metrics.grad_norm):
@@ -90,7 +110,7 @@ def check_finite(
 
 def train(config: Config, device: torch.device) -> None:
     """Train to `train.steps`, from the last checkpoint of the run folder if there is one."""
-    mesh = make_mesh(config.parallel, dist.get_world_size(), device.type)
+    mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
     optimizer = make_optimizer(model, config.optim)
     ema = MovingAverage(model, config.optim.ema_decay)
@@ -101,14 +121,14 @@ def train(config: Config, device: torch.device) -> None:
     if latest is not None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
         log(f"continuing from {latest}")
-    loader = PackLoader(config, dist.get_rank(), dist.get_world_size(), progress.lanes or None)
+    loader = PackLoader(config, *data_place(mesh), progress.lanes or None)
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
         CheckpointWriter(config, model, optimizer, ema) as checkpoints,
     ):
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
-            batches = loader.next_step(device)
+            batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
             metrics = train_step(model, optimizer, batches, step, config)
             ema.update(model, step)
             seconds = time.perf_counter() - start
@@ -125,8 +145,8 @@ def train(config: Config, device: torch.device) -> None:
 def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFlow:
     """The sharded model with its first weights: no rank ever holds all of it."""
     with torch.device("meta"):
-        model = OneFlow(config)
-    shard_model(model, mesh, config.train)
+        model = OneFlow(config, tensor_axis(mesh))
+    shard_model(model, mesh, config)
     model.to_empty(device=device)
     initialize(model, config.run.seed, config.model.num_layers)
     return model

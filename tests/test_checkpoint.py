@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import shutil
+import threading
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
@@ -24,17 +25,17 @@ from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model
 from oneflow_dist.progress import Progress, checkpoint_folder, find_latest, read_progress
-from tests.launching import Launcher
+from tests.launching import TIMEOUT, Launcher
 
 Trained = tuple[OneFlow, torch.optim.Optimizer, MovingAverage]
 
 
 def untrained(config: Config, seed: int = 0) -> Trained:
     """A model on this process's ranks, its optimizer and its average."""
-    mesh = make_mesh(config.parallel, dist.get_world_size(), "cpu")
+    mesh = make_mesh(config, dist.get_world_size(), "cpu")
     with torch.device("meta"):
         model = OneFlow(config)
-    shard_model(model, mesh, config.train)
+    shard_model(model, mesh, config)
     model.to_empty(device="cpu")
     initialize(model, seed, config.model.num_layers)
     return model, make_optimizer(model, config.optim), MovingAverage(model, 0.5)
@@ -328,19 +329,167 @@ def test_without_room_on_the_disk_nothing_is_written(run_config: Config, monkeyp
     assert written < room  # what was asked for is enough
 
 
-def test_incomplete_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert find_latest(str(tmp_path)) is None
-    names = ("step-00000010", "step-00000020.incomplete", "step-00000030")
-    for name in names:
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert find_latest(str(tmp_path)) is None
-    ends = [f"{tmp_path}/checkpoints/{name} is incomplete (no COMPLETE file) and ignored; " for name in reversed(names)]
-    assert capsys.readouterr().out.splitlines() == [f"{start}there is no complete one" for start in ends]
-    (tmp_path / "checkpoints/step-00000010/COMPLETE").touch()
-    assert find_latest(str(tmp_path)) == tmp_path / "checkpoints/step-00000010"
-    assert capsys.readouterr().out.splitlines() == [
-        f"{start}the last complete one is step-00000010" for start in ends[:2]
-    ]
+@pytest.fixture
+def background_config(run_config: Config) -> Config:
+    return replace(run_config, checkpoint=replace(run_config.checkpoint, background=True))
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """What a write waits at after its first twenty tensors."""
+    return Gate(monkeypatch)
+
+
+class Gate:
+    """Closed at first: the writing thread stops here in the middle of a part, until it is let through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.reached, self.opened = threading.Event(), threading.Event()
+        self.items = 0
+        self.write_item = filesystem._write_item
+        monkeypatch.setattr(filesystem, "_write_item", self.wait)
+
+    def wait(self, *arguments: Any) -> Any:
+        self.items += 1
+        if self.items == 20:
+            self.reached.set()
+            assert self.opened.wait(TIMEOUT)
+        return self.write_item(*arguments)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_what_is_written_in_the_background_is_the_state_at_the_save(background_config: Config, gate: Gate) -> None:
+    parts = trained(background_config)
+    model, optimizer, ema = parts
+    expected, folder = tensors(*parts), checkpoint_folder(background_config.run.folder, 7)
+    with CheckpointWriter(background_config, *parts) as writer:
+        writer.save(PROGRESS)
+        assert gate.reached.wait(TIMEOUT)  # and the rest is not written yet
+        assert [path.name for path in folder.parent.iterdir()] == ["step-00000007.incomplete"]
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        ema.update(model, 3)
+        gate.opened.set()
+    assert [path.name for path in folder.parent.iterdir()] == ["step-00000007"]
+    for name, tensor in tensors(*parts).items():
+        assert not torch.equal(tensor, expected[name]), name  # all of it has moved on
+    other = trained(background_config, seed=1)
+    assert load_checkpoint(folder, background_config, *other) == PROGRESS
+    assert_same(tensors(*other), expected)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_each_save_in_the_background_writes_its_own_state(background_config: Config) -> None:
+    model, optimizer, ema = trained(background_config)
+    expected = {}
+    with CheckpointWriter(background_config, model, optimizer, ema) as writer:
+        for step in (7, 8):
+            ema.update(model, step)
+            expected[step] = tensors(model, optimizer, ema)
+            writer.save(replace(PROGRESS, step=step))
+    assert not torch.equal(expected[7]["ema embed.weight"], expected[8]["ema embed.weight"])
+    for step in (7, 8):
+        other = trained(background_config, seed=1)
+        load_checkpoint(checkpoint_folder(background_config.run.folder, step), background_config, *other)
+        assert_same(tensors(*other), expected[step])
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_save_waits_for_the_one_under_way(background_config: Config, gate: Gate) -> None:
+    parts = trained(background_config)
+    folder = checkpoint_folder(background_config.run.folder, 7)
+    with CheckpointWriter(background_config, *parts) as writer:
+        writer.save(PROGRESS)
+        assert gate.reached.wait(TIMEOUT)
+        opener = threading.Timer(0.2, gate.opened.set)
+        opener.start()
+        writer.save(replace(PROGRESS, step=8))
+        assert gate.opened.is_set()
+        assert read_progress(folder) == PROGRESS
+        opener.join()
+    assert find_latest(background_config.run.folder) == checkpoint_folder(background_config.run.folder, 8)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_write_that_fails_in_the_background_is_raised_by_the_next_save(
+    background_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError("the disk is gone")
+
+    parts = trained(background_config)
+    writer = CheckpointWriter(background_config, *parts)
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "_write_item", fail)
+        writer.save(PROGRESS)
+        with pytest.raises(CheckpointException) as error:
+            writer.save(replace(PROGRESS, step=8))
+    step, failures = error.value.args
+    assert (step, str(failures[0][0])) == ("write", "the disk is gone")
+    assert find_latest(background_config.run.folder) is None
+    writer.wait()  # it has been raised, and is not raised again
+    writer.save(replace(PROGRESS, step=9))
+    writer.wait()
+    assert find_latest(background_config.run.folder) == checkpoint_folder(background_config.run.folder, 9)
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("background", [False, True])
+def test_a_checkpoint_that_cannot_get_its_name_fails_as_a_part_that_cannot_be_written(
+    background: bool, background_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(background_config, checkpoint=replace(background_config.checkpoint, background=background))
+    writer = CheckpointWriter(config, *trained(config))
+    monkeypatch.setattr(Path, "rename", lambda *paths: 1 / 0)
+    with pytest.raises(CheckpointException, match="ZeroDivisionError"), writer:
+        writer.save(PROGRESS)
+    assert find_latest(config.run.folder) is None
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_run_that_fails_keeps_the_checkpoint_under_way_and_its_own_error(
+    background_config: Config, gate: Gate
+) -> None:
+    def run() -> None:
+        with CheckpointWriter(background_config, *trained(background_config)) as writer:
+            writer.save(PROGRESS)
+            assert gate.reached.wait(TIMEOUT)
+            threading.Timer(0.2, gate.opened.set).start()
+            raise FloatingPointError("not finite")
+
+    with pytest.raises(FloatingPointError, match="not finite"):
+        run()
+    assert find_latest(background_config.run.folder) == checkpoint_folder(background_config.run.folder, 7)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_multiples_are_kept_beside_the_last_checkpoints(run_config: Config) -> None:
+    config = replace(run_config, checkpoint=replace(run_config.checkpoint, keep=1, keep_every_steps=4))
+    writer = CheckpointWriter(config, *trained(config))
+    for step in (7, 8, 9, 10):
+        writer.save(replace(PROGRESS, step=step))
+    kept = sorted(path.name for path in Path(config.run.folder, "checkpoints").iterdir())
+    assert kept == ["step-00000008", "step-00000010"]
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_tensors_of_another_model_are_named_and_nothing_is_loaded(run_config: Config) -> None:
+    model, optimizer, ema = trained(run_config)
+    CheckpointWriter(run_config, model, optimizer, ema).save(PROGRESS)
+    folder = checkpoint_folder(run_config.run.folder, 7)
+    wider = trained(run_config, seed=1)
+    wider[0].heads.zero = nn.Linear(32, 2)  # as a later version of the program might have it
+    wider = wider[0], make_optimizer(wider[0], run_config.optim), MovingAverage(wider[0], 0.5)
+    before = wider[0].embed.weight.clone()
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(folder, run_config, *wider)
+    assert str(error.value).startswith(
+        f"{folder}: its tensors are not this model's: 8 of another shape "
+        "(model.heads.zero.weight: [1, 32] there, [2, 32] here; model.heads.zero.bias: [1] there, [2] here; "
+        "ema.heads.zero.weight: [1, 32] there, [2, 32] here; ...); take the config"
+    )
+    assert torch.equal(wider[0].embed.weight, before)
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -363,6 +512,10 @@ def test_the_optimizer_follows_the_config_that_the_run_continues_with(
         ("model.mlp_width=64", "model.mlp_width is 48 there but 64 here"),
         ("data.window_samples=5", "data.window_samples is"),
         ("run.seed=3", "run.seed is 0 there but 3 here"),
+        ("model.is_causal=true", "model.is_causal is False there but True here"),
+        ("model.rope_scaling=8", "model.rope_scaling is 1.0 there but 8.0 here"),
+        ("image.patch_size=8", "image.patch_size is 4 there but 8 here"),
+        ("image.channels=2", "image.channels is 1 there but 2 here"),
     ],
 )
 def test_what_a_checkpoint_depends_on_must_be_the_same(
@@ -386,16 +539,6 @@ def test_what_a_checkpoint_does_not_depend_on_may_change(
     parts = trained(run_config)
     CheckpointWriter(run_config, *parts).save(PROGRESS)
     changed = ["train.steps=9", "optim.lr=1.0", "data.workers=3", "data.cached_samples=5", "checkpoint.keep=1"]
+    changed += ["image.height=16", "image.width=4"]  # of what is painted; patches have the shape that they had
     config = make_config(f"run.folder={run_config.run.folder}", *changed)
     assert load_checkpoint(checkpoint_folder(config.run.folder, 7), config, *parts) == PROGRESS
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_progress_is_plain_json(run_config: Config) -> None:
-    CheckpointWriter(run_config, *trained(run_config)).save(PROGRESS)
-    text = (checkpoint_folder(run_config.run.folder, 7) / "progress.json").read_text()
-    assert json.loads(text) == {
-        "format": 2,
-        "step": 7,
-        "lanes": {str(index): lane for index, lane in PROGRESS.lanes.items()},
-    }

@@ -208,7 +208,7 @@ def test_a_write_that_fails_in_a_save_leaves_the_last_checkpoint_to_continue_fro
     assert re.match("error: .*could not be written: .*; make room and run the same command again", only_error(end))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut off"])
+@pytest.mark.parametrize("damage", ["missing", "cut off", "zeroed", "index"])
 def test_a_damaged_checkpoint_is_named(
     damage: str, launcher: Launcher, train_command: TrainCommand, unbroken: Run, tmp_path: Path
 ) -> None:
@@ -217,13 +217,18 @@ def test_a_damaged_checkpoint_is_named(
     part = folder / "checkpoints/step-00000020/__0_0.distcp"
     if damage == "missing":
         part.unlink()
-    else:
+    elif damage == "cut off":
         part.write_bytes(part.read_bytes()[:100_000])
+    elif damage == "zeroed":  # as long as it was, as after a crash of some file systems
+        part.write_bytes(bytes(part.stat().st_size))
+    else:
+        part.with_name(".metadata").write_bytes(b"")
     end = launcher.run(*train_command(folder))
     assert end.code == 2
     assert f"{folder}/checkpoints/step-00000020" in only_error(end)
     assert "written" not in only_error(end)  # it was read
     assert "make room" not in only_error(end)
+    assert "move " in only_error(end)
 
 
 @pytest.fixture

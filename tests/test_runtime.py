@@ -65,6 +65,23 @@ def test_a_missing_file_is_a_users_error(program: Program, launcher: Launcher) -
     assert only_error(end) == "error: [Errno 2] No such file or directory: '/no/such/file'"
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("write", "written: rank 1: no room; make room and run the same command again: it continues from the last "),
+        ("plan", "written: rank 1: no room; make room and run the same command again: it continues from the last "),
+        ("read", "read: rank 1: no room; it is damaged: move its folder away to continue from the one before"),
+    ],
+)
+def test_a_checkpoint_that_fails_on_one_rank_is_one_line_that_says_what_to_do(
+    step: str, message: str, program: Program, launcher: Launcher
+) -> None:
+    body = "from torch.distributed.checkpoint.api import CheckpointException"
+    end = launcher.run(program(body, f'raise CheckpointException("{step}", {{1: (OSError("no room"), None)}})'))
+    assert end.code == 2
+    assert only_error(end).startswith(f"error: a checkpoint could not be {message}")
+
+
 def test_a_program_that_ends_well_ends_with_code_0(program: Program, launcher: Launcher) -> None:
     end = launcher.run(program("start_process()", 'log("done")', "end_process()"))
     assert (end.code, end.stdout, end.stderr) == (0, "done\n", "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 from oneflow_dist.config import Config, load_config
@@ -18,7 +19,7 @@ from oneflow_dist.model.initialization import first_value, whole_places
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.train import build_model, check_finite, train_step
+from oneflow_dist.train import build_model, check_finite, sum_over_ranks, train_step
 from tests.launching import Launcher, Run, read_checkpoint, read_metrics
 
 StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config]
@@ -169,7 +170,7 @@ def step_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one:
     sizes = {"packs_per_step": 2, "rows_per_pack": 256, "tokens_per_pack": 192, "bag_tokens_per_pack": 128}
     sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
     config = make_config(f"run.folder={tmp_path}", *(f"data.{key}={size}" for key, size in sizes.items()))
-    model = build_model(config, make_mesh(config.parallel, 1, "cpu"), CPU)
+    model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
     return model, make_optimizer(model, config.optim), PackLoader(config, 0, 1).next_step(CPU), config
 
 
@@ -198,9 +199,27 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(ste
 def test_gradients_that_are_not_finite_end_a_step_whose_losses_are(step_parts: StepParts) -> None:
     model, optimizer, batches, config = step_parts
     metrics = train_step(model, optimizer, batches, 1, config)
-    sums = [metrics.losses.stack() for _ in batches]
+    sums = torch.stack([metrics.losses.stack() for _ in batches])
     with pytest.raises(FloatingPointError) as error:
         check_finite(dataclasses.replace(metrics, grad_norm=math.nan), sums, batches, 2, config)
     assert str(error.value).startswith("step 2, the gradients of all ranks: not finite: ")
     kept = list(Path(config.run.folder).glob("bad-batch-*.pt"))
     assert ("bad-batch-" in str(error.value)) == (len(kept) > 0)  # what the message names is there
+
+
+def summed(norms: list[float]) -> list[float]:
+    rank = dist.get_rank()
+    losses = torch.full((2, 5), 1.0 + rank)  # of two microbatches
+    return sum_over_ranks(losses, torch.tensor(norms[rank])).tolist()
+
+
+def test_ranks_share_the_losses_of_all_and_the_gradient_norm_of_the_first(launcher: Launcher) -> None:
+    norm = torch.tensor(0.1).item()
+    assert launcher.call(2, summed, [0.1, 0.1000001]) == [[6.0] * 5 + [norm]] * 2
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_norm_that_is_not_finite_on_one_rank_is_so_on_all(norm: float, launcher: Launcher) -> None:
+    for *losses, shared in launcher.call(2, summed, [0.1, norm]):
+        assert losses == [6.0] * 5
+        assert math.isnan(shared)

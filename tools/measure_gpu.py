@@ -151,7 +151,7 @@ def time_bag(device: torch.device, slots: int, width: int, vocab: int) -> dict[s
 
 def measure_training(config: Config, steps: int, device: torch.device) -> dict[str, Any]:
     """Steps of real size on made-up captioned images: rows per second, FLOP rate and peak memory."""
-    model = build_model(config, make_mesh(config.parallel, 1, device.type), device)
+    model = build_model(config, make_mesh(config, 1, device.type), device)
     optimizer = make_optimizer(model, config.optim)
     batches = [make_batch(config, number).to(device) for number in range(4)]
     for batch in batches[:3]:

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from oneflow_kernels import reference
 
@@ -45,4 +48,54 @@ def packed_attention(
         out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window)
         assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
         return out
+    if (
+        torch.compiler.is_compiling() or query.is_meta or is_fake(query)
+    ):  # the reference looks at the values of cu_seqlens
+        return _reference(query, key, value, cu_seqlens, max_seqlen, is_causal)
     return reference.packed_attention(query, key, value, cu_seqlens, is_causal)
+
+
+INPUTS = "Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, int max_seqlen, bool is_causal"
+
+
+@torch.library.custom_op("oneflow::packed_attention", mutates_args=(), schema=f"({INPUTS}) -> Tensor")
+def _reference(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool
+) -> Tensor:
+    """The reference as one step of a compiled graph."""
+    return reference.packed_attention(query, key, value, cu_seqlens, is_causal)
+
+
+@_reference.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool) -> Tensor:
+    return torch.empty_like(query)
+
+
+@torch.library.custom_op(
+    "oneflow::packed_attention_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, {INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
+def _reference_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.packed_attention_backward(grad, query, key, value, cu_seqlens, is_causal)
+
+
+@_reference_backward.register_fake
+def _(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.max_seqlen, ctx.is_causal = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_reference_backward(grad, *ctx.saved_tensors, ctx.max_seqlen, ctx.is_causal), None, None, None
+
+
+_reference.register_autograd(_backward, setup_context=_save_inputs)

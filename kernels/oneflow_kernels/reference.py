@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.utils.checkpoint import checkpoint
 
 
@@ -38,6 +39,40 @@ def packed_attention(
         out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, enable_gqa=is_grouped)
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return _Regroup.apply(torch.cat(outputs), place_of_row, source)
+
+
+def packed_attention_backward(
+    grad: Float[Tensor, "T h d"],
+    query: Float[Tensor, "T h d"],
+    key: Float[Tensor, "T g d"],
+    value: Float[Tensor, "T g d"],
+    cu_seqlens: Int32[Tensor, "S1"],
+    is_causal: bool = False,
+) -> tuple[Float[Tensor, "T h d"], Float[Tensor, "T g d"], Float[Tensor, "T g d"]]:
+    """Gradients of `packed_attention` with respect to query, key and value.
+
+    P  = softmax(Q K^T / sqrt(d))      dV = P^T dO                  dQ = dS K / sqrt(d)
+    dP = dO V^T                        dS = P (dP - sum(P dP))      dK = dS^T Q / sqrt(d)
+    """
+    source, place_of_row, groups = _group_by_length(cu_seqlens)
+    sizes = [num_sequences * longest for num_sequences, longest in groups]
+    is_real = source < len(query)
+    row = source.clamp(max=len(query) - 1)
+    padded = [x[row].split(sizes) for x in (query, key, value)]
+    padded.append((grad[row] * is_real[:, None, None]).split(sizes))
+    num_shared, scale = query.shape[1] // key.shape[1], query.shape[2] ** -0.5
+    results = []
+    for (num_sequences, longest), q, k, v, g, mask in zip(groups, *padded, is_real.split(sizes), strict=True):
+        q, k, v, g = (x.view(num_sequences, longest, *x.shape[1:]).transpose(1, 2) for x in (q, k, v, g))
+        k, v = (x.repeat_interleave(num_shared, dim=1) for x in (k, v))
+        is_seen = mask.view(num_sequences, 1, 1, longest).expand(-1, 1, longest, -1)
+        is_seen = is_seen.tril() if is_causal else is_seen
+        probs = (q @ k.mT * scale).masked_fill(~is_seen, -torch.inf).softmax(-1)
+        d_probs = g @ v.mT
+        d_scores = probs * (d_probs - (probs * d_probs).sum(-1, keepdim=True)) * scale
+        results.append([x.transpose(1, 2).flatten(0, 1) for x in (d_scores @ k, d_scores.mT @ q, probs.mT @ g)])
+    d_query, d_key, d_value = (torch.cat(parts)[place_of_row] for parts in zip(*results, strict=True))
+    return d_query, *(x.unflatten(1, (-1, num_shared)).sum(2) for x in (d_key, d_value))
 
 
 def _group_by_length(
@@ -95,28 +130,56 @@ def bag_cross_entropy(
 ) -> Float32[Tensor, "B"]:
     """Negative log-likelihood of each bag token under the vocabulary distribution of its slot.
 
-        z[s]   = weight @ hidden[s]                          logits of slot s, float32
-        nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
+    z[s]   = weight @ hidden[s]                          logits of slot s, float32
+    nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
+    """
+    logsumexp, target = bag_scores(hidden, weight, bag_tokens, bag_slot, chunk_slots)
+    return logsumexp - target
+
+
+def bag_scores(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    bag_tokens: Int64[Tensor, "B"],
+    bag_slot: Int64[Tensor, "B"],
+    chunk_slots: int = 2048,
+) -> Float32[Tensor, "2 B"]:
+    """For each bag token the logsumexp of its slot's logits, and its own logit; 0 if the vocabulary has it not.
+
+        z[s] = weight @ hidden[s]                            logits of slot s, float32
 
     Only slots that have a bag get logits, `chunk_slots` at a time; with several chunks the logits of one are dropped
     and made again in the backward pass.
+
+    Args:
+        weight: a part of the vocabulary, or all of it.
+        bag_tokens: counted from the first token of `weight`.
     """
-    slots, slot_of_bag, bag_size = torch.unique_consecutive(bag_slot, return_inverse=True, return_counts=True)
+    slots, slot_of_bag, ends = _filled_slots(bag_slot)
     if len(slots) <= chunk_slots:
-        return _chunk_nll(hidden[slots], weight, bag_tokens, slot_of_bag)
-    nll = []
-    ends = bag_size.cumsum(0).tolist()
+        return _chunk_scores(hidden[slots], weight, bag_tokens, slot_of_bag)
+    scores = []
     for first in range(0, len(slots), chunk_slots):
         last = min(first + chunk_slots, len(slots))
         pairs = slice(ends[first - 1] if first else 0, ends[last - 1])
         chunk = hidden[slots[first:last]], weight, bag_tokens[pairs], slot_of_bag[pairs] - first
-        nll.append(checkpoint(_chunk_nll, *chunk, use_reentrant=False))
-    return torch.cat(nll)
+        scores.append(checkpoint(_chunk_scores, *chunk, use_reentrant=False))
+    return torch.cat(scores, dim=1)
 
 
-def _chunk_nll(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+def _filled_slots(bag_slot: Int64[Tensor, "B"]) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "B"], list[int]]:
+    """Slots that have a bag, which of them each token belongs to, and where the tokens of each end."""
+    if bag_slot.is_meta or is_fake(bag_slot):  # sizes without values: as large as it gets, one token in every bag
+        return bag_slot, torch.arange(len(bag_slot), device="meta"), list(range(1, len(bag_slot) + 1))
+    slots, slot_of_bag, bag_size = torch.unique_consecutive(bag_slot, return_inverse=True, return_counts=True)
+    return slots, slot_of_bag, bag_size.cumsum(0).tolist()
+
+
+def _chunk_scores(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     logits = _upcast(hidden) @ _upcast(weight).T
-    return (logits.logsumexp(-1)[bag_slot] - logits[bag_slot, bag_tokens]).float()
+    is_own = (bag_tokens >= 0) & (bag_tokens < len(weight))
+    target = torch.where(is_own, logits[bag_slot, bag_tokens.where(is_own, 0)], 0.0)
+    return torch.stack([logits.logsumexp(-1)[bag_slot], target]).float()
 
 
 def _upcast(x: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from oneflow_dist.model.linear import Linear
+
 
 class TimeEmbedding(nn.Module):
     """A time in [0, 1] as a vector: sinusoids, then a two-layer MLP."""
@@ -17,8 +19,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.hidden = nn.Linear(2 * self.num_frequencies, width)
-        self.out = nn.Linear(width, width)
+        self.hidden = Linear(2 * self.num_frequencies, width)
+        self.out = Linear(width, width)
 
     def forward(self, time: Float32[Tensor, "n"]) -> Float[Tensor, "n D"]:
         sinusoids = time_sinusoids(time, self.num_frequencies).to(self.hidden.weight.dtype)
@@ -36,7 +38,7 @@ class Modulation(nn.Module):
     def __init__(self, width: int, num_parts: int):
         super().__init__()
         self.num_parts = num_parts
-        self.linear = nn.Linear(width, num_parts * width)  # zero at the start
+        self.linear = Linear(width, num_parts * width)  # zero at the start
 
     def forward(self, condition: Float[Tensor, "n D"]) -> list[Tensor]:
         parts = self.linear(F.silu(condition)).chunk(self.num_parts, dim=-1)
@@ -48,6 +50,11 @@ def time_sinusoids(time: Float32[Tensor, "n"], num_frequencies: int) -> Float32[
     steps = torch.arange(num_frequencies, device=time.device) / (num_frequencies - 1)
     angle = time[:, None] * torch.exp(math.log(1000.0) * steps)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def with_zero_row(x: Float[Tensor, "n D"]) -> Float[Tensor, "m D"]:
+    """A last row of zeros, for those who look up nothing."""
+    return F.pad(x, (0, 0, 0, 1))
 
 
 def gather_rows(x: Float[Tensor, "n D"], index: Int64[Tensor, "*m"]) -> Float[Tensor, "*m D"]:

@@ -8,7 +8,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from oneflow_dist.model.embeddings import Modulation, gather_rows
-from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
+from oneflow_dist.model.linear import Linear, RMSNorm
+from oneflow_dist.model.tensor_axis import TensorAxis
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy, bag_scores
 
 
 class InsertionHeads(nn.Module):
@@ -19,15 +21,16 @@ class InsertionHeads(nn.Module):
     there; see docs/decisions.
 
     `forward` scores the bag tokens instead of returning logits, since [N, V] logits would not fit. The unembedding is
-    an argument because it may be the embedding's weight.
+    an argument because it may be the embedding's weight; over the tensor axis each rank has v tokens of it.
     """
 
-    def __init__(self, width: int, norm_eps: float, is_modulated: bool):
+    def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis):
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        self.axis = axis
+        self.norm = RMSNorm(width, eps=norm_eps)
         self.modulation = Modulation(width, num_parts=2) if is_modulated else None
-        self.zero = nn.Linear(width, 1)  # starts at P(nothing missing) = 1/2
-        self.rate = nn.Linear(width, 1)  # starts at rate = 1
+        self.zero = Linear(width, 1)  # starts at P(nothing missing) = 1/2
+        self.rate = Linear(width, 1)  # starts at rate = 1
 
     def slot_hidden(
         self,
@@ -45,7 +48,7 @@ class InsertionHeads(nn.Module):
     def forward(
         self,
         slot_hidden: Float[Tensor, "N D"],
-        unembedding: Float[Tensor, "V D"],
+        unembedding: Float[Tensor, "v D"],
         bag_tokens: Int64[Tensor, "B"],
         bag_slot: Int64[Tensor, "B"],
     ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, "B"]]:
@@ -53,5 +56,20 @@ class InsertionHeads(nn.Module):
         return (
             self.zero(slot_hidden).squeeze(-1).float(),
             self.rate(slot_hidden).squeeze(-1).float(),
-            bag_cross_entropy(slot_hidden, unembedding, bag_tokens, bag_slot),
+            self._bag_nll(slot_hidden, unembedding, bag_tokens, bag_slot),
         )
+
+    def _bag_nll(
+        self,
+        slot_hidden: Float[Tensor, "N D"],
+        unembedding: Float[Tensor, "v D"],
+        bag_tokens: Int64[Tensor, "B"],
+        bag_slot: Int64[Tensor, "B"],
+    ) -> Float32[Tensor, "B"]:
+        """-log Q of each bag token; of the vocabulary's parts only their sums and the targets' logits travel."""
+        if self.axis.size == 1:
+            return bag_cross_entropy(slot_hidden, unembedding, bag_tokens, bag_slot)
+        first_token = self.axis.rank * len(unembedding)
+        own = bag_scores(slot_hidden, unembedding, bag_tokens - first_token, bag_slot)
+        logsumexp, target = self.axis.gather(own[None]).unbind(1)
+        return logsumexp.logsumexp(0) - target.sum(0)

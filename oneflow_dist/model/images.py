@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import ImageConfig
 from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_dist.model.linear import Linear, RMSNorm
 
 
 class ImageAdapter(nn.Module):
@@ -16,10 +17,10 @@ class ImageAdapter(nn.Module):
 
     def __init__(self, width: int, image: ImageConfig, norm_eps: float):
         super().__init__()
-        self.embed = nn.Linear(image.patch_elements, width)
-        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        self.embed = Linear(image.patch_elements, width)
+        self.norm = RMSNorm(width, eps=norm_eps)
         self.modulation = Modulation(width, num_parts=2) if image.time_conditioning == "adaln" else None
-        self.out = nn.Linear(width, image.patch_elements)  # zero at the start
+        self.out = Linear(width, image.patch_elements)  # zero at the start
 
     def encode(
         self, patches: Float32[Tensor, "P E"], time_embedding: Float[Tensor, "I D"], patch_image: Int64[Tensor, "P"]

@@ -1,6 +1,7 @@
 """The network: what a packed batch looks like to one transformer, and what it says of it."""
 
-# Shapes: N slots, B bag tokens, F slots that fire, I images, P patches, T trunk rows, S sequences, D width.
+# Shapes: N slots, B bag tokens, F slots that fire, I images, P patches, T trunk rows, t of them on this rank,
+# S sequences, D width, v of the vocabulary on this rank.
 
 from __future__ import annotations
 
@@ -11,33 +12,39 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
-from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows
+from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows, with_zero_row
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
+from oneflow_dist.model.linear import Linear, VocabularyEmbedding
+from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
 from oneflow_dist.model.trunk import Block, rotary_table
 
 
 class OneFlow(nn.Module):
     """Tokens and noisy images in; missing tokens and velocities out. Knows nothing of schedules or losses.
 
+    Over a tensor axis all ranks get the same batch and say the same; the trunk between is shared.
+
     Source: arXiv:2510.03506 section 2.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, axis: TensorAxis = ALONE):
         super().__init__()
         model, image = config.model, config.image
+        self.axis = axis
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
         self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
-        self.embed = nn.Embedding(model.vocab_size, model.width)
+        self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
         self.image_time = TimeEmbedding(model.width)
         self.text_time = TimeEmbedding(model.width) if self.time_conditioning != "none" else None
         is_modulated = image.time_conditioning == "adaln"
-        self.blocks = nn.ModuleList(Block(model, is_modulated) for _ in range(model.num_layers))
-        self.heads = InsertionHeads(model.width, model.norm_eps, is_modulated=self.time_conditioning == "adaln")
-        self.unembed = None if model.tie_embeddings else nn.Linear(model.width, model.vocab_size, bias=False)
+        self.blocks = nn.ModuleList(Block(model, axis, is_modulated) for _ in range(model.num_layers))
+        is_modulated = self.time_conditioning == "adaln"
+        self.heads = InsertionHeads(model.width, model.norm_eps, is_modulated, axis)
+        self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
 
     def forward(self, batch: PackedBatch) -> Prediction:
         """One pass over a packed batch."""
@@ -45,8 +52,10 @@ class OneFlow(nn.Module):
         text_time = self.text_time(batch.text_time) if self.text_time is not None else image_time[:0]
         x = self._embed_rows(batch, image_time, text_time)
         cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
+        row_image = batch.row_image[self.axis.own(len(batch.row_image))]
         for block in self.blocks:
-            x = block(x, image_time, batch.row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
+            x = block(x, image_time, row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
+        x = self.axis.gather(x)
 
         velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
@@ -55,21 +64,28 @@ class OneFlow(nn.Module):
             zero_logit=zero_logit, log_rate=log_rate, bag_nll=bag_nll, velocity=velocity, slot_hidden=slot_hidden
         )
 
-    def bag_logits(self, slot_hidden: Float[Tensor, "F D"]) -> Float32[Tensor, "F V"]:
-        """Unnormalised log-probability of every token for the slots that fire, from `Prediction.slot_hidden`."""
+    def bag_logits(self, slot_hidden: Float[Tensor, "F D"]) -> Float32[Tensor, "F v"]:
+        """Unnormalised log-probability of this rank's tokens for the slots that fire, from `Prediction.slot_hidden`."""
         return F.linear(slot_hidden, self._unembedding()).float()
 
-    def _unembedding(self) -> Float[Tensor, "V D"]:
-        return self.embed.weight if self.unembed is None else self.unembed.weight
+    def _unembedding(self) -> Float[Tensor, "v D"]:
+        return local(self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def _embed_rows(
         self, batch: PackedBatch, image_time: Float[Tensor, "I D"], text_time: Float[Tensor, "S D"]
-    ) -> Float[Tensor, "T D"]:
+    ) -> Float[Tensor, "t D"]:
         """The trunk's input: token embeddings, patches and, for "token" conditioning, the time on first tokens."""
-        text = self.embed(batch.tokens)
+        num_tokens, num_patches = len(batch.tokens), len(batch.patches)
+        token = batch.row_source.clamp(max=num_tokens)
+        text = self.axis.scatter_sum(self.embed(F.pad(batch.tokens, (0, 1))[token]))
+
+        own = self.axis.own(len(batch.row_source))
+        source, token, row_image = batch.row_source[own], token[own], batch.row_image[own]
+        is_text = source < num_tokens
         if self.time_conditioning == "token":
-            is_first = batch.token_sequence.diff(prepend=batch.token_sequence.new_full((1,), -1)) > 0
-            text = text + is_first[:, None] * gather_rows(text_time, batch.token_sequence)
-        patches = self.adapter.encode(batch.patches, image_time, batch.patch_image)
-        nothing = text.new_zeros(1, text.shape[1])
-        return gather_rows(torch.cat([text, patches.to(text.dtype), nothing]), batch.row_source)
+            sequence = batch.token_sequence
+            is_first = F.pad(sequence.diff(prepend=sequence.new_full((1,), -1)) > 0, (0, 1))
+            text = text + is_first[token, None] * gather_rows(text_time, F.pad(sequence, (0, 1))[token])
+        patch = torch.where(is_text, num_patches, source - num_tokens)
+        patches = self.adapter.encode(with_zero_row(batch.patches)[patch], with_zero_row(image_time), row_image)
+        return torch.where(is_text[:, None], text, patches.to(text.dtype))

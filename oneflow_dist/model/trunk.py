@@ -1,7 +1,7 @@
 """The shared transformer: Llama-style blocks over packed rows, bidirectional inside a sequence unless causal."""
 
-# Shapes: T trunk rows, S1 sequences + 1, D trunk width, h query heads, g key and value heads, d head width, f = d / 2,
-# I images.
+# Shapes: T trunk rows, t of them on this rank, S1 sequences + 1, D trunk width, h query heads, g key and value heads,
+# d head width, f = d / 2, I images.
 
 from __future__ import annotations
 
@@ -14,70 +14,77 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
 from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_dist.model.linear import Linear, RMSNorm
+from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_kernels.packed_attention import packed_attention
 
 
 class Attention(nn.Module):
-    """Grouped-query attention within each sequence."""
+    """Grouped-query attention within each sequence; the heads are dealt out over the tensor axis."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, axis: TensorAxis):
         super().__init__()
+        self.axis = axis
         self.head_width = config.width // config.num_attention_heads
         self.is_causal = config.is_causal
-        self.query = nn.Linear(config.width, config.num_attention_heads * self.head_width, bias=False)
-        self.key = nn.Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
-        self.value = nn.Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
-        self.out = nn.Linear(config.num_attention_heads * self.head_width, config.width, bias=False)
+        self.query = Linear(config.width, config.num_attention_heads * self.head_width, bias=False)
+        self.key = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
+        self.value = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
+        self.out = Linear(config.num_attention_heads * self.head_width, config.width, bias=False)
 
     def forward(
         self,
-        x: Float[Tensor, "T D"],
+        x: Float[Tensor, "t D"],
         cos: Float32[Tensor, "T 1 f"],
         sin: Float32[Tensor, "T 1 f"],
         cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
-    ) -> Float[Tensor, "T D"]:
+    ) -> Float[Tensor, "t D"]:
+        x = self.axis.gather(x)
         query, key, value = (
             project(x).unflatten(-1, (-1, self.head_width)) for project in (self.query, self.key, self.value)
         )
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        return self.out(packed_attention(query, key, value, cu_seqlens, max_seqlen, self.is_causal).flatten(1))
+        attended = packed_attention(query, key, value, cu_seqlens, max_seqlen, self.is_causal).flatten(1)
+        return self.axis.scatter_sum(self.out(attended))
 
 
 class MLP(nn.Module):
-    """SwiGLU."""
+    """SwiGLU; its hidden width is dealt out over the tensor axis."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, axis: TensorAxis):
         super().__init__()
-        self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.up = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.axis = axis
+        self.gate = Linear(config.width, config.mlp_width, bias=False)
+        self.up = Linear(config.width, config.mlp_width, bias=False)
+        self.down = Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+    def forward(self, x: Float[Tensor, "t D"]) -> Float[Tensor, "t D"]:
+        x = self.axis.gather(x)
+        return self.axis.scatter_sum(self.down(F.silu(self.gate(x)) * self.up(x)))
 
 
 class Block(nn.Module):
     """Attention and MLP, each after a norm; with `is_modulated`, image rows pass through AdaLN-Zero."""
 
-    def __init__(self, config: ModelConfig, is_modulated: bool):
+    def __init__(self, config: ModelConfig, axis: TensorAxis, is_modulated: bool):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.mlp = MLP(config)
+        self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config, axis)
+        self.mlp_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config, axis)
         self.modulation = Modulation(config.width, num_parts=6) if is_modulated else None
 
     def forward(
         self,
-        x: Float[Tensor, "T D"],
+        x: Float[Tensor, "t D"],
         image_embedding: Float[Tensor, "I D"],
-        row_image: Int64[Tensor, "T"],
+        row_image: Int64[Tensor, "t"],
         cos: Float32[Tensor, "T 1 f"],
         sin: Float32[Tensor, "T 1 f"],
         cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
-    ) -> Float[Tensor, "T D"]:
+    ) -> Float[Tensor, "t D"]:
         """One layer; `image_embedding` (of the image's time) modulates the rows of image `row_image`."""
         if self.modulation is None:
             x = x + self.attention(self.attention_norm(x), cos, sin, cu_seqlens, max_seqlen)

@@ -1,36 +1,89 @@
-"""The mesh of ranks."""
+"""The mesh of ranks: which of them hold copies, which hold parts, which share a pack."""
 
 from __future__ import annotations
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from oneflow_dist.config import ParallelConfig
+from oneflow_dist.config import Config, ParallelConfig
+from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
+
+AXES = ("replicate", "shard", "tensor")
 
 
-def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int]:
-    """Ranks along (replicate, shard).
+def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int, int]:
+    """Ranks along (replicate, shard, tensor).
 
     Raises:
         ValueError: the axes do not multiply to the number of ranks.
     """
-    replicate, shard = parallel.replicate, parallel.shard
-    if replicate < 1 or (shard < 1 and shard != -1):
-        raise ValueError(f"parallel: replicate ({replicate}) and shard ({shard}) must be positive, or shard = -1")
-    if shard == -1:
-        shard = max(1, world_size // replicate)
-    if replicate * shard != world_size:
-        advice = (
-            f"set parallel.shard = {world_size // replicate}"
-            if world_size % replicate == 0
-            else f"set parallel.replicate to a divisor of {world_size}"
-        )
+    replicate, shard, tensor = parallel.replicate, parallel.shard, parallel.tensor
+    if replicate < 1 or tensor < 1 or (shard < 1 and shard != -1):
         raise ValueError(
-            f"parallel: replicate ({replicate}) x shard ({shard}) is {replicate * shard} ranks, "
-            f"but WORLD_SIZE is {world_size}; {advice}"
+            f"parallel: replicate ({replicate}), shard ({shard}) and tensor ({tensor}) must be positive, or shard = -1"
         )
-    return replicate, shard
+    if shard == -1:
+        shard = max(1, world_size // (replicate * tensor))
+    size = replicate * shard * tensor
+    if size != world_size:
+        raise ValueError(
+            f"parallel: replicate ({replicate}) x shard ({shard}) x tensor ({tensor}) is {size} ranks, "
+            f"but WORLD_SIZE is {world_size}; {_advice(replicate, tensor, world_size)}"
+        )
+    return replicate, shard, tensor
 
 
-def make_mesh(parallel: ParallelConfig, world_size: int, device_type: str) -> DeviceMesh:
-    """The mesh with axes "replicate" and "shard"."""
-    return init_device_mesh(device_type, mesh_shape(parallel, world_size), mesh_dim_names=("replicate", "shard"))
+def check_tensor_axis(config: Config) -> None:
+    """Whether what the tensor axis deals out can be dealt out evenly.
+
+    Raises:
+        ValueError: names the first size that parallel.tensor does not divide.
+    """
+    tensor, model = config.parallel.tensor, config.model
+    for name, size in (
+        ("model.num_kv_heads", model.num_kv_heads),
+        ("model.num_attention_heads", model.num_attention_heads),
+        ("model.mlp_width", model.mlp_width),
+        ("model.vocab_size", model.vocab_size),
+        ("data.rows_per_pack", config.data.rows_per_pack),
+    ):
+        if size % tensor:
+            largest = max(n for n in range(1, tensor) if size % n == 0)
+            raise ValueError(
+                f"parallel.tensor: {tensor} does not divide {name} ({size}); set parallel.tensor = {largest}"
+            )
+
+
+def make_mesh(config: Config, world_size: int, device_type: str) -> DeviceMesh:
+    """The mesh with axes "replicate", "shard" and "tensor"; ranks of a tensor group are neighbours.
+
+    Raises:
+        ValueError: the axes do not multiply to the number of ranks, or the tensor axis does not divide the model.
+    """
+    shape = mesh_shape(config.parallel, world_size)
+    check_tensor_axis(config)
+    mesh = init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+    if config.parallel.tensor > 1:
+        mesh["shard", "tensor"]._flatten()  # so that the gradient norm is summed over both at once
+    return mesh
+
+
+def tensor_axis(mesh: DeviceMesh) -> TensorAxis:
+    """This rank's place on the tensor axis."""
+    axis = mesh["tensor"]
+    if axis.size() == 1:
+        return ALONE
+    return TensorAxis(rank=axis.get_local_rank(), size=axis.size(), group=axis.get_group().group_name)
+
+
+def data_place(mesh: DeviceMesh) -> tuple[int, int]:
+    """Which of how many parts of the data this rank trains on; the ranks of a tensor group share one."""
+    replicate, shard, _ = mesh.get_coordinate()  # type: ignore[misc]
+    return replicate * mesh.size(1) + shard, mesh.size(0) * mesh.size(1)
+
+
+def _advice(replicate: int, tensor: int, world_size: int) -> str:
+    if world_size % tensor:
+        return f"set parallel.tensor to a divisor of {world_size}"
+    if world_size % (replicate * tensor):
+        return f"set parallel.replicate to a divisor of {world_size // tensor}"
+    return f"set parallel.shard = {world_size // (replicate * tensor)}"

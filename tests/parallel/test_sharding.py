@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -15,11 +16,10 @@ from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Capacity, Losses, NoisySample, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
-from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.optim import clip_gradients
-from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.parallel.sharding import sync_gradients
-from oneflow_dist.train import build_model, global_counts
+from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.train import build_model, forward_backward, global_counts, sum_over_ranks
 from tests.launching import Launcher
 
 Gradients = dict[str, torch.Tensor]
@@ -56,14 +56,15 @@ def make_samples(kind: str, config: Config) -> list[NoisySample]:
     return samples
 
 
-def make_packs(config: Config, merge: bool) -> list[PackedBatch]:
+def make_packs(config: Config, mesh: DeviceMesh, merge: bool) -> list[PackedBatch]:
     """The packs of this rank: the four kinds dealt out to the ranks, or (`merge`) all samples in one pack."""
     capacity = capacity_of(config)
     kinds = [make_samples(kind, config) for kind in KINDS]
     if merge:
         larger = Capacity(**{f.name: 4 * getattr(capacity, f.name) for f in dataclasses.fields(capacity)})
         return [pack([sample for samples in kinds for sample in samples], larger)]
-    return [pack(samples, capacity) for samples in kinds[dist.get_rank() :: dist.get_world_size()]]
+    rank, size = data_place(mesh)
+    return [share_batch(pack(samples, capacity), tensor_axis(mesh)) for samples in kinds[rank::size]]
 
 
 @torch.no_grad()
@@ -80,23 +81,18 @@ def add_noise(model: nn.Module) -> None:
 def step_on_ranks(config_path: str, overrides: list[str], merge: bool = False) -> tuple[Gradients, torch.Tensor, float]:
     """Gradients as whole tensors, losses and gradient norm of one step as `train_step` makes it."""
     config = load_config(config_path, overrides)
-    model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    mesh = make_mesh(config, dist.get_world_size(), "cpu")
+    model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    batches = make_packs(config, merge)
+    batches = make_packs(config, mesh, merge)
     counts = global_counts(batches)
-    sums = []
-    for number, batch in enumerate(batches, start=1):
-        sync_gradients(model, is_last=number == len(batches))
-        losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
-        losses.total.backward()
-        sums.append(losses.stack())
-    total = torch.stack(sums).sum(0)
-    dist.all_reduce(total)
+    losses = forward_backward(model, batches, counts, config)
     gradients = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
-    return gradients, total, clip_gradients(model, 1.0)
+    *total, grad_norm = sum_over_ranks(losses, clip_gradients(model, 1.0))
+    return gradients, torch.stack(total), float(grad_norm)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +133,11 @@ def test_every_parameter_has_a_gradient(expected: tuple[Gradients, torch.Tensor,
         pytest.param(4, [], id="four shards"),
         pytest.param(4, ["parallel.replicate=2"], id="two replicas of two shards"),
         pytest.param(2, ["parallel.replicate=2"], id="two replicas"),
+        pytest.param(2, ["parallel.tensor=2"], id="tensor 2"),
+        pytest.param(4, ["parallel.tensor=2"], id="shard 2 tensor 2"),
+        pytest.param(1, ["train.compile=true"], id="compiled 1"),
+        pytest.param(2, ["parallel.tensor=2", "train.compile=true"], id="compiled tensor 2"),
+        pytest.param(4, ["parallel.tensor=2", "train.compile=true"], id="compiled shard 2 tensor 2"),
     ],
 )
 def test_gradients_and_losses_are_those_of_one_process(
@@ -173,7 +174,7 @@ def test_bf16_gradients_are_near_those_of_fp32_on_any_layout(
 
 def kinds_of_parameters(config_path: str, overrides: list[str]) -> tuple[bool, bool, set[torch.dtype], int]:
     config = load_config(config_path, overrides)
-    model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
     parameters = list(model.parameters())
     own = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in parameters)
     return (

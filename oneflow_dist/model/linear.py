@@ -1,0 +1,46 @@
+"""Layers whose weights may be cut: each computes with its rank's part, on plain tensors."""
+
+# Shapes: N rows, D width, n outputs of this rank.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from oneflow_dist.model.tensor_axis import TensorAxis, local
+
+
+class Linear(nn.Linear):
+    """`x @ weight.T + bias` with this rank's rows (or columns) of the weight."""
+
+    product: Callable[..., Tensor] = staticmethod(F.linear)
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:
+        return self.product(x, local(self.weight), None if self.bias is None else local(self.bias))
+
+
+class RMSNorm(nn.RMSNorm):
+    """Each row divided by its root mean square, times a weight that all ranks hold."""
+
+    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        return F.rms_norm(x, self.normalized_shape, local(self.weight), self.eps)
+
+
+class VocabularyEmbedding(nn.Embedding):
+    """A row for each token; the vocabulary is dealt out over the tensor axis."""
+
+    def __init__(self, vocab_size: int, width: int, axis: TensorAxis):
+        super().__init__(vocab_size, width)
+        self.axis = axis
+
+    def forward(self, tokens: Int64[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        """The rows of those tokens that this rank holds, zeros for the others: what ranks have to sum."""
+        weight = local(self.weight)
+        if self.axis.size == 1:
+            return F.embedding(tokens, weight)
+        own = tokens - self.axis.own(self.num_embeddings).start
+        is_own = (own >= 0) & (own < len(weight))
+        return F.embedding(own.where(is_own, 0), weight) * is_own[:, None]

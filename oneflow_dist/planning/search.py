@@ -1,0 +1,77 @@
+"""The cheapest layout that fits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from oneflow_dist.config import Config
+from oneflow_dist.parallel.mesh import check_tensor_axis
+from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
+from oneflow_dist.planning.trace import Trace, trace_step
+
+Plan = tuple[Config, Trace, Estimate]
+
+
+def layouts(config: Config, world_size: int, gpus_per_node: int) -> Iterator[Config]:
+    """The config with every mesh and every degree of activation checkpointing that can be run.
+
+    The tensor axis stays within a node. Copies are made of whole nodes, in powers of two.
+    """
+    tensor = 1
+    while tensor <= min(gpus_per_node, world_size):
+        replicate = 1
+        while world_size % (replicate * tensor) == 0:
+            shard = world_size // (replicate * tensor)
+            parallel = dataclasses.replace(config.parallel, replicate=replicate, shard=shard, tensor=tensor)
+            for checkpointing in ("none", "selective", "full"):
+                train = dataclasses.replace(config.train, activation_checkpointing=checkpointing)
+                candidate = dataclasses.replace(config, parallel=parallel, train=train)
+                if _can_run(candidate, world_size):
+                    yield candidate
+            if shard * tensor <= gpus_per_node:
+                break
+            replicate *= 2
+        tensor *= 2
+
+
+def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
+    """Every layout, planned with few layers; those that fit first, the fastest of them first."""
+    plans = [
+        (candidate, *plan_few_layers(candidate, world_size, cluster))
+        for candidate in layouts(config, world_size, cluster.gpus_per_node)
+    ]
+    return sorted(plans, key=lambda plan: (not plan[2].fits, plan[2].step_seconds, plan[2].peak_bytes))
+
+
+def plan_few_layers(config: Config, world_size: int, cluster: Cluster) -> tuple[Trace, Estimate]:
+    """A plan by extrapolation: all that a trace has is linear in the number of layers, once there are two."""
+    num_layers = config.model.num_layers
+    two, three = (trace_step(with_layers(config, n), world_size) for n in (2, 3))
+
+    def extend(few: dict, more: dict) -> dict:  # type: ignore[type-arg]
+        return {key: few.get(key, 0) + (num_layers - 2) * (more[key] - few.get(key, 0)) for key in more}
+
+    trace = Trace(
+        mesh=two.mesh,
+        microbatches=two.microbatches,
+        num_parameters=two.num_parameters + (num_layers - 2) * (three.num_parameters - two.num_parameters),
+        held=extend(two.held, three.held),
+        peak=extend(two.peak, three.peak),
+        collectives=extend(two.collectives, three.collectives),
+        flops=two.flops + (num_layers - 2) * (three.flops - two.flops),
+    )
+    return trace, estimate(trace, config, cluster)
+
+
+def with_layers(config: Config, num_layers: int) -> Config:
+    """The config with so many layers."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=num_layers))
+
+
+def _can_run(config: Config, world_size: int) -> bool:
+    try:
+        check_tensor_axis(config)
+    except ValueError:
+        return False
+    return config.data.packs_per_step % (world_size // config.parallel.tensor) == 0

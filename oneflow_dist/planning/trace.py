@@ -1,0 +1,189 @@
+"""One training step on fake tensors: the rank that holds most, of any number of ranks, without their memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.data.lanes import capacity_of
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.optim import MovingAverage, clip_gradients, make_optimizer
+from oneflow_dist.parallel.mesh import AXES, data_place, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import shard_model, share_batch
+from oneflow_dist.planning.recorder import Collective, Recorder
+from oneflow_dist.train import forward_backward, global_counts, sum_over_ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What one step of one rank needs."""
+
+    mesh: tuple[int, int, int]  # ranks along replicate, shard, tensor
+    microbatches: int
+    num_parameters: int  # of the whole model
+    held: dict[str, int]  # bytes of parameters, optimizer, average: always there
+    peak: dict[str, int]  # bytes by kind when memory is fullest
+    collectives: dict[Collective, int]  # how often; `group` is a mesh axis, or "all"
+    flops: int  # computed, with what is computed again
+
+
+def trace_step(config: Config, world_size: int) -> Trace:
+    """Run a step of rank 0 on fake tensors, eagerly, under a process group that only pretends.
+
+    Every pack is as full as it gets: all capacities are used and every missing token has a slot of its own.
+
+    Raises:
+        ValueError: the mesh or the packs do not fit the world size.
+    """
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
+    with pretend_ranks(world_size):
+        mesh = make_mesh(config, world_size, "cpu")
+        microbatches = packs_of_rank(config, mesh)
+        with torch.device("meta"):
+            model = OneFlow(config, tensor_axis(mesh))
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        shard_model(model, mesh, config)
+        optimizer = make_optimizer(model, config.optim)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            fill_states(model, optimizer)
+            batches = [share_batch(fake_batch(config), model.axis)] * min(microbatches, 2)
+            recorder, held = record_step(model, optimizer, batches, config)
+            fewer = Recorder()
+            if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
+                fewer, _ = record_step(model, optimizer, batches[:1], config)
+        groups = {dist.distributed_c10d._get_default_group().group_name: "all"}
+        groups |= {mesh.get_group(axis).group_name: axis for axis in AXES}
+        counts = _extrapolate(recorder.collectives, fewer.collectives, microbatches)
+        flops = _extrapolate(recorder.flops, fewer.flops, microbatches)
+        return Trace(
+            mesh=(mesh.size(0), mesh.size(1), mesh.size(2)),
+            microbatches=microbatches,
+            num_parameters=num_parameters,
+            held=held,
+            peak=recorder.peak(),
+            collectives={
+                dataclasses.replace(collective, group=groups[collective.group]): count
+                for collective, count in counts.items()
+            },
+            flops=sum(flops.values()),
+        )
+
+
+def record_step(
+    model: OneFlow, optimizer: torch.optim.Optimizer, batches: list[PackedBatch], config: Config
+) -> tuple[Recorder, dict[str, int]]:
+    """What `train_step` does on the device, recorded; and the bytes that are held from step to step.
+
+    On real tensors this is a real step, except that it does not look at its own results.
+    """
+    ema = MovingAverage(model, config.optim.ema_decay)
+    with Recorder() as recorder:
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        held = {
+            "parameters": recorder.name("parameters", model.parameters()),
+            "optimizer": recorder.name("optimizer", [value for value in states if isinstance(value, Tensor)]),
+            "average": recorder.name("average", ema.tensors.values()),
+        }
+        recorder.name("batch", [value for value in _fields(batches[0]) if isinstance(value, Tensor)])
+        with unset_fake_temporarily():  # counts live on the host
+            counts = global_counts(batches)
+        losses = forward_backward(model, batches, counts, config)
+        recorder.name("gradients", [parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+        grad_norm = clip_gradients(model, config.optim.max_grad_norm)
+        sum_over_ranks(losses, grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model, step=1)
+    return recorder, held
+
+
+def fill_states(model: OneFlow, optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's states, as a first step would."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def fake_batch(config: Config) -> PackedBatch:
+    """A full pack without values."""
+    room, elements = capacity_of(config), config.image.patch_elements
+
+    def whole(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.int64)
+
+    return PackedBatch(
+        tokens=whole(room.tokens),
+        token_row=whole(room.tokens),
+        token_sequence=whole(room.tokens),
+        slot_weight=torch.zeros(room.tokens),
+        missing_count=torch.zeros(room.tokens),
+        bag_tokens=whole(room.bag_tokens),
+        bag_slot=whole(room.bag_tokens),
+        bag_weight=torch.zeros(room.bag_tokens),
+        image_time=torch.zeros(room.images),
+        patches=torch.zeros(room.patches, elements),
+        velocity=torch.zeros(room.patches, elements),
+        patch_image=whole(room.patches),
+        patch_row=whole(room.patches),
+        patch_weight=torch.zeros(room.patches),
+        row_source=whole(room.rows),
+        row_image=whole(room.rows),
+        position=torch.zeros(room.rows, 3, dtype=torch.int32),
+        cu_seqlens=torch.zeros(room.sequences + 1, dtype=torch.int32),
+        text_time=torch.zeros(room.sequences),
+        max_seqlen=config.data.max_sample_rows,
+        counts=Counts.zeros(),
+        keys=(),
+    )
+
+
+def packs_of_rank(config: Config, mesh: DeviceMesh) -> int:
+    """Microbatches of a step.
+
+    Raises:
+        ValueError: the ranks cannot share the packs of a step evenly.
+    """
+    packs, (_, size) = config.data.packs_per_step, data_place(mesh)
+    if packs % size:
+        raise ValueError(
+            f"data.packs_per_step ({packs}) is not a multiple of the {size} data-parallel ranks; "
+            f"set data.packs_per_step={size * max(1, packs // size)}"
+        )
+    return packs // size
+
+
+@contextmanager
+def pretend_ranks(world_size: int) -> Iterator[None]:
+    """A process group of `world_size` ranks that all are this process; what it sends comes from nowhere."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _extrapolate(two: Counter[Any], one: Counter[Any], microbatches: int) -> Counter[Any]:
+    """Counts of `microbatches` from those of two and of one; up to two, `two` are the counts."""
+    if microbatches <= 2:
+        return two
+    return Counter({key: count + (microbatches - 2) * (count - one[key]) for key, count in two.items()})
+
+
+def _fields(batch: PackedBatch) -> list[object]:
+    return [getattr(batch, field.name) for field in dataclasses.fields(batch)]

@@ -1,0 +1,78 @@
+"""What a run needs on a cluster: memory, traffic, FLOPs and time, from a dry run of one step on this machine's CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+
+from oneflow_dist.config import Config, load_config
+from oneflow_dist.planning.cluster import GPUS, Cluster, estimate
+from oneflow_dist.planning.report import plan_json, plan_text
+from oneflow_dist.planning.search import search
+from oneflow_dist.planning.trace import trace_step
+from oneflow_dist.runtime import run_program
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="TOML file, as configs/oneflow_8b.toml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values are TOML")
+    parser.add_argument("--world-size", type=int, required=True, help="ranks")
+    parser.add_argument("--mesh", help="replicate,shard,tensor instead of [parallel], as 1,64,8")
+    parser.add_argument("--gpu", choices=sorted(GPUS), default="h100-80gb")
+    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--search", action="store_true", help="compare all layouts and plan the fastest that fits")
+    args = parser.parse_intermixed_args()
+    config = load_config(args.config, [*args.overrides, *mesh_overrides(args.mesh)])
+    cluster = Cluster(gpu=GPUS[args.gpu], gpus_per_node=args.gpus_per_node)
+    warnings.filterwarnings("ignore")  # of code that never runs on real tensors
+    logging.disable(logging.WARNING)
+    if args.search:
+        config = best_layout(config, args.world_size, cluster)
+    trace = trace_step(config, args.world_size)
+    found = estimate(trace, config, cluster)
+    if args.format == "json":
+        print(json.dumps(plan_json(trace, found, config, cluster), indent=2))
+    else:
+        print(plan_text(trace, found, config, cluster))
+
+
+def mesh_overrides(mesh: str | None) -> list[str]:
+    """`--mesh` as overrides of [parallel].
+
+    Raises:
+        ValueError: it is not three whole numbers.
+    """
+    if mesh is None:
+        return []
+    sizes = mesh.split(",")
+    if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
+        raise ValueError(f"--mesh: {mesh!r} is not replicate,shard,tensor; write three whole numbers, as 1,64,8")
+    return [f"parallel.{axis}={size}" for axis, size in zip(("replicate", "shard", "tensor"), sizes, strict=True)]
+
+
+def best_layout(config: Config, world_size: int, cluster: Cluster) -> Config:
+    """The fastest layout that fits, after a table of all; the one that needs least memory if none fits."""
+    plans = search(config, world_size, cluster)
+    print(
+        f"{'replicate':>9} {'shard':>6} {'tensor':>6} {'checkpointing':>14} {'GiB':>8} {'step s':>8} {'MFU':>6}",
+        file=sys.stderr,
+    )
+    for candidate, trace, found in plans:
+        replicate, shard, tensor = trace.mesh
+        print(
+            f"{replicate:>9} {shard:>6} {tensor:>6} {candidate.train.activation_checkpointing:>14} "
+            f"{found.peak_bytes / 2**30:>8.1f} {found.step_seconds:>8.3f} {found.mfu:>6.1%}"
+            f"{'' if found.fits else '  does not fit'}",
+            file=sys.stderr,
+        )
+    return plans[0][0]
+
+
+if __name__ == "__main__":
+    run_program(main)
