@@ -85,7 +85,7 @@ def attention_error(device: torch.device) -> dict[str, float]:
     cu_seqlens = torch.tensor([0, 1, 64, 64, 165, 400], dtype=torch.int32, device=device)
     shapes = ((400, 8, 64), (400, 2, 64), (400, 2, 64))
     q, k, v = (torch.randn(shape, generator=generator).bfloat16().to(device) for shape in shapes)
-    errors = {}
+    errors: dict[str, float] = {}
     for is_causal, suffix in ((False, ""), (True, "_causal")):
         truth = reference.packed_attention(q.double(), k.double(), v.double(), cu_seqlens, is_causal)
         ours = packed_attention(q, k, v, cu_seqlens, 235, is_causal)
