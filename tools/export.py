@@ -100,7 +100,9 @@ def write_folder(output: Path, files: list[dict[str, Tensor]], config: Config, d
         (beside / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     (beside / "config.json").write_text(json.dumps(to_llama_config(config, dtype), indent=2) + "\n")
     (beside / "config.toml").write_text(write_config(config))
+    mode = (beside / "config.json").stat().st_mode  # safetensors lets nobody else read its files
     for path in beside.iterdir():
+        path.chmod(mode)
         with path.open("rb") as file:
             os.fsync(file.fileno())
     beside.rename(output)
@@ -135,7 +137,7 @@ def to_checkpoint(folder: Path, config: Config) -> None:
     tensors, new = from_llama(map_tensors(folder), parameter_shapes(config), config, str(folder))
     place = checkpoint_folder(config.run.folder, 0)
     write_initial_checkpoint(place, config, tensors)
-    print(f"wrote {place}: {len(tensors) - len(new)} tensors from {folder}, {len(new)} new")
+    print(f"wrote {place}: {len(tensors) - len(new)} parameters from {folder}, {len(new)} new")
     added = config.model.vocab_size - table["vocab_size"]
     if added:
         print(f"  tokens {table['vocab_size']} to {config.model.vocab_size - 1} are new")

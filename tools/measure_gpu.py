@@ -23,6 +23,7 @@ from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.flops import step_flops
+from oneflow_dist.model.philox import normal_values
 from oneflow_dist.optim import make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.runtime import end_process, run_program, start_process
@@ -50,6 +51,7 @@ def main() -> None:
         **describe_machine(device),
         "attention_error": attention_error(device),
         "bag_error": bag_error(device),
+        "first_values": measure_first_values(device, 8192 // scale),
         "matmul_tflops": matmul_rate(device, 8192 // scale),
         "attention_ms": time_attention(device, [rows // scale for rows in DOCUMENTS]),
         "bag_ms": time_bag(device, slots=16384 // scale, width=4096 // scale, vocab=128256 // scale),
@@ -83,10 +85,13 @@ def attention_error(device: torch.device) -> dict[str, float]:
     cu_seqlens = torch.tensor([0, 1, 64, 64, 165, 400], dtype=torch.int32, device=device)
     shapes = ((400, 8, 64), (400, 2, 64), (400, 2, 64))
     q, k, v = (torch.randn(shape, generator=generator).bfloat16().to(device) for shape in shapes)
-    truth = reference.packed_attention(q.double(), k.double(), v.double(), cu_seqlens)
-    ours = packed_attention(q, k, v, cu_seqlens, max_seqlen=235)
-    same = reference.packed_attention(q, k, v, cu_seqlens)
-    return {"ours": _max_error(ours, truth), "reference_bf16": _max_error(same, truth)}
+    errors: dict[str, float] = {}
+    for is_causal, suffix in ((False, ""), (True, "_causal")):
+        truth = reference.packed_attention(q.double(), k.double(), v.double(), cu_seqlens, is_causal)
+        ours = packed_attention(q, k, v, cu_seqlens, 235, is_causal)
+        same = reference.packed_attention(q, k, v, cu_seqlens, is_causal)
+        errors |= {f"ours{suffix}": _max_error(ours, truth), f"reference_bf16{suffix}": _max_error(same, truth)}
+    return errors
 
 
 def bag_error(device: torch.device) -> dict[str, float]:
@@ -98,6 +103,16 @@ def bag_error(device: torch.device) -> dict[str, float]:
     slots = torch.randint(0, 300, (700,), generator=generator).sort().values.to(device)
     truth = reference.bag_cross_entropy(hidden.double(), weight.double(), tokens, slots)
     return {"ours": _max_error(bag_cross_entropy(hidden, weight, tokens, slots), truth)}
+
+
+def measure_first_values(device: torch.device, size: int) -> dict[str, Any]:
+    """Milliseconds to draw size x size first weights, and whether a corner of them has the bits of a CPU."""
+    places = torch.arange(size, device=device)
+    corner = torch.arange(size - 64, size)
+    drawn = normal_values(0, "first values", places, places)
+    is_same = torch.equal(drawn[-64:, -64:].cpu(), normal_values(0, "first values", corner, corner))
+    milliseconds = time_call(lambda: normal_values(0, "first values", places, places), device)
+    return {"milliseconds": milliseconds, "is_same_as_on_cpu": is_same}
 
 
 def matmul_rate(device: torch.device, size: int) -> float:

@@ -47,7 +47,7 @@ def normal_values(
         part = rows[start : start + chunk_rows]
         words = torch.stack(philox((blocks[None], part[:, None], zero, zero), key), dim=-1)
         drawn = _quantiles(device).take(torch.stack([words & 0xFFFF, words >> 16], dim=-1)).flatten(1)
-        values[start : start + chunk_rows] = drawn[:, columns - 8 * first]
+        values[start : start + chunk_rows] = drawn.index_select(1, columns - 8 * first)
     return values
 
 

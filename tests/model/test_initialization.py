@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.initialization import first_value, initialize, whole_places
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.parallel.sharding import cut_weights
 from tests.launching import Launcher
 
 CPU = torch.device("cpu")
@@ -125,9 +125,7 @@ def values_on_ranks(config_path: str) -> list[tuple[int, list[str], dict[str, to
         mesh = init_device_mesh("cpu", layout, mesh_dim_names=("replicate", "shard", "tensor"))
         with torch.device("meta"):
             model = OneFlow(config)
-        cut = {"mlp.gate": ColwiseParallel(), "mlp.up": ColwiseParallel(), "mlp.down": RowwiseParallel()}
-        for block in model.blocks:
-            parallelize_module(block, mesh["tensor"], cut)
+        cut_weights(model, mesh["tensor"])
         fully_shard(model, mesh=mesh["replicate", "shard"])
         model.to_empty(device=CPU)
         initialize(model, 5, config.model.num_layers)

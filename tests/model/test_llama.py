@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, load_config
 from oneflow_dist.model.initialization import first_value, whole_places
 from oneflow_dist.model.llama import (
     OWN,
@@ -66,6 +67,31 @@ def test_a_config_comes_back_from_its_table(make_config: Callable[..., Config], 
     assert found == {key: getattr(config.model, key) for key in found}
     assert set(found) == {*OF_MODEL, "tie_embeddings", "rope_theta", "rope_scaling"}
     check_llama_config(table_of(config), config, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        (
+            "oneflow_1b",
+            {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64}
+            | {"tie_word_embeddings": True, "rope_scaling": {**ROPE, "factor": 32.0}},
+        ),
+        (
+            "oneflow_8b",
+            {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+            | {"tie_word_embeddings": False, "rope_scaling": ROPE},
+        ),
+    ],
+)
+def test_configs_fit_the_published_llamas(name: str, published: dict[str, Any], root: Path) -> None:
+    """Llama 3.2 1B and Llama 3.1 8B, by the config.json that their folders have."""
+    shared = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "num_attention_heads": 32}
+    shared |= {"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "vocab_size": 128256}
+    config = load_config(root / "configs" / f"{name}.toml")
+    check_llama_config(shared | published, config, "config.json")
+    table = table_of(config)
+    assert {key: table[key] for key in shared | published if key in table} == shared | published
 
 
 def test_the_table_that_transformers_writes_is_read(make_config: Callable[..., Config]) -> None:

@@ -113,7 +113,7 @@ def test_logits_of_a_llama_are_those_of_transformers_both_ways(
     assert end.code == 0, end.stderr
     place = tmp_path / "run/checkpoints/step-00000000"
     lines = end.stdout.splitlines()
-    assert lines[0].startswith(f"wrote {place}: {21 + (tie == UNTIED)} tensors from {folder}, ")
+    assert lines[0].startswith(f"wrote {place}: {21 + (tie == UNTIED)} parameters from {folder}, ")
     assert "  parameters that the folder does not have: adapter.embed.weight, " in end.stdout
     model, config = load_model(place)
     batch = documents(make_noisy, config.model.vocab_size)
@@ -208,6 +208,8 @@ def test_an_exported_folder_reloads_bitwise(weights: str, launcher: Launcher, un
         "config.toml",
         "model.safetensors",
     ]
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes == {(tmp_path / "state.pt").stat().st_mode}  # whoever may read a new file may read the model
     assert load_config(tmp_path / "out/config.toml") == load_config(unbroken.folder / "config.toml")
     end = to_checkpoint(launcher, tmp_path / "out", debug_overrides(unbroken, tmp_path / "run"))
     assert end.code == 0, end.stderr

@@ -27,7 +27,9 @@ def test_the_whole_measurement_runs_and_writes_its_result(
     result = json.loads(path.read_text())
     assert result["torch"] == torch.__version__
     assert result["attention_error"]["ours"] <= 2 * result["attention_error"]["reference_bf16"]
+    assert result["attention_error"]["ours_causal"] <= 2 * result["attention_error"]["reference_bf16_causal"]
     assert result["bag_error"]["ours"] < 1e-5
+    assert result["first_values"]["is_same_as_on_cpu"]
     assert result["training"]["tokens_per_second"] > 0
     assert 0 < result["training"]["mfu_of_measured_matmul"] < 1
 
