@@ -30,7 +30,7 @@ COLLECTIVES: dict[Any, tuple[str, int | None]] = {
     torch.ops._c10d_functional.all_reduce_: (REDUCE, 0),
 }
 # What belongs to collectives but moves nothing that counts.
-OTHERS = {torch.ops._c10d_functional.wait_tensor, torch.ops.c10d.monitored_barrier_}
+OTHERS = {torch.ops._c10d_functional.wait_tensor, torch.ops._c10d_functional._wrap_tensor_autograd}
 
 
 @register_flop_formula(torch.ops.oneflow.packed_attention)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from oneflow_dist.planning.recorder import Recorder
+
+MIB = 2**20
+
+
+def test_memory_follows_what_lives() -> None:
+    with Recorder() as recorder:
+        a = torch.zeros(MIB // 4)
+        b = a + 1.0
+        del a
+        c = b * 2.0
+        view = c[: MIB // 8]
+        del b, c
+    sizes = [sum(now.values()) for now in recorder.timeline()]
+    assert sizes == [MIB, 2 * MIB, MIB, 2 * MIB, MIB]
+    assert recorder.peak() == {"temporary": 2 * MIB}
+    assert view.untyped_storage().nbytes() == MIB
+
+
+def test_what_waits_for_the_backward_pass_is_an_activation() -> None:
+    weight = torch.ones(MIB // 4, requires_grad=True)
+    with Recorder() as recorder:
+        recorder.name("parameters", [weight])
+        loss = (weight.exp() * 2.0).sum()  # the exponential is kept, its double is not
+        loss.backward()
+        assert weight.grad is not None
+        recorder.name("gradients", [weight.grad])
+    kinds = {storage.kind for storage in recorder.storages}
+    assert kinds == {"parameters", "activations", "temporary", "gradients"}
+    assert max(now["activations"] for now in recorder.timeline()) == MIB + 8  # and the loss, and its own gradient
+
+
+def test_storages_that_are_resized_are_followed_and_count_as_gathered() -> None:
+    tensor = torch.zeros(MIB // 4)
+    with Recorder() as recorder:
+        recorder.name("parameters", [tensor])
+        tensor.untyped_storage().resize_(0)
+        tensor.untyped_storage().resize_(MIB // 2)
+    assert [dict(now) for now in recorder.timeline()] == [{"gathered": size} for size in (MIB, 0, MIB // 2)]
+
+
+def test_resizing_is_as_before_afterwards() -> None:
+    before = torch.UntypedStorage.resize_
+    with Recorder():
+        assert torch.UntypedStorage.resize_ is not before
+    assert torch.UntypedStorage.resize_ is before
+
+
+def test_products_are_counted_forward_and_backward() -> None:
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
+    with Recorder() as recorder:
+        (a @ b).sum().backward()
+    assert sum(recorder.flops.values()) == 3 * 2 * 3 * 5 * 7
+
+
+def test_a_name_holds_a_storage_once() -> None:
+    tensor = torch.zeros(100)
+    with Recorder() as recorder:
+        assert recorder.name("parameters", [tensor, tensor[:50], tensor.view(10, 10)]) == 400
+
+
+def test_an_unknown_collective_is_not_overlooked(group_of_one: None) -> None:
+    with Recorder(), pytest.raises(AssertionError, match="not in COLLECTIVES"):
+        torch.distributed.broadcast(torch.zeros(3), src=0)

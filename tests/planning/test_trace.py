@@ -1,0 +1,190 @@
+"""A plan against what real ranks hold, send and compute."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.parallel.mesh import AXES, data_place, make_mesh
+from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.planning.cluster import model_flops
+from oneflow_dist.planning.recorder import Recorder
+from oneflow_dist.planning.trace import Trace, fake_batch, packs_of_rank, pretend_ranks, trace_step
+from oneflow_dist.train import build_model, train_step
+from tests.launching import Launcher
+
+CPU = torch.device("cpu")
+Measured = tuple[dict[str, int], dict[tuple[str, str, int], int], int]
+
+
+@pytest.fixture(scope="module")
+def debug(root: Path, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, Config]]:
+    """configs/debug.toml on the test's digits, as a file and loaded."""
+
+    def make(*overrides: str) -> tuple[str, Config]:
+        folder = tmp_path_factory.mktemp("debug")
+        data = [f"data.mixture={digits / 'mixture.yaml'}", f"data.tokenizer={digits / 'words.tiktoken'}"]
+        own = ["data.workers=0", f"run.folder={folder}", *overrides]
+        config = load_config(root / "configs" / "debug.toml", [*data, *own])
+        path = folder / "config.toml"
+        path.write_text(write_config(config))
+        return str(path), config
+
+    return make
+
+
+def measure(config_path: str) -> Measured:
+    """Bytes held, collectives by (kind, axis, bytes), and the groups' own count of them, of a second real step."""
+    config = load_config(config_path)
+    mesh = make_mesh(config, dist.get_world_size(), "cpu")
+    model = build_model(config, mesh, CPU)
+    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    loader = PackLoader(config, *data_place(mesh))
+    for step in (1, 2):
+        batches = [share_batch(batch, model.axis) for batch in loader.next_step(CPU)]
+        before = collectives_so_far()
+        with Recorder() as recorder:
+            train_step(model, optimizer, batches, step, config)
+            ema.update(model, step)
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    held = {
+        "parameters": recorder.name("parameters", model.parameters()),
+        "optimizer": recorder.name("optimizer", states),
+        "average": recorder.name("average", ema.tensors.values()),
+    }
+    axes = {mesh.get_group(axis).group_name: axis for axis in AXES}
+    collectives = {(c.kind, axes.get(c.group, "all"), c.num_bytes): count for c, count in recorder.collectives.items()}
+    return held, collectives, collectives_so_far() - before
+
+
+def collectives_so_far() -> int:
+    """As the process groups themselves count them."""
+    return sum(group._get_sequence_number_for_group() for group in dist.distributed_c10d._world.pg_map)
+
+
+def by_name(trace: Trace) -> dict[tuple[str, str, int], int]:
+    return {(c.kind, c.group, c.num_bytes): count for c, count in trace.collectives.items()}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param((), id="shard 4"),
+        pytest.param(("parallel.replicate=2",), id="replicate 2 shard 2"),
+        pytest.param(("parallel.tensor=2",), id="shard 2 tensor 2"),
+        pytest.param(("parallel.tensor=2", "data.packs_per_step=8"), id="four microbatches"),
+        pytest.param(("parallel.tensor=2", "train.precision='bf16'"), id="bf16"),
+        pytest.param(("train.activation_checkpointing='full'",), id="full checkpointing"),
+    ],
+)
+def test_four_real_ranks_hold_and_send_exactly_what_is_planned(
+    launcher: Launcher, debug: Callable[..., tuple[str, Config]], overrides: tuple[str, ...]
+) -> None:
+    path, config = debug(*overrides)
+    trace = trace_step(config, 4)
+    held, collectives, counted = launcher.call(4, measure, path)[0]
+    assert trace.held == held
+    assert by_name(trace) == collectives
+    assert counted == sum(collectives.values())  # none has been overlooked
+    assert sum(count for (kind, axis, _), count in collectives.items() if kind == "all_gather") > 0
+
+
+def peak_of_a_step(config_path: str) -> int:
+    """Bytes by which this process grows at most, from before there is a model to the end of its third step."""
+    mmap_threshold, trim_threshold = -3, -1
+    libc = ctypes.CDLL(None)
+    assert libc.mallopt(mmap_threshold, 65536) == 1  # what is freed goes back at once
+    assert libc.mallopt(trim_threshold, 0) == 1
+    before = _status("VmRSS")
+    config = load_config(config_path)
+    model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
+    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    for step in (1, 2, 3):
+        train_step(model, optimizer, [full_batch(config)], step, config)
+        ema.update(model, step)
+    return _status("VmHWM") - before
+
+
+def full_batch(config: Config) -> object:
+    """The batch that a plan assumes, with values: full of the longest samples, one missing token to a slot."""
+    batch = fake_batch(config)
+    rows, num_tokens, longest = len(batch.row_source), len(batch.tokens), config.data.max_sample_rows
+    bounds = torch.arange(len(batch.cu_seqlens), dtype=torch.int32) * longest
+    return replace(
+        batch,
+        cu_seqlens=bounds.clamp(max=rows),
+        row_source=torch.arange(rows).clamp(max=num_tokens),
+        bag_slot=torch.arange(len(batch.bag_slot)),
+        slot_weight=torch.ones(num_tokens),
+        bag_weight=torch.ones(len(batch.bag_weight)),
+        counts=replace(batch.counts, open_slots=num_tokens, text_sequences=1, image_elements=1),
+    )
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(field)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_planned_peak_is_what_a_process_grows_by(
+    launcher: Launcher, debug: Callable[..., tuple[str, Config]], checkpointing: str, precision: str
+) -> None:
+    sizes = {"width": 256, "num_layers": 8, "mlp_width": 1024, "vocab_size": 4096}
+    room = {"rows_per_pack": 4096, "tokens_per_pack": 4096, "bag_tokens_per_pack": 1024, "images_per_pack": 16}
+    room |= {"sequences_per_pack": 65, "max_sample_rows": 64, "packs_per_step": 1}
+    path, config = debug(
+        *(f"model.{key}={value}" for key, value in sizes.items()),
+        *(f"data.{key}={value}" for key, value in room.items()),
+        f"train.precision='{precision}'",
+        f"train.activation_checkpointing='{checkpointing}'",
+    )
+    (grown,) = launcher.call(1, peak_of_a_step, path)
+    planned = sum(trace_step(config, 1).peak.values())
+    assert planned == pytest.approx(grown, rel=0.1)
+
+
+def test_computed_flops_are_those_of_the_closed_form(root: Path) -> None:
+    few = ["model.num_layers=2", "data.packs_per_step=1", "data.bag_tokens_per_pack=2048"]  # in one chunk of the head
+    config = load_config(root / "configs" / "oneflow_1b.toml", few)
+    trace = trace_step(config, 1)
+    assert trace.flops == pytest.approx(model_flops(trace, config), rel=0.01)
+
+
+def test_tensor_ranks_share_the_flops(root: Path) -> None:
+    few = ["model.num_layers=2", "data.packs_per_step=1", "data.bag_tokens_per_pack=2048"]
+    path = root / "configs" / "oneflow_1b.toml"
+    alone = trace_step(load_config(path, few), 1)
+    config = load_config(path, [*few, "parallel.tensor=4"])
+    shared = trace_step(config, 4)
+    assert shared.flops == pytest.approx(alone.flops / 4, rel=0.01)
+    assert model_flops(shared, config) == pytest.approx(model_flops(alone, config) / 4)
+
+
+def test_more_microbatches_cost_what_one_more_costs(debug: Callable[..., tuple[str, Config]]) -> None:
+    two, four, seven = (trace_step(debug(f"data.packs_per_step={n}")[1], 1) for n in (2, 4, 7))
+    assert [t.microbatches for t in (two, four, seven)] == [2, 4, 7]
+    assert two.peak == four.peak == seven.peak
+    assert (seven.flops - four.flops) * 2 == (four.flops - two.flops) * 3
+
+
+def test_packs_that_ranks_cannot_share_are_refused(debug: Callable[..., tuple[str, Config]]) -> None:
+    _, config = debug("data.packs_per_step=6")
+    with pretend_ranks(4):
+        with pytest.raises(ValueError) as error:
+            packs_of_rank(config, make_mesh(config, 4, "cpu"))
+    assert str(error.value) == (
+        "data.packs_per_step (6) is not a multiple of the 4 data-parallel ranks; set data.packs_per_step=4"
+    )
