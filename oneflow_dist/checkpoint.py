@@ -19,12 +19,13 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.runtime import is_main, log
 
 ARCHITECTURE = ("model", "heads", "image")  # config sections that decide the shapes of parameters
-FORMAT = 2  # of progress.json
+FORMAT = 3  # of progress.json
 LANES = ("packs_per_step", "window_samples")  # of [data]: what the states of lanes depend on
 
 
@@ -34,6 +35,7 @@ class Progress:
 
     step: int
     lanes: dict[int, dict[str, Any]]
+    guard: GuardState = dataclasses.field(default_factory=GuardState)
 
 
 def checkpoint_folder(run_folder: str, step: int) -> Path:
@@ -76,7 +78,8 @@ def save_checkpoint(
     dist.all_gather_object(gathered, progress.lanes)
     if is_main():
         lanes = {index: lane for part in gathered for index, lane in part.items()}
-        (beside / "progress.json").write_text(json.dumps({"format": FORMAT, "step": progress.step, "lanes": lanes}))
+        table = dataclasses.asdict(dataclasses.replace(progress, lanes=lanes))
+        (beside / "progress.json").write_text(json.dumps({"format": FORMAT, **table}))
         (beside / "config.toml").write_text(write_config(config))
         (beside / "COMPLETE").touch()
         beside.rename(final)
@@ -119,7 +122,8 @@ def read_progress(folder: Path) -> Progress:
             f"{folder}: written by another version (format {table.get('format')}, this one reads {FORMAT}); "
             "start a new run in another run.folder"
         )
-    return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
+    lanes = {int(index): lane for index, lane in table["lanes"].items()}
+    return Progress(step=table["step"], lanes=lanes, guard=GuardState(**table["guard"]))
 
 
 def load_model(path: str | Path) -> tuple[OneFlow, Config]:

@@ -213,5 +213,6 @@ class StepMetrics:
     """What one optimizer step reports; the same on every rank."""
 
     losses: Losses
-    grad_norm: float
+    grad_norm: float  # before clipping
     counts: Counts
+    skipped: str = ""  # why the weights were left alone, if they were

@@ -24,6 +24,7 @@ from oneflow_dist.checkpoint import (
     save_checkpoint,
 )
 from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, make_optimizer
@@ -69,7 +70,11 @@ def assert_same(own: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
         assert torch.equal(tensor, expected[name]), name
 
 
-PROGRESS = Progress(step=7, lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}})
+PROGRESS = Progress(
+    step=7,
+    lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}},
+    guard=GuardState(norm_mean=0.1 + 0.2, accepted=6, skipped=1),
+)
 
 
 @pytest.fixture
@@ -288,7 +293,8 @@ def test_progress_is_plain_json(run_config: Config) -> None:
     save_checkpoint(run_config, PROGRESS, *trained(run_config))
     text = (checkpoint_folder(run_config.run.folder, 7) / "progress.json").read_text()
     assert json.loads(text) == {
-        "format": 2,
+        "format": 3,
         "step": 7,
         "lanes": {str(index): lane for index, lane in PROGRESS.lanes.items()},
+        "guard": {"norm_mean": 0.1 + 0.2, "accepted": 6, "skipped": 1},
     }

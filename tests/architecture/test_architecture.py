@@ -19,7 +19,7 @@ LAYERS = [
     {"oneflow_dist.pictures"},
     {"oneflow_dist.sampler"},
     {"oneflow_dist.canvas", "oneflow_dist.checkpoint", "oneflow_dist.metrics"},
-    {"oneflow_dist.optim"},
+    {"oneflow_dist.guard", "oneflow_dist.optim"},
     {"oneflow_dist.parallel"},
     {"oneflow_dist.data", "oneflow_dist.model"},
     {"oneflow_dist.flow"},
