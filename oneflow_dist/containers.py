@@ -216,3 +216,4 @@ class StepMetrics:
     grad_norm: float  # before clipping
     counts: Counts
     skipped: str = ""  # why the weights were left alone, if they were
+    is_last: bool = False  # a rank has been told to stop

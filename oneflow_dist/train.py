@@ -26,7 +26,7 @@ from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, mak
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
-from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
+from oneflow_dist.runtime import any_algorithms, end_process, is_main, log, run_program, start_process
 
 
 def train_step(
@@ -47,15 +47,15 @@ def train_step(
     guard.enter("forward and backward", step)
     losses = forward_backward(model, batches, counts, config)
     grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    values = sum_over_ranks(losses, grad_norm).cpu()  # the step's only wait for the device
-    metrics = StepMetrics(losses=Losses.unstack(values[:-1]), grad_norm=values[-1].item(), counts=counts)
+    *sums, norm, stops = sum_over_ranks(losses, grad_norm, guard.stop_signal).cpu()  # the only wait for the device
+    metrics = StepMetrics(losses=Losses.unstack(torch.stack(sums)), grad_norm=norm.item(), counts=counts)
     skipped = guard.reason_to_skip(metrics, losses, batches, step)
     guard.enter("optimizer step", step)
     if not skipped:
         set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
         optimizer.step()
     optimizer.zero_grad()
-    return dataclasses.replace(metrics, skipped=skipped)
+    return dataclasses.replace(metrics, skipped=skipped, is_last=stops.item() > 0.0)
 
 
 def forward_backward(
@@ -71,13 +71,17 @@ def forward_backward(
     return torch.stack(sums)
 
 
-def sum_over_ranks(losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""]) -> Float32[Tensor, "6"]:
-    """The losses of the whole step, then its gradient norm; the same bits on every rank, so that all decide alike.
+def sum_over_ranks(
+    losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
+) -> Float32[Tensor, "7"]:
+    """The losses of the whole step, its gradient norm, and how many ranks have been told to stop.
 
-    The norm is rank 0's: replicas may differ in the last bit. One that is not finite on any rank makes it NaN on all.
+    Every rank gets the same bits, so that all decide alike. The norm is rank 0's, as replicas may differ in the last
+    bit; one that is not finite on any rank is NaN on all.
     """
     norm = grad_norm if dist.get_rank() == 0 else grad_norm * 0.0
-    values = torch.cat([losses.sum(0), norm.to(losses)[None]])
+    stop = losses.new_full((1,), float(stop_signal != ""))
+    values = torch.cat([losses.sum(0), norm.to(losses)[None], stop])
     dist.all_reduce(values)
     return values
 
@@ -117,13 +121,16 @@ def train(config: Config, device: torch.device) -> None:
             lr = learning_rate(step, config.train.steps, config.optim)
             values = step_values(metrics, lr, seconds, step_flops(metrics.counts, config))
             metrics_log.write(step, values | guard.slowest_rank(step))
-            if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
+            if step % config.checkpoint.every_steps == 0 or step == config.train.steps or metrics.is_last:
                 guard.enter("checkpoint", step)
                 progress = Progress(step=step, lanes=loader.states, guard=guard.state)
                 save_checkpoint(config, progress, model, optimizer, ema)
+            if metrics.is_last:
+                log(f"stopped by {guard.stop_signal or 'a signal'} after step {step}; run the same command to go on")
+                break
             if config.sampling.every_steps and step % config.sampling.every_steps == 0:
                 guard.enter("sampling", step)
-                with ema.applied(model):
+                with ema.applied(model), any_algorithms():
                     path = draw_progress(model, config, step)
                 metrics_log.add_image(step, path)
 
@@ -157,7 +164,7 @@ def main() -> None:
     if args.dry_run:
         dry_run(config)
         return
-    device = start_process(config.data.workers)
+    device = start_process(config.data.workers, config.train.deterministic)
     train(config, device)
     end_process()
 

@@ -3,6 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,16 +202,80 @@ def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(ste
 def summed(norms: list[float]) -> list[float]:
     rank = dist.get_rank()
     losses = torch.full((2, 5), 1.0 + rank)  # of two microbatches
-    return sum_over_ranks(losses, torch.tensor(norms[rank])).tolist()
+    return sum_over_ranks(losses, torch.tensor(norms[rank]), "SIGTERM" * rank).tolist()
 
 
 def test_ranks_share_the_losses_of_all_and_the_gradient_norm_of_the_first(launcher: Launcher) -> None:
     norm = torch.tensor(0.1).item()
-    assert launcher.call(2, summed, [0.1, 0.1000001]) == [[6.0] * 5 + [norm]] * 2
+    assert launcher.call(2, summed, [0.1, 0.1000001]) == [[6.0] * 5 + [norm, 1.0]] * 2
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_a_gradient_norm_that_is_not_finite_on_one_rank_is_so_on_all(norm: float, launcher: Launcher) -> None:
-    for *losses, shared in launcher.call(2, summed, [0.1, norm]):
+    for *losses, shared, _ in launcher.call(2, summed, [0.1, norm]):
         assert losses == [6.0] * 5
         assert math.isnan(shared)
+
+
+SAYS_WHETHER_DETERMINISTIC = """
+import torch
+
+from oneflow_dist import train
+from oneflow_dist.runtime import run_program
+
+
+def say(what, function):
+    def call(*arguments):
+        print(what, torch.are_deterministic_algorithms_enabled())
+        return function(*arguments)
+
+    return call
+
+
+train.train_step = say("step", train.train_step)
+train.draw_progress = say("pictures", train.draw_progress)
+run_program(train.main)
+"""
+
+
+def test_a_deterministic_run_is_bitwise_its_repetition(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    overrides = ["train.deterministic=true", "train.steps=6", "checkpoint.every_steps=6", "sampling.every_steps=6"]
+    states = []
+    program = tmp_path / "program.py"
+    program.write_text(SAYS_WHETHER_DETERMINISTIC)
+    for name in ("one", "other"):
+        ends = launcher.run_ranks(2, program, *train_command(tmp_path / name, *overrides)[2:])
+        assert [end.code for end in ends] == [0, 0], ends[0].stderr
+        assert [end.stdout for end in ends] == ["step True\n" * 6 + "pictures False\n"] * 2
+        states.append(read_checkpoint(tmp_path / name / "checkpoints/step-00000006", tmp_path / "state.pt"))
+    tensors = {key: value for key, value in states[0].items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) > 50
+    for key, value in tensors.items():
+        assert torch.equal(value, states[1][key]), key
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_stops_all_after_a_checkpoint_and_the_same_command_goes_on(
+    number: signal.Signals, launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    overrides = ["sampling.every_steps=0", "checkpoint.every_steps=1000"]
+    job = launcher.start(*train_command(folder, *overrides), num_ranks=2)
+    while not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").read_text().count("\n") < 4:
+        time.sleep(0.005)
+    os.kill(job.pids[1], number)
+    ends = job.wait()
+    assert [end.code for end in ends] == [0, 0], ends[1].stderr
+    step = len(read_metrics(folder))
+    assert 4 <= step < 20
+    assert ends[0].stdout == f"stopped by a signal after step {step}; run the same command to go on\n"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+
+    again = launcher.run_ranks(2, *train_command(folder, *overrides))[0]
+    assert again.code == 0, again.stderr
+    assert again.stdout == f"continuing from {folder}/checkpoints/step-{step:08d}\n"
+    own, theirs = read_metrics(folder), read_metrics(unbroken.folder)
+    assert [line["step"] for line in own] == list(range(1, 21))
+    np.testing.assert_allclose([x["loss"] for x in own], [x["loss"] for x in theirs], rtol=1e-5)

@@ -97,8 +97,8 @@ class Watchdog:
         others = _within(ANSWER_SECONDS, self._describe_ranks)
         if others is None:
             others = "; where the others are is not known, since the store of rank 0 or torchrun does not answer"
-        sys.stderr.write(
-            f"error: rank {self._rank} on {self._host} has been in {place} for {seconds:.1f} s, and "
+        sys.stderr.write(  # on a line of its own: a progress bar may be open
+            f"\nerror: rank {self._rank} on {self._host} has been in {place} for {seconds:.1f} s, and "
             f"guard.hang_seconds allows {place.limit:g}{others}; Python stacks are in {self._folder}\n"
         )
         sys.stderr.flush()

@@ -109,7 +109,9 @@ def test_the_skip_beyond_the_budget_ends_the_run(make_parts: MakeParts) -> None:
 def test_a_gradient_norm_that_is_not_finite_is_no_step_though_the_losses_are(make_parts: MakeParts) -> None:
     model, optimizer, batches, config, guard = make_parts()
     hook = next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(FloatingPointError, match=r"^step 1, the gradients of all ranks: not finite: zero 0\..*, gradient norm nan;"):
+    with pytest.raises(
+        FloatingPointError, match=r"^step 1, the gradients of all ranks: not finite: zero 0\..*, gradient norm nan;"
+    ):
         train_step(model, optimizer, batches, 1, config, guard)
     hook.remove()
 

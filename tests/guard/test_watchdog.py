@@ -48,12 +48,14 @@ def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
     folder = tmp_path / "run"
     overrides = [f"guard.hang_seconds={HANG_SECONDS}", "train.steps=100000", "sampling.every_steps=0"]
     command = train_command(folder, *overrides, "checkpoint.every_steps=100000")
-    torchrun = [sys.executable, *TORCHRUN, "--nproc-per-node", "2", "--shutdown-timeout", "1", *command]
+    torchrun = [sys.executable, *TORCHRUN, "--nproc-per-node", "2", *command]
     with (tmp_path / "output").open("w") as output:
         job = subprocess.Popen(torchrun, cwd=ROOT, env=ONE_THREAD, stdout=output, stderr=output)
         wait_for_step(folder, 3)
         ranks = {int(environment(pid)["RANK"]): pid for pid in children(job.pid)}
         os.kill(ranks[1], signal.SIGSTOP)
+        wait_until(lambda: not is_alive(ranks[0]))
+        os.kill(ranks[1], signal.SIGCONT)  # else torchrun waits 30 s before it kills it
         assert job.wait(TIMEOUT) != 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
     step = len(read_metrics(folder)) + 1
@@ -149,12 +151,17 @@ def read(folder: Path) -> str:
     return (folder / "hangs/rank-0.txt").read_text()
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so after {TIMEOUT:.0f} s"
+        time.sleep(0.005)
+
+
 def wait_for_step(folder: Path, step: int) -> None:
     """Until metrics.jsonl has the line of `step`."""
-    deadline, path = time.monotonic() + TIMEOUT, folder / "metrics.jsonl"
-    while not path.exists() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"{path} has not reached step {step} after {TIMEOUT:.0f} s"
-        time.sleep(0.005)
+    path = folder / "metrics.jsonl"
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= step)
 
 
 def children(pid: int) -> list[int]:
