@@ -131,6 +131,7 @@ class Guard:
         every = self._config.guard.slow_ranks_every_steps
         if not every or step % every or self._times.steps == 0:
             return {}
+        self.enter("waiting for the other ranks", step)
         times, self._times = self._times, Times(since=time.monotonic())
         busy = [seconds / times.steps for seconds in times.own.values()]
         ranks: list[tuple[float, float, str]] = [(0.0, 0.0, "")] * dist.get_world_size()

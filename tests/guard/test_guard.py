@@ -4,14 +4,17 @@ import math
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.flow.losses import are_finite, compute_losses
 from oneflow_dist.guard.bad_batches import read_bad_batch
 from oneflow_dist.guard.guard import MEMORY_STEPS, PATIENCE, WARMUP_STEPS, Guard, GuardState
 from oneflow_dist.model.oneflow import OneFlow
@@ -185,6 +188,17 @@ def test_a_run_goes_on_after_broken_steps_and_says_which(broken_run: tuple[Run, 
         ["step 3, rank 1", "not finite"],
         ["step 26, the gradients of all ranks", f"gradient norm {lines[25]['grad_norm']:g}"],
     ]
+
+
+def test_a_kept_batch_repeats_what_was_wrong_with_it(broken_run: tuple[Run, list[str | Path]]) -> None:
+    run, _ = broken_run
+    model, config = load_model(run.folder)
+    (path,) = run.folder.glob("bad-batch-step-00000003-*.pt")
+    batch = read_bad_batch(path)
+    weights = config.flow.normalize, config.flow.image_weight
+    assert math.isnan(compute_losses(model(batch), batch, batch.counts, *weights).velocity)
+    mended = replace(batch, patches=batch.patches.nan_to_num(0.0))
+    assert are_finite(compute_losses(model(mended), mended, batch.counts, *weights))
 
 
 def test_a_run_resumed_between_broken_steps_is_bitwise_the_unbroken_one(
