@@ -217,6 +217,38 @@ def test_a_gradient_norm_that_is_not_finite_on_one_rank_is_so_on_all(norm: float
         assert math.isnan(shared)
 
 
+ON_META = """
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from oneflow_dist.config import load_config
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.optim import clip_gradients
+from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.parallel.sharding import shard_model
+from oneflow_dist.train import sum_over_ranks
+
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=512)
+config = load_config("configs/debug.toml", ["parallel.replicate=2"])
+with torch.device("meta"):
+    model = OneFlow(config)
+shard_model(model, make_mesh(config.parallel, 512, "cpu"), config.train)
+for parameter in model.parameters():
+    parameter.grad = torch.empty_like(parameter)
+values = sum_over_ranks(torch.empty(2, 5, device="meta"), clip_gradients(model, 1.0))
+print(values.device, tuple(values.shape))
+"""
+
+
+def test_clipping_and_sums_read_no_value_and_so_can_be_planned_for_512_ranks_on_one(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(ON_META)
+    end = launcher.run(tmp_path / "program.py")
+    assert (end.code, end.stdout) == (0, "meta (7,)\n"), end.stderr
+
+
 SAYS_WHETHER_DETERMINISTIC = """
 import torch
 

@@ -134,8 +134,11 @@ class Watchdog:
         return "; " + "; ".join(parts)
 
     def _read_reports(self) -> dict[int, Report]:
-        known = [rank for rank in range(self._world_size) if self._store.check([str(rank)])]
-        return {rank: tuple(json.loads(self._store.get(str(rank)))) for rank in known}
+        names = [str(rank) for rank in range(self._world_size)]
+        if not self._store.check(names):  # somebody has never reported; to ask for him is to wait
+            names = [name for name in names if self._store.check([name])]
+        reports = zip(names, self._store.multi_get(names), strict=True)
+        return {int(name): tuple(json.loads(report)) for name, report in reports}
 
 
 def name_ranks(ranks: list[int]) -> str:

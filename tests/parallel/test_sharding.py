@@ -87,7 +87,7 @@ def step_on_ranks(config_path: str, overrides: list[str], merge: bool = False) -
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
-    *total, grad_norm = sum_over_ranks(losses, clip_gradients(model, 1.0))
+    *total, grad_norm, _ = sum_over_ranks(losses, clip_gradients(model, 1.0))
     return gradients, torch.stack(total), float(grad_norm)
 
 
