@@ -190,6 +190,7 @@ def test_a_run_goes_on_after_broken_steps_and_says_which(broken_run: tuple[Run, 
     ]
 
 
+@torch.no_grad()
 def test_a_kept_batch_repeats_what_was_wrong_with_it(broken_run: tuple[Run, list[str | Path]]) -> None:
     run, _ = broken_run
     model, config = load_model(run.folder)
