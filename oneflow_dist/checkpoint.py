@@ -87,7 +87,7 @@ class CheckpointWriter:
         if is_main():
             clear_place(final)
         dist.barrier()
-        progress = Progress(step=progress.step, lanes=lanes)
+        progress = dataclasses.replace(progress, lanes=lanes)
         if self.config.checkpoint.background:
             # Nothing is copied ahead: what the stager gives is in host memory, and the thread knows no device.
             writer = _Writer(final, self.config, progress, per_thread_copy_ahead=0)

@@ -213,5 +213,7 @@ class StepMetrics:
     """What one optimizer step reports; the same on every rank."""
 
     losses: Losses
-    grad_norm: float
+    grad_norm: float  # before clipping
     counts: Counts
+    skipped: str = ""  # why the weights were left alone, if they were
+    is_last: bool = False  # a rank has been told to stop

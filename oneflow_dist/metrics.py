@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,11 +63,13 @@ class MetricsLog:
         """One step's values to every sink."""
         if not self.is_main:
             return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        line = {name: None if _is_broken(value) else value for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, **line}) + "\n")
         self._lines.flush()
         if self._tensorboard is not None:
             for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, step)
+                if not isinstance(value, str):
+                    self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
         self._bar.set_postfix_str(
@@ -101,9 +104,10 @@ def traced(config: Config, step: int) -> Iterator[None]:
     profiler.export_chrome_trace(str(folder / f"step-{step:08d}-rank-{dist.get_rank()}.json.gz"))
 
 
-def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float]:
-    """The line of one step, by its name in metrics.jsonl."""
+def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float | str]:
+    """The line of one step, by its name in metrics.jsonl; "skipped" where the weights were left alone."""
     losses, counts = metrics.losses, metrics.counts
+    skipped = {"skipped": metrics.skipped} if metrics.skipped else {}
     return {
         "loss": losses.total.item(),
         "loss/zero": losses.zero.item(),
@@ -119,12 +123,18 @@ def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -
         "seconds": seconds,
         "tokens_per_second": counts.rows / seconds,
         "tflops_per_second": flops / seconds / 1e12,
+        **skipped,
     }
 
 
 def padding(counts: Counts) -> float:
     """The share of trunk rows that no sample fills."""
     return 1.0 - counts.rows / counts.padded_rows
+
+
+def _is_broken(value: float | str) -> bool:
+    """Whether JSON has no number for it; there it is null."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _open_alone(path: Path) -> TextIO:

@@ -48,7 +48,8 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float32[Tensor, ""]:
 
     Does not wait for the device. Where the norm is not finite, neither are the gradients afterwards.
     """
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
+    is_real = not any(p.is_meta for p in model.parameters())  # a plan runs on meta tensors, which have no foreach
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=is_real)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,9 +12,10 @@ from typing import Any
 
 from oneflow_dist.config import CheckpointConfig, Config, write_config
 from oneflow_dist.files import sync_folder, write_whole
+from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.runtime import log
 
-FORMAT = 2  # of progress.json
+FORMAT = 3  # of progress.json
 INCOMPLETE = ".incomplete"  # ends the name of a folder that is being written
 
 
@@ -26,6 +28,7 @@ class Progress:
 
     step: int
     lanes: dict[int, dict[str, Any]]
+    guard: GuardState = dataclasses.field(default_factory=GuardState)
 
 
 def checkpoint_folder(run_folder: str, step: int) -> Path:
@@ -70,7 +73,7 @@ def clear_place(final: Path) -> None:
 def complete(final: Path, config: Config, progress: Progress) -> None:
     """Add what is not tensors to the folder beside `final`, then give it that name; it survives a power cut."""
     beside = folder_beside(final)
-    table = {"format": FORMAT, "step": progress.step, "lanes": progress.lanes}
+    table = {"format": FORMAT, **dataclasses.asdict(progress)}
     write_whole(beside / "progress.json", json.dumps(table).encode())
     write_whole(beside / "config.toml", write_config(config).encode())
     (beside / "COMPLETE").touch()
@@ -95,7 +98,8 @@ def read_progress(folder: Path) -> Progress:
             f"{folder}: written by another version (format {table.get('format')}, this one reads {FORMAT}); "
             "start a new run in another run.folder"
         )
-    return Progress(step=table["step"], lanes={int(index): lane for index, lane in table["lanes"].items()})
+    lanes = {int(index): lane for index, lane in table["lanes"].items()}
+    return Progress(step=table["step"], lanes=lanes, guard=GuardState(**table["guard"]))
 
 
 def delete_old(run_folder: str, config: CheckpointConfig) -> None:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import torch
 
 
-def start_process(data_workers: int = 0) -> torch.device:
-    """Join the process group of torchrun, or be a group of one; returns this rank's device."""
+def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.device:
+    """Join the process group of torchrun, or be a group of one; returns this rank's device.
+
+    Args:
+        deterministic: the same bits in every run on the same devices; what cannot do that is an error.
+    """
     import torch
     import torch.distributed as dist
 
     share_cores(data_workers)
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
+        # Filling every new buffer costs a write that nothing reads; the module's class makes this a property.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -40,6 +50,19 @@ def share_cores(others: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, cores - others))
+
+
+@contextmanager
+def any_algorithms() -> Iterator[None]:
+    """Inside, deterministic mode is off: for what does not flow back into a run and has no deterministic algorithm."""
+    import torch
+
+    is_on = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(is_on)
 
 
 def end_process() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,7 +16,8 @@ from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Counts, Losses, PackedBatch, StepMetrics
 from oneflow_dist.data.loader import PackLoader
-from oneflow_dist.flow.losses import are_finite, compute_losses
+from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.guard.guard import Guard
 from oneflow_dist.metrics import MetricsLog, step_values, traced
 from oneflow_dist.model.flops import describe, step_flops
 from oneflow_dist.model.initialization import initialize
@@ -29,27 +28,36 @@ from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradie
 from oneflow_dist.parallel.titan import collect_garbage
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
-from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
+from oneflow_dist.runtime import any_algorithms, end_process, is_main, log, run_program, start_process
 
 
 def train_step(
-    model: OneFlow, optimizer: torch.optim.Optimizer, batches: list[PackedBatch], step: int, config: Config
+    model: OneFlow,
+    optimizer: torch.optim.Optimizer,
+    batches: list[PackedBatch],
+    step: int,
+    config: Config,
+    guard: Guard,
 ) -> StepMetrics:
-    """One optimizer step over the gradient-accumulation `batches` of this rank.
+    """One optimizer step over the gradient-accumulation `batches` of this rank, unless `guard` leaves it out.
 
     Raises:
-        FloatingPointError: a loss or the gradient norm is not finite. The weights are still those before the step.
+        FloatingPointError: too many steps were left out. The weights are still those before the step.
     """
+    guard.enter("waiting for the other ranks", step)
     counts = global_counts(batches)  # of the whole step: one all-reduce
+    guard.enter("forward and backward", step)
     losses = forward_backward(model, batches, counts, config)
     grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    values = sum_over_ranks(losses, grad_norm).cpu()  # the step's only wait for the device
-    metrics = StepMetrics(losses=Losses.unstack(values[:-1]), grad_norm=values[-1].item(), counts=counts)
-    check_finite(metrics, losses, batches, step, config)
-    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-    optimizer.step()
+    *sums, norm, stops = sum_over_ranks(losses, grad_norm, guard.stop_signal).cpu()  # the only wait for the device
+    metrics = StepMetrics(losses=Losses.unstack(torch.stack(sums)), grad_norm=norm.item(), counts=counts)
+    skipped = guard.reason_to_skip(metrics, losses, batches, step)
+    guard.enter("optimizer step", step)
+    if not skipped:
+        set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
+        optimizer.step()
     optimizer.zero_grad()
-    return metrics
+    return dataclasses.replace(metrics, skipped=skipped, is_last=stops.item() > 0.0)
 
 
 def forward_backward(
@@ -65,13 +73,17 @@ def forward_backward(
     return torch.stack(sums)
 
 
-def sum_over_ranks(losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""]) -> Float32[Tensor, "6"]:
-    """The losses of the whole step, then its gradient norm; the same bits on every rank, so that all decide alike.
+def sum_over_ranks(
+    losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
+) -> Float32[Tensor, "7"]:
+    """The losses of the whole step, its gradient norm, and how many ranks have been told to stop.
 
-    The norm is rank 0's: replicas may differ in the last bit. One that is not finite on any rank makes it NaN on all.
+    Every rank gets the same bits, so that all decide alike. The norm is rank 0's, as replicas may differ in the last
+    bit; one that is not finite on any rank is NaN on all.
     """
     norm = grad_norm if dist.get_rank() == 0 else grad_norm * 0.0
-    values = torch.cat([losses.sum(0), norm.to(losses)[None]])
+    stop = losses.new_full((1,), float(stop_signal != ""))
+    values = torch.cat([losses.sum(0), norm.to(losses)[None], stop])
     dist.all_reduce(values)
     return values
 
@@ -82,31 +94,6 @@ def global_counts(batches: list[PackedBatch]) -> Counts:
     values = torch.tensor(dataclasses.astuple(own), dtype=torch.int64)
     dist.all_reduce(values)
     return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), values.tolist(), strict=True)))
-
-
-def check_finite(
-    metrics: StepMetrics, own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int, config: Config
-) -> None:
-    """Raise FloatingPointError on all ranks if a loss or the gradient norm is not finite; keep the bad batches."""
-    if are_finite(metrics.losses) and math.isfinite(metrics.grad_norm):
-        return
-    bad = {n: batch for n, (batch, sums) in enumerate(zip(batches, own, strict=True)) if not torch.isfinite(sums).all()}
-    report: list[list[str]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(report, [key for batch in bad.values() for key in batch.keys])
-    for number, batch in bad.items():
-        path = Path(config.run.folder) / f"bad-batch-step-{step:08d}-rank-{dist.get_rank()}-pack-{number}.pt"
-        torch.save(dataclasses.asdict(batch), path)
-    dist.barrier()
-    ranks = [rank for rank, keys in enumerate(report) if keys]
-    where = f"rank {', '.join(map(str, ranks))}" if ranks else "the gradients of all ranks"
-    samples = [key for keys in report for key in keys]
-    named = f"; samples {', '.join(samples[:8])} ({len(samples)} in all)" if samples else ""
-    kept = f"; their batches are in {config.run.folder}/bad-batch-*.pt" if samples else ""
-    values = ", ".join(f"{f.name} {getattr(metrics.losses, f.name):g}" for f in dataclasses.fields(Losses))
-    raise FloatingPointError(
-        f"step {step}, {where}: not finite: {values}, gradient norm {metrics.grad_norm:g}{named}{kept}; "
-        "the weights were not changed; lower optim.lr or inspect the samples"
-    )
 
 
 def train(config: Config, device: torch.device) -> None:
@@ -124,24 +111,34 @@ def train(config: Config, device: torch.device) -> None:
         log(f"continuing from {latest}")
     loader = PackLoader(config, *data_place(mesh), progress.lanes or None)
     collect = collect_garbage(config.train.gc_every_steps)
+    guard = Guard(config, progress.guard)
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
         CheckpointWriter(config, model, optimizer, ema) as checkpoints,
+        guard,
     ):
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
             with traced(config, step):
+                guard.enter("waiting for data", step)
                 batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
-                metrics = train_step(model, optimizer, batches, step, config)
-                ema.update(model, step)
+                metrics = train_step(model, optimizer, batches, step, config, guard)
+                if not metrics.skipped:
+                    ema.update(model, step)
             seconds = time.perf_counter() - start
             collect(step)
             lr = learning_rate(step, config.train.steps, config.optim)
-            metrics_log.write(step, step_values(metrics, lr, seconds, step_flops(metrics.counts, config)))
-            if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
-                checkpoints.save(Progress(step=step, lanes=loader.states))
+            values = step_values(metrics, lr, seconds, step_flops(metrics.counts, config))
+            metrics_log.write(step, values | guard.slowest_rank(step))
+            if step % config.checkpoint.every_steps == 0 or step == config.train.steps or metrics.is_last:
+                guard.enter("checkpoint", step)
+                checkpoints.save(Progress(step=step, lanes=loader.states, guard=guard.state))
+            if metrics.is_last:
+                log(f"stopped by {guard.stop_signal or 'a signal'} after step {step}; run the same command to go on")
+                break
             if config.sampling.every_steps and step % config.sampling.every_steps == 0:
-                with ema.applied(model):
+                guard.enter("sampling", step)
+                with ema.applied(model), any_algorithms():
                     path = draw_progress(model, config, step)
                 metrics_log.add_image(step, path)
 
@@ -175,7 +172,7 @@ def main() -> None:
     if args.dry_run:
         dry_run(config)
         return
-    device = start_process(config.data.workers)
+    device = start_process(config.data.workers, config.train.deterministic)
     train(config, device)
     end_process()
 

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint, load_model, write_initial_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, make_optimizer
@@ -70,7 +71,11 @@ def assert_same(own: dict[str, torch.Tensor], expected: dict[str, torch.Tensor])
         assert torch.equal(tensor, expected[name]), name
 
 
-PROGRESS = Progress(step=7, lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}})
+PROGRESS = Progress(
+    step=7,
+    lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}},
+    guard=GuardState(norm_mean=0.1 + 0.2, accepted=6, skipped=1),
+)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.config import CheckpointConfig, Config, load_config
+from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.progress import (
     Progress,
     checkpoint_folder,
@@ -20,7 +21,11 @@ from oneflow_dist.progress import (
     read_progress,
 )
 
-PROGRESS = Progress(step=7, lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}})
+PROGRESS = Progress(
+    step=7,
+    lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}},
+    guard=GuardState(norm_mean=0.1 + 0.2, accepted=6, skipped=1),
+)
 
 
 def write_marks(run: Path, *steps: int) -> None:
@@ -48,9 +53,10 @@ def test_progress_is_plain_json(config: Config, tmp_path: Path) -> None:
     clear_place(final)
     complete(final, config, PROGRESS)
     assert json.loads((final / "progress.json").read_text()) == {
-        "format": 2,
+        "format": 3,
         "step": 7,
         "lanes": {str(index): lane for index, lane in PROGRESS.lanes.items()},
+        "guard": {"norm_mean": 0.1 + 0.2, "accepted": 6, "skipped": 1},
     }
 
 
@@ -132,6 +138,6 @@ def test_what_is_no_complete_checkpoint_or_of_another_version_is_refused(config:
     with pytest.raises(ValueError) as error:
         read_progress(tmp_path / "old")
     assert str(error.value) == (
-        f"{tmp_path / 'old'}: written by another version (format None, this one reads 2); "
+        f"{tmp_path / 'old'}: written by another version (format None, this one reads 3); "
         "start a new run in another run.folder"
     )

@@ -12,7 +12,7 @@ PROGRAM = """
 import os, sys
 import torch
 import torch.distributed as dist
-from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
+from oneflow_dist.runtime import any_algorithms, end_process, is_main, log, run_program, start_process
 
 def main():
     {body}
@@ -135,6 +135,17 @@ def test_threads_are_the_cores_that_other_processes_leave(
     keep = {"KEEP": "1"} if "OMP_NUM_THREADS" in env else {}
     end = launcher.run(program(*body), env={**env, **keep})
     assert (end.code, end.stdout) == (0, f"{expected}\n"), end.stderr
+
+
+def test_a_deterministic_process_refuses_what_is_not_but_for_stretches_that_say_so(
+    program: Program, launcher: Launcher
+) -> None:
+    is_on = "print(torch.are_deterministic_algorithms_enabled())"
+    body = ["start_process(deterministic=True)", is_on, 'print(os.environ["CUBLAS_WORKSPACE_CONFIG"])']
+    end = launcher.run(program(*body, f"with any_algorithms(): {is_on}", is_on))
+    assert (end.code, end.stdout) == (0, "True\n:4096:8\nFalse\nTrue\n"), end.stderr
+    end = launcher.run(program("start_process()", f"with any_algorithms(): {is_on}", is_on))
+    assert (end.code, end.stdout) == (0, "False\nFalse\n"), end.stderr
 
 
 def test_a_process_without_a_group_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +18,15 @@ from PIL import Image
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.guard.guard import Guard
 from oneflow_dist.model.initialization import first_value, whole_places
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.train import build_model, check_finite, sum_over_ranks, train_step
+from oneflow_dist.train import build_model, sum_over_ranks, train_step
 from tests.launching import Launcher, Run, read_checkpoint, read_metrics
 
-StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config]
+StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config, Guard]
 CPU = torch.device("cpu")
 LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
 COUNTS = ("step", "samples", "text_tokens", "bag_tokens", "padding", "lr")
@@ -171,55 +175,108 @@ def step_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one:
     sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
     config = make_config(f"run.folder={tmp_path}", *(f"data.{key}={size}" for key, size in sizes.items()))
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
-    return model, make_optimizer(model, config.optim), PackLoader(config, 0, 1).next_step(CPU), config
+    return model, make_optimizer(model, config.optim), PackLoader(config, 0, 1).next_step(CPU), config, Guard(config)
 
 
 def test_a_step_lowers_the_loss_of_its_own_batches_and_leaves_no_gradients(step_parts: StepParts) -> None:
-    model, optimizer, batches, config = step_parts
-    losses = [float(train_step(model, optimizer, batches, step, config).losses.total) for step in range(1, 9)]
+    model, optimizer, batches, config, guard = step_parts
+    losses = [float(train_step(model, optimizer, batches, step, config, guard).losses.total) for step in range(1, 9)]
     assert losses[-1] < losses[0]
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(step_parts: StepParts) -> None:
-    model, optimizer, batches, config = step_parts
-    train_step(model, optimizer, batches, 1, config)
+    model, optimizer, batches, config, guard = step_parts
+    train_step(model, optimizer, batches, 1, config, guard)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in model.parameters()]
     batches[1].patches[0] = math.inf
     with pytest.raises(
         FloatingPointError, match=r"^step 2, rank 0: not finite: .*; lower optim.lr or inspect the samples"
     ):
-        train_step(model, optimizer, batches, 2, config)
+        train_step(model, optimizer, batches, 2, config, guard)
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), weights, strict=True))
     now = [optimizer.state[parameter]["exp_avg"] for parameter in model.parameters()]
     assert all(torch.equal(*pair) for pair in zip(now, moments, strict=True))
 
 
-def test_gradients_that_are_not_finite_end_a_step_whose_losses_are(step_parts: StepParts) -> None:
-    model, optimizer, batches, config = step_parts
-    metrics = train_step(model, optimizer, batches, 1, config)
-    sums = torch.stack([metrics.losses.stack() for _ in batches])
-    with pytest.raises(FloatingPointError) as error:
-        check_finite(dataclasses.replace(metrics, grad_norm=math.nan), sums, batches, 2, config)
-    assert str(error.value).startswith("step 2, the gradients of all ranks: not finite: ")
-    kept = list(Path(config.run.folder).glob("bad-batch-*.pt"))
-    assert ("bad-batch-" in str(error.value)) == (len(kept) > 0)  # what the message names is there
-
-
 def summed(norms: list[float]) -> list[float]:
     rank = dist.get_rank()
     losses = torch.full((2, 5), 1.0 + rank)  # of two microbatches
-    return sum_over_ranks(losses, torch.tensor(norms[rank])).tolist()
+    return sum_over_ranks(losses, torch.tensor(norms[rank]), "SIGTERM" * rank).tolist()
 
 
 def test_ranks_share_the_losses_of_all_and_the_gradient_norm_of_the_first(launcher: Launcher) -> None:
     norm = torch.tensor(0.1).item()
-    assert launcher.call(2, summed, [0.1, 0.1000001]) == [[6.0] * 5 + [norm]] * 2
+    assert launcher.call(2, summed, [0.1, 0.1000001]) == [[6.0] * 5 + [norm, 1.0]] * 2
 
 
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_a_gradient_norm_that_is_not_finite_on_one_rank_is_so_on_all(norm: float, launcher: Launcher) -> None:
-    for *losses, shared in launcher.call(2, summed, [0.1, norm]):
+    for *losses, shared, _ in launcher.call(2, summed, [0.1, norm]):
         assert losses == [6.0] * 5
         assert math.isnan(shared)
+
+
+SAYS_WHETHER_DETERMINISTIC = """
+import torch
+
+from oneflow_dist import train
+from oneflow_dist.runtime import run_program
+
+
+def say(what, function):
+    def call(*arguments):
+        print(what, torch.are_deterministic_algorithms_enabled())
+        return function(*arguments)
+
+    return call
+
+
+train.train_step = say("step", train.train_step)
+train.draw_progress = say("pictures", train.draw_progress)
+run_program(train.main)
+"""
+
+
+def test_a_deterministic_run_is_bitwise_its_repetition(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    overrides = ["train.deterministic=true", "train.steps=6", "checkpoint.every_steps=6", "sampling.every_steps=6"]
+    states = []
+    program = tmp_path / "program.py"
+    program.write_text(SAYS_WHETHER_DETERMINISTIC)
+    for name in ("one", "other"):
+        ends = launcher.run_ranks(2, program, *train_command(tmp_path / name, *overrides)[2:])
+        assert [end.code for end in ends] == [0, 0], ends[0].stderr
+        assert [end.stdout for end in ends] == ["step True\n" * 6 + "pictures False\n"] * 2
+        states.append(read_checkpoint(tmp_path / name / "checkpoints/step-00000006", tmp_path / "state.pt"))
+    tensors = {key: value for key, value in states[0].items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) > 50
+    for key, value in tensors.items():
+        assert torch.equal(value, states[1][key]), key
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_one_rank_stops_all_after_a_checkpoint_and_the_same_command_goes_on(
+    number: signal.Signals, launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    overrides = ["sampling.every_steps=0", "checkpoint.every_steps=1000"]
+    job = launcher.start(*train_command(folder, *overrides), num_ranks=2)
+    while not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").read_text().count("\n") < 4:
+        time.sleep(0.005)
+    os.kill(job.pids[1], number)
+    ends = job.wait()
+    assert [end.code for end in ends] == [0, 0], ends[1].stderr
+    step = len(read_metrics(folder))
+    assert 4 <= step < 20
+    assert ends[0].stdout == f"stopped by a signal after step {step}; run the same command to go on\n"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+
+    again = launcher.run_ranks(2, *train_command(folder, *overrides))[0]
+    assert again.code == 0, again.stderr
+    assert again.stdout == f"continuing from {folder}/checkpoints/step-{step:08d}\n"
+    own, theirs = read_metrics(folder), read_metrics(unbroken.folder)
+    assert [line["step"] for line in own] == list(range(1, 21))
+    np.testing.assert_allclose([x["loss"] for x in own], [x["loss"] for x in theirs], rtol=1e-5)

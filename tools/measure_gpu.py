@@ -22,6 +22,7 @@ from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.guard.guard import Guard
 from oneflow_dist.model.flops import step_flops
 from oneflow_dist.model.philox import normal_values
 from oneflow_dist.optim import make_optimizer
@@ -152,17 +153,17 @@ def time_bag(device: torch.device, slots: int, width: int, vocab: int) -> dict[s
 def measure_training(config: Config, steps: int, device: torch.device) -> dict[str, Any]:
     """Steps of real size on made-up captioned images: rows per second, FLOP rate and peak memory."""
     model = build_model(config, make_mesh(config, 1, device.type), device)
-    optimizer = make_optimizer(model, config.optim)
+    optimizer, guard = make_optimizer(model, config.optim), Guard(config)
     batches = [make_batch(config, number).to(device) for number in range(4)]
     for batch in batches[:3]:
-        train_step(model, optimizer, [batch], 1, config)
+        train_step(model, optimizer, [batch], 1, config, guard)
     _reset_peak(device)
     seconds, rows, flops = 0.0, 0, 0.0
     for step in range(steps):
         batch = batches[step % len(batches)]
         _synchronize(device)
         start = time.perf_counter()
-        train_step(model, optimizer, [batch], 1, config)
+        train_step(model, optimizer, [batch], 1, config, guard)
         _synchronize(device)
         seconds += time.perf_counter() - start
         rows += batch.counts.rows

@@ -13,13 +13,14 @@ MAX_LINES = 400
 # Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
 LAYERS = [
     {"tools"},
-    {"oneflow_dist.precompute"},
+    {"oneflow_dist.planning", "oneflow_dist.precompute"},
     {"oneflow_dist.train"},
     {"oneflow_dist.inspection"},
     {"oneflow_dist.pictures"},
     {"oneflow_dist.sampler"},
     {"oneflow_dist.canvas", "oneflow_dist.checkpoint", "oneflow_dist.metrics"},
     {"oneflow_dist.optim", "oneflow_dist.progress", "oneflow_dist.stored_tensors"},
+    {"oneflow_dist.guard"},
     {"oneflow_dist.parallel"},
     {"oneflow_dist.data", "oneflow_dist.model"},
     {"oneflow_dist.flow"},

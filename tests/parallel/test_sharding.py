@@ -93,7 +93,7 @@ def step_on_ranks(config_path: str, overrides: list[str], merge: bool = False) -
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
-    *total, grad_norm = sum_over_ranks(losses, clip_gradients(model, 1.0))
+    *total, grad_norm, _ = sum_over_ranks(losses, clip_gradients(model, 1.0))
     return gradients, torch.stack(total), float(grad_norm)
 
 
@@ -229,7 +229,7 @@ def test_one_rank_in_fp32_computes_the_same_when_its_weights_are_in_host_memory(
 def offload_policies(config_path: str, overrides: list[str]) -> list[tuple[str, str]]:
     """How each sharded module keeps its shards, and where they are."""
     config = load_config(config_path, overrides)
-    model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
     return [
         (type(state._fsdp_param_group.offload_policy).__name__, str(module.weight.device))
         for module in model.modules()

@@ -182,9 +182,8 @@ def test_more_microbatches_cost_what_one_more_costs(debug: Callable[..., tuple[s
 
 def test_packs_that_ranks_cannot_share_are_refused(debug: Callable[..., tuple[str, Config]]) -> None:
     _, config = debug("data.packs_per_step=6")
-    with pretend_ranks(4):
-        with pytest.raises(ValueError) as error:
-            packs_of_rank(config, make_mesh(config, 4, "cpu"))
+    with pretend_ranks(4), pytest.raises(ValueError) as error:
+        packs_of_rank(config, make_mesh(config, 4, "cpu"))
     assert str(error.value) == (
         "data.packs_per_step (6) is not a multiple of the 4 data-parallel ranks; set data.packs_per_step=4"
     )

@@ -1,0 +1,1 @@
+"""What a run does about broken numbers, slow ranks and hangs."""

@@ -1,0 +1,164 @@
+"""Which steps are left out, where this rank is, for which rank the others wait, and whether to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import socket
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch.distributed as dist
+from jaxtyping import Float32
+from torch import Tensor
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Losses, PackedBatch, StepMetrics
+from oneflow_dist.flow.losses import are_finite
+from oneflow_dist.guard.bad_batches import keep_suspects
+from oneflow_dist.guard.watchdog import Place, Watchdog
+from oneflow_dist.runtime import log
+
+MEMORY_STEPS = 50  # of the mean gradient norm: of so many steps the plain mean, from then on exponential
+WARMUP_STEPS = 20  # so many steps are accepted before a norm is called a spike
+PATIENCE = 10.0  # of guard.hang_seconds: the first step compiles and connects, checkpoints and pictures take long
+SLOW_PHASES = ("checkpoint", "sampling")
+OWN_PHASES = ("waiting for data", "optimizer step")  # in which a rank waits for no other
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers that want the machine back
+WORTH_A_LINE = 0.05  # of a step's time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardState:
+    """What a run remembers of its steps; part of its checkpoints, so that a resumed run judges as the unbroken one."""
+
+    norm_mean: float = 0.0  # of the gradient norms of accepted steps, before clipping
+    accepted: int = 0
+    skipped: int = 0
+
+    def accept(self, grad_norm: float) -> GuardState:
+        """After a step that was made."""
+        accepted = self.accepted + 1
+        mean = self.norm_mean + (grad_norm - self.norm_mean) / min(accepted, MEMORY_STEPS)
+        return dataclasses.replace(self, norm_mean=mean, accepted=accepted)
+
+    def is_spike(self, grad_norm: float, factor: float) -> bool:
+        """Whether a norm is out of proportion; factor 0: never."""
+        return factor > 0.0 and self.accepted >= WARMUP_STEPS and grad_norm > factor * self.norm_mean
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds that this rank has spent by itself since the last report."""
+
+    since: float
+    steps: int = 0
+    own: dict[str, float] = field(default_factory=lambda: dict.fromkeys(OWN_PHASES, 0.0))
+
+
+class Guard:
+    """The guard of one rank; inside `with guard:` it listens for signals and watches for hangs."""
+
+    def __init__(self, config: Config, state: GuardState | None = None):
+        self.state = state or GuardState()
+        self.stop_signal = ""  # the name of the one that has come
+        self._config = config
+        self._first_step: int | None = None
+        self.place = Place(step=0, phase="start", since=time.monotonic(), limit=math.inf)
+        self._times = Times(since=time.monotonic())
+        self._watchdog: Watchdog | None = None
+
+    def __enter__(self) -> Guard:
+        self._handlers = {number: signal.signal(number, self._note_signal) for number in STOP_SIGNALS}
+        if self._config.guard.hang_seconds > 0.0:
+            folder = Path(self._config.run.folder) / "hangs"
+            self._watchdog = Watchdog(lambda: self.place, folder, min(1.0, self._config.guard.hang_seconds / 5))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._watchdog is not None:
+            self._watchdog.close()
+
+    def enter(self, phase: str, step: int) -> None:
+        """From here on this rank is in `phase` of `step`, until it enters another."""
+        if self._first_step is None:
+            self._first_step = step
+        now, before = time.monotonic(), self.place
+        if before.phase in OWN_PHASES and before.step > self._first_step:
+            self._times.own[before.phase] += now - before.since
+        if phase == OWN_PHASES[0] and step > self._first_step:
+            self._times.since = now if self._times.steps == 0 else self._times.since
+            self._times.steps += 1
+        patience = PATIENCE if step == self._first_step or phase in SLOW_PHASES else 1.0
+        self.place = Place(step=step, phase=phase, since=now, limit=patience * self._config.guard.hang_seconds)
+
+    def reason_to_skip(
+        self, metrics: StepMetrics, own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int
+    ) -> str:
+        """Why the optimizer must not see this step's gradients; empty if it may. All ranks call, all get the same.
+
+        Args:
+            own: losses of each of this rank's m microbatches.
+
+        Raises:
+            FloatingPointError: `guard.max_skipped_steps` have been skipped before.
+        """
+        reason, details = self._judge(metrics)
+        if not reason:
+            self.state = self.state.accept(metrics.grad_norm)
+            return ""
+        where, kept = keep_suspects(own, batches, step, self._config.run.folder)
+        before, allowed = self.state.skipped, self._config.guard.max_skipped_steps
+        self.state = dataclasses.replace(self.state, skipped=before + 1)
+        found = f"step {step}, {where}: {details}{kept}; "
+        if before < allowed:
+            log(f"{found}skipped ({before + 1} of guard.max_skipped_steps = {allowed})")
+            return reason
+        spent = f"guard.max_skipped_steps ({allowed}) were skipped before; " if allowed else ""
+        raise FloatingPointError(f"{found}{spent}the weights were not changed; lower optim.lr or inspect the samples")
+
+    def slowest_rank(self, step: int) -> dict[str, float]:
+        """Every `guard.slow_ranks_every_steps`: the rank that the others wait for, as metrics of this step.
+
+        In a synchronous step all ranks take the same time; what differs is how long each is busy before it meets the
+        others: it waits for data and updates its weights.
+        """
+        every = self._config.guard.slow_ranks_every_steps
+        if not every or step % every or self._times.steps == 0:
+            return {}
+        self.enter("waiting for the other ranks", step)
+        times, self._times = self._times, Times(since=time.monotonic())
+        busy = [seconds / times.steps for seconds in times.own.values()]
+        ranks: list[tuple[float, float, str]] = [(0.0, 0.0, "")] * dist.get_world_size()
+        dist.all_gather_object(ranks, (sum(busy), busy[0], socket.gethostname()))
+        slowest = max(range(len(ranks)), key=lambda rank: ranks[rank][0])
+        seconds, for_data, host = ranks[slowest]
+        behind = seconds - statistics.median(rank[0] for rank in ranks)
+        if behind > WORTH_A_LINE * (self._times.since - times.since) / times.steps:
+            log(
+                f"step {step}: the others wait for rank {slowest} on {host}, {behind:.3g} s behind the median rank in "
+                f"each of the last {times.steps} steps; it waits {for_data:.3g} s for data"
+            )
+        return {"slowest_rank": slowest, "slowest_behind_seconds": behind}
+
+    def _note_signal(self, number: int, frame: object) -> None:
+        self.stop_signal = signal.Signals(number).name
+
+    def _judge(self, metrics: StepMetrics) -> tuple[str, str]:
+        """What is wrong with a step, in short and with its values; two empty strings if nothing is."""
+        norm, factor = metrics.grad_norm, self._config.guard.spike_factor
+        if not (are_finite(metrics.losses) and math.isfinite(norm)):
+            values = ", ".join(f"{f.name} {getattr(metrics.losses, f.name):g}" for f in dataclasses.fields(Losses))
+            return "not finite", f"not finite: {values}, gradient norm {norm:g}"
+        if self.state.is_spike(norm, factor):
+            times = f"{norm / self.state.norm_mean:.3g} times its mean"
+            return (
+                "spike",
+                f"gradient norm {norm:g} is {times} of {self.state.norm_mean:g} (guard.spike_factor {factor:g})",
+            )
+        return "", ""

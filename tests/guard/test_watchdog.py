@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from oneflow_dist.guard.watchdog import Place, Watchdog, name_ranks
+from tests.launching import ONE_THREAD, ROOT, TIMEOUT, TORCHRUN, Launcher, only_error, read_metrics
+
+TrainCommand = Callable[..., list[str]]
+HANG_SECONDS = 10.0  # a step takes 0.1 s, on a busy machine 2 s
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [([3], "rank 3"), ([0, 1], "ranks 0-1"), ([0, 2, 3, 4, 9], "ranks 0, 2-4, 9"), (list(range(512)), "ranks 0-511")],
+)
+def test_ranks_are_named_in_few_words(ranks: list[int], expected: str) -> None:
+    assert name_ranks(ranks) == expected
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_watchdog_that_is_closed_leaves_nothing_behind(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    watchdog = Watchdog(lambda: Place(step=1, phase="start", since=time.monotonic(), limit=60.0), tmp_path, 0.01)
+    time.sleep(0.1)
+    assert threading.active_count() == threads + 2
+    watchdog.close()
+    assert threading.active_count() == threads
+    assert list(tmp_path.iterdir()) == []
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_who_is_behind_comes_first_and_who_reports_nothing_is_silent(tmp_path: Path) -> None:
+    here = Place(step=7, phase="forward and backward", since=time.monotonic(), limit=60.0)
+    watchdog = Watchdog(lambda: here, tmp_path, 0.4)
+    watchdog._world_size = 5
+    for rank, step, phase in ((1, 7, "waiting for data"), (2, 6, "checkpoint"), (3, 6, "checkpoint")):
+        watchdog._store.set(str(rank), json.dumps((5, step, phase, "elsewhere")))
+    wait_until(lambda: watchdog._store.check(["0"]))  # rank 0 reports itself
+    described = watchdog._describe_ranks()
+    watchdog.close()
+    assert described == (
+        '; ranks 2-3 in "checkpoint" of step 6, silent; rank 1 on elsewhere in "waiting for data" of step 7, silent; '
+        f'rank 0 on {socket.gethostname()} in "forward and backward" of step 7; rank 4 not heard of'
+    )
+
+
+def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
+    train_command: TrainCommand, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    overrides = [f"guard.hang_seconds={HANG_SECONDS}", "train.steps=100000", "sampling.every_steps=0"]
+    command = train_command(folder, *overrides, "checkpoint.every_steps=100000")
+    torchrun = [sys.executable, *TORCHRUN, "--nproc-per-node", "2", *command]
+    with (tmp_path / "output").open("w") as output:
+        job = subprocess.Popen(torchrun, cwd=ROOT, env=ONE_THREAD, stdout=output, stderr=output)
+        wait_for_step(folder, 3)
+        ranks = {int(environment(pid)["RANK"]): pid for pid in children(job.pid)}
+        os.kill(ranks[1], signal.SIGSTOP)
+        wait_until(lambda: not is_alive(ranks[0]))
+        os.kill(ranks[1], signal.SIGCONT)  # else torchrun waits 30 s before it kills it
+        assert job.wait(TIMEOUT) != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
+    step = len(read_metrics(folder)) + 1
+    (line,) = [line for line in (tmp_path / "output").read_text().splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: rank 0 on ")
+    assert f" of step {step} for " in line
+    assert "guard.hang_seconds allows 10; " in line
+    assert re.search(r'; rank 1 on \S+ in "[a-z ]+" of step \d+, silent;', line)
+    assert line.endswith(f"; Python stacks are in {folder}/hangs")
+    assert [path.name for path in (folder / "hangs").iterdir()] == ["rank-0.txt"]  # the other could not write
+    assert "in train_step" in (folder / "hangs/rank-0.txt").read_text()
+
+
+def test_a_rank_that_waits_for_its_data_is_behind_the_others(
+    launcher: Launcher, train_command: TrainCommand, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    overrides = [f"guard.hang_seconds={HANG_SECONDS}", "train.steps=100000", "sampling.every_steps=0"]
+    more = ["checkpoint.every_steps=100000", "data.workers=1"]
+    job = launcher.start(*train_command(folder, *overrides, *more), num_ranks=2)
+    wait_for_step(folder, 3)
+    (worker,) = children(job.pids[1])
+    os.kill(worker, signal.SIGSTOP)
+    ends = job.wait()
+    assert all(end.code != 0 for end in ends)
+    assert not is_alive(worker)
+    said = [line for end in ends for line in end.stderr.splitlines() if " has been in " in line]
+    assert len(said) == 1  # one rank speaks for all
+    waits = re.search(
+        r'; rank 1 on \S+ in "waiting for data" of step (\d+); '
+        r'rank 0 on \S+ in "waiting for the other ranks" of step (\d+); Python stacks',
+        said[0],
+    )
+    assert waits is not None, said[0]
+    assert waits[1] == waits[2] == str(len(read_metrics(folder)) + 1)
+    stacks = {path.name: path.read_text() for path in (folder / "hangs").iterdir()}
+    assert sorted(stacks) == ["rank-0.txt", "rank-1.txt"]
+    assert "in global_counts" in stacks["rank-0.txt"]
+    assert "in next_step" in stacks["rank-1.txt"]
+
+
+STUCK = """
+import ctypes, os, threading, time
+from pathlib import Path
+from oneflow_dist.guard.watchdog import Place, Watchdog
+from oneflow_dist.runtime import run_program, start_process
+
+def main():
+    start_process()
+    start = time.monotonic()
+    Watchdog(lambda: Place(step=4, phase="sampling", since=start, limit={limit}), Path("{folder}"), 0.1)
+    time.sleep(0.5)
+    {body}
+
+run_program(main)
+"""
+
+
+def test_a_process_alone_is_ended_too(launcher: Launcher, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(STUCK.format(limit=1.0, folder=tmp_path / "hangs", body="time.sleep(1000)"))
+    end = launcher.run(program)
+    assert end.code == 1
+    said = only_error(end)
+    assert re.match(r'error: rank 0 on \S+ has been in "sampling" of step 4 for 1\.\d s, and guard.hang_sec', said)
+    assert said.endswith(f" allows 1; Python stacks are in {tmp_path}/hangs")
+    assert re.search(r'in "sampling" of step 4\n.*program.py", line 12 in main', read(tmp_path), re.DOTALL)
+
+
+def test_a_process_whose_interpreter_is_stuck_in_c_code_is_ended_too(launcher: Launcher, tmp_path: Path) -> None:
+    assert hasattr(ctypes, "PyDLL")  # calls that keep the interpreter's lock
+    program = tmp_path / "program.py"
+    program.write_text(STUCK.format(limit=2.0, folder=tmp_path / "hangs", body="ctypes.PyDLL(None).sleep(1000)"))
+    end = launcher.run(program)
+    assert end.code == 1
+    assert end.stderr.startswith("Timeout (0:00:02)!\n")
+    assert 'program.py", line 12 in main' in end.stderr
+
+
+def test_a_disk_that_hangs_does_not_save_a_process_from_its_end(launcher: Launcher, tmp_path: Path) -> None:
+    program, folder = tmp_path / "program.py", tmp_path / "hangs"
+    folder.mkdir()
+    os.mkfifo(folder / "rank-0.txt")  # to open it is to wait for a reader
+    program.write_text(STUCK.format(limit=1.0, folder=folder, body="time.sleep(1000)"))
+    start = time.monotonic()
+    end = launcher.run(program)
+    assert end.code == 1
+    assert "has been in" in only_error(end)
+    assert time.monotonic() - start < TIMEOUT / 2
+
+
+def read(folder: Path) -> str:
+    return (folder / "hangs/rank-0.txt").read_text()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so after {TIMEOUT:.0f} s"
+        time.sleep(0.005)
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Until metrics.jsonl has the line of `step`."""
+    path = folder / "metrics.jsonl"
+    wait_until(lambda: path.exists() and path.read_text().count("\n") >= step)
+
+
+def children(pid: int) -> list[int]:
+    """The programs that a process has started."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def environment(pid: int) -> dict[str, str]:
+    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs or could; one that has ended may wait for its parent as a zombie."""
+    with suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
