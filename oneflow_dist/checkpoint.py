@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import shutil
 import warnings
 from concurrent import futures
@@ -244,6 +245,10 @@ def _free_bytes(final: Path) -> int:
 
 
 def _num_bytes(value: Any) -> int:
-    if isinstance(value, DTensor):
-        value = value.to_local()
-    return value.numel() * value.element_size() if isinstance(value, Tensor) else 64
+    """This rank's part of what is written: of replicas only one is."""
+    if not isinstance(value, Tensor):
+        return 64
+    if not isinstance(value, DTensor):
+        return value.nbytes
+    axes = zip(value.device_mesh.shape, value.placements, strict=True)
+    return value.to_local().nbytes // math.prod(size for size, placement in axes if placement.is_replicate())

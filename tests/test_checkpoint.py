@@ -17,6 +17,7 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
+from oneflow_dist import checkpoint
 from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint, load_model, write_initial_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.guard.guard import GuardState
@@ -310,6 +311,24 @@ def test_a_save_that_dies_leaves_no_checkpoint_and_is_made_good_by_the_next(
     other = trained(run_config, seed=1)
     load_checkpoint(folder, run_config, *other)
     assert_same(tensors(*other), tensors(*parts))
+
+
+def needed_bytes(folder: str) -> int:
+    """What the room check of a save on two replicas asks for."""
+    config = load_config(f"{folder}/config.toml", ["parallel.replicate=2", "parallel.shard=2"])
+    asked: list[int] = []
+    checkpoint._check_room = lambda final, needed, free: asked.append(needed)
+    CheckpointWriter(config, *trained(config)).save(PROGRESS)
+    return asked[0]
+
+
+def test_replicas_need_room_once(launcher: Launcher, run_config: Config) -> None:
+    folder = Path(run_config.run.folder)
+    folder.mkdir()
+    (folder / "config.toml").write_text(write_config(run_config))
+    parameters = sum(parameter.nbytes for parameter in OneFlow(run_config).parameters())
+    for needed in launcher.call(4, needed_bytes, str(folder)):
+        assert 4 * parameters <= needed < 1.02 * 4 * parameters  # weights, average, two moments; and small change
 
 
 @pytest.mark.usefixtures("group_of_one")

@@ -70,21 +70,74 @@ def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
     assert_same_losses(tmp_path / "run", unbroken.folder)
 
 
-@pytest.mark.parametrize(("before", "after"), [("unbroken", 2), ("torchrun_of_four", 1)])
-def test_a_run_continues_on_another_number_of_ranks(
-    before: str,
-    after: int,
+# Ranks, and what [parallel] says of them.
+LAYOUTS = {
+    "1": (1, ()),
+    "shard 2": (2, ()),
+    "shard 4": (4, ()),
+    "replicate 2 x shard 2": (4, ("parallel.replicate=2", "parallel.shard=2")),
+    "tensor 2": (2, ("parallel.shard=1", "parallel.tensor=2")),
+    "shard 2 x tensor 2": (4, ("parallel.shard=2", "parallel.tensor=2")),
+}
+# Which writes the checkpoint, and which goes on from it.
+CHANGES = [
+    ("1", "shard 2"),
+    ("1", "replicate 2 x shard 2"),
+    ("shard 4", "1"),
+    ("shard 2", "replicate 2 x shard 2"),
+    ("replicate 2 x shard 2", "shard 2"),
+    ("replicate 2 x shard 2", "1"),
+]
+# The same for tensor parallelism.
+TENSOR_CHANGES = [
+    ("shard 2 x tensor 2", "shard 2"),
+    ("shard 2 x tensor 2", "tensor 2"),
+    ("shard 2 x tensor 2", "replicate 2 x shard 2"),
+    ("shard 2 x tensor 2", "1"),
+    ("1", "shard 2 x tensor 2"),
+    ("shard 4", "tensor 2"),
+    ("tensor 2", "shard 2 x tensor 2"),
+]
+
+
+@pytest.fixture(scope="module")
+def run_on(
     launcher: Launcher,
     train_command: Callable[..., list[str]],
     unbroken: Run,
-    request: pytest.FixtureRequest,
+    torchrun_of_four: Run,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Path]:
+    """The folder of configs/debug.toml's run on a layout; not to be written to."""
+    folders = {"1": unbroken.folder, "shard 4": torchrun_of_four.folder}
+
+    def run(layout: str) -> Path:
+        if layout not in folders:
+            folders[layout] = tmp_path_factory.mktemp("layout") / "run"
+            num_ranks, parallel = LAYOUTS[layout]
+            ends = launcher.run_ranks(num_ranks, *train_command(folders[layout], *parallel))
+            assert [end.code for end in ends] == [0] * num_ranks, ends[0].stderr
+        return folders[layout]
+
+    return run
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES)
+def test_a_run_continues_on_another_layout(
+    before: str,
+    after: str,
+    launcher: Launcher,
+    train_command: Callable[..., list[str]],
+    unbroken: Run,
+    run_on: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
-    stop_at_step_10(request.getfixturevalue(before).folder, folder)
-    end = launcher.run_ranks(after, *train_command(folder, "sampling.every_steps=0"))[0]
-    assert end.code == 0, end.stderr
-    assert end.stdout == f"continuing from {folder}/checkpoints/step-00000010\n"
+    stop_at_step_10(run_on(before), folder)
+    num_ranks, parallel = LAYOUTS[after]
+    ends = launcher.run_ranks(num_ranks, *train_command(folder, "sampling.every_steps=0", *parallel))
+    assert [end.code for end in ends] == [0] * num_ranks, ends[0].stderr
+    assert ends[0].stdout == f"continuing from {folder}/checkpoints/step-00000010\n"
     assert_same_losses(folder, unbroken.folder)
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 
@@ -225,9 +278,10 @@ def assert_bitwise_equal(folder: Path, expected: Path, scratch: Path) -> None:
 
 
 def assert_same_losses(folder: Path, expected: Path) -> None:
+    """To float32's sums in another order; the rate loss crosses 0, where only absolute differences say something."""
     own, theirs = read_metrics(folder), read_metrics(expected)
     assert [line["step"] for line in own] == [line["step"] for line in theirs]
     for key in LOSSES:
-        np.testing.assert_allclose([x[key] for x in own], [x[key] for x in theirs], rtol=1e-5, atol=1e-8, err_msg=key)
+        np.testing.assert_allclose([x[key] for x in own], [x[key] for x in theirs], rtol=1e-6, atol=1e-7, err_msg=key)
     for key in ("samples", "text_tokens", "bag_tokens", "padding"):
         assert [x[key] for x in own] == [x[key] for x in theirs]
