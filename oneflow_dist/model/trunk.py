@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
 from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_dist.model.linear import Linear
 from oneflow_kernels.packed_attention import packed_attention
 
 
@@ -21,10 +22,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.head_width = config.width // config.num_attention_heads
-        self.query = nn.Linear(config.width, config.num_attention_heads * self.head_width, bias=False)
-        self.key = nn.Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
-        self.value = nn.Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
-        self.out = nn.Linear(config.num_attention_heads * self.head_width, config.width, bias=False)
+        self.query = Linear(config.width, config.num_attention_heads * self.head_width, bias=False)
+        self.key = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
+        self.value = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
+        self.out = Linear(config.num_attention_heads * self.head_width, config.width, bias=False)
 
     def forward(
         self,
@@ -46,9 +47,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.up = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.gate = Linear(config.width, config.mlp_width, bias=False)
+        self.up = Linear(config.width, config.mlp_width, bias=False)
+        self.down = Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
         return self.down(F.silu(self.gate(x)) * self.up(x))
