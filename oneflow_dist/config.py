@@ -122,7 +122,7 @@ class OptimConfig:
     weight_decay: float  # not on norms and biases
     max_grad_norm: float
     ema_decay: float
-    offload: bool = False  # moments and average live in host memory, and the update is made there
+    offload: bool = False  # weights, moments and average live in host memory, and the update is made there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from oneflow_dist.config import Config, write_config
@@ -82,6 +86,19 @@ class MetricsLog:
 
             with Image.open(path) as picture:
                 self._tensorboard.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+
+@contextmanager
+def traced(config: Config, step: int) -> Iterator[None]:
+    """Inside, record what every rank does if this is `metrics.profile_step`; <run>/traces is for ui.perfetto.dev."""
+    if step != config.metrics.profile_step:
+        yield
+        return
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        yield
+    folder = Path(config.run.folder) / "traces"
+    folder.mkdir(parents=True, exist_ok=True)
+    profiler.export_chrome_trace(str(folder / f"step-{step:08d}-rank-{dist.get_rank()}.json.gz"))
 
 
 def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float]:

@@ -17,13 +17,14 @@ from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Counts, Losses, PackedBatch, StepMetrics
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.flow.losses import are_finite, compute_losses
-from oneflow_dist.metrics import MetricsLog, step_values
+from oneflow_dist.metrics import MetricsLog, step_values, traced
 from oneflow_dist.model.flops import describe, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model, sync_gradients
+from oneflow_dist.parallel.titan import collect_garbage
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
 
@@ -101,13 +102,16 @@ def train(config: Config, device: torch.device) -> None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
         log(f"continuing from {latest}")
     loader = PackLoader(config, dist.get_rank(), dist.get_world_size(), progress.lanes or None)
+    collect = collect_garbage(config.train.gc_every_steps)
     with MetricsLog(config, progress.step, is_main()) as metrics_log:
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
-            batches = loader.next_step(device)
-            metrics = train_step(model, optimizer, batches, step, config)
-            ema.update(model, step)
+            with traced(config, step):
+                batches = loader.next_step(device)
+                metrics = train_step(model, optimizer, batches, step, config)
+                ema.update(model, step)
             seconds = time.perf_counter() - start
+            collect(step)
             lr = learning_rate(step, config.train.steps, config.optim)
             metrics_log.write(step, step_values(metrics, lr, seconds, step_flops(metrics.counts, config)))
             if step % config.checkpoint.every_steps == 0 or step == config.train.steps:
@@ -122,8 +126,8 @@ def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFl
     """The sharded model with its first weights: no rank ever holds all of it."""
     with torch.device("meta"):
         model = OneFlow(config)
-    shard_model(model, mesh, config.train)
-    model.to_empty(device=device)
+    shard_model(model, mesh, config.train, config.optim.offload)
+    model.to_empty(device="cpu" if config.optim.offload else device)
     initialize(model, config.run.seed, config.model.num_layers)
     return model
 

@@ -26,12 +26,13 @@ def initialize(model: nn.Module, seed: int, num_layers: int) -> None:
     1 / sqrt(inputs), those that add to the residual stream at 1 / sqrt(2 * layers) of that.
     """
     for name, parameter in model.named_parameters():
-        value = first_value(name, parameter.shape, seed, num_layers, parameter.device)
         if isinstance(parameter, DTensor):
+            device = torch.device(parameter.device_mesh.device_type)  # the values of a shard kept in host memory, too
+            value = first_value(name, parameter.shape, seed, num_layers, device)
             value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
             parameter.to_local().copy_(value)
         else:
-            parameter.copy_(value)
+            parameter.copy_(first_value(name, parameter.shape, seed, num_layers, parameter.device))
 
 
 def first_value(name: str, shape: torch.Size, seed: int, num_layers: int, device: torch.device) -> Tensor:

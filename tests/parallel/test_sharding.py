@@ -16,10 +16,12 @@ from oneflow_dist.containers import Capacity, Losses, NoisySample, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import clip_gradients
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.parallel.sharding import sync_gradients
+from oneflow_dist.parallel.sharding import sync_gradients, use_float8
 from oneflow_dist.train import build_model, global_counts
+from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
 
 Gradients = dict[str, torch.Tensor]
@@ -193,3 +195,74 @@ def test_each_of_four_ranks_holds_a_quarter_of_the_weights_in_fp32(
     assert all(found[:3] == (True, True, {torch.float32}) for found in ranks)
     assert sum(own for *_, own in ranks) == total
     assert max(own for *_, own in ranks) < 0.27 * total
+
+
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_activation_checkpointing_changes_no_bit_of_a_sharded_step(
+    mode: str, launcher: Launcher, config_path: str, sharded_bf16: tuple[Gradients, torch.Tensor, float]
+) -> None:
+    overrides = ["train.precision=bf16", f"train.activation_checkpointing={mode}"]
+    assert_same_step(launcher.call(2, step_on_ranks, config_path, overrides)[0], sharded_bf16, rtol=0.0)
+
+
+@pytest.fixture(scope="module")
+def sharded_bf16(launcher: Launcher, config_path: str) -> tuple[Gradients, torch.Tensor, float]:
+    """Two ranks in bf16, with no option set."""
+    return launcher.call(2, step_on_ranks, config_path, ["train.precision=bf16"])[0]
+
+
+def test_shards_in_host_memory_change_no_bit_of_a_step(
+    launcher: Launcher, config_path: str, sharded_bf16: tuple[Gradients, torch.Tensor, float]
+) -> None:
+    found = launcher.call(2, step_on_ranks, config_path, ["train.precision=bf16", "optim.offload=true"])[0]
+    assert_same_step(found, sharded_bf16, rtol=0.0)
+
+
+def test_one_rank_in_fp32_computes_the_same_when_its_weights_are_in_host_memory(
+    launcher: Launcher, config_path: str, expected: tuple[Gradients, torch.Tensor, float]
+) -> None:
+    (found,) = launcher.call(1, step_on_ranks, config_path, ["optim.offload=true"])
+    assert_same_step(found, expected, rtol=0.0)
+
+
+def offload_policies(config_path: str, overrides: list[str]) -> list[str]:
+    """How each sharded module keeps its shards; on the CPU nothing else shows it."""
+    config = load_config(config_path, overrides)
+    model = build_model(config, make_mesh(config.parallel, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    states = [module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule)]
+    return [type(state._fsdp_param_group.offload_policy).__name__ for state in states]
+
+
+def test_offload_is_fsdps_own_for_the_blocks_and_the_rest(launcher: Launcher, config_path: str) -> None:
+    for overrides, policy in (["optim.offload=true"], "CPUOffloadPolicy"), ([], "OffloadPolicy"):
+        (found,) = launcher.call(1, offload_policies, config_path, ["train.precision=bf16", *overrides])
+        assert found == [policy] * 3  # two blocks and the root
+
+
+def test_float8_gradients_are_near_those_of_bf16_on_any_layout(
+    launcher: Launcher, config_path: str, sharded_bf16: tuple[Gradients, torch.Tensor, float]
+) -> None:
+    (alone,) = launcher.call(1, step_on_ranks, config_path, ["train.precision=float8"])
+    sharded = launcher.call(2, step_on_ranks, config_path, ["train.precision=float8"])[0]
+    reference = sharded_bf16[0]
+    for found in (alone, sharded):
+        errors = [float((g - reference[name]).norm() / reference[name].norm()) for name, g in found[0].items()]
+        assert 0.05 < float(np.median(errors)) < 0.3
+        assert max(errors) < 0.5  # of a trunk 32 wide, whose sums have few terms
+        torch.testing.assert_close(found[1], sharded_bf16[1], rtol=0.02, atol=0.0)
+    assert_same_step(sharded, alone, rtol=0.1)
+
+
+def test_float8_takes_the_products_of_the_blocks_and_no_others(config: Config) -> None:
+    model = OneFlow(config)
+    use_float8(model, "cpu")
+    changed = {name for name, module in model.named_modules() if getattr(module, "product", None) is float8_linear}
+    layers = {"attention": ("query", "key", "value", "out"), "mlp": ("gate", "up", "down")}
+    assert changed == {f"blocks.{n}.{part}.{name}" for n in range(2) for part in layers for name in layers[part]}
+
+
+def test_float8_names_the_layer_whose_sizes_do_not_suit_it(make_config: Callable[..., Config]) -> None:
+    model = OneFlow(make_config("model.mlp_width=40"))
+    with pytest.raises(ValueError) as error:
+        use_float8(model, "cpu")
+    assert str(error.value).startswith("blocks.0.mlp.gate: a weight of 40 x 32 cannot be multiplied in float8, ")
