@@ -54,7 +54,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Float32[Tensor, ""]:
 
 
 class MovingAverage:
-    """Exponential moving average of the weights, sharded as they are, in float32."""
+    """Exponential moving average of the weights, sharded as they are and on the same device, in float32."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -69,7 +69,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model has the averaged weights."""
+        """Inside, the model has the averaged weights; no more than one shard of one parameter is copied at a time."""
         self._swap(model)
         try:
             yield

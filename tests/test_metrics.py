@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts, Losses, StepMetrics
-from oneflow_dist.metrics import MetricsLog, padding, step_values
+from oneflow_dist.metrics import MetricsLog, padding, step_values, traced
 from tests.launching import Launcher, read_metrics
 
 VALUES = {"loss": 1.5, "loss/bag": 0.25, "tokens_per_second": 1000.0}
@@ -169,3 +170,27 @@ def test_values_of_a_step_are_plain_numbers_of_the_whole_step() -> None:
     }
     assert json.loads(json.dumps(values)) == values
     assert all(math.isfinite(value) for value in values.values())
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_the_profiled_step_leaves_a_trace_of_what_was_computed_and_no_other_does(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = make_config(f"run.folder={tmp_path}", "metrics.profile_step=2")
+    for step in (1, 2, 3):
+        with traced(config, step):
+            torch.ones(3, 5) @ torch.ones(5, 7)
+    (path,) = (tmp_path / "traces").iterdir()
+    assert path.name == "step-00000002-rank-0.json.gz"
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    (product,) = [event for event in events if event["name"] == "aten::mm"]
+    assert product["args"]["Input Dims"] == [[3, 5], [5, 7]]
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_without_profile_step_no_step_is_traced(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = make_config(f"run.folder={tmp_path}")
+    for step in (1, 2):
+        with traced(config, step):
+            pass
+    assert not (tmp_path / "traces").exists()

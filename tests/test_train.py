@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.train import build_model, sum_over_ranks, train_step
-from tests.launching import Launcher, Run, read_checkpoint, read_metrics
+from tests.launching import Launcher, Run, read_checkpoint, read_metrics, without_timings
 
 StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config, Guard]
 CPU = torch.device("cpu")
@@ -280,3 +281,41 @@ def test_a_signal_to_one_rank_stops_all_after_a_checkpoint_and_the_same_command_
     own, theirs = read_metrics(folder), read_metrics(unbroken.folder)
     assert [line["step"] for line in own] == list(range(1, 21))
     np.testing.assert_allclose([x["loss"] for x in own], [x["loss"] for x in theirs], rtol=1e-5)
+
+
+def test_options_of_memory_and_speed_change_no_bit_of_a_run(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Two ranks, with and without; the second also leaves what its options promise."""
+    short = ["train.steps=4", "checkpoint.every_steps=4", "sampling.every_steps=0"]
+    memory = ["train.activation_checkpointing=selective", "optim.offload=true"]
+    options = [*memory, "train.gc_every_steps=2", "metrics.profile_step=3"]
+    for folder, overrides in (("plain", []), ("options", options)):
+        ends = launcher.run_ranks(2, *train_command(tmp_path / folder, *short, *overrides))
+        assert [end.code for end in ends] == [0, 0], ends[0].stderr
+    own, theirs = (without_timings(read_metrics(tmp_path / folder)) for folder in ("plain", "options"))
+    assert len(own) == 4
+    assert own == theirs
+    places = [tmp_path / folder / "checkpoints/step-00000004" for folder in ("plain", "options")]
+    expected, found = (read_checkpoint(place, tmp_path / "state.pt") for place in places)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]) if isinstance(value, torch.Tensor) else value == found[name], name
+    traces = sorted(path.name for path in (tmp_path / "options" / "traces").iterdir())
+    assert traces == [f"step-00000003-rank-{rank}.json.gz" for rank in (0, 1)]
+
+
+def test_a_run_continues_in_host_memory_from_a_checkpoint_made_without(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    short = ["train.steps=4", "checkpoint.every_steps=2", "sampling.every_steps=0"]
+    assert launcher.run(*train_command(tmp_path, *short)).code == 0
+    expected = read_checkpoint(tmp_path / "checkpoints/step-00000004", tmp_path / "state.pt")
+    shutil.rmtree(tmp_path / "checkpoints/step-00000004")
+    end = launcher.run(*train_command(tmp_path, *short, "optim.offload=true"))
+    assert end.code == 0, end.stderr
+    assert f"continuing from {tmp_path / 'checkpoints/step-00000002'}" in end.stdout
+    found = read_checkpoint(tmp_path / "checkpoints/step-00000004", tmp_path / "state.pt")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]) if isinstance(value, torch.Tensor) else value == found[name], name

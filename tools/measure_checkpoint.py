@@ -16,6 +16,7 @@ import torch.distributed as dist
 from oneflow_dist.checkpoint import CheckpointWriter
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.guard.guard import Guard
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.progress import Progress, checkpoint_folder
@@ -46,9 +47,10 @@ def main() -> None:
 
 def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -> dict[str, Any]:
     """Seconds of a step alone, and those that each save adds to `num_steps` steps."""
-    mesh = make_mesh(config.parallel, dist.get_world_size(), device.type)
+    mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    guard = Guard(config)
     loader = PackLoader(config, dist.get_rank(), dist.get_world_size())
     step = 0
 
@@ -58,7 +60,7 @@ def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -
         for _ in range(num_steps):
             start = time.perf_counter()
             step += 1
-            train_step(model, optimizer, loader.next_step(device), step, config)
+            train_step(model, optimizer, loader.next_step(device), step, config, guard)
             ema.update(model, step)
             seconds.append(time.perf_counter() - start)
         return seconds

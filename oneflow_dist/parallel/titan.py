@@ -20,7 +20,6 @@ def collect_garbage(every_steps: int) -> Callable[[int], None]:
     except ImportError as error:
         raise ValueError(
             f"train.gc_every_steps: {every_steps} needs torchtitan ({error}); "
-            'install it with `pip install "oneflow_dist[titan]"` and `pip install --no-deps torchtitan==0.2.2`, '
-            "or set train.gc_every_steps = 0"
+            "pip install tyro and pip install --no-deps torchtitan==0.2.2, or set train.gc_every_steps = 0"
         ) from error
     return GarbageCollection(gc_freq=every_steps).run

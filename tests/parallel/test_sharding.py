@@ -226,21 +226,18 @@ def test_one_rank_in_fp32_computes_the_same_when_its_weights_are_in_host_memory(
     assert_same_step(found, expected, rtol=0.0)
 
 
-def offload_policies(config_path: str, overrides: list[str]) -> list[tuple[str, str]]:
-    """How each sharded module keeps its shards, and where they are."""
+def offload_policies(config_path: str, overrides: list[str]) -> list[str]:
+    """How each sharded module keeps its shards; on the CPU nothing else shows it."""
     config = load_config(config_path, overrides)
     model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
-    return [
-        (type(state._fsdp_param_group.offload_policy).__name__, str(module.weight.device))
-        for module in model.modules()
-        if isinstance(module, FSDPModule) and (state := module._get_fsdp_state())
-    ]
+    states = [module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule)]
+    return [type(state._fsdp_param_group.offload_policy).__name__ for state in states]
 
 
 def test_offload_is_fsdps_own_for_the_blocks_and_the_rest(launcher: Launcher, config_path: str) -> None:
     for overrides, policy in (["optim.offload=true"], "CPUOffloadPolicy"), ([], "OffloadPolicy"):
         (found,) = launcher.call(1, offload_policies, config_path, ["train.precision=bf16", *overrides])
-        assert [name for name, _ in found] == [policy] * 3  # two blocks and the root
+        assert found == [policy] * 3  # two blocks and the root
 
 
 def test_float8_gradients_are_near_those_of_bf16_on_any_layout(
@@ -248,13 +245,11 @@ def test_float8_gradients_are_near_those_of_bf16_on_any_layout(
 ) -> None:
     (alone,) = launcher.call(1, step_on_ranks, config_path, ["train.precision=float8"])
     sharded = launcher.call(2, step_on_ranks, config_path, ["train.precision=float8"])[0]
+    reference = sharded_bf16[0]
     for found in (alone, sharded):
-        errors = {
-            name: (g - sharded_bf16[0][name]).norm() / sharded_bf16[0][name].norm() for name, g in found[0].items()
-        }
-        products = [error for name, error in errors.items() if "attention." in name or "mlp." in name]
-        assert len(products) == 14
-        assert 0.02 < min(products) <= max(products) < 0.3
+        errors = [float((g - reference[name]).norm() / reference[name].norm()) for name, g in found[0].items()]
+        assert 0.05 < float(np.median(errors)) < 0.3
+        assert max(errors) < 0.5  # of a trunk 32 wide, whose sums have few terms
         torch.testing.assert_close(found[1], sharded_bf16[1], rtol=0.02, atol=0.0)
     assert_same_step(sharded, alone, rtol=0.1)
 
