@@ -122,7 +122,7 @@ def run_on(
     return run
 
 
-@pytest.mark.parametrize(("before", "after"), CHANGES)
+@pytest.mark.parametrize(("before", "after"), [*CHANGES, *TENSOR_CHANGES])
 def test_a_run_continues_on_another_layout(
     before: str,
     after: str,
