@@ -55,9 +55,9 @@ def trace_step(config: Config, world_size: int) -> Trace:
             model = OneFlow(config, tensor_axis(mesh))
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         shard_model(model, mesh, config)
-        optimizer = make_optimizer(model, config.optim)
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
+            optimizer = make_optimizer(model, config.optim)
             fill_states(model, optimizer)
             batches = [share_batch(fake_batch(config), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.guard.guard import Guard
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import AXES, data_place, make_mesh
 from oneflow_dist.parallel.sharding import share_batch
@@ -53,7 +55,7 @@ def measure(config_path: str) -> Measured:
         batches = [share_batch(batch, model.axis) for batch in loader.next_step(CPU)]
         before = collectives_so_far()
         with Recorder() as recorder:
-            train_step(model, optimizer, batches, step, config)
+            train_step(model, optimizer, batches, step, config, Guard(config))
             ema.update(model, step)
     states = [value for state in optimizer.state.values() for value in state.values()]
     held = {
@@ -98,20 +100,29 @@ def test_four_real_ranks_hold_and_send_exactly_what_is_planned(
     assert sum(count for (kind, axis, _), count in collectives.items() if kind == "all_gather") > 0
 
 
-def peak_of_a_step(config_path: str) -> int:
-    """Bytes by which this process grows at most, from before there is a model to the end of its third step."""
+def peak_of_steps(small_path: str, config_path: str) -> int:
+    """Bytes by which this process grows at most over three steps of one config, after one of another, small one.
+
+    The small one loads what any step loads: libraries, compiled kernels, threads.
+    """
     mmap_threshold, trim_threshold = -3, -1
     libc = ctypes.CDLL(None)
     assert libc.mallopt(mmap_threshold, 65536) == 1  # what is freed goes back at once
     assert libc.mallopt(trim_threshold, 0) == 1
+    make_steps(load_config(small_path), 1)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
-    config = load_config(config_path)
+    make_steps(load_config(config_path), 3)
+    return _status("VmHWM") - before
+
+
+def make_steps(config: Config, num_steps: int) -> None:
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
-    for step in (1, 2, 3):
-        train_step(model, optimizer, [full_batch(config)], step, config)
+    for step in range(1, num_steps + 1):
+        train_step(model, optimizer, [full_batch(config)], step, config, Guard(config))
         ema.update(model, step)
-    return _status("VmHWM") - before
 
 
 def full_batch(config: Config) -> object:
@@ -144,14 +155,13 @@ def test_the_planned_peak_is_what_a_process_grows_by(
 ) -> None:
     sizes = {"width": 256, "num_layers": 8, "mlp_width": 1024, "vocab_size": 4096}
     room = {"rows_per_pack": 4096, "tokens_per_pack": 4096, "bag_tokens_per_pack": 1024, "images_per_pack": 16}
-    room |= {"sequences_per_pack": 65, "max_sample_rows": 64, "packs_per_step": 1}
+    room |= {"sequences_per_pack": 65, "max_sample_rows": 64}
+    way = ["data.packs_per_step=1", f"train.precision='{precision}'", f"train.activation_checkpointing={checkpointing}"]
+    small, _ = debug(*way)
     path, config = debug(
-        *(f"model.{key}={value}" for key, value in sizes.items()),
-        *(f"data.{key}={value}" for key, value in room.items()),
-        f"train.precision='{precision}'",
-        f"train.activation_checkpointing='{checkpointing}'",
+        *way, *(f"model.{k}={v}" for k, v in sizes.items()), *(f"data.{k}={v}" for k, v in room.items())
     )
-    (grown,) = launcher.call(1, peak_of_a_step, path)
+    (grown,) = launcher.call(1, peak_of_steps, small, path)
     planned = sum(trace_step(config, 1).peak.values())
     assert planned == pytest.approx(grown, rel=0.1)
 
