@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
+
+from tqdm import tqdm
 
 from oneflow_dist.config import Config
 from oneflow_dist.parallel.mesh import check_tensor_axis
@@ -11,10 +14,11 @@ from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
 from oneflow_dist.planning.trace import Trace, trace_step
 
 Plan = tuple[Config, Trace, Estimate]
+CHECKPOINTING: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")  # cheapest first
 
 
 def layouts(config: Config, world_size: int, gpus_per_node: int) -> Iterator[Config]:
-    """The config with every mesh and every degree of activation checkpointing that can be run.
+    """The config with every mesh that can be run.
 
     The tensor axis stays within a node. Copies are made of whole nodes, in powers of two.
     """
@@ -24,11 +28,9 @@ def layouts(config: Config, world_size: int, gpus_per_node: int) -> Iterator[Con
         while world_size % (replicate * tensor) == 0:
             shard = world_size // (replicate * tensor)
             parallel = dataclasses.replace(config.parallel, replicate=replicate, shard=shard, tensor=tensor)
-            for checkpointing in ("none", "selective", "full"):
-                train = dataclasses.replace(config.train, activation_checkpointing=checkpointing)
-                candidate = dataclasses.replace(config, parallel=parallel, train=train)
-                if _can_run(candidate, world_size):
-                    yield candidate
+            candidate = dataclasses.replace(config, parallel=parallel)
+            if _can_run(candidate, world_size):
+                yield candidate
             if shard * tensor <= gpus_per_node:
                 break
             replicate *= 2
@@ -36,11 +38,18 @@ def layouts(config: Config, world_size: int, gpus_per_node: int) -> Iterator[Con
 
 
 def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
-    """Every layout, planned with few layers; those that fit first, the fastest of them first."""
-    plans = [
-        (candidate, *plan_few_layers(candidate, world_size, cluster))
-        for candidate in layouts(config, world_size, cluster.gpus_per_node)
-    ]
+    """Every layout, planned with few layers; those that fit first, the fastest of them first.
+
+    A layout checkpoints no more activations than it has to, as each degree of it costs time.
+    """
+    plans: list[Plan] = []
+    for layout in tqdm(list(layouts(config, world_size, cluster.gpus_per_node)), unit="layout", leave=False):
+        for degree in CHECKPOINTING:
+            train = dataclasses.replace(config.train, activation_checkpointing=degree)
+            candidate = dataclasses.replace(layout, train=train)
+            plans.append((candidate, *plan_few_layers(candidate, world_size, cluster)))
+            if plans[-1][2].fits:
+                break
     return sorted(plans, key=lambda plan: (not plan[2].fits, plan[2].step_seconds, plan[2].peak_bytes))
 
 

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from oneflow_dist.config import Config, load_config
+from oneflow_dist.planning.cluster import GIB, GPUS, Cluster, estimate
+from oneflow_dist.planning.recorder import GATHER, REDUCE, Collective
+from oneflow_dist.planning.report import by_axis, plan_json, plan_text
+from oneflow_dist.planning.trace import Trace
+
+H100 = Cluster(gpu=GPUS["h100-80gb"])
+TRACE = Trace(
+    mesh=(1, 16, 2),
+    microbatches=1,
+    num_parameters=8_030_261_248,
+    held={"parameters": GIB, "optimizer": 2 * GIB, "average": GIB},
+    peak={"parameters": GIB, "optimizer": 2 * GIB, "average": GIB, "activations": 30 * GIB, "temporary": GIB},
+    collectives={
+        Collective(GATHER, "shard", GIB): 3,
+        Collective(GATHER, "shard", 2 * GIB): 1,
+        Collective(REDUCE, "all", 24): 1,
+    },
+    flops=10**15,
+)
+
+
+@pytest.fixture(scope="module")
+def config(root: Path) -> Config:
+    return load_config(root / "configs" / "oneflow_8b.toml")
+
+
+def test_a_page_says_what_is_planned_and_whether_it_fits(config: Config) -> None:
+    page = plan_text(TRACE, estimate(TRACE, config, H100), config, H100)
+    assert page.startswith("32 x h100-80gb: replicate 1 x shard 16 x tensor 2\n8,030,261,248 parameters, bf16, ")
+    assert "  activations      30.00\n" in page
+    assert "  sum              35.00 of 70.51: fits\n" in page
+    assert "  shard (16 ranks, over the network) all_gather        4     5.000" in page
+    assert "max(compute, data), tensor added" in page
+    assert max(map(len, page.splitlines())) <= 140
+
+
+def test_a_page_says_it_loudly_when_it_does_not_fit(config: Config) -> None:
+    small = Cluster(gpu=GPUS["h100-80gb"], reserved_bytes=60 * GIB)
+    assert "35.00 of 14.51: DOES NOT FIT" in plan_text(TRACE, estimate(TRACE, config, small), config, small)
+
+
+def test_collectives_are_added_up_by_axis_and_kind() -> None:
+    rows = by_axis(TRACE, H100)
+    assert list(rows) == [("all", REDUCE), ("shard", GATHER)]
+    assert (rows["shard", GATHER]["count"], rows["shard", GATHER]["bytes"]) == (4, 5 * GIB)
+
+
+def test_the_numbers_survive_json(config: Config) -> None:
+    found = estimate(TRACE, config, H100)
+    table = json.loads(json.dumps(plan_json(TRACE, found, config, H100)))
+    assert table["mesh"] == {"replicate": 1, "shard": 16, "tensor": 2}
+    assert table["peak_bytes"] == TRACE.peak
+    assert {"kind": GATHER, "axis": "shard", "bytes": GIB, "count": 3} in table["collectives"]
+    assert table["estimate"]["step_seconds"] == found.step_seconds
+    assert table["estimate"]["fits"] is True
+    assert table["cluster"]["gpu"]["name"] == "h100-80gb"

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.launching import Launcher, only_error
+
+DEBUG = ("tools/plan.py", "configs/debug.toml", "--world-size", "4")
+
+
+def test_a_plan_is_a_page(launcher: Launcher) -> None:
+    end = launcher.run(*DEBUG, "--mesh", "1,2,2")
+    assert end.code == 0, end.stderr
+    assert end.stdout.startswith("4 x h100-80gb: replicate 1 x shard 2 x tensor 2\n")
+    assert "DOES NOT FIT" not in end.stdout
+
+
+def test_a_plan_is_json_and_overrides_count(launcher: Launcher) -> None:
+    end = launcher.run(*DEBUG, "--format", "json", "--gpu", "h200-141gb", "train.activation_checkpointing=full")
+    assert end.code == 0, end.stderr
+    table = json.loads(end.stdout)
+    assert table["mesh"] == {"replicate": 1, "shard": 4, "tensor": 1}
+    assert table["activation_checkpointing"] == "full"
+    assert table["cluster"]["gpu"]["name"] == "h200-141gb"
+
+
+def test_a_search_shows_all_layouts_and_plans_the_best(launcher: Launcher) -> None:
+    end = launcher.run(*DEBUG, "--search", "--format", "json")
+    assert end.code == 0, end.stderr
+    rows = [line.split() for line in end.stderr.splitlines() if line.split()[0].isdigit()]
+    assert len(rows) == 2  # shard 4, and shard 2 x tensor 2
+    best = json.loads(end.stdout)
+    assert [str(size) for size in best["mesh"].values()] == rows[0][:3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--mesh", "2,2"), "--mesh: '2,2' is not replicate,shard,tensor; write three whole numbers, as 1,64,8"),
+        (
+            ("--mesh", "2,4,2"),
+            "parallel: replicate (2) x shard (4) x tensor (2) is 16 ranks, but WORLD_SIZE is 4; set parallel.shard = 1",
+        ),
+        (
+            ("--mesh", "1,1,4"),
+            "parallel.tensor: 4 does not divide model.num_kv_heads (2); set parallel.tensor = 2",
+        ),
+        (
+            ("data.packs_per_step=6",),
+            "data.packs_per_step (6) is not a multiple of the 4 data-parallel ranks; set data.packs_per_step=4",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused(launcher: Launcher, arguments: tuple[str, ...], message: str) -> None:
+    end = launcher.run(*DEBUG, *arguments)
+    assert end.code == 2
+    assert only_error(end) == f"error: {message}"
+
+
+def test_a_plan_of_8b_on_512_ranks_is_found_without_their_memory(launcher: Launcher, root: Path) -> None:
+    end = launcher.run(
+        *("tools/plan.py", "configs/oneflow_8b.toml", "--world-size", "512", "--format", "json"),
+        *("model.num_layers=2", "data.packs_per_step=512"),  # fewer layers of the same width: seconds
+    )
+    assert end.code == 0, end.stderr
+    table = json.loads(end.stdout)
+    assert table["mesh"]["shard"] * table["mesh"]["replicate"] * table["mesh"]["tensor"] == 512
+    assert table["held_bytes"]["parameters"] < 4.1 * table["parameters"] / 512 + 2**20
