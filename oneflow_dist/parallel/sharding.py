@@ -46,13 +46,15 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
             host memory then, and blocks are copied to the device in use) and `initialize` come after.
 
     Raises:
-        ValueError: float8 products do not fit the device or the model.
+        ValueError: float8 products do not fit the device or the model, or parallel.async_tensor the device.
     """
     train, offload = config.train, config.optim.offload
-    if train.precision == "float8":
-        use_float8(model, mesh.device_type)
     if mesh["tensor"].size() > 1:
         cut_weights(model, mesh["tensor"])
+    if config.parallel.async_tensor:
+        overlap_tensor(mesh["tensor"])
+    if train.precision == "float8":
+        use_float8(model, mesh.device_type)
     for block in model.blocks:
         checkpoint_block(block, train.activation_checkpointing)
         if train.compile:
@@ -89,6 +91,24 @@ def _placement(name: str) -> Shard | Replicate:
     if name in CUT_TOKENS or name.endswith(CUT_OUTPUTS):
         return Shard(0)
     return Shard(1) if name.endswith(CUT_INPUTS) else Replicate()
+
+
+def overlap_tensor(tensor_mesh: DeviceMesh) -> None:
+    """Let the compiler cut products on the tensor axis into pieces that are sent while the next is computed.
+
+    Raises:
+        ValueError: the device is no GPU.
+    """
+    if tensor_mesh.device_type != "cuda":
+        raise ValueError(
+            f"parallel.async_tensor: needs CUDA, and the device is {tensor_mesh.device_type}; "
+            "set parallel.async_tensor = false"
+        )
+    from torch._inductor import config as inductor
+    from torch.distributed._symmetric_memory import enable_symm_mem_for_group
+
+    inductor._micro_pipeline_tp = True
+    enable_symm_mem_for_group(tensor_mesh.get_group().group_name)
 
 
 def use_float8(model: OneFlow, device_type: str) -> None:
