@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from oneflow_dist.config import Config, ParallelConfig
 from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
 
 AXES = ("replicate", "shard", "tensor")
+SHARD_TENSOR = "shard_tensor"  # both of them at once
 
 
 def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int, int]:
@@ -63,7 +65,7 @@ def make_mesh(config: Config, world_size: int, device_type: str) -> DeviceMesh:
     check_tensor_axis(config)
     mesh = init_device_mesh(device_type, shape, mesh_dim_names=AXES)
     if config.parallel.tensor > 1:
-        mesh["shard", "tensor"]._flatten()  # so that the gradient norm is summed over both at once
+        _shard_tensor(mesh)  # so that the gradient norm is summed over both at once
     return mesh
 
 
@@ -79,6 +81,19 @@ def data_place(mesh: DeviceMesh) -> tuple[int, int]:
     """Which of how many parts of the data this rank trains on; the ranks of a tensor group share one."""
     replicate, shard, _ = mesh.get_coordinate()  # type: ignore[misc]
     return replicate * mesh.size(1) + shard, mesh.size(0) * mesh.size(1)
+
+
+def group_names(mesh: DeviceMesh) -> dict[str, str]:
+    """By the names of process groups, the axes that they go along; "all" for a group of all ranks."""
+    groups = {"all": dist.distributed_c10d._get_default_group()} | {axis: mesh.get_group(axis) for axis in AXES}
+    if mesh["tensor"].size() > 1:
+        groups[SHARD_TENSOR] = _shard_tensor(mesh).get_group()
+    return {str(group.group_name): axis for axis, group in groups.items()}
+
+
+def _shard_tensor(mesh: DeviceMesh) -> DeviceMesh:
+    """Two axes as one; made once, and the same from then on."""
+    return mesh["shard", "tensor"]._flatten(SHARD_TENSOR)
 
 
 def _advice(replicate: int, tensor: int, world_size: int) -> str:

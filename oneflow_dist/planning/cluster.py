@@ -151,6 +151,7 @@ def group_span(group: str, mesh: tuple[int, int, int]) -> tuple[int, int]:
     return {
         "tensor": (tensor, tensor),
         "shard": (shard, shard * tensor),
+        "shard_tensor": (shard * tensor, shard * tensor),
         "replicate": (replicate, replicate * shard * tensor),
         "all": (replicate * shard * tensor, replicate * shard * tensor),
     }[group]

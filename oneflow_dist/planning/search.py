@@ -11,6 +11,7 @@ from tqdm import tqdm
 from oneflow_dist.config import Config
 from oneflow_dist.parallel.mesh import check_tensor_axis
 from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
+from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace, trace_step
 
 Plan = tuple[Config, Trace, Estimate]
@@ -55,22 +56,32 @@ def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
 
 def plan_few_layers(config: Config, world_size: int, cluster: Cluster) -> tuple[Trace, Estimate]:
     """A plan by extrapolation: all that a trace has is linear in the number of layers, once there are two."""
-    num_layers = config.model.num_layers
+    more = config.model.num_layers - 2
     two, three = (trace_step(with_layers(config, n), world_size) for n in (2, 3))
 
-    def extend(few: dict, more: dict) -> dict:  # type: ignore[type-arg]
-        return {key: few.get(key, 0) + (num_layers - 2) * (more[key] - few.get(key, 0)) for key in more}
+    def extend(few: dict[str, int], some: dict[str, int]) -> dict[str, int]:
+        return {key: few.get(key, 0) + more * (some[key] - few.get(key, 0)) for key in some}
 
     trace = Trace(
         mesh=two.mesh,
         microbatches=two.microbatches,
-        num_parameters=two.num_parameters + (num_layers - 2) * (three.num_parameters - two.num_parameters),
+        num_parameters=two.num_parameters + more * (three.num_parameters - two.num_parameters),
         held=extend(two.held, three.held),
         peak=extend(two.peak, three.peak),
-        collectives=extend(two.collectives, three.collectives),
-        flops=two.flops + (num_layers - 2) * (three.flops - two.flops),
+        collectives=_extend_collectives(two.collectives, three.collectives, more),
+        flops=two.flops + more * (three.flops - two.flops),
     )
     return trace, estimate(trace, config, cluster)
+
+
+def _extend_collectives(two: dict[Collective, int], three: dict[Collective, int], more: int) -> dict[Collective, int]:
+    """Those of each layer become more; one for all layers, as that of the gradient norm, becomes larger."""
+    both = two.keys() & three.keys()
+    counts = {key: two[key] + more * (three[key] - two[key]) for key in both}
+    for small, large in zip(sorted(two.keys() - both), sorted(three.keys() - both), strict=True):
+        num_bytes = small.num_bytes + more * (large.num_bytes - small.num_bytes)
+        counts[dataclasses.replace(small, num_bytes=num_bytes)] = two[small]
+    return counts
 
 
 def with_layers(config: Config, num_layers: int) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, make_optimizer
-from oneflow_dist.parallel.mesh import AXES, data_place, make_mesh, tensor_axis
+from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import shard_model, share_batch
 from oneflow_dist.planning.recorder import Collective, Recorder
 from oneflow_dist.train import forward_backward, global_counts, sum_over_ranks
@@ -64,8 +65,7 @@ def trace_step(config: Config, world_size: int) -> Trace:
             fewer = Recorder()
             if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
                 fewer, _ = record_step(model, optimizer, batches[:1], config)
-        groups = {dist.distributed_c10d._get_default_group().group_name: "all"}
-        groups |= {mesh.get_group(axis).group_name: axis for axis in AXES}
+        groups = group_names(mesh)
         counts = _extrapolate(recorder.collectives, fewer.collectives, microbatches)
         flops = _extrapolate(recorder.flops, fewer.flops, microbatches)
         return Trace(
@@ -171,11 +171,13 @@ def pretend_ranks(world_size: int) -> Iterator[None]:
     """A process group of `world_size` ranks that all are this process; what it sends comes from nowhere."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    excepthook = sys.excepthook
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     try:
         yield
     finally:
         dist.destroy_process_group()
+        sys.excepthook = excepthook  # which torch has made name a rank
 
 
 def _extrapolate(two: Counter[Any], one: Counter[Any], microbatches: int) -> Counter[Any]:

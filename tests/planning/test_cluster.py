@@ -32,8 +32,14 @@ def config(root: Path) -> Config:
 
 
 def test_groups_stretch_over_what_lies_between_their_ranks() -> None:
-    spans = {group: group_span(group, (2, 8, 4)) for group in ("tensor", "shard", "replicate", "all")}
-    assert spans == {"tensor": (4, 4), "shard": (8, 32), "replicate": (2, 64), "all": (64, 64)}
+    spans = {group: group_span(group, (2, 8, 4)) for group in ("tensor", "shard", "shard_tensor", "replicate", "all")}
+    assert spans == {
+        "tensor": (4, 4),
+        "shard": (8, 32),
+        "shard_tensor": (32, 32),
+        "replicate": (2, 64),
+        "all": (64, 64),
+    }
 
 
 @pytest.mark.parametrize(
