@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.planning.cluster import GPUS, Cluster, estimate
@@ -30,8 +28,6 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     config = load_config(args.config, [*args.overrides, *mesh_overrides(args.mesh)])
     cluster = Cluster(gpu=GPUS[args.gpu], gpus_per_node=args.gpus_per_node)
-    warnings.filterwarnings("ignore")  # of code that never runs on real tensors
-    logging.disable(logging.WARNING)
     if args.search:
         config = best_layout(config, args.world_size, cluster)
     trace = trace_step(config, args.world_size)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from typing import Literal
 
 from tqdm import tqdm
@@ -12,7 +14,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.parallel.mesh import check_tensor_axis
 from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
 from oneflow_dist.planning.recorder import Collective
-from oneflow_dist.planning.trace import Trace, trace_step
+from oneflow_dist.planning.trace import Trace, fresh_processes, trace_here
 
 Plan = tuple[Config, Trace, Estimate]
 CHECKPOINTING: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")  # cheapest first
@@ -43,26 +45,35 @@ def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
 
     A layout checkpoints no more activations than it has to, as each degree of it costs time.
     """
-    plans: list[Plan] = []
-    for layout in tqdm(list(layouts(config, world_size, cluster.gpus_per_node)), unit="layout", leave=False):
-        for degree in CHECKPOINTING:
-            train = dataclasses.replace(config.train, activation_checkpointing=degree)
-            candidate = dataclasses.replace(layout, train=train)
-            plans.append((candidate, *plan_few_layers(candidate, world_size, cluster)))
-            if plans[-1][2].fits:
-                break
+    found = list(layouts(config, world_size, cluster.gpus_per_node))
+    with fresh_processes(os.cpu_count() or 1) as pool, ThreadPoolExecutor(len(found) or 1) as threads:
+        tasks = [threads.submit(plan_layout, layout, world_size, cluster, pool) for layout in found]
+        plans = [plan for task in tqdm(as_completed(tasks), total=len(tasks), unit="layout") for plan in task.result()]
     return sorted(plans, key=lambda plan: (not plan[2].fits, plan[2].step_seconds, plan[2].peak_bytes))
 
 
-def plan_few_layers(config: Config, world_size: int, cluster: Cluster) -> tuple[Trace, Estimate]:
-    """A plan by extrapolation: all that a trace has is linear in the number of layers, once there are two."""
+def plan_layout(config: Config, world_size: int, cluster: Cluster, pool: Executor) -> list[Plan]:
+    """The plans of a layout with more and more checkpointing, until one fits."""
+    plans: list[Plan] = []
+    for degree in CHECKPOINTING:
+        train = dataclasses.replace(config.train, activation_checkpointing=degree)
+        candidate = dataclasses.replace(config, train=train)
+        trace = trace_few_layers(candidate, world_size, pool)
+        plans.append((candidate, trace, estimate(trace, candidate, cluster)))
+        if plans[-1][2].fits:
+            break
+    return plans
+
+
+def trace_few_layers(config: Config, world_size: int, pool: Executor) -> Trace:
+    """A trace by extrapolation: all that it has is linear in the number of layers, once there are two."""
     more = config.model.num_layers - 2
-    two, three = (trace_step(with_layers(config, n), world_size) for n in (2, 3))
+    two, three = pool.map(trace_here, (with_layers(config, 2), with_layers(config, 3)), (world_size, world_size))
 
     def extend(few: dict[str, int], some: dict[str, int]) -> dict[str, int]:
         return {key: few.get(key, 0) + more * (some[key] - few.get(key, 0)) for key in some}
 
-    trace = Trace(
+    return Trace(
         mesh=two.mesh,
         microbatches=two.microbatches,
         num_parameters=two.num_parameters + more * (three.num_parameters - two.num_parameters),
@@ -71,7 +82,6 @@ def plan_few_layers(config: Config, world_size: int, cluster: Cluster) -> tuple[
         collectives=_extend_collectives(two.collectives, three.collectives, more),
         flops=two.flops + more * (three.flops - two.flops),
     )
-    return trace, estimate(trace, config, cluster)
 
 
 def _extend_collectives(two: dict[Collective, int], three: dict[Collective, int], more: int) -> dict[Collective, int]:

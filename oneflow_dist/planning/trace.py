@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import logging
+import multiprocessing
+import warnings
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +51,21 @@ def trace_step(config: Config, world_size: int) -> Trace:
     Raises:
         ValueError: the mesh or the packs do not fit the world size.
     """
+    with fresh_processes(1) as pool:
+        return pool.submit(trace_here, config, world_size).result()
+
+
+def fresh_processes(count: int) -> ProcessPoolExecutor:
+    """Runs each task in a process of its own: torch remembers groups of ranks, also of worlds that are gone."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(count, mp_context=context, max_tasks_per_child=1)
+
+
+def trace_here(config: Config, world_size: int) -> Trace:
+    """`trace_step` in this process, which then has seen a world that is not."""
+    warnings.filterwarnings("ignore")  # of code that never runs on real tensors
+    logging.disable(logging.WARNING)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     with pretend_ranks(world_size):
         mesh = make_mesh(config, world_size, "cpu")
@@ -171,13 +189,11 @@ def pretend_ranks(world_size: int) -> Iterator[None]:
     """A process group of `world_size` ranks that all are this process; what it sends comes from nowhere."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    excepthook = sys.excepthook
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     try:
         yield
     finally:
         dist.destroy_process_group()
-        sys.excepthook = excepthook  # which torch has made name a rank
 
 
 def _extrapolate(two: Counter[Any], one: Counter[Any], microbatches: int) -> Counter[Any]:

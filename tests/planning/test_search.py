@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import GPUS, Cluster, Estimate, estimate
-from oneflow_dist.planning.search import CHECKPOINTING, layouts, plan_few_layers, search, with_layers
-from oneflow_dist.planning.trace import Trace, trace_step
+from oneflow_dist.planning.cluster import GPUS, Cluster
+from oneflow_dist.planning.search import CHECKPOINTING, layouts, search, trace_few_layers, with_layers
+from oneflow_dist.planning.trace import Trace, fresh_processes, trace_step
 
 H100 = Cluster(gpu=GPUS["h100-80gb"])
 
@@ -30,17 +31,18 @@ def test_layouts_are_those_that_can_be_run(config: Config) -> None:
 def test_few_layers_tell_of_all_of_them(config: Config) -> None:
     parallel = dataclasses.replace(config.parallel, tensor=2)
     config = dataclasses.replace(with_layers(config, 5), parallel=parallel)
-    quick, _ = plan_few_layers(config, 4, H100)
+    with fresh_processes(2) as pool:
+        quick = trace_few_layers(config, 4, pool)
     whole = trace_step(config, 4)
     assert dataclasses.replace(quick, peak={}) == dataclasses.replace(whole, peak={})
     assert sum(quick.peak.values()) == pytest.approx(sum(whole.peak.values()), rel=0.02)
 
 
-def made_up_plan(config: Config, world_size: int, cluster: Cluster) -> tuple[Trace, Estimate]:
+def made_up_trace(config: Config, world_size: int, pool: Executor) -> Trace:
     """The more tensor ranks and checkpointing, the less memory and the more time."""
     degree = CHECKPOINTING.index(config.train.activation_checkpointing)
     parallel = config.parallel
-    trace = Trace(
+    return Trace(
         mesh=(parallel.replicate, parallel.shard, parallel.tensor),
         microbatches=1,
         num_parameters=10**9,
@@ -49,11 +51,10 @@ def made_up_plan(config: Config, world_size: int, cluster: Cluster) -> tuple[Tra
         collectives={},
         flops=10**15 * parallel.tensor * (4 + degree),
     )
-    return trace, estimate(trace, config, cluster)
 
 
 def test_a_search_puts_what_fits_first_and_the_fastest_of_that(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("oneflow_dist.planning.search.plan_few_layers", made_up_plan)
+    monkeypatch.setattr("oneflow_dist.planning.search.trace_few_layers", made_up_trace)
     found = [(c.parallel.tensor, c.train.activation_checkpointing, plan.fits) for c, _, plan in search(config, 4, H100)]
     # 100 GB do not fit, half of them do: by checkpointing, or by two tensor ranks, which take longer.
     assert found == [(1, "selective", True), (2, "none", True), (1, "none", False)]
