@@ -49,10 +49,10 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
         ValueError: float8 products do not fit the device or the model.
     """
     train, offload = config.train, config.optim.offload
-    if train.precision == "float8":
-        use_float8(model, mesh.device_type)
     if mesh["tensor"].size() > 1:
         cut_weights(model, mesh["tensor"])
+    if train.precision == "float8":
+        use_float8(model, mesh.device_type)
     for block in model.blocks:
         checkpoint_block(block, train.activation_checkpointing)
         if train.compile:
