@@ -35,6 +35,9 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
         device, backend = torch.device("cpu"), "gloo"
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend)
+        dist.all_reduce(
+            torch.zeros(1)
+        )  # nobody goes on, and perhaps ends with an error, while another is still joining
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device

@@ -202,7 +202,8 @@ def sample_tokens(
     ends = mass.cumsum(0)  # of the ranks' parts
     target = _below(draws.to(ends) * ends[-1], ends[-1])
     holder = (target >= ends).sum(0)
-    own_target = _below(target - (ends - mass)[axis.rank], mass[axis.rank])
+    start = F.pad(ends[:-1], (0, 0, 1, 0))[axis.rank]
+    own_target = _below(target - start, mass[axis.rank])
     choice = torch.searchsorted(cumulative, own_target[:, None], right=True).squeeze(-1)
     own_choice = torch.where(holder == axis.rank, choice + axis.rank * logits.shape[1], 0)
     return axis.gather(own_choice[None]).sum(0)

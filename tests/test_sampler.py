@@ -11,22 +11,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.canvas import Canvas, blank_canvas
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
-from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.model.tensor_axis import TensorAxis
+from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.sampler import (
     SamplerSettings,
     _draw_fires,
+    _pack_evenly,
     generate,
     generate_steps,
     guided_velocity,
     sample_tokens,
 )
+from oneflow_dist.train import build_model
+from tests.launching import Launcher
 
 Maker = Callable[..., OneFlow]
 
@@ -88,6 +95,10 @@ def settings(steps: int = 6, **changes: float) -> SamplerSettings:
 
 @pytest.fixture
 def canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
+    return make_canvases(config, tokenizer)
+
+
+def make_canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
     """Free, with a prompt, an image to paint, a given image, and a wide one with one to paint beside it."""
     given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(config.image.shape)
     wide = given.reshape(1, 4, 16)
@@ -435,6 +446,152 @@ def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tok
     generate(Undecided(config), [canvas], settings(8, max_rows=400), config, tokenizer)
     assert len(canvas.tokens) > 60
     assert canvas.tokens.max() < tokenizer.vocab_size
+
+
+# Over a tensor axis, each rank with its part of the vocabulary.
+
+
+def draw_cases() -> list[tuple[Tensor, Tensor, float, float]]:
+    """Logits, draws, temperature and top_p: usual ones, nearly all impossible, all alike, and no rows."""
+    generator = torch.Generator().manual_seed(0)
+    usual = 3.0 * torch.randn(64, 24, generator=generator)
+    few = usual.clone()
+    few[torch.rand(few.shape, generator=generator) < 0.9] = -torch.inf
+    few[:, 13] = 0.0
+    few[:, 18:] = -torch.inf  # all that the last of four ranks has
+    alike = torch.zeros(64, 24)
+    draws = torch.rand(64, generator=generator, dtype=torch.float64)
+    draws[:2] = torch.tensor([0.0, 1.0 - 2.0**-53])
+    return [
+        (logits, draws[: len(logits)], temperature, top_p)
+        for logits in (usual, few, alike, usual[:0])
+        for temperature in (0.5, 1.0, 2.0)
+        for top_p in (1.0, 0.9, 0.5, 1e-9)
+    ]
+
+
+def draw_on_ranks() -> list[Tensor]:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
+    return [
+        sample_tokens(logits.chunk(size, dim=1)[rank], draws, temperature, top_p, axis)
+        for logits, draws, temperature, top_p in draw_cases()
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one_process(launcher: Launcher, size: int) -> None:
+    expected = [sample_tokens(*case) for case in draw_cases()]
+    assert len(torch.cat(expected).unique()) == 24
+    assert all(
+        logits.gather(1, tokens[:, None]).isfinite().all()
+        for (logits, *_), tokens in zip(draw_cases(), expected, strict=True)
+    )
+    for found in launcher.call(size, draw_on_ranks):
+        for case, (tokens, theirs) in enumerate(zip(found, expected, strict=True)):
+            assert tokens.tolist() == theirs.tolist(), f"case {case}"
+
+
+def draw_at_the_border() -> list[Tensor]:
+    """Draws that fall to the bit where the probabilities of the second rank begin, whose first token is impossible."""
+    axis = TensorAxis(rank=dist.get_rank(), size=2, group=dist.group.WORLD.group_name)
+    logits = 3.0 * torch.randn(20000, 8, generator=torch.Generator().manual_seed(0))
+    logits[:, 4] = -torch.inf
+    mass = torch.stack([part.logsumexp(-1).exp() for part in logits.double().split(4, dim=1)])
+    draws = mass[0] / mass.sum(0)
+    return [logits, sample_tokens(logits.split(4, dim=1)[axis.rank], draws, 1.0, 1.0, axis)]
+
+
+def test_draws_where_the_parts_of_two_ranks_meet_take_tokens_that_are_possible(launcher: Launcher) -> None:
+    for logits, tokens in launcher.call(2, draw_at_the_border):
+        assert logits.gather(1, tokens[:, None]).isfinite().all()
+        assert 0.2 < (tokens >= 4).float().mean() < 1.0
+
+
+def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas]) -> None:
+    snapshots = [canvas.snapshot() for canvas in canvases]
+    num_rows = sum(canvas.num_rows for canvas in canvases)
+    assert num_rows == 31
+    for multiple, padded in ((1, 31), (2, 32), (4, 32), (31, 31), (8, 32), (5, 35)):
+        batch = _pack_evenly(snapshots, multiple)
+        assert (len(batch.row_source), batch.counts.rows) == (padded, num_rows)
+        assert len(batch.tokens) == sum(len(s.tokens) for s in snapshots)
+        assert batch.cu_seqlens[-1] == padded
+
+
+WAYS = ({"guidance": 1.0}, {"guidance": 2.0, "temperature": 0.8, "top_p": 0.9, "pack_rows": 24})
+
+
+@torch.no_grad()
+def make_write(model: OneFlow, image_token: int) -> None:
+    """As `make_writer` but the same on all layouts; some slots very much want images."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if name in ("heads.zero.bias", "heads.rate.bias"):
+            parameter.fill_({"heads.zero.bias": -2.2, "heads.rate.bias": 1.6}[name])
+            continue
+        noise = (0.02 if name.startswith(("heads.zero", "heads.rate")) else 0.2) * torch.randn(
+            parameter.shape, generator=generator
+        )
+        if name == "unembed.weight":
+            noise[image_token] *= 5.0
+        if isinstance(parameter, DTensor):
+            noise = distribute_tensor(noise, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter += noise
+
+
+def write_on_ranks(config_path: str, overrides: list[str]) -> list[tuple[list[Canvas], list[tuple[int, int]]]]:
+    """The documents of each of WAYS, and the rows of each forward without and with padding."""
+    config = load_config(config_path, overrides)
+    model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    make_write(model, tokenizer.image)
+    rows: list[tuple[int, int]] = []
+    model.register_forward_pre_hook(lambda _, inputs: rows.append((inputs[0].counts.rows, len(inputs[0].row_source))))
+    found = []
+    for way in WAYS:
+        rows.clear()
+        canvases = generate(model, make_canvases(config, tokenizer), settings(**way), config, tokenizer)
+        found.append((canvases, list(rows)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("sampler") / "config.toml"
+    path.write_text(write_config(make_config("model.num_attention_heads=8", "model.num_kv_heads=4")))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def written_alone(launcher: Launcher, config_path: str) -> list[tuple[list[Canvas], list[tuple[int, int]]]]:
+    (found,) = launcher.call(1, write_on_ranks, config_path, [])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "tensor"), [(2, 2), (4, 2), (4, 4)], ids=["tensor 2", "shard 2, tensor 2", "tensor 4"]
+)
+def test_ranks_that_share_the_model_write_what_one_process_does(
+    launcher: Launcher,
+    config_path: str,
+    written_alone: list[tuple[list[Canvas], list[tuple[int, int]]]],
+    num_ranks: int,
+    tensor: int,
+) -> None:
+    """Documents with and without prompts and images, of any number of rows."""
+    assert all(rows == padded for _, forwards in written_alone for rows, padded in forwards)
+    ranks = launcher.call(num_ranks, write_on_ranks, config_path, [f"parallel.tensor={tensor}"])
+    for found in ranks:
+        for (canvases, forwards), (expected, unpadded) in zip(found, written_alone, strict=True):
+            assert [rows for rows, _ in forwards] == [rows for rows, _ in unpadded]
+            assert [padded for _, padded in forwards] == [-(-rows // tensor) * tensor for rows, _ in forwards]
+            assert any(rows < padded for rows, padded in forwards)
+            assert [state(canvas) for canvas in canvases] == [state(canvas) for canvas in expected]
+            assert sum(len(canvas.tokens) for canvas in canvases) > 80
+            assert sum(len(canvas.image_at) for canvas in canvases) > 20
+            for own, theirs in zip(canvases, expected, strict=True):
+                np.testing.assert_allclose(own.patches, theirs.patches, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["steps", "temperature", "top_p", "max_rows", "pack_rows"])

@@ -42,8 +42,17 @@ def two_replicas_of_two_shards(
     return Run(folder, launcher.run_ranks(4, *command)[0])
 
 
-@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_replicas_of_two_shards"])
-def test_every_step_of_four_ranks_is_that_of_one_process(
+@pytest.fixture(scope="module")
+def two_that_share_packs(
+    tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, train_command: Callable[..., list[str]]
+) -> Run:
+    """A tensor axis of two."""
+    folder = tmp_path_factory.mktemp("tensor") / "run"
+    return Run(folder, launcher.run_ranks(2, *train_command(folder, "parallel.tensor=2"))[0])
+
+
+@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_replicas_of_two_shards", "two_that_share_packs"])
+def test_every_step_of_several_ranks_is_that_of_one_process(
     layout: str, unbroken: Run, request: pytest.FixtureRequest
 ) -> None:
     run: Run = request.getfixturevalue(layout)
@@ -56,8 +65,12 @@ def test_every_step_of_four_ranks_is_that_of_one_process(
     np.testing.assert_allclose([x["grad_norm"] for x in theirs], [x["grad_norm"] for x in own], rtol=1e-4)
 
 
-def test_four_ranks_draw_the_pictures_of_one_process(torchrun_of_four: Run, unbroken: Run) -> None:
-    own, theirs = (run.folder / "samples" / "step-00000020.png" for run in (unbroken, torchrun_of_four))
+@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_that_share_packs"])
+def test_several_ranks_draw_the_pictures_of_one_process(
+    layout: str, unbroken: Run, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(layout)
+    own, theirs = (folder / "samples" / "step-00000020.png" for folder in (unbroken.folder, run.folder))
     with Image.open(own) as page, Image.open(theirs) as other:
         assert page.size == other.size
         difference = np.abs(np.asarray(page, dtype=np.int64) - np.asarray(other, dtype=np.int64))
@@ -72,8 +85,10 @@ def test_a_run_prints_nothing_but_its_progress_bar_and_that_to_stderr(unbroken: 
     assert all("step" in bar and "/20 [" in bar for bar in bars)
 
 
-def test_sharded_ranks_warn_of_nothing(two_replicas_of_two_shards: Run) -> None:
-    assert "Warning" not in two_replicas_of_two_shards.end.stderr
+def test_sharded_ranks_warn_of_nothing(two_replicas_of_two_shards: Run, two_that_share_packs: Run) -> None:
+    for run in (two_replicas_of_two_shards, two_that_share_packs):
+        assert "20/20" in run.end.stderr  # the progress bar
+        assert "Warning" not in run.end.stderr
 
 
 def test_a_run_folder_holds_config_metrics_samples_and_checkpoints(unbroken: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -41,15 +43,16 @@ def check_tensor_axis(config: Config) -> None:
         ValueError: names the first size that parallel.tensor does not divide.
     """
     tensor, model = config.parallel.tensor, config.model
-    for name, size in (
-        ("model.num_kv_heads", model.num_kv_heads),
-        ("model.num_attention_heads", model.num_attention_heads),
-        ("model.mlp_width", model.mlp_width),
-        ("model.vocab_size", model.vocab_size),
-        ("data.rows_per_pack", config.data.rows_per_pack),
-    ):
+    sizes = {
+        "model.num_kv_heads": model.num_kv_heads,
+        "model.num_attention_heads": model.num_attention_heads,
+        "model.mlp_width": model.mlp_width,
+        "model.vocab_size": model.vocab_size,
+        "data.rows_per_pack": config.data.rows_per_pack,
+    }
+    for name, size in sizes.items():
         if size % tensor:
-            largest = max(n for n in range(1, tensor) if size % n == 0)
+            largest = math.gcd(tensor, *sizes.values())  # suits all of them, and the number of ranks
             raise ValueError(
                 f"parallel.tensor: {tensor} does not divide {name} ({size}); set parallel.tensor = {largest}"
             )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy, bag_scores
 
 
-def test_dtypes_must_agree() -> None:
+@pytest.mark.parametrize("function", [bag_cross_entropy, bag_scores])
+def test_dtypes_must_agree(function: Callable[..., Tensor]) -> None:
     with pytest.raises(ValueError) as error:
-        bag_cross_entropy(torch.zeros(2, 3), torch.zeros(4, 3).bfloat16(), torch.tensor([0]), torch.tensor([1]))
+        function(torch.zeros(2, 3), torch.zeros(4, 3).bfloat16(), torch.tensor([0]), torch.tensor([1]))
     assert str(error.value) == "hidden is torch.float32 but weight is torch.bfloat16; cast one of them"
 
 
@@ -33,6 +37,15 @@ def test_empty_bags_give_an_empty_result_and_zero_gradients() -> None:
     assert nll.shape == (0,)
     for grad in torch.autograd.grad(nll.sum(), (hidden, weight)):
         assert (grad == 0.0).all()
+
+
+def test_two_halves_of_a_vocabulary_know_the_cross_entropy_together() -> None:
+    hidden, weight = torch.randn(3, 4), torch.randn(10, 4)
+    bag_tokens, bag_slot = torch.tensor([0, 9, 5]), torch.tensor([0, 0, 2])
+    halves = [bag_scores(hidden, weight[n : n + 5], bag_tokens - n, bag_slot) for n in (0, 5)]
+    logsumexp, target = torch.stack(halves).unbind(1)
+    expected = bag_cross_entropy(hidden, weight, bag_tokens, bag_slot)
+    torch.testing.assert_close(logsumexp.logsumexp(0) - target.sum(0), expected)
 
 
 def test_cross_entropy_is_in_nats() -> None:

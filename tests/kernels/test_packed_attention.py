@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
 from oneflow_kernels.packed_attention import packed_attention
+from tests.launching import Launcher
 
 CU_SEQLENS = torch.tensor([0, 5, 5, 8], dtype=torch.int32)
 
@@ -60,6 +63,56 @@ def test_order_of_sequences_does_not_matter() -> None:
     out = packed_attention(query, key, value, CU_SEQLENS, 5)
     other = packed_attention(*(x[swapped] for x in (query, key, value)), torch.tensor([0, 3, 8], dtype=torch.int32), 5)
     torch.testing.assert_close(out[swapped], other)
+
+
+# The same as one step of a graph, which knows sizes but no values.
+
+OPERATORS = torch.ops.oneflow
+LAYOUTS = ([5, 0, 3], [1, 6, 1])  # lengths of sequences
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_operator_and_its_gradient_keep_what_torch_asks_of_an_operator(num_kv_heads: int, is_causal: bool) -> None:
+    """Among it: inputs are not changed, fake results have the shapes, dtypes and strides of real ones."""
+    inputs = rows(4, num_kv_heads, torch.float64)
+    settings = (CU_SEQLENS, 5, is_causal)
+    grad = torch.randn(8, 4, 6, dtype=torch.float64)
+    torch.library.opcheck(OPERATORS.packed_attention_backward.default, (grad, *inputs, *settings))
+    inputs = [row.requires_grad_() for row in inputs]
+    torch.library.opcheck(OPERATORS.packed_attention.default, (*inputs, *settings))
+
+
+def test_without_values_attention_and_its_gradients_have_their_shapes() -> None:
+    with FakeTensorMode():
+        fake = [torch.zeros(8, heads, 6, requires_grad=True) for heads in (4, 2, 2)]
+        out = packed_attention(*fake, torch.zeros(4, dtype=torch.int32), 5)
+        gradients = torch.autograd.grad(out.sum(), fake)
+    meta = [torch.zeros(8, heads, 6, requires_grad=True, device="meta") for heads in (4, 2, 2)]
+    other = packed_attention(*meta, torch.zeros(4, dtype=torch.int32, device="meta"), 5)
+    for found in ([out, *gradients], [other, *torch.autograd.grad(other.sum(), meta)]):
+        assert [tuple(tensor.shape) for tensor in found] == [(8, 4, 6), (8, 4, 6), (8, 2, 6), (8, 2, 6)]
+
+
+def compiled_and_eager(dtype: torch.dtype) -> list[list[Tensor]]:
+    """Output and gradients, both ways and causal, in two layouts; on a rank of its own, whose shapes nothing checks."""
+    compiled = torch.compile(packed_attention, fullgraph=True, backend="aot_eager")  # the graph, without its code
+    results = []
+    for function, is_causal, lengths in itertools.product((compiled, packed_attention), (False, True), LAYOUTS):
+        inputs = [row.requires_grad_() for row in rows(4, 2, dtype)]
+        cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        out = function(*inputs, cu_seqlens, 8, is_causal)
+        up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        results.append([out.detach(), *torch.autograd.grad(out, inputs, up)])
+    return results
+
+
+def test_compiled_attention_is_one_graph_and_computes_what_eager_does(launcher: Launcher) -> None:
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        (found,) = launcher.call(1, compiled_and_eager, dtype)
+        half = len(found) // 2
+        assert half == 4
+        torch.testing.assert_close(found[:half], found[half:], rtol=0.0, atol=bound)
 
 
 @pytest.mark.parametrize(("is_causal", "window"), [(False, (-1, -1)), (True, (-1, 0))])

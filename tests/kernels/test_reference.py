@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from oneflow_kernels import reference
 
@@ -68,6 +69,21 @@ def test_gradients_of_attention_equal_those_of_dense_attention(
     up = torch.randn(sum(lengths), 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     actual = torch.autograd.grad(reference.packed_attention(*rows, cu_seqlens, is_causal), rows, up)
     expected = torch.autograd.grad(dense_attention(*rows, cu_seqlens, is_causal), rows, up)
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-12)
+
+
+@every_layout
+@every_group
+@every_order
+def test_written_out_gradients_of_attention_are_those_of_autograd(
+    lengths: list[int], num_kv_heads: int, is_causal: bool
+) -> None:
+    cu_seqlens = cumulate(lengths)
+    rows = random_rows(sum(lengths), num_kv_heads, torch.float64)
+    up = torch.randn(sum(lengths), 4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = torch.autograd.grad(dense_attention(*rows, cu_seqlens, is_causal), rows, up)
+    actual = reference.packed_attention_backward(up, *(row.detach() for row in rows), cu_seqlens, is_causal)
+    assert all(gradient.is_contiguous() for gradient in actual)  # as the fake ones of a compiled graph are
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-12)
 
 
@@ -180,3 +196,77 @@ def test_bag_cross_entropy_of_large_logits_is_finite() -> None:
     hidden, weight, *bags = bag_case([0, 3])
     nll = reference.bag_cross_entropy(hidden * 1e4, weight, *bags)
     assert torch.isfinite(nll).all()
+
+
+# Scores of a part of the vocabulary.
+
+every_cut = pytest.mark.parametrize("sizes", [[11], [5, 6], [1, 10], [3, 3, 3, 2]], ids=str)
+
+
+def cross_entropy_of_parts(case: tuple[Tensor, ...], sizes: list[int], chunk_slots: int) -> Tensor:
+    """As the ranks of a tensor group make it of their parts of the vocabulary."""
+    hidden, weight, bag_tokens, bag_slot = case
+    scores, first = [], 0
+    for part in weight.split(sizes):
+        scores.append(reference.bag_scores(hidden, part, bag_tokens - first, bag_slot, chunk_slots))
+        first += len(part)
+    logsumexp, target = torch.stack(scores).double().unbind(1)
+    return logsumexp.logsumexp(0) - target.sum(0)
+
+
+@every_bag
+@every_cut
+@pytest.mark.parametrize("chunk_slots", [2, 2048])
+def test_scores_of_parts_of_the_vocabulary_make_the_cross_entropy_of_all_of_it(
+    bag_slot: list[int], sizes: list[int], chunk_slots: int
+) -> None:
+    case = bag_case(bag_slot)
+    up = torch.randn(len(bag_slot), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    actual, expected = cross_entropy_of_parts(case, sizes, chunk_slots), full_cross_entropy(*case)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)  # parts travel in float32
+    gradients = [torch.autograd.grad(nll, case[:2], up) for nll in (actual, expected)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0.0, atol=2e-6 * max(1, len(bag_slot)))
+
+
+@every_bag
+def test_scores_are_the_logsumexp_of_the_slot_and_the_logit_of_the_token(bag_slot: list[int]) -> None:
+    hidden, weight, bag_tokens, _ = case = bag_case(bag_slot)
+    logits = (hidden @ weight.T)[bag_slot]
+    expected = torch.stack([logits.logsumexp(-1), logits.gather(1, bag_tokens[:, None])[:, 0]])
+    torch.testing.assert_close(reference.bag_scores(*case).double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@every_chunk
+def test_tokens_outside_the_part_have_logit_0_and_no_gradient_of_it(chunk_slots: int) -> None:
+    hidden, weight, _, bag_slot = bag_case([0, 0, 2, 3, 3, 6])
+    bag_tokens = torch.tensor([-1, 4, -11, 11, 10, 300])
+    _, target = reference.bag_scores(hidden, weight, bag_tokens, bag_slot, chunk_slots)
+    assert (target != 0.0).tolist() == [False, True, False, False, True, False]
+    for_hidden, for_weight = torch.autograd.grad(target.sum(), (hidden, weight))
+    assert (for_hidden != 0.0).any(dim=1).tolist() == [True, False, False, True, False, False, False]
+    assert (for_weight != 0.0).any(dim=1).nonzero().flatten().tolist() == [4, 10]
+
+
+@every_bag
+@pytest.mark.parametrize("chunk_slots", [1, 2, 3])
+def test_chunks_change_no_score_and_no_gradient(bag_slot: list[int], chunk_slots: int) -> None:
+    case = bag_case(bag_slot)
+    up = torch.randn(2, len(bag_slot), generator=torch.Generator().manual_seed(1))
+    whole, chunked = (reference.bag_scores(*case, chunk_slots=n) for n in (2048, chunk_slots))
+    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)
+    gradients = [torch.autograd.grad(scores, case[:2], up) for scores in (chunked, whole)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0.0, atol=1e-12 * max(1, len(bag_slot)))
+
+
+@pytest.mark.parametrize("num_bag_tokens", [0, 7, 5000])
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+def test_without_values_scores_and_gradients_have_their_shapes(kind: str, num_bag_tokens: int) -> None:
+    """A plan and a compiled graph know sizes alone; as many slots as bag tokens, so that chunks are needed too."""
+    with FakeTensorMode() if kind == "fake" else torch.device("meta"):
+        hidden, weight = torch.zeros(5000, 5, requires_grad=True), torch.zeros(11, 5, requires_grad=True)
+        bag = torch.zeros(num_bag_tokens, dtype=torch.int64)
+        scores = reference.bag_scores(hidden, weight, bag, bag)
+        gradients = torch.autograd.grad(scores.sum(), (hidden, weight))
+    assert scores.shape == (2, num_bag_tokens)
+    assert [gradient.shape for gradient in gradients] == [(5000, 5), (11, 5)]
+    assert {tensor.device.type for tensor in (scores, *gradients)} == {"cpu" if kind == "fake" else "meta"}

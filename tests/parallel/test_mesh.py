@@ -1,69 +1,184 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch.distributed as dist
 
-from oneflow_dist.config import ParallelConfig
-from oneflow_dist.parallel.mesh import make_mesh, mesh_shape
+from oneflow_dist.config import Config, ParallelConfig, load_config, write_config
+from oneflow_dist.model.tensor_axis import ALONE
+from oneflow_dist.parallel.mesh import check_tensor_axis, data_place, make_mesh, mesh_shape, tensor_axis
 from tests.launching import Launcher
 
 
 @pytest.mark.parametrize(
-    ("replicate", "shard", "world_size", "expected"),
+    ("axes", "world_size", "expected"),
     [
-        (1, -1, 1, (1, 1)),
-        (1, -1, 8, (1, 8)),
-        (2, -1, 8, (2, 4)),
-        (8, -1, 8, (8, 1)),
-        (2, 4, 8, (2, 4)),
-        (1, 1, 1, (1, 1)),
+        ((1, -1, 1), 1, (1, 1, 1)),
+        ((1, 1, 1), 1, (1, 1, 1)),
+        ((1, -1, 1), 8, (1, 8, 1)),
+        ((2, -1, 1), 8, (2, 4, 1)),
+        ((8, -1, 1), 8, (8, 1, 1)),
+        ((2, 4, 1), 8, (2, 4, 1)),
+        ((1, -1, 4), 8, (1, 2, 4)),
+        ((1, 1, 8), 8, (1, 1, 8)),
+        ((2, -1, 2), 8, (2, 2, 2)),
+        ((2, 3, 4), 24, (2, 3, 4)),
     ],
 )
-def test_the_mesh_is_replicate_by_shard(replicate: int, shard: int, world_size: int, expected: tuple[int, int]) -> None:
-    assert mesh_shape(ParallelConfig(replicate=replicate, shard=shard), world_size) == expected
+def test_the_mesh_is_replicate_by_shard_by_tensor(
+    axes: tuple[int, int, int], world_size: int, expected: tuple[int, int, int]
+) -> None:
+    replicate, shard, tensor = axes
+    assert mesh_shape(ParallelConfig(replicate=replicate, shard=shard, tensor=tensor), world_size) == expected
 
 
 @pytest.mark.parametrize(
-    ("replicate", "shard", "world_size", "message"),
+    ("axes", "world_size", "size", "advice"),
     [
-        (2, 2, 8, "replicate (2) x shard (2) is 4 ranks, but WORLD_SIZE is 8; set parallel.shard = 4"),
+        ((2, 2, 1), 8, "replicate (2) x shard (2) x tensor (1) is 4 ranks", "set parallel.shard = 4"),
+        ((1, 4, 4), 8, "replicate (1) x shard (4) x tensor (4) is 16 ranks", "set parallel.shard = 2"),
+        ((3, 2, 1), 8, "replicate (3) x shard (2) x tensor (1) is 6 ranks", "set parallel.replicate to a divisor of 8"),
         (
-            3,
-            2,
+            (3, -1, 1),
             8,
-            "replicate (3) x shard (2) is 6 ranks, but WORLD_SIZE is 8; set parallel.replicate to a divisor of 8",
+            "replicate (3) x shard (2) x tensor (1) is 6 ranks",
+            "set parallel.replicate to a divisor of 8",
         ),
         (
-            3,
-            -1,
-            8,
-            "replicate (3) x shard (2) is 6 ranks, but WORLD_SIZE is 8; set parallel.replicate to a divisor of 8",
-        ),
-        (
-            4,
-            -1,
+            (4, -1, 1),
             2,
-            "replicate (4) x shard (1) is 4 ranks, but WORLD_SIZE is 2; set parallel.replicate to a divisor of 2",
+            "replicate (4) x shard (1) x tensor (1) is 4 ranks",
+            "set parallel.replicate to a divisor of 2",
         ),
-        (0, -1, 8, "replicate (0) and shard (-1) must be positive, or shard = -1"),
-        (1, 0, 8, "replicate (1) and shard (0) must be positive, or shard = -1"),
-        (1, -2, 8, "replicate (1) and shard (-2) must be positive, or shard = -1"),
+        (
+            (4, -1, 4),
+            8,
+            "replicate (4) x shard (1) x tensor (4) is 16 ranks",
+            "set parallel.replicate to a divisor of 2",
+        ),
+        ((1, -1, 3), 8, "replicate (1) x shard (2) x tensor (3) is 6 ranks", "set parallel.tensor to a divisor of 8"),
+        ((1, -1, 8), 4, "replicate (1) x shard (1) x tensor (8) is 8 ranks", "set parallel.tensor to a divisor of 4"),
     ],
 )
-def test_a_mesh_that_is_not_all_ranks_is_refused(replicate: int, shard: int, world_size: int, message: str) -> None:
+def test_a_mesh_that_is_not_all_ranks_is_refused(
+    axes: tuple[int, int, int], world_size: int, size: str, advice: str
+) -> None:
+    replicate, shard, tensor = axes
     with pytest.raises(ValueError) as error:
-        mesh_shape(ParallelConfig(replicate=replicate, shard=shard), world_size)
-    assert str(error.value) == f"parallel: {message}"
+        mesh_shape(ParallelConfig(replicate=replicate, shard=shard, tensor=tensor), world_size)
+    assert str(error.value) == f"parallel: {size}, but WORLD_SIZE is {world_size}; {advice}"
 
 
-def places_in_mesh() -> tuple[tuple[str, ...] | None, dict[str, int], list[list[int]]]:
-    mesh = make_mesh(ParallelConfig(replicate=2), dist.get_world_size(), "cpu")
-    axes = mesh.mesh_dim_names or ()
-    return mesh.mesh_dim_names, {axis: mesh.get_local_rank(axis) for axis in axes}, mesh.mesh.tolist()
+@pytest.mark.parametrize("axes", [(0, -1, 1), (-1, 8, 1), (1, 0, 1), (1, -2, 1), (1, -1, 0), (1, 8, -1)])
+def test_an_axis_without_ranks_is_refused(axes: tuple[int, int, int]) -> None:
+    replicate, shard, tensor = axes
+    with pytest.raises(ValueError) as error:
+        mesh_shape(ParallelConfig(replicate=replicate, shard=shard, tensor=tensor), 8)
+    assert str(error.value) == (
+        f"parallel: replicate ({replicate}), shard ({shard}) and tensor ({tensor}) must be positive, or shard = -1"
+    )
 
 
-def test_neighbouring_ranks_share_a_shard_group(launcher: Launcher) -> None:
-    found = launcher.call(4, places_in_mesh)
-    assert {axes for axes, _, _ in found} == {("replicate", "shard")}
-    assert [(place["replicate"], place["shard"]) for _, place, _ in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert all(ranks == [[0, 1], [2, 3]] for _, _, ranks in found)
+FITS_8 = (
+    *("model.width=64", "model.num_attention_heads=16", "model.num_kv_heads=8", "model.mlp_width=96"),
+    *("model.vocab_size=512", "data.rows_per_pack=2048"),
+)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "overrides", "message"),
+    [
+        (8, ("model.num_kv_heads=4",), "8 does not divide model.num_kv_heads (4); set parallel.tensor = 4"),
+        (8, ("model.num_kv_heads=1",), "8 does not divide model.num_kv_heads (1); set parallel.tensor = 1"),
+        (
+            6,
+            ("model.width=48", "model.num_attention_heads=8", "model.num_kv_heads=4"),
+            "6 does not divide model.num_kv_heads (4); set parallel.tensor = 2",
+        ),
+        (8, ("model.mlp_width=100",), "8 does not divide model.mlp_width (100); set parallel.tensor = 4"),
+        (8, ("model.vocab_size=511",), "8 does not divide model.vocab_size (511); set parallel.tensor = 1"),
+        (8, ("data.rows_per_pack=2044",), "8 does not divide data.rows_per_pack (2044); set parallel.tensor = 4"),
+        # What one size asks for has to suit the others too.
+        (
+            8,
+            ("model.num_kv_heads=4", "model.vocab_size=510"),
+            "8 does not divide model.num_kv_heads (4); set parallel.tensor = 2",
+        ),
+    ],
+)
+def test_a_tensor_axis_that_does_not_divide_the_model_is_refused_with_one_that_does(
+    make_config: Callable[..., Config], tensor: int, overrides: tuple[str, ...], message: str
+) -> None:
+    config = make_config(*FITS_8, *overrides, f"parallel.tensor={tensor}")
+    with pytest.raises(ValueError) as error:
+        check_tensor_axis(config)
+    assert str(error.value) == f"parallel.tensor: {message}"
+    advised = message.rpartition(" ")[2]
+    check_tensor_axis(make_config(*FITS_8, *overrides, f"parallel.tensor={advised}"))
+
+
+def test_a_tensor_axis_that_divides_all_sizes_is_taken(make_config: Callable[..., Config]) -> None:
+    for tensor in (1, 2, 4, 8):
+        check_tensor_axis(make_config(*FITS_8, f"parallel.tensor={tensor}"))
+
+
+def test_ranks_that_cannot_share_the_heads_end_together_and_say_why(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    ends = launcher.run_ranks(4, *train_command(tmp_path / "run", "parallel.tensor=4"))
+    message = "parallel.tensor: 4 does not divide model.num_kv_heads (2); set parallel.tensor = 2\n"
+    assert [end.stderr for end in ends] == [
+        f"error{rank}: {message}" for rank in ("", *map(" (rank {})".format, (1, 2, 3)))
+    ]
+    assert [(end.code, end.stdout) for end in ends] == [(2, "")] * 4
+    assert not (tmp_path / "run").exists()
+
+
+def places_in_mesh(config_path: str, overrides: list[str]) -> dict[str, Any]:
+    """What a rank is told of its place; the sum over its tensor group says with whom it computes."""
+    mesh = make_mesh(load_config(config_path, overrides), dist.get_world_size(), "cpu")
+    axis = tensor_axis(mesh)
+    members = [0] * axis.size
+    if axis.size > 1:
+        dist.all_gather_object(members, dist.get_rank(), group=dist.distributed_c10d._resolve_process_group(axis.group))
+    return {
+        "axes": mesh.mesh_dim_names,
+        "ranks": mesh.mesh.tolist(),
+        "data": data_place(mesh),
+        "tensor": (axis.rank, axis.size),
+        "is_alone": axis == ALONE,
+        "members": members,
+    }
+
+
+@pytest.fixture(scope="module")
+def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("mesh") / "config.toml"
+    path.write_text(write_config(make_config()))
+    return str(path)
+
+
+def test_neighbouring_ranks_share_a_tensor_group_and_its_data(launcher: Launcher, config_path: str) -> None:
+    found = launcher.call(4, places_in_mesh, config_path, ["parallel.tensor=2"])
+    assert all(rank["axes"] == ("replicate", "shard", "tensor") for rank in found)
+    assert all(rank["ranks"] == [[[0, 1], [2, 3]]] for rank in found)
+    assert [rank["tensor"] for rank in found] == [(0, 2), (1, 2), (0, 2), (1, 2)]
+    assert [rank["members"] for rank in found] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert [rank["data"] for rank in found] == [(0, 2), (0, 2), (1, 2), (1, 2)]
+
+
+def test_every_rank_without_a_tensor_group_has_its_own_data(launcher: Launcher, config_path: str) -> None:
+    found = launcher.call(4, places_in_mesh, config_path, ["parallel.replicate=2"])
+    assert all(rank["ranks"] == [[[0], [1]], [[2], [3]]] for rank in found)  # neighbours share a shard group
+    assert all(rank["is_alone"] for rank in found)
+    assert [rank["data"] for rank in found] == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
+def test_replicas_of_tensor_groups_share_the_data_out(launcher: Launcher, config_path: str) -> None:
+    found = launcher.call(4, places_in_mesh, config_path, ["parallel.replicate=2", "parallel.tensor=2"])
+    assert all(rank["ranks"] == [[[0, 1]], [[2, 3]]] for rank in found)
+    assert [rank["members"] for rank in found] == [[0, 1], [0, 1], [2, 3], [2, 3]]
+    assert [rank["data"] for rank in found] == [(0, 2), (0, 2), (1, 2), (1, 2)]
