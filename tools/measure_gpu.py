@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/oneflow_1b.toml", help="what to train")
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything; what does not fit is skipped")
-    parser.add_argument("--steps", type=int, default=10, help="timed training steps of each variant, after others")
+    parser.add_argument("--steps", type=int, default=20, help="timed training steps of each variant, after others")
     parser.add_argument("--output", type=Path, default=Path("kernels/results"), help="folder for the result files")
     parser.add_argument("--commit", default="", help="of this code, where its folder is a copy without git")
     parser.add_argument("--only", default="", help="measure only what has this in its name, as 'ours bf16'")

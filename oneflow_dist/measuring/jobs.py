@@ -109,6 +109,7 @@ def run_jobs(
 def run_job(job: Job, settings: Settings, seconds: float, log: Path) -> dict[str, Any]:
     """Run a job in a process of its own, killed with all that it has started when its time is up."""
     result = log.with_suffix(".job.json")
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.kind == "plan" else {}  # a plan is made without a device
     task = json.dumps({"job": asdict(job), "settings": asdict(settings), "result": str(result)})
     with log.open("a", encoding="utf-8") as output:
         output.write(f"\n===== {job.name}\n")
@@ -118,6 +119,7 @@ def run_job(job: Job, settings: Settings, seconds: float, log: Path) -> dict[str
             stdout=output,
             stderr=subprocess.STDOUT,
             process_group=0,
+            env={**os.environ, **hidden},
         )
         code = _wait(process, seconds)
     answer = json.loads(result.read_text()) if result.exists() else {}

@@ -38,6 +38,8 @@ class Steps:
 
 def time_steps(step: Callable[[int], object], count: int, device: torch.device) -> Steps:
     """Time `count` steps after others that compile and warm up; `step` gets the number of the input set to use."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # of what drawing the first weights took
     first_seconds = _seconds(step, 0, device)
     start, number = time.perf_counter(), 1
     while number < INPUT_SETS or (device.type == "cuda" and time.perf_counter() - start < WARM_SECONDS):
