@@ -1,4 +1,4 @@
-"""What is taken from torchtitan, and nothing else of it: this is the one file that an upgrade touches."""
+"""What training takes from torchtitan, and nothing else of it: an upgrade touches this file and measuring/peer.py."""
 
 from __future__ import annotations
 

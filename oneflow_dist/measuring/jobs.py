@@ -1,0 +1,178 @@
+"""Measurements in processes of their own, most important first, until the time is up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+START_SECONDS = 45.0  # what a process is expected to take until one of its kind has told
+LIMIT_SECONDS = 150.0  # of one process: what hangs must not use up the time of the others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One measurement. Jobs of one name are rounds of the same."""
+
+    name: str
+    kind: Literal["kernels", "plan", "ours", "peer"]
+    overrides: tuple[str, ...] = ()  # of the config
+    sequences: int = 0  # of the peer: equal documents in a step
+    uses_fsdp: bool = True  # of the peer; else autocast
+    needs: str = ""  # a package that must be installed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all jobs share."""
+
+    config: str  # TOML file
+    overrides: tuple[str, ...]
+    steps: int  # timed in each training measurement
+
+
+def all_jobs(rows: int, document_rows: int) -> list[Job]:
+    """Everything worth measuring, most important first; ours and the peer take turns.
+
+    Args:
+        rows: of a step.
+        document_rows: of our longest documents; the peer has documents of this length, and a pair of the longest.
+    """
+    many, pair = rows // document_rows, 2
+    ours = _ours("bf16", True, "none")
+    peers = [_peer(sequences, rows // sequences, "none") for sequences in (many, pair)]
+    ours_other = [
+        _ours(precision, compiled, checkpointing)
+        for precision, compiled, checkpointing in (
+            ("bf16", True, "selective"),
+            ("float8", True, "none"),
+            ("bf16", True, "full"),
+            ("bf16", False, "none"),
+            ("bf16", False, "selective"),
+            ("bf16", False, "full"),
+            ("float8", True, "selective"),
+            ("float8", True, "full"),
+            ("float8", False, "none"),
+            ("float8", False, "selective"),
+            ("float8", False, "full"),
+        )
+    ]
+    selective, float8, *others = ours_other
+    return [
+        Job(name="kernels", kind="kernels"),
+        *(ours, peers[0], ours, peers[0], peers[1]),
+        *(selective, _peer(many, document_rows, "selective"), float8),
+        *_plans("bf16"),
+        *(_peer(pair, rows // pair, "selective"), _peer(many, document_rows, "none", uses_fsdp=False)),
+        *others[:4],
+        *_plans("float8"),
+        *others[4:],
+    ]
+
+
+def run_jobs(
+    jobs: list[Job], settings: Settings, seconds: float, log: Path, on_end: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run one job after the other; `on_end` gets the entry of each as soon as there is one.
+
+    An entry has the job's name, kind and overrides, and a status: "measured" with its numbers under "measured";
+    "failed" or "skipped" with a reason. A failed measurement ends its own process only.
+
+    Args:
+        seconds: for all jobs together. A job that is expected to take longer than what is left is skipped.
+        log: everything that jobs print.
+    """
+    end = time.monotonic() + seconds
+    longest: dict[str, float] = {}  # seconds by kind
+    for job in jobs:
+        left = end - time.monotonic()
+        start = time.monotonic()
+        if job.needs and find_spec(job.needs) is None:
+            outcome = {"status": "skipped", "reason": "not installed"}
+        elif left < longest.get(job.kind, min(START_SECONDS, seconds / 4)):
+            outcome = {"status": "skipped", "reason": "no time left"}
+        else:
+            outcome = run_job(job, settings, min(left, LIMIT_SECONDS), log)
+            longest[job.kind] = max(longest.get(job.kind, 0.0), time.monotonic() - start)
+        on_end({**asdict(job), **outcome, "seconds": time.monotonic() - start})
+
+
+def run_job(job: Job, settings: Settings, seconds: float, log: Path) -> dict[str, Any]:
+    """Run a job in a process of its own, killed with all that it has started when its time is up."""
+    result = log.with_suffix(".job.json")
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.kind == "plan" else {}  # a plan is made without a device
+    task = json.dumps({"job": asdict(job), "settings": asdict(settings), "result": str(result)})
+    with log.open("a", encoding="utf-8") as output:
+        output.write(f"\n===== {job.name}\n")
+        output.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "oneflow_dist.measuring.measure", task],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env={**os.environ, **hidden},
+        )
+        code = _wait(process, seconds)
+    answer = json.loads(result.read_text()) if result.exists() else {}
+    result.unlink(missing_ok=True)
+    if "measured" in answer:
+        return {"status": "measured", **answer}
+    if code is None:
+        return {"status": "failed", "reason": f"stopped after {seconds:.0f} s"}
+    return {"status": "failed", "reason": answer.get("error", f"ended with code {code} and no error; see {log.name}")}
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The process's exit code; None if its time was up. What it has started ends with it, or with this program."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError):  # nothing of the group is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _ours(precision: str, compiled: bool, checkpointing: str) -> Job:
+    train = {
+        "precision": precision,
+        "compile": str(compiled).lower(),
+        "activation_checkpointing": checkpointing,
+    }
+    return Job(
+        name=f"ours {precision} {'compiled' if compiled else 'eager'} {checkpointing}",
+        kind="ours",
+        overrides=tuple(f"train.{key}={value}" for key, value in train.items()),
+    )
+
+
+def _peer(sequences: int, length: int, checkpointing: str, uses_fsdp: bool = True) -> Job:
+    return Job(
+        name=f"torchtitan {sequences} x {length} {'' if uses_fsdp else 'autocast '}{checkpointing}",
+        kind="peer",
+        overrides=("train.compile=true", f"train.activation_checkpointing={checkpointing}"),
+        sequences=sequences,
+        uses_fsdp=uses_fsdp,
+        needs="torchtitan",
+    )
+
+
+def _plans(precision: str) -> list[Job]:
+    return [
+        Job(
+            name=f"plan {precision} {checkpointing}",
+            kind="plan",
+            overrides=(f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"),
+        )
+        for checkpointing in ("none", "selective", "full")
+    ]
