@@ -465,8 +465,7 @@ def draw_cases() -> list[tuple[Tensor, Tensor, float, float]]:
     return [
         (logits, draws[: len(logits)], temperature, top_p)
         for logits in (usual, few, alike, usual[:0])
-        for temperature in (0.5, 1.0, 2.0)
-        for top_p in (1.0, 0.9, 0.5, 1e-9)
+        for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.9), (2.0, 0.5), (1.0, 1e-9))
     ]
 
 
@@ -519,6 +518,7 @@ def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas]) -
         assert batch.cu_seqlens[-1] == padded
 
 
+Written = list[tuple[list[Canvas], list[tuple[int, int]]]]  # documents; rows of each forward, as they are and padded
 WAYS = ({"guidance": 1.0}, {"guidance": 2.0, "temperature": 0.8, "top_p": 0.9, "pack_rows": 24})
 
 
@@ -530,9 +530,8 @@ def make_write(model: OneFlow, image_token: int) -> None:
         if name in ("heads.zero.bias", "heads.rate.bias"):
             parameter.fill_({"heads.zero.bias": -2.2, "heads.rate.bias": 1.6}[name])
             continue
-        noise = (0.02 if name.startswith(("heads.zero", "heads.rate")) else 0.2) * torch.randn(
-            parameter.shape, generator=generator
-        )
+        scale = 0.02 if name.startswith(("heads.zero", "heads.rate")) else 0.2
+        noise = scale * torch.randn(parameter.shape, generator=generator)
         if name == "unembed.weight":
             noise[image_token] *= 5.0
         if isinstance(parameter, DTensor):
@@ -540,8 +539,8 @@ def make_write(model: OneFlow, image_token: int) -> None:
         parameter += noise
 
 
-def write_on_ranks(config_path: str, overrides: list[str]) -> list[tuple[list[Canvas], list[tuple[int, int]]]]:
-    """The documents of each of WAYS, and the rows of each forward without and with padding."""
+def write_on_ranks(config_path: str, overrides: list[str]) -> Written:
+    """The documents of each of WAYS."""
     config = load_config(config_path, overrides)
     model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
     tokenizer = load_tokenizer(config.data.tokenizer)
@@ -564,7 +563,7 @@ def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="module")
-def written_alone(launcher: Launcher, config_path: str) -> list[tuple[list[Canvas], list[tuple[int, int]]]]:
+def written_alone(launcher: Launcher, config_path: str) -> Written:
     (found,) = launcher.call(1, write_on_ranks, config_path, [])
     return found
 
@@ -575,7 +574,7 @@ def written_alone(launcher: Launcher, config_path: str) -> list[tuple[list[Canva
 def test_ranks_that_share_the_model_write_what_one_process_does(
     launcher: Launcher,
     config_path: str,
-    written_alone: list[tuple[list[Canvas], list[tuple[int, int]]]],
+    written_alone: Written,
     num_ranks: int,
     tensor: int,
 ) -> None:
