@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._op_schema import OpSchema
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula
@@ -80,6 +82,7 @@ class Recorder(TorchDispatchMode):
         self.storages: list[Storage] = []
         self._moment = 0
         self._is_backward = False
+        self._is_propagating = False
         self._open: dict[int, tuple[Storage, weakref.finalize[..., Any]]] = {}  # by id of a living storage
 
     def __enter__(self) -> Recorder:
@@ -90,14 +93,25 @@ class Recorder(TorchDispatchMode):
             self._see(storage).kind = "gathered"
             return result
 
+        self._propagate = ShardingPropagator._propagate_tensor_meta_non_cached
+
+        def propagate(propagator: ShardingPropagator, schema: OpSchema) -> Any:
+            self._is_propagating = True
+            result = self._propagate(propagator, schema)
+            self._is_propagating = False
+            return result
+
         # This is how FSDP frees what it has gathered.
         torch.UntypedStorage.resize_ = resize  # type: ignore[assignment, method-assign]
+        # DTensor asks what an operation returns by trying it on fakes of its arguments: nothing that a step needs.
+        ShardingPropagator._propagate_tensor_meta_non_cached = propagate  # type: ignore[assignment, method-assign]
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        ShardingPropagator._propagate_tensor_meta_non_cached = self._propagate  # type: ignore[method-assign]
 
     def name(self, kind: str, tensors: Iterable[Tensor]) -> int:
         """Call the storages of these tensors `kind`; returns their bytes."""
@@ -128,6 +142,8 @@ class Recorder(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # first its own work, which comes back here with plain tensors
         kwargs = kwargs or {}
+        if self._is_propagating:
+            return func(*args, **kwargs)
         self._enter_phase()
         out = func(*args, **kwargs)
         packet = func._overloadpacket

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
 from oneflow_dist.planning.recorder import Recorder
 
@@ -67,3 +70,18 @@ def test_a_name_holds_a_storage_once() -> None:
 def test_an_unknown_collective_is_not_overlooked(group_of_one: None) -> None:
     with Recorder(), pytest.raises(AssertionError, match="not in COLLECTIVES"):
         torch.distributed.broadcast(torch.zeros(3), src=0)
+
+
+def test_what_a_dtensor_tries_out_on_fakes_is_nobodys_memory(group_of_one: None) -> None:
+    mesh = init_device_mesh("cpu", (1,))
+    whole = distribute_tensor(torch.ones(37, 53), mesh, [Shard(0)])  # of a shape that no operation has been asked about
+    with Recorder() as recorder:
+        whole.sin()
+    assert [storage.changes[0][1] for storage in recorder.storages] == [37 * 53 * 4]
+
+
+def test_dtensors_are_tried_out_as_before_afterwards() -> None:
+    before = ShardingPropagator._propagate_tensor_meta_non_cached
+    with Recorder():
+        assert ShardingPropagator._propagate_tensor_meta_non_cached is not before
+    assert ShardingPropagator._propagate_tensor_meta_non_cached is before
