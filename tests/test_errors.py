@@ -45,7 +45,7 @@ def test_a_mistyped_key_is_answered_with_the_right_one(tmp_path: Path) -> None:
         (["train.steps"], "override 'train.steps': not of the form section.key=value, as in train.steps=100"),
         (
             ["parallel.shard=3"],
-            "parallel: replicate (1) x shard (3) is 3 ranks, but WORLD_SIZE is 1; set parallel.shard = 1",
+            "parallel: replicate (1) x shard (3) x tensor (1) is 3 ranks, but WORLD_SIZE is 1; set parallel.shard = 1",
         ),
         (["data.mixture=nowhere.yaml"], "nowhere.yaml: no such mixture file; set data.mixture"),
         (
