@@ -105,6 +105,6 @@ def test_checkpoints_of_another_version_and_bad_steps_are_refused(
     shutil.copytree(unbroken.folder / "checkpoints" / "step-00000010", old)
     (old / "progress.json").write_text('{"step": 10, "lanes": {}}')
     assert only_error(inspect("--steps", "10:12", "--checkpoint", old)) == (
-        f"error: {old}: written by another version (format None, this one reads 2); start a new run in another "
+        f"error: {old}: written by another version (format None, this one reads 3); start a new run in another "
         "run.folder"
     )
