@@ -274,9 +274,9 @@ def test_the_rank_that_the_others_wait_for_is_named(
     lines = read_metrics(folder)
     assert [line["step"] for line in lines if "slowest_rank" in line] == [3, 6]
     assert [lines[step - 1]["slowest_rank"] for step in (3, 6)] == [2, 2]
-    assert all(0.9 < lines[step - 1]["slowest_behind_seconds"] < 2.0 for step in (3, 6))
+    assert all(0.5 < lines[step - 1]["slowest_behind_seconds"] < 5.0 for step in (3, 6))
     said = ends[0].stdout.splitlines()
-    assert [re.sub(r"\d\.\d+|on \S+,", "~", line) for line in said] == [
+    assert [re.sub(r"\d[.\d]*(?= s )|on \S+,", "~", line) for line in said] == [
         f"step {step}: the others wait for rank 2 ~ ~ s behind the median rank in each of the last {steps} steps; "
         "it waits ~ s for data"
         for step, steps in ((3, 2), (6, 3))  # a run's first step does not count
