@@ -81,7 +81,8 @@ def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
     assert line.startswith("error: rank 0 on ")
     assert f" of step {step} for " in line
     assert "guard.hang_seconds allows 10; " in line
-    assert re.search(r'; rank 1 on \S+ in "[a-z ]+" of step \d+, silent;', line)
+    # "not heard of" if it was stopped before its first report
+    assert re.search(r'; rank 1 (on \S+ in "[a-z ]+" of step \d+, silent|not heard of);', line)
     assert line.endswith(f"; Python stacks are in {folder}/hangs")
     assert "in train_step" in (folder / "hangs/rank-0.txt").read_text()
 
