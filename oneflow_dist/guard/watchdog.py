@@ -56,6 +56,7 @@ class Watchdog:
         self._host = socket.gethostname()
         self._store = _connect()
         self._is_closed = threading.Event()
+        self._report(0, where())  # from its first step on, nobody is unheard of
         self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._watch, self._tell)]
         for thread in self._threads:
             thread.start()
@@ -82,18 +83,42 @@ class Watchdog:
         with suppress(dist.DistError):  # the store has gone, and with it the rank or the torchrun that ends this run
             while not self._is_closed.wait(self._beat_seconds):
                 beat, place = beat + 1, self._where()
-                self._store.set(str(self._rank), json.dumps((beat, place.step, place.phase, self._host)))
+                self._report(beat, place)
                 if not has_written and self._store.check(["alarm"]):
                     has_written = True
                     self._write_stacks(place)
 
+    def _report(self, beat: int, place: Place) -> None:
+        self._store.set(str(self._rank), json.dumps((beat, place.step, place.phase, self._host)))
+
     def _end(self, place: Place, seconds: float) -> None:
         """Say where everybody is and end this process; of several ranks that hang, one speaks."""
-        faulthandler.dump_traceback_later(6 * ANSWER_SECONDS, exit=True)  # whatever else gets stuck below
+        faulthandler.dump_traceback_later(8 * ANSWER_SECONDS, exit=True)  # whatever else gets stuck below
         is_first = _within(ANSWER_SECONDS, lambda: self._store.add("alarm", 1) == 1)
         _within(ANSWER_SECONDS, lambda: self._write_stacks(place))
-        if is_first is False:
-            time.sleep(2 * ANSWER_SECONDS)  # the first is asking the others, and its end is theirs
+        if is_first is not False or not self._has_been_said():
+            self._say(place, seconds)
+        for child in multiprocessing.active_children():
+            child.kill()  # a data worker that is stuck would outlive us
+        os._exit(1)
+
+    def _has_been_said(self) -> bool:
+        """Wait until the rank that was first has spoken; it has three answers to wait for itself.
+
+        Where the store ends meanwhile the first has spoken, too: it belongs to rank 0 or to torchrun, and those end
+        when a rank does.
+        """
+        deadline = time.monotonic() + 4 * ANSWER_SECONDS
+        try:
+            while time.monotonic() < deadline:
+                if self._store.check(["said"]):
+                    return True
+                time.sleep(0.1)
+        except dist.DistError:
+            return True
+        return False
+
+    def _say(self, place: Place, seconds: float) -> None:
         others = _within(ANSWER_SECONDS, self._describe_ranks)
         if others is None:
             others = "; where the others are is not known, since the store of rank 0 or torchrun does not answer"
@@ -102,9 +127,7 @@ class Watchdog:
             f"guard.hang_seconds allows {place.limit:g}{others}; Python stacks are in {self._folder}\n"
         )
         sys.stderr.flush()
-        for child in multiprocessing.active_children():
-            child.kill()  # a data worker that is stuck would outlive us
-        os._exit(1)
+        _within(ANSWER_SECONDS, lambda: self._store.set("said", ""))
 
     def _write_stacks(self, place: Place) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -250,15 +250,17 @@ import torch.distributed as dist
 from oneflow_dist import train
 from oneflow_dist.runtime import run_program
 
-make_packs = train.PackLoader.next_step
+make_packs, now = train.PackLoader.next_step, 0.0
 
 
 def next_step(self, device):
-    time.sleep(1.0 if dist.get_rank() == 2 else 0.0)
+    global now
+    now += 1.0 if dist.get_rank() == 2 else 0.0
     return make_packs(self, device)
 
 
 train.PackLoader.next_step = next_step
+time.monotonic = lambda: now  # nothing else takes time, however busy the machine is
 run_program(train.main)
 """
 
@@ -274,11 +276,11 @@ def test_the_rank_that_the_others_wait_for_is_named(
     lines = read_metrics(folder)
     assert [line["step"] for line in lines if "slowest_rank" in line] == [3, 6]
     assert [lines[step - 1]["slowest_rank"] for step in (3, 6)] == [2, 2]
-    assert all(0.5 < lines[step - 1]["slowest_behind_seconds"] < 5.0 for step in (3, 6))
+    assert [lines[step - 1]["slowest_behind_seconds"] for step in (3, 6)] == [1.0, 1.0]
     said = ends[0].stdout.splitlines()
-    assert [re.sub(r"\d[.\d]*(?= s )|on \S+,", "~", line) for line in said] == [
-        f"step {step}: the others wait for rank 2 ~ ~ s behind the median rank in each of the last {steps} steps; "
-        "it waits ~ s for data"
+    assert [re.sub(r"on \S+,", "~", line) for line in said] == [
+        f"step {step}: the others wait for rank 2 ~ 1 s behind the median rank in each of the last {steps} steps; "
+        "it waits 1 s for data"
         for step, steps in ((3, 2), (6, 3))  # a run's first step does not count
     ]
     assert not (folder / "hangs").exists()  # nothing hung

@@ -73,6 +73,7 @@ def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
         ranks = {int(environment(pid)["RANK"]): pid for pid in children(job.pid)}
         os.kill(ranks[1], signal.SIGSTOP)
         wait_until(lambda: not is_alive(ranks[0]))
+        assert [path.name for path in (folder / "hangs").iterdir()] == ["rank-0.txt"]  # the other cannot write
         os.kill(ranks[1], signal.SIGCONT)  # else torchrun waits 30 s before it kills it
         assert job.wait(TIMEOUT) != 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks.values())
@@ -81,8 +82,7 @@ def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
     assert line.startswith("error: rank 0 on ")
     assert f" of step {step} for " in line
     assert "guard.hang_seconds allows 10; " in line
-    # "not heard of" if it was stopped before its first report
-    assert re.search(r'; rank 1 (on \S+ in "[a-z ]+" of step \d+, silent|not heard of);', line)
+    assert re.search(r'; rank 1 on \S+ in "[a-z ]+" of step \d+, silent;', line)
     assert line.endswith(f"; Python stacks are in {folder}/hangs")
     assert "in train_step" in (folder / "hangs/rank-0.txt").read_text()
 
@@ -101,7 +101,7 @@ def test_a_rank_that_waits_for_its_data_is_behind_the_others(
     assert all(end.code != 0 for end in ends)
     assert not is_alive(worker)
     said = [line for end in ends for line in end.stderr.splitlines() if " has been in " in line]
-    assert said  # by one rank for all, unless the machine is so busy that the other gives up waiting for it
+    assert len(said) == 1  # one rank speaks for all
     waits = re.search(
         r'; rank 1 on \S+ in "waiting for data" of step (\d+); '
         r'rank 0 on \S+ in "waiting for the other ranks" of step (\d+); Python stacks',
