@@ -1,0 +1,44 @@
+"""Which implementation of a kernel runs."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from torch import Tensor
+
+VARIABLE = "ONEFLOW_KERNELS"
+CHOICES = ("auto", "triton", "reference")
+
+
+def uses_triton(x: Tensor) -> bool:
+    """Whether what computes on `x` is a Triton kernel: on a GPU, unless the environment variable ONEFLOW_KERNELS is
+    "reference"; on a CPU if it is "triton", by Triton's interpreter.
+
+    Raises:
+        ValueError: the variable has another value, or asks for Triton on a CPU without TRITON_INTERPRET=1.
+    """
+    choice = os.environ.get(VARIABLE, "auto")
+    if choice not in CHOICES:
+        raise ValueError(f'{VARIABLE}: "{choice}" is none of {", ".join(CHOICES)}')
+    if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}")
+    return choice == "triton" or (choice == "auto" and x.is_cuda)
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched: sizes of its tiles by the names of its constexpr arguments, warps, pipeline stages."""
+
+    tiles: dict[str, int]
+    num_warps: int
+    num_stages: int
+
+
+class Variant(NamedTuple):
+    """A kernel as it is shipped, with all that its compilation depends on; see `resources`."""
+
+    name: str  # such as "attention forward, bfloat16, width 128"
+    kernel: object  # the triton.jit function
+    signature: dict[str, str]  # of every argument in order: "*bf16", "i32", "fp32", "constexpr"
+    constants: dict[str, object]  # of the constexpr arguments, tiles among them
+    launch: Launch
