@@ -22,7 +22,9 @@ def uses_triton(x: Tensor) -> bool:
     if choice not in CHOICES:
         raise ValueError(f'{VARIABLE}: "{choice}" is none of {", ".join(CHOICES)}')
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}")
+        raise ValueError(
+            f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}"
+        )
     return choice == "triton" or (choice == "auto" and x.is_cuda)
 
 
@@ -39,6 +41,6 @@ class Variant(NamedTuple):
 
     name: str  # such as "attention forward, bfloat16, width 128"
     kernel: object  # the triton.jit function
-    signature: dict[str, str]  # of every argument in order: "*bf16", "i32", "fp32", "constexpr"
+    signature: dict[str, str]  # every argument in order: "*bf16", "i32", "i32:16" (a multiple of 16), "constexpr"
     constants: dict[str, object]  # of the constexpr arguments, tiles among them
     launch: Launch
