@@ -15,13 +15,8 @@ from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
-from oneflow_kernels.packed_attention import (
-    KeyIntervals,
-    causal_intervals,
-    document_intervals,
-    interval_attention,
-    transfusion_intervals,
-)
+from oneflow_kernels.interval_attention import interval_attention
+from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 
 SEVEN = (677, 1024, 1531, 2048, 3134, 3970, 4000)  # rows of documents, 16,384 together
 Rule = str  # "document", "causal" or "transfusion"
@@ -115,7 +110,7 @@ def intervals_of(shape: Shape, ends: Int32[Tensor, "S1"]) -> KeyIntervals:
     """What each row sees."""
     rows = sum(shape.documents)
     if shape.rule == "transfusion":
-        return transfusion_intervals(ends, image_of_row(shape, ends.device))
+        return transfusion_intervals(ends, image_of_row(shape, ends.device), 2 * len(shape.documents))
     return (causal_intervals if shape.rule == "causal" else document_intervals)(ends, rows)
 
 
@@ -123,7 +118,7 @@ def make_ours(shape: Shape, inputs: Inputs) -> Call:
     """Triton, from intervals that are made once for all layers."""
     query, key, value, _, ends = inputs
     intervals = intervals_of(shape, ends)
-    return lambda: [interval_attention(query, key, value, intervals)]
+    return lambda: [interval_attention(query, key, value, intervals, max(shape.documents))]
 
 
 def make_varlen(shape: Shape, inputs: Inputs) -> Call:

@@ -180,10 +180,8 @@ def sampling_case(shape: Shape, device: torch.device) -> Case:
         name=f"sampling, {shape.name}",
         make_inputs=inputs,
         contenders=(
-            Contender(name="ours", prepare=lambda own: lambda: [sample_bag(*own, temperature=1.0)], is_ours=True),
-            Contender(
-                name="logits, compiled", prepare=lambda own: _draw(torch.compile(gumbel_max, dynamic=False), own)
-            ),
+            Contender(name="ours", prepare=lambda own: lambda: [sample_bag(*own, 1.0, shape.vocab)], is_ours=True),
+            Contender(name="logits, compiled", prepare=lambda own: _draw(compiled, own)),
             Contender(name="logits, eager", prepare=lambda own: _draw(gumbel_max, own)),
         ),
         flops=2.0 * slots * shape.width * shape.vocab,
