@@ -103,21 +103,25 @@ def _case(
 
 
 def _both(function: Function, inputs: Inputs) -> Call:
-    """Outputs, and gradients of what has some; those of the outputs are the outputs of another seed's size."""
+    """Outputs, and gradients of what has some, for gradients of the outputs that do not depend on who computes."""
     learned = [x for x in inputs if x.requires_grad]
+    with torch.no_grad():
+        given = [_slope(output) for output in _as_tuple(function(*inputs))]
 
     def call() -> Outputs:
-        found = function(*inputs)
-        outputs = found if isinstance(found, tuple) else (found,)
-        gradients = torch.autograd.grad(outputs, learned, [_like(output) for output in outputs])
-        return [*(output.detach() for output in outputs), *gradients]
+        outputs = _as_tuple(function(*inputs))
+        return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, learned, given)]
 
     return call
 
 
-def _like(output: Tensor) -> Tensor:
-    """A gradient for it: the same for every dtype of the same output."""
-    return output.detach().bfloat16().roll(1, 0).to(output.dtype)
+def _as_tuple(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _slope(output: Tensor) -> Tensor:
+    values = torch.linspace(-1.0, 1.0, output.numel(), device=output.device).bfloat16()
+    return values.view(output.shape).to(output.dtype)
 
 
 def _in_float64(inputs: Inputs) -> Inputs:
@@ -125,7 +129,6 @@ def _in_float64(inputs: Inputs) -> Inputs:
 
 
 def _names(definition: Function, inputs: Inputs) -> tuple[str, ...]:
-    found = definition(*inputs)
-    count = len(found) if isinstance(found, tuple) else 1
+    count = len(_as_tuple(definition(*inputs)))
     learned = sum(x.requires_grad for x in inputs)
     return *(f"out {i}" for i in range(count)), *(f"gradient {i}" for i in range(learned))
