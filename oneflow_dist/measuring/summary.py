@@ -15,7 +15,8 @@ CONVENTION = (
     "logits only where a token is missing (slots_with_logits_share), the peer for every token. "
     "tflops_by_its_own_formula: torchtitan's, 6 x parameters without the embedding + 12 x layers x width x length per "
     "token, no causal halving. mfu: tflops / the vendor's dense bfloat16 peak, for float8 too. "
-    "mfu_of_measured_matmul: tflops / the rate of an 8192 x 8192 x 8192 bfloat16 product in the same run. "
+    "mfu_of_measured_matmul: tflops / the best rate of an 8192 x 8192 x 8192 product in the same run (of a 1024 x 1024 "
+    "x 1024 one on a CPU), in bfloat16 or float32, whichever is faster. "
     "Ours updates a moving average of the weights in each step, the peer has none. "
     "Planned memory is that of an eager step whose packs are full to every capacity."
 )
