@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
+from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, make_optimizer
 from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh, tensor_axis
@@ -69,7 +69,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     with pretend_ranks(world_size):
         mesh = make_mesh(config, world_size, "cpu")
-        microbatches = packs_of_rank(config, mesh)
+        microbatches = packs_of_rank(config, data_place(mesh)[1])
         with torch.device("meta"):
             model = OneFlow(config, tensor_axis(mesh))
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -167,21 +167,6 @@ def fake_batch(config: Config) -> PackedBatch:
         counts=Counts.zeros(),
         keys=(),
     )
-
-
-def packs_of_rank(config: Config, mesh: DeviceMesh) -> int:
-    """Microbatches of a step.
-
-    Raises:
-        ValueError: the ranks cannot share the packs of a step evenly.
-    """
-    packs, (_, size) = config.data.packs_per_step, data_place(mesh)
-    if packs % size:
-        raise ValueError(
-            f"data.packs_per_step ({packs}) is not a multiple of the {size} data-parallel ranks; "
-            f"set data.packs_per_step={size * max(1, packs // size)}"
-        )
-    return packs // size
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh
 from oneflow_dist.parallel.sharding import share_batch
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
-from oneflow_dist.planning.trace import Trace, fake_batch, packs_of_rank, pretend_ranks, trace_step
+from oneflow_dist.planning.trace import Trace, fake_batch, trace_step
 from oneflow_dist.train import build_model, train_step
 from tests.launching import Launcher
 
@@ -193,8 +193,8 @@ def test_more_microbatches_cost_what_one_more_costs(debug: Callable[..., tuple[s
 
 def test_packs_that_ranks_cannot_share_are_refused(debug: Callable[..., tuple[str, Config]]) -> None:
     _, config = debug("data.packs_per_step=6")
-    with pretend_ranks(4), pytest.raises(ValueError) as error:
-        packs_of_rank(config, make_mesh(config, 4, "cpu"))
+    with pytest.raises(ValueError) as error:
+        trace_step(config, 4)
     assert str(error.value) == (
         "data.packs_per_step (6) is not a multiple of the 4 data-parallel ranks; set data.packs_per_step=4"
     )
