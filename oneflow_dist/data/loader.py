@@ -18,6 +18,11 @@ from oneflow_dist.data.tokenizer import load_tokenizer
 LaneStates = dict[int, dict[str, Any]]
 
 
+def can_share_packs(config: Config, world_size: int) -> bool:
+    """Whether `world_size` data-parallel ranks can share the packs of a step evenly."""
+    return config.data.packs_per_step % world_size == 0
+
+
 def packs_of_rank(config: Config, world_size: int) -> int:
     """Packs of a step for each of `world_size` data-parallel ranks.
 
@@ -25,7 +30,7 @@ def packs_of_rank(config: Config, world_size: int) -> int:
         ValueError: the ranks cannot share the packs of a step evenly.
     """
     packs = config.data.packs_per_step
-    if packs % world_size:
+    if not can_share_packs(config, world_size):
         raise ValueError(
             f"data.packs_per_step ({packs}) is not a multiple of the {world_size} data-parallel ranks; "
             f"set data.packs_per_step={world_size * max(1, packs // world_size)}"
