@@ -20,7 +20,7 @@ from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh
 from oneflow_dist.parallel.sharding import share_batch
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
-from oneflow_dist.planning.trace import Trace, fake_batch, trace_step
+from oneflow_dist.planning.trace import Trace, full_pack, trace_step
 from oneflow_dist.train import build_model, train_step
 from tests.launching import Launcher
 
@@ -127,7 +127,7 @@ def make_steps(config: Config, num_steps: int) -> None:
 
 def full_batch(config: Config) -> object:
     """The batch that a plan assumes, with values: full of the longest samples, one missing token to a slot."""
-    batch = fake_batch(config)
+    batch = full_pack(config)
     rows, num_tokens, longest = len(batch.row_source), len(batch.tokens), config.data.max_sample_rows
     bounds = torch.arange(len(batch.cu_seqlens), dtype=torch.int32) * longest
     return replace(
