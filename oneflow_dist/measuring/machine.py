@@ -13,18 +13,9 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from oneflow_dist.planning.gpus import peak_flops
 
-# Dense bfloat16, from vendors' data sheets. The first name found in a device's own counts: longer ones come first.
-VENDOR_TFLOPS = {
-    "H100 NVL": 835.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "H200 NVL": 836.0,
-    "H200": 989.0,
-    "A100": 312.0,
-    "B200": 2250.0,
-}
+ROOT = Path(__file__).parents[2]
 
 
 def describe_machine(commit: str = "") -> dict[str, Any]:
@@ -36,10 +27,11 @@ def describe_machine(commit: str = "") -> dict[str, Any]:
         commit: of this code, where its folder is a copy without git.
     """
     name, memory, driver = describe_gpu()
+    peak = peak_flops(name)
     return {
         "device": name,
         "device_memory": memory,
-        "vendor_bf16_tflops": vendor_tflops(name),
+        "vendor_bf16_tflops": peak and peak / 1e12,
         "driver": driver,
         "cuda": torch.version.cuda or "none",
         "torch": torch.__version__,
@@ -61,11 +53,6 @@ def describe_gpu() -> tuple[str, str, str]:
         return platform.processor() or platform.machine(), "none", "none"
     name, memory, driver = answer.stdout.splitlines()[0].split(", ")
     return name, memory, driver
-
-
-def vendor_tflops(device: str) -> float | None:
-    """What its vendor says a device can do; None for one that is not in the table."""
-    return next((value for name, value in VENDOR_TFLOPS.items() if name.lower() in device.lower()), None)
 
 
 def current_commit(folder: Path) -> str:

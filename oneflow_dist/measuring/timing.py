@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-GIB = 2**30
+from oneflow_dist.planning.gpus import GIB
+
 INPUT_SETS = 4  # so that it is not a cache that is measured
 WARM_SECONDS = 2.0  # of steps on a GPU before any is timed: its clocks rise under load
 

@@ -8,10 +8,11 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.measuring.batches import make_batch
-from oneflow_dist.measuring.timing import GIB, INPUT_SETS, time_steps
+from oneflow_dist.measuring.timing import INPUT_SETS, time_steps
 from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.train import build_model, train_step
 
 
