@@ -238,7 +238,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, text=True)
     if mount.returncode != 0:
-        pytest.skip(f"only root may mount: {mount.stderr.strip()}; tests/test_checkpoint.py pretends such a disk")
+        pytest.skip(
+            f"to make a disk of 4 MiB needs root: {mount.stderr.strip()}. What a save does on a full disk is tested "
+            "for everybody in tests/test_checkpoint.py, on one that is pretended"
+        )
     yield disk
     subprocess.run(["umount", disk], check=True)
 

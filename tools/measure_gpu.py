@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from oneflow_dist.config import load_config
-from oneflow_dist.measuring.figure import draw_result
 from oneflow_dist.measuring.jobs import Job, Settings, all_jobs, run_jobs
-from oneflow_dist.measuring.machine import describe_machine
-from oneflow_dist.measuring.summary import summarize, table, table_line
+from oneflow_dist.measuring.result import describe_machine, draw_result, summarize, table, table_line
 from oneflow_dist.runtime import run_program
 
 

@@ -7,7 +7,8 @@ import json
 import sys
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import GPUS, Cluster, estimate
+from oneflow_dist.planning.cluster import Cluster, estimate
+from oneflow_dist.planning.gpus import GIB, GPUS
 from oneflow_dist.planning.report import plan_json, plan_text
 from oneflow_dist.planning.search import search
 from oneflow_dist.planning.trace import trace_step
@@ -63,7 +64,7 @@ def best_layout(config: Config, world_size: int, cluster: Cluster) -> Config:
         replicate, shard, tensor = trace.mesh
         print(
             f"{replicate:>9} {shard:>6} {tensor:>6} {candidate.train.activation_checkpointing:>14} "
-            f"{found.peak_bytes / 2**30:>8.1f} {found.step_seconds:>8.3f} {found.mfu:>6.1%}"
+            f"{found.peak_bytes / GIB:>8.1f} {found.step_seconds:>8.3f} {found.mfu:>6.1%}"
             f"{'' if found.fits else '  does not fit'}",
             file=sys.stderr,
         )

@@ -18,6 +18,26 @@ from oneflow_dist.data.tokenizer import load_tokenizer
 LaneStates = dict[int, dict[str, Any]]
 
 
+def can_share_packs(config: Config, world_size: int) -> bool:
+    """Whether `world_size` data-parallel ranks can share the packs of a step evenly."""
+    return config.data.packs_per_step % world_size == 0
+
+
+def packs_of_rank(config: Config, world_size: int) -> int:
+    """Packs of a step for each of `world_size` data-parallel ranks.
+
+    Raises:
+        ValueError: the ranks cannot share the packs of a step evenly.
+    """
+    packs = config.data.packs_per_step
+    if not can_share_packs(config, world_size):
+        raise ValueError(
+            f"data.packs_per_step ({packs}) is not a multiple of the {world_size} data-parallel ranks; "
+            f"set data.packs_per_step={world_size * max(1, packs // world_size)}"
+        )
+    return packs // world_size
+
+
 class PackLoader:
     """An endless stream of packs for rank `rank` of `world_size`: `packs_per_step / world_size` for every step.
 
@@ -26,12 +46,7 @@ class PackLoader:
     """
 
     def __init__(self, config: Config, rank: int, world_size: int, states: LaneStates | None = None):
-        num_lanes = config.data.packs_per_step
-        if num_lanes % world_size:
-            raise ValueError(
-                f"data.packs_per_step ({num_lanes}) is not a multiple of the {world_size} data-parallel ranks; "
-                f"set data.packs_per_step={world_size * max(1, num_lanes // world_size)}"
-            )
+        self.packs_per_step = packs_of_rank(config, world_size)
         sources = load_mixture(config.data.mixture)
         tokenizer = load_tokenizer(config.data.tokenizer)
         if tokenizer.vocab_size > config.model.vocab_size:
@@ -40,10 +55,10 @@ class PackLoader:
                 f"({config.data.tokenizer}); raise it"
             )
         shards = [open_shards(source.name, source.shards, source.index) for source in sources]
-        lanes = [Lane(index, config, sources, shards, tokenizer) for index in range(rank, num_lanes, world_size)]
+        indices = range(rank, config.data.packs_per_step, world_size)
+        lanes = [Lane(index, config, sources, shards, tokenizer) for index in indices]
         self.states = {lane.index: states[lane.index] if states else lane.state() for lane in lanes}
         stream = _LaneStream(lanes, states)
-        self.packs_per_step = len(lanes)
         workers = max(w for w in range(config.data.workers + 1) if w == 0 or len(lanes) % w == 0)
         self._packs = iter(
             DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 START_SECONDS = 45.0  # what a process is expected to take until one of its kind has told
 LIMIT_SECONDS = 150.0  # of one process: what hangs must not use up the time of the others
+CHECKPOINTING = ("none", "selective", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class Job:
 
     name: str
     kind: Literal["kernels", "plan", "ours", "peer"]
-    overrides: tuple[str, ...] = ()  # of the config
+    overrides: Sequence[str] = ()  # of the config
     sequences: int = 0  # of the peer: equal documents in a step
     uses_fsdp: bool = True  # of the peer; else autocast
     needs: str = ""  # a package that must be installed
@@ -36,7 +37,7 @@ class Settings:
     """What all jobs share."""
 
     config: str  # TOML file
-    overrides: tuple[str, ...]
+    overrides: Sequence[str]
     steps: int  # timed in each training measurement
 
 
@@ -48,34 +49,21 @@ def all_jobs(rows: int, document_rows: int) -> list[Job]:
         document_rows: of our longest documents; the peer has documents of this length, and a pair of the longest.
     """
     many, pair = rows // document_rows, 2
-    ours = _ours("bf16", True, "none")
-    peers = [_peer(sequences, rows // sequences, "none") for sequences in (many, pair)]
-    ours_other = [
-        _ours(precision, compiled, checkpointing)
-        for precision, compiled, checkpointing in (
-            ("bf16", True, "selective"),
-            ("float8", True, "none"),
-            ("bf16", True, "full"),
-            ("bf16", False, "none"),
-            ("bf16", False, "selective"),
-            ("bf16", False, "full"),
-            ("float8", True, "selective"),
-            ("float8", True, "full"),
-            ("float8", False, "none"),
-            ("float8", False, "selective"),
-            ("float8", False, "full"),
-        )
-    ]
-    selective, float8, *others = ours_other
+    ours, peer = _ours("bf16", "compiled", "none"), _peer(many, rows // many, "none")
     return [
         Job(name="kernels", kind="kernels"),
-        *(ours, peers[0], ours, peers[0], peers[1]),
-        *(selective, _peer(many, document_rows, "selective"), float8),
+        *(ours, peer, ours, peer, _peer(pair, rows // pair, "none")),
+        _ours("bf16", "compiled", "selective"),
+        _peer(many, document_rows, "selective"),
+        _ours("float8", "compiled", "none"),
         *_plans("bf16"),
-        *(_peer(pair, rows // pair, "selective"), _peer(many, document_rows, "none", uses_fsdp=False)),
-        *others[:4],
+        _peer(pair, rows // pair, "selective"),
+        _peer(many, document_rows, "none", uses_fsdp=False),
+        _ours("bf16", "compiled", "full"),
+        *(_ours("bf16", "eager", checkpointing) for checkpointing in CHECKPOINTING),
         *_plans("float8"),
-        *others[4:],
+        *(_ours("float8", "compiled", checkpointing) for checkpointing in CHECKPOINTING[1:]),
+        *(_ours("float8", "eager", checkpointing) for checkpointing in CHECKPOINTING),
     ]
 
 
@@ -143,17 +131,10 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
         process.wait()
 
 
-def _ours(precision: str, compiled: bool, checkpointing: str) -> Job:
-    train = {
-        "precision": precision,
-        "compile": str(compiled).lower(),
-        "activation_checkpointing": checkpointing,
-    }
-    return Job(
-        name=f"ours {precision} {'compiled' if compiled else 'eager'} {checkpointing}",
-        kind="ours",
-        overrides=tuple(f"train.{key}={value}" for key, value in train.items()),
-    )
+def _ours(precision: str, mode: str, checkpointing: str) -> Job:
+    compiled = f"train.compile={str(mode == 'compiled').lower()}"
+    name = f"ours {precision} {mode} {checkpointing}"
+    return Job(name=name, kind="ours", overrides=(*_way(precision, checkpointing), compiled))
 
 
 def _peer(sequences: int, length: int, checkpointing: str, uses_fsdp: bool = True) -> Job:
@@ -169,10 +150,10 @@ def _peer(sequences: int, length: int, checkpointing: str, uses_fsdp: bool = Tru
 
 def _plans(precision: str) -> list[Job]:
     return [
-        Job(
-            name=f"plan {precision} {checkpointing}",
-            kind="plan",
-            overrides=(f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"),
-        )
-        for checkpointing in ("none", "selective", "full")
+        Job(name=f"plan {precision} {checkpointing}", kind="plan", overrides=_way(precision, checkpointing))
+        for checkpointing in CHECKPOINTING
     ]
+
+
+def _way(precision: str, checkpointing: str) -> tuple[str, ...]:
+    return f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"

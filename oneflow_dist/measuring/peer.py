@@ -18,8 +18,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
 from oneflow_dist.config import Config
-from oneflow_dist.measuring.timing import INPUT_SETS, time_steps
-from oneflow_dist.model.flops import num_parameters, training_flops
 
 # What torchtitan imports for its data alone, and this file never reaches: packages, and the modules it asks of them.
 UNREACHED = {"torchdata": ("torchdata.stateful_dataloader",), "datasets": ("datasets.distributed",)}
@@ -45,38 +43,14 @@ def without_data_packages() -> Iterator[None]:
         del sys.modules[name]
 
 
-def measure_peer(config: Config, sequences: int, uses_fsdp: bool, steps: int, device: torch.device) -> dict[str, Any]:
-    """Steps of torchtitan's Llama of the same shape on the same number of rows, as `sequences` equal documents.
-
-    Its embedding and unembedding are two weights; it has no moving average. Random tokens, all of them scored.
+class Titan:
+    """torchtitan's model and what its trainer builds around it, on one device.
 
     Args:
+        length: tokens of a sequence.
         uses_fsdp: bfloat16 through FSDP on a mesh of one, as its trainer on several devices; else through autocast, as
             its trainer on one.
     """
-    length = config.data.rows_per_pack // sequences
-    titan = Titan(config, length, uses_fsdp, device)
-    generator = torch.Generator().manual_seed(0)
-    shape = (INPUT_SETS, sequences, length + 1)
-    tokens = torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
-    times = time_steps(lambda number: titan.step(tokens[number]), steps, device)
-    seconds, rows = sum(times.seconds), steps * sequences * length
-    flops = training_flops(config, rows=rows, attention_pairs=steps * sequences * length**2 / 2, head_slots=rows)
-    return {
-        "parameters": num_parameters(titan.model),
-        "rows_per_second": rows / seconds,
-        "documents_per_second": steps * sequences / seconds,
-        "tflops": flops / seconds / 1e12,
-        "tflops_by_its_own_formula": titan.flops_per_token * rows / seconds / 1e12,
-        "flops_per_document": flops / (steps * sequences),
-        "padding_share": 0.0,
-        "slots_with_logits_share": 1.0,
-        **times.report(),
-    }
-
-
-class Titan:
-    """torchtitan's model and what its trainer builds around it, on one device."""
 
     def __init__(self, config: Config, length: int, uses_fsdp: bool, device: torch.device):
         with without_data_packages():

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-GIB = 2**30
+from oneflow_dist.planning.gpus import GIB
+
 INPUT_SETS = 4  # so that it is not a cache that is measured
 WARM_SECONDS = 2.0  # of steps on a GPU before any is timed: its clocks rise under load
 
@@ -51,18 +52,14 @@ def time_steps(step: Callable[[int], object], count: int, device: torch.device) 
     return Steps(seconds=seconds, first_seconds=first_seconds, peak_gib=peak_gib(device), reserved_gib=reserved)
 
 
-def time_call(function: Callable[[], Any], device: torch.device) -> float:
-    """Median milliseconds of a call, after warming up."""
+def time_calls(function: Callable[[], Any], device: torch.device) -> list[float]:
+    """Milliseconds of each of several calls, after others that warm up."""
     if device.type == "cuda":
         from triton.testing import do_bench
 
-        return float(do_bench(function, warmup=100, rep=400, return_mode="median"))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+        return do_bench(function, warmup=100, rep=400, return_mode="all")
+    function()
+    return [1e3 * _seconds(lambda _: function(), 0, device) for _ in range(5)]
 
 
 def reset_peak(device: torch.device) -> float:

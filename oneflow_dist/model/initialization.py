@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from oneflow_dist.model.philox import normal_values
+from oneflow_dist.model.tensor_axis import local
 
 ZERO = (
     "modulation.linear.weight",
@@ -29,9 +30,8 @@ def initialize(model: nn.Module, seed: int, num_layers: int) -> None:
     1 / sqrt(inputs), those that add to the residual stream at 1 / sqrt(2 * layers) of that.
     """
     for name, parameter in model.named_parameters():
-        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         places = [own_places(parameter, dim) for dim in range(parameter.ndim)]
-        own.copy_(first_value(name, parameter.shape, seed, num_layers, places))
+        local(parameter).copy_(first_value(name, parameter.shape, seed, num_layers, places))
 
 
 def own_places(parameter: Tensor, dim: int) -> Tensor:

@@ -46,7 +46,10 @@ ALONE = TensorAxis()
 
 
 def local(weight: Tensor) -> Tensor:
-    """This rank's part of a weight, as a plain tensor; a whole weight's gradient is a part of the sum over ranks."""
+    """This rank's part of a weight as a plain tensor, and itself the plain tensor; no copy.
+
+    The gradient of a whole weight is a part of the sum over ranks.
+    """
     if not isinstance(weight, DTensor):
         return weight
     return weight.to_local(grad_placements=[Partial() if p.is_replicate() else p for p in weight.placements])

@@ -36,26 +36,35 @@ def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int, int
     return replicate, shard, tensor
 
 
-def check_tensor_axis(config: Config) -> None:
-    """Whether what the tensor axis deals out can be dealt out evenly.
-
-    Raises:
-        ValueError: names the first size that parallel.tensor does not divide.
-    """
-    tensor, model = config.parallel.tensor, config.model
-    sizes = {
+def dealt_sizes(config: Config) -> dict[str, int]:
+    """What the tensor axis deals out: parallel.tensor must divide each of these."""
+    model = config.model
+    return {
         "model.num_kv_heads": model.num_kv_heads,
         "model.num_attention_heads": model.num_attention_heads,
         "model.mlp_width": model.mlp_width,
         "model.vocab_size": model.vocab_size,
         "data.rows_per_pack": config.data.rows_per_pack,
     }
-    for name, size in sizes.items():
-        if size % tensor:
-            largest = math.gcd(tensor, *sizes.values())  # suits all of them, and the number of ranks
-            raise ValueError(
-                f"parallel.tensor: {tensor} does not divide {name} ({size}); set parallel.tensor = {largest}"
-            )
+
+
+def can_deal(config: Config) -> bool:
+    """Whether the tensor axis can deal out evenly what it deals out."""
+    return math.gcd(*dealt_sizes(config).values()) % config.parallel.tensor == 0
+
+
+def check_tensor_axis(config: Config) -> None:
+    """Refuse a tensor axis that cannot deal out evenly what it deals out.
+
+    Raises:
+        ValueError: names the first size that parallel.tensor does not divide.
+    """
+    if can_deal(config):
+        return
+    tensor, sizes = config.parallel.tensor, dealt_sizes(config)
+    name, size = next((name, size) for name, size in sizes.items() if size % tensor)
+    largest = math.gcd(tensor, *sizes.values())  # suits all of them, and the number of ranks
+    raise ValueError(f"parallel.tensor: {tensor} does not divide {name} ({size}); set parallel.tensor = {largest}")
 
 
 def make_mesh(config: Config, world_size: int, device_type: str) -> DeviceMesh:

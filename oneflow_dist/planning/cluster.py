@@ -6,56 +6,9 @@ from dataclasses import dataclass
 
 from oneflow_dist.config import Config
 from oneflow_dist.model.flops import training_flops
+from oneflow_dist.planning.gpus import GIB, Gpu
 from oneflow_dist.planning.recorder import REDUCE, Collective
 from oneflow_dist.planning.trace import Trace
-
-GIB = 2**30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """A device and its links, from vendors' data sheets: dense bfloat16, one direction of a link."""
-
-    name: str
-    memory_bytes: float
-    flops_per_second: float
-    node_bytes_per_second: float  # between devices of a node, each
-    network_bytes_per_second: float  # between nodes, for each device
-
-
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu(
-            name="a100-80gb",
-            memory_bytes=80e9,
-            flops_per_second=312e12,
-            node_bytes_per_second=300e9,
-            network_bytes_per_second=25e9,
-        ),
-        Gpu(
-            name="h100-80gb",
-            memory_bytes=80e9,
-            flops_per_second=989e12,
-            node_bytes_per_second=450e9,
-            network_bytes_per_second=50e9,
-        ),
-        Gpu(
-            name="h200-141gb",
-            memory_bytes=141e9,
-            flops_per_second=989e12,
-            node_bytes_per_second=450e9,
-            network_bytes_per_second=50e9,
-        ),
-        Gpu(
-            name="b200-180gb",
-            memory_bytes=180e9,
-            flops_per_second=2250e12,
-            node_bytes_per_second=900e9,
-            network_bytes_per_second=50e9,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations
+from oneflow_dist.model.tensor_axis import local
 
 GATHER, SCATTER, REDUCE = "all_gather", "reduce_scatter", "all_reduce"
 # Each kind of operation that ranks do together: what it is called here, and which argument is its larger buffer.
@@ -115,7 +116,7 @@ class Recorder(TorchDispatchMode):
 
     def name(self, kind: str, tensors: Iterable[Tensor]) -> int:
         """Call the storages of these tensors `kind`; returns their bytes."""
-        storages = {id(s): s for tensor in tensors for s in _storages(tensor)}
+        storages = {id(s): s for s in (local(tensor).untyped_storage() for tensor in tensors)}
         for storage in storages.values():
             self._see(storage).kind = kind
         return sum(storage.nbytes() for storage in storages.values())
@@ -157,8 +158,7 @@ class Recorder(TorchDispatchMode):
             self.flops[str(packet)] += flop_registry[packet](*args, **kwargs, out_val=out)
         for tensor in tree_leaves((args, out) if kind == "gathered" else out):
             if isinstance(tensor, Tensor):
-                for storage in _storages(tensor):
-                    self._see(storage, kind)
+                self._see(tensor.untyped_storage(), kind)
         return out
 
     def _enter_phase(self) -> None:
@@ -200,9 +200,3 @@ def _group_of(args: Any) -> str:
         if isinstance(argument, torch.ScriptObject):
             return dist.ProcessGroup.unbox(argument).group_name
     return next(argument for argument in reversed(args) if isinstance(argument, str))
-
-
-def _storages(tensor: Tensor) -> list[torch.UntypedStorage]:
-    if isinstance(tensor, DTensor):
-        tensor = tensor.to_local()
-    return [tensor.untyped_storage()]

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 from oneflow_dist.config import Config
-from oneflow_dist.planning.cluster import GIB, Cluster, Estimate, group_span, link_seconds
+from oneflow_dist.planning.cluster import Cluster, Estimate, group_span, link_seconds
+from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace
 

@@ -11,7 +11,8 @@ from typing import Literal
 from tqdm import tqdm
 
 from oneflow_dist.config import Config
-from oneflow_dist.parallel.mesh import check_tensor_axis
+from oneflow_dist.data.loader import can_share_packs
+from oneflow_dist.parallel.mesh import can_deal
 from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
 from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace, fresh_processes, trace_here
@@ -32,7 +33,7 @@ def layouts(config: Config, world_size: int, gpus_per_node: int) -> Iterator[Con
             shard = world_size // (replicate * tensor)
             parallel = dataclasses.replace(config.parallel, replicate=replicate, shard=shard, tensor=tensor)
             candidate = dataclasses.replace(config, parallel=parallel)
-            if _can_run(candidate, world_size):
+            if can_deal(candidate) and can_share_packs(candidate, replicate * shard):
                 yield candidate
             if shard * tensor <= gpus_per_node:
                 break
@@ -97,11 +98,3 @@ def _extend_collectives(two: dict[Collective, int], three: dict[Collective, int]
 def with_layers(config: Config, num_layers: int) -> Config:
     """The config with so many layers."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=num_layers))
-
-
-def _can_run(config: Config, world_size: int) -> bool:
-    try:
-        check_tensor_axis(config)
-    except ValueError:
-        return False
-    return config.data.packs_per_step % (world_size // config.parallel.tensor) == 0

@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.containers import NoisySample, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
+from oneflow_dist.data.loader import packs_of_rank
+from oneflow_dist.data.packing import pack
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, make_optimizer
 from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh, tensor_axis
@@ -69,16 +71,17 @@ def trace_here(config: Config, world_size: int) -> Trace:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     with pretend_ranks(world_size):
         mesh = make_mesh(config, world_size, "cpu")
-        microbatches = packs_of_rank(config, mesh)
+        microbatches = packs_of_rank(config, data_place(mesh)[1])
         with torch.device("meta"):
             model = OneFlow(config, tensor_axis(mesh))
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         shard_model(model, mesh, config)
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = full_pack(config)
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             model.to_empty(device="cpu")
             optimizer = make_optimizer(model, config.optim)
             fill_states(model, optimizer)
-            batches = [share_batch(fake_batch(config), model.axis)] * min(microbatches, 2)
+            batches = [share_batch(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
             fewer = Recorder()
             if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
@@ -115,7 +118,7 @@ def record_step(
             "optimizer": recorder.name("optimizer", [value for value in states if isinstance(value, Tensor)]),
             "average": recorder.name("average", ema.tensors.values()),
         }
-        recorder.name("batch", [value for value in _fields(batches[0]) if isinstance(value, Tensor)])
+        recorder.name("batch", tensors_of(batches[0]).values())
         with unset_fake_temporarily():  # counts live on the host
             counts = global_counts(batches)
         losses = forward_backward(model, batches, counts, config)
@@ -136,52 +139,36 @@ def fill_states(model: OneFlow, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def fake_batch(config: Config) -> PackedBatch:
-    """A full pack without values."""
-    room, elements = capacity_of(config), config.image.patch_elements
-
-    def whole(*shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.int64)
-
-    return PackedBatch(
-        tokens=whole(room.tokens),
-        token_row=whole(room.tokens),
-        token_sequence=whole(room.tokens),
-        slot_weight=torch.zeros(room.tokens),
-        missing_count=torch.zeros(room.tokens),
-        bag_tokens=whole(room.bag_tokens),
-        bag_slot=whole(room.bag_tokens),
-        bag_weight=torch.zeros(room.bag_tokens),
-        image_time=torch.zeros(room.images),
-        patches=torch.zeros(room.patches, elements),
-        velocity=torch.zeros(room.patches, elements),
-        patch_image=whole(room.patches),
-        patch_row=whole(room.patches),
-        patch_weight=torch.zeros(room.patches),
-        row_source=whole(room.rows),
-        row_image=whole(room.rows),
-        position=torch.zeros(room.rows, 3, dtype=torch.int32),
-        cu_seqlens=torch.zeros(room.sequences + 1, dtype=torch.int32),
-        text_time=torch.zeros(room.sequences),
-        max_seqlen=config.data.max_sample_rows,
-        counts=Counts.zeros(),
-        keys=(),
+def full_pack(config: Config) -> PackedBatch:
+    """A pack of full size around a sample of one token, said to have a sequence as long as samples may be."""
+    none, patches = np.zeros(0, dtype=np.int64), np.zeros((0, config.image.patch_elements), dtype=np.float32)
+    sample = NoisySample(
+        key="",
+        tokens=np.zeros(1, dtype=np.int64),
+        is_open=np.ones(1, dtype=bool),
+        image_at=none,
+        bag_tokens=none,
+        bag_slot=none,
+        patches=patches,
+        velocity=patches,
+        grid=none.reshape(0, 2),
+        image_time=np.zeros(0),
+        image_is_scored=np.zeros(0, dtype=bool),
+        text_time=0.0,
     )
+    return dataclasses.replace(pack([sample], capacity_of(config)), max_seqlen=config.data.max_sample_rows)
 
 
-def packs_of_rank(config: Config, mesh: DeviceMesh) -> int:
-    """Microbatches of a step.
+def without_values(batch: PackedBatch, mode: FakeTensorMode) -> PackedBatch:
+    """The batch on fake tensors."""
+    fakes: dict[str, Any] = {name: mode.from_tensor(tensor) for name, tensor in tensors_of(batch).items()}
+    return dataclasses.replace(batch, **fakes)
 
-    Raises:
-        ValueError: the ranks cannot share the packs of a step evenly.
-    """
-    packs, (_, size) = config.data.packs_per_step, data_place(mesh)
-    if packs % size:
-        raise ValueError(
-            f"data.packs_per_step ({packs}) is not a multiple of the {size} data-parallel ranks; "
-            f"set data.packs_per_step={size * max(1, packs // size)}"
-        )
-    return packs // size
+
+def tensors_of(batch: PackedBatch) -> dict[str, Tensor]:
+    """The fields of a batch that are tensors."""
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 @contextmanager
@@ -201,7 +188,3 @@ def _extrapolate(two: Counter[Any], one: Counter[Any], microbatches: int) -> Cou
     if microbatches <= 2:
         return two
     return Counter({key: count + (microbatches - 2) * (count - one[key]) for key, count in two.items()})
-
-
-def _fields(batch: PackedBatch) -> list[object]:
-    return [getattr(batch, field.name) for field in dataclasses.fields(batch)]

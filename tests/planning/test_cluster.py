@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import GIB, GPUS, Cluster, estimate, group_span, link_seconds, model_flops
+from oneflow_dist.planning.cluster import Cluster, estimate, group_span, link_seconds, model_flops
+from oneflow_dist.planning.gpus import GIB, GPUS
 from oneflow_dist.planning.recorder import GATHER, REDUCE, SCATTER, Collective
 from oneflow_dist.planning.trace import Trace
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import GIB, GPUS, Cluster, estimate
+from oneflow_dist.planning.cluster import Cluster, estimate
+from oneflow_dist.planning.gpus import GIB, GPUS
 from oneflow_dist.planning.recorder import GATHER, REDUCE, Collective
 from oneflow_dist.planning.report import by_axis, plan_json, plan_text
 from oneflow_dist.planning.trace import Trace

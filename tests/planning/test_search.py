@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import GPUS, Cluster
+from oneflow_dist.planning.cluster import Cluster
+from oneflow_dist.planning.gpus import GPUS
 from oneflow_dist.planning.search import CHECKPOINTING, layouts, search, trace_few_layers, with_layers
 from oneflow_dist.planning.trace import Trace, fresh_processes, trace_step
 

@@ -20,7 +20,7 @@ from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh
 from oneflow_dist.parallel.sharding import share_batch
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
-from oneflow_dist.planning.trace import Trace, fake_batch, packs_of_rank, pretend_ranks, trace_step
+from oneflow_dist.planning.trace import Trace, full_pack, trace_step
 from oneflow_dist.train import build_model, train_step
 from tests.launching import Launcher
 
@@ -127,7 +127,7 @@ def make_steps(config: Config, num_steps: int) -> None:
 
 def full_batch(config: Config) -> object:
     """The batch that a plan assumes, with values: full of the longest samples, one missing token to a slot."""
-    batch = fake_batch(config)
+    batch = full_pack(config)
     rows, num_tokens, longest = len(batch.row_source), len(batch.tokens), config.data.max_sample_rows
     bounds = torch.arange(len(batch.cu_seqlens), dtype=torch.int32) * longest
     return replace(
@@ -193,8 +193,8 @@ def test_more_microbatches_cost_what_one_more_costs(debug: Callable[..., tuple[s
 
 def test_packs_that_ranks_cannot_share_are_refused(debug: Callable[..., tuple[str, Config]]) -> None:
     _, config = debug("data.packs_per_step=6")
-    with pretend_ranks(4), pytest.raises(ValueError) as error:
-        packs_of_rank(config, make_mesh(config, 4, "cpu"))
+    with pytest.raises(ValueError) as error:
+        trace_step(config, 4)
     assert str(error.value) == (
         "data.packs_per_step (6) is not a multiple of the 4 data-parallel ranks; set data.packs_per_step=4"
     )

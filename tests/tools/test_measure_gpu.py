@@ -27,8 +27,11 @@ def ours(precision: str, checkpointing: str) -> Job:
 
 
 @pytest.fixture
-def measure(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def measure(
+    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
     """Measure jobs on a small config; returns the content of the result file."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as all programs of tests have it
     config = tmp_path / "config.toml"
     config.write_text(write_config(make_config(*SMALL)))
 
