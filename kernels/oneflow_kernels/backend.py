@@ -42,3 +42,4 @@ class Variant(NamedTuple):
     signature: dict[str, str]  # of every argument in order: "*bf16", "i32", "fp32", "constexpr"
     constants: dict[str, object]  # of the constexpr arguments, tiles among them
     launch: Launch
+    targets: tuple[str, ...] = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")  # where it runs
