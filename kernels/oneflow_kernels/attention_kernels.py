@@ -184,7 +184,7 @@ def key_gradient_kernel(
     num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV of one tile of keys of one head, summed over all query heads that share it; `scale` is 1 / sqrt(d)."""
+    """Gradients of one tile of keys and values, summed over all query heads that share it; `scale` is 1 / sqrt(d)."""
     first, head = tl.program_id(0) * BLOCK_N, tl.program_id(1)
     row = first + tl.arange(0, BLOCK_N)
     stride, kv_stride = num_heads * WIDTH, num_heads // group * WIDTH
@@ -243,7 +243,7 @@ def query_gradient_kernel(
     query, key, value, grad, logsumexp, delta, key_start, key_end, d_query, num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """dQ of one tile of rows of one head; `scale` is 1 / sqrt(d)."""
+    """Gradient of the query, of one tile of rows of one head; `scale` is 1 / sqrt(d)."""
     first, head = tl.program_id(0) * BLOCK_M, tl.program_id(1)
     row = first + tl.arange(0, BLOCK_M)
     stride, kv_stride = num_heads * WIDTH, num_heads // group * WIDTH
@@ -340,7 +340,7 @@ def variants() -> Iterator[Variant]:
             ("delta", delta_kernel, None),
         ):
             launch = DELTA if table is None else launch_of(table, machine, 4 if dtype == "fp32" else 2, width)
-            constants = {"WIDTH": width, "PADDED": padded_width(width), **launch.tiles}
+            constants: dict[str, object] = {"WIDTH": width, "PADDED": padded_width(width), **launch.tiles}
             constants |= {"HAS_GRAD": True} if table is None else {}
             signature = _signature(kernel.arg_names, dtype)
             yield Variant(f"attention {name}, {dtype}, width {width}", kernel, signature, constants, launch, targets)

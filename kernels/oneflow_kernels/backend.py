@@ -22,7 +22,9 @@ def uses_triton(x: Tensor) -> bool:
     if choice not in CHOICES:
         raise ValueError(f'{VARIABLE}: "{choice}" is none of {", ".join(CHOICES)}')
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}")
+        raise ValueError(
+            f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}"
+        )
     return choice == "triton" or (choice == "auto" and x.is_cuda)
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from oneflow_kernels import backend, reference_attention as reference
+from oneflow_kernels import backend
+from oneflow_kernels import reference_attention as reference
 from oneflow_kernels.key_intervals import KeyIntervals
 
 MAX_WIDTH = 128  # of a head, in a Triton kernel

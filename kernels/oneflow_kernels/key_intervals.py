@@ -80,9 +80,7 @@ def _rows(like: Tensor, num_rows: int) -> Int32[Tensor, "T"]:
     return torch.arange(num_rows, dtype=torch.int32, device=like.device)
 
 
-def _sequence_of_row(
-    cu_seqlens: Int32[Tensor, "S1"], num_rows: int
-) -> tuple[Int32[Tensor, "T"], Int32[Tensor, "T"]]:
+def _sequence_of_row(cu_seqlens: Int32[Tensor, "S1"], num_rows: int) -> tuple[Int32[Tensor, "T"], Int32[Tensor, "T"]]:
     """Where the sequence of each row starts and ends."""
     after = torch.searchsorted(cu_seqlens, _rows(cu_seqlens, num_rows), right=True)
     return cu_seqlens[after - 1], cu_seqlens[after]
