@@ -309,7 +309,7 @@ QUERY_GRADIENT = {
 }
 DELTA = Launch({"BLOCK_M": 128}, 4, 1)
 # float32 is multiplied without matrix units, which would cut it down to TF32: small tiles, for tests and small models.
-FLOAT32 = _tiles(32, 32, 8, 1)
+FLOAT32 = {False: _tiles(16, 32, 8, 1), True: _tiles(16, 16, 8, 1)}  # by whether a head is wider than 64
 INTERPRETED = _tiles(32, 16, 4, 1)  # so that few rows make several tiles
 
 
@@ -317,7 +317,7 @@ def launch_of(table: dict[tuple[str, bool], list[Launch]], machine: str, itemsiz
     """With what a kernel runs; `machine` is "hopper", "nvidia", "amd" or "cpu"."""
     if machine == "cpu":
         return INTERPRETED
-    return FLOAT32 if itemsize == 4 else table[machine, width > 64][0]
+    return FLOAT32[width > 64] if itemsize == 4 else table[machine, width > 64][0]
 
 
 def padded_width(width: int) -> int:

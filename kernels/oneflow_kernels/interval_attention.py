@@ -39,7 +39,7 @@ def interval_attention(
         max_keys: at least the longest interval; what plans count with.
 
     Raises:
-        ValueError: h is not a multiple of g.
+        ValueError: h is not a multiple of g, dtypes differ, or the intervals are of other rows.
 
     Numerics: scores, softmax and all sums in float32; probabilities and the gradients of scores are rounded to the
     dtype of the inputs before they are multiplied. No atomic sums: two runs give the same bits. Keys outside of a row's
@@ -62,6 +62,10 @@ def interval_attention_with_sums(
     """
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"query has {query.shape[1]} heads, not a multiple of key's {key.shape[1]}")
+    if not query.dtype == key.dtype == value.dtype:
+        raise ValueError(f"query is {query.dtype}, key {key.dtype} and value {value.dtype}; cast them to one")
+    if len(intervals.start) != len(query):
+        raise ValueError(f"intervals are of {len(intervals.start)} rows, but query has {len(query)}")
     out, logsumexp = _forward(query.contiguous(), key.contiguous(), value.contiguous(), *intervals, max_keys)
     return out, logsumexp
 
