@@ -276,48 +276,55 @@ def query_gradient_kernel(
 
 # How the kernels are launched. The first of several is what runs; none spills registers, see `resources`.
 
+TARGETS = {"hopper": ("cuda:90", "cuda:100"), "nvidia": ("cuda:80",), "amd": ("hip:gfx942",)}  # what each is checked on
+
 
 def _tiles(rows: int, keys: int, num_warps: int, num_stages: int) -> Launch:
     return Launch({"BLOCK_M": rows, "BLOCK_N": keys}, num_warps, num_stages)
 
 
-# By machine and whether a head is wider than 64, of two-byte elements. "hopper" are GPUs of compute capability 9.0 and
-# 10.x, "nvidia" all before and 12.x, which have less shared memory.
+# By machine, bytes of an element, and whether a head is wider than 64. "hopper" are GPUs of compute capability 9.0 and
+# 10.x, "nvidia" all before and 12.x, which have less shared memory. float32 is multiplied without matrix units, which
+# would cut it down to TF32: it has small tiles, which are for tests and small models.
+FLOAT32 = {(machine, 4, False): [_tiles(16, 32, 8, 1)] for machine in TARGETS}
+FLOAT32 |= {(machine, 4, True): [_tiles(16, 16, 8, 1)] for machine in TARGETS}
 FORWARD = {
-    ("hopper", False): [_tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3)],
-    ("hopper", True): [_tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2)],
-    ("nvidia", False): [_tiles(128, 64, 8, 3)],
-    ("nvidia", True): [_tiles(128, 32, 8, 3), _tiles(64, 64, 4, 2)],
-    ("amd", False): [_tiles(128, 64, 4, 1)],
-    ("amd", True): [_tiles(128, 64, 8, 1)],
+    **FLOAT32,
+    ("hopper", 2, False): [_tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3)],
+    ("hopper", 2, True): [_tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2)],
+    ("nvidia", 2, False): [_tiles(128, 64, 8, 3)],
+    ("nvidia", 2, True): [_tiles(128, 32, 8, 3), _tiles(64, 64, 4, 2)],
+    ("amd", 2, False): [_tiles(128, 64, 4, 1)],
+    ("amd", 2, True): [_tiles(128, 64, 8, 1)],
 }
 KEY_GRADIENT = {
-    ("hopper", False): [_tiles(64, 128, 8, 2), _tiles(64, 128, 8, 3)],
-    ("hopper", True): [_tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3)],
-    ("nvidia", False): [_tiles(64, 64, 8, 2), _tiles(64, 128, 8, 2)],
-    ("nvidia", True): [_tiles(64, 64, 8, 2)],
-    ("amd", False): [_tiles(64, 64, 4, 1)],
-    ("amd", True): [_tiles(32, 64, 4, 1)],
+    **FLOAT32,
+    ("hopper", 2, False): [_tiles(64, 128, 8, 2), _tiles(64, 128, 8, 3)],
+    ("hopper", 2, True): [_tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3)],
+    ("nvidia", 2, False): [_tiles(64, 64, 8, 2), _tiles(64, 128, 8, 2)],
+    ("nvidia", 2, True): [_tiles(64, 64, 8, 2)],
+    ("amd", 2, False): [_tiles(64, 64, 4, 1)],
+    ("amd", 2, True): [_tiles(32, 64, 4, 1)],
 }
 QUERY_GRADIENT = {
-    ("hopper", False): [_tiles(128, 64, 8, 3)],
-    ("hopper", True): [_tiles(128, 64, 8, 2)],
-    ("nvidia", False): [_tiles(128, 64, 8, 2)],
-    ("nvidia", True): [_tiles(128, 32, 8, 2)],
-    ("amd", False): [_tiles(64, 64, 4, 1)],
-    ("amd", True): [_tiles(64, 32, 4, 1), _tiles(64, 64, 4, 1)],
+    **FLOAT32,
+    ("hopper", 4, False): [_tiles(32, 32, 8, 1)],
+    ("nvidia", 4, False): [_tiles(32, 32, 8, 1)],
+    ("nvidia", 4, True): [_tiles(32, 32, 8, 2)],
+    ("hopper", 2, False): [_tiles(128, 64, 8, 3)],
+    ("hopper", 2, True): [_tiles(128, 64, 8, 2)],
+    ("nvidia", 2, False): [_tiles(128, 64, 8, 2)],
+    ("nvidia", 2, True): [_tiles(128, 32, 8, 2)],
+    ("amd", 2, False): [_tiles(64, 64, 4, 1)],
+    ("amd", 2, True): [_tiles(64, 32, 4, 1), _tiles(64, 64, 4, 1)],
 }
-DELTA = Launch({"BLOCK_M": 128}, 4, 1)
-# float32 is multiplied without matrix units, which would cut it down to TF32: small tiles, for tests and small models.
-FLOAT32 = {False: _tiles(16, 32, 8, 1), True: _tiles(16, 16, 8, 1)}  # by whether a head is wider than 64
+DELTA = Launch({"BLOCK_M": 64}, 4, 1)
 INTERPRETED = _tiles(32, 16, 4, 1)  # so that few rows make several tiles
 
 
-def launch_of(table: dict[tuple[str, bool], list[Launch]], machine: str, itemsize: int, width: int) -> Launch:
+def launch_of(table: dict[tuple[str, int, bool], list[Launch]], machine: str, itemsize: int, width: int) -> Launch:
     """With what a kernel runs; `machine` is "hopper", "nvidia", "amd" or "cpu"."""
-    if machine == "cpu":
-        return INTERPRETED
-    return FLOAT32[width > 64] if itemsize == 4 else table[machine, width > 64][0]
+    return INTERPRETED if machine == "cpu" else table[machine, itemsize, width > 64][0]
 
 
 def padded_width(width: int) -> int:
@@ -325,7 +332,6 @@ def padded_width(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-TARGETS = {"hopper": ("cuda:90", "cuda:100"), "nvidia": ("cuda:80",), "amd": ("hip:gfx942",)}
 SHAPES = [("bf16", 64), ("bf16", 128), ("fp16", 64), ("fp16", 128), ("fp32", 64), ("fp32", 128), ("bf16", 32)]
 SHAPES += [("bf16", 96)]  # padded to 128
 
