@@ -4,14 +4,25 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+import os
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
+from torch.nn.attention import varlen
+from torch.utils.flop_counter import register_flop_formula
 
-from oneflow_kernels import reference
+from oneflow_kernels import backend, reference
+from oneflow_kernels.interval_attention import has_kernel, interval_attention
+from oneflow_kernels.key_intervals import causal_intervals, document_intervals
+
+LOG = logging.getLogger(__name__)
+FLASH, TRITON, REFERENCE = "torch's varlen flash attention", "the Triton kernel", "the plain definition"
+HAS_GROUPS = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters  # from torch 2.12 on
 
 
 def packed_attention(
@@ -26,7 +37,8 @@ def packed_attention(
 
         out[t] = sum over u in the sequence of t of softmax_u(query[t] . key[u] / sqrt(d)) value[u]
 
-    On CUDA in bfloat16 or float16 this is torch's varlen flash attention, elsewhere `reference`.
+    On CUDA in bfloat16 or float16 this is torch's varlen flash attention; in float32, in widths that it has not, or
+    where ONEFLOW_KERNELS is "triton", it is `interval_attention`; elsewhere `reference`. The log says once which it is.
 
     Args:
         key: h is a multiple of g; query head i reads key head i // (h / g).
@@ -39,20 +51,53 @@ def packed_attention(
     """
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"query has {query.shape[1]} heads, not a multiple of key's {key.shape[1]}")
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn
-
-        grouped = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(grouped, dim=1) if grouped > 1 else x for x in (key, value))
-        window = (-1, 0) if is_causal else (-1, -1)  # rows before and after; -1: all of them
-        out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window)
-        assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
-        return out
-    if (
-        torch.compiler.is_compiling() or query.is_meta or is_fake(query)
-    ):  # the reference looks at the values of cu_seqlens
+    which = _choose(query)
+    _announce(which)
+    if which == FLASH:
+        return _flash_attention(query, key, value, cu_seqlens, max_seqlen, is_causal)
+    if which == TRITON:
+        intervals = (causal_intervals if is_causal else document_intervals)(cu_seqlens, len(query))
+        return interval_attention(query, key, value, intervals, max_seqlen)
+    if torch.compiler.is_compiling() or query.is_meta or is_fake(query):
+        # The reference looks at the values of cu_seqlens.
         return _reference(query, key, value, cu_seqlens, max_seqlen, is_causal)
     return reference.packed_attention(query, key, value, cu_seqlens, is_causal)
+
+
+_announced: set[str] = set()
+
+
+def _choose(query: Tensor) -> str:
+    is_flash = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] % 8 == 0 and query.shape[2] <= 256
+    if query.is_cuda and is_flash and os.environ.get(backend.VARIABLE, "auto") == "auto":
+        return FLASH
+    return TRITON if has_kernel(query) else REFERENCE
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _announce(which: str) -> None:
+    """Say it once for a process, compiled or not."""
+    if which not in _announced:
+        _announced.add(which)
+        LOG.info("packed attention is %s", which)
+
+
+def _flash_attention(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool
+) -> Tensor:
+    options: dict[str, Any] = {}
+    if query.shape[1] > key.shape[1]:
+        if HAS_GROUPS:
+            options["enable_gqa"] = True
+        else:
+            grouped = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(grouped, dim=1) for x in (key, value))
+    window = (-1, 0) if is_causal else (-1, -1)  # rows before and after; -1: all of them
+    out = varlen.varlen_attn(
+        query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window, **options
+    )
+    assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
+    return out
 
 
 INPUTS = "Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, int max_seqlen, bool is_causal"
@@ -99,3 +144,22 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _reference.register_autograd(_backward, setup_context=_save_inputs)
+
+
+# Of sequences a plan knows only how long the longest is.
+
+
+@register_flop_formula(torch.ops.oneflow.packed_attention)
+def _flops(query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any) -> int:
+    """Scores and weighted sums, as if all sequences were as long as the longest."""
+    rows, heads, head_width = query
+    return 4 * rows * max_seqlen * heads * head_width
+
+
+@register_flop_formula(torch.ops.oneflow.packed_attention_backward)
+def _backward_flops(
+    grad: Any, query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any
+) -> int:
+    """2.5 times the forward pass, as flash attention, which computes the scores again."""
+    rows, heads, head_width = query
+    return 10 * rows * max_seqlen * heads * head_width

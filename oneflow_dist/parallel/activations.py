@@ -23,6 +23,7 @@ PRODUCTS = (_aten.mm.default, _aten._scaled_mm.default)  # of linear layers with
 KEPT = (
     torch.ops.torch_attn._varlen_attn.default,
     torch.ops.oneflow.packed_attention.default,
+    torch.ops.oneflow.interval_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_efficient_attention.default,
     torch.ops._c10d_functional.reduce_scatter_tensor.default,  # of tensor parallelism; FSDP's are outside the block

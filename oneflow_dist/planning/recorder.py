@@ -16,9 +16,9 @@ from torch.distributed.tensor._op_schema import OpSchema
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.utils.flop_counter import flop_registry
 
-import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations
+import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations and their FLOPs
 from oneflow_dist.model.tensor_axis import local
 
 GATHER, SCATTER, REDUCE = "all_gather", "reduce_scatter", "all_reduce"
@@ -34,22 +34,6 @@ COLLECTIVES: dict[Any, tuple[str, int | None]] = {
 }
 # What belongs to collectives but moves nothing that counts.
 OTHERS = {torch.ops._c10d_functional.wait_tensor, torch.ops._c10d_functional._wrap_tensor_autograd}
-
-
-@register_flop_formula(torch.ops.oneflow.packed_attention)
-def _attention_flops(query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any) -> int:
-    """Scores and weighted sums, as if all sequences were as long as the longest."""
-    rows, heads, head_width = query
-    return 4 * rows * max_seqlen * heads * head_width
-
-
-@register_flop_formula(torch.ops.oneflow.packed_attention_backward)
-def _attention_backward_flops(
-    grad: Any, query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any
-) -> int:
-    """2.5 times the forward pass, as flash attention, which computes the scores again."""
-    rows, heads, head_width = query
-    return 10 * rows * max_seqlen * heads * head_width
 
 
 @dataclass(frozen=True, slots=True, order=True)

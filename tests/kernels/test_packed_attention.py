@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,16 +16,18 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
+from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.packed_attention import packed_attention
 from tests.launching import Launcher
 
+module = importlib.import_module("oneflow_kernels.packed_attention")
 CU_SEQLENS = torch.tensor([0, 5, 5, 8], dtype=torch.int32)
 
 
-def rows(num_heads: int, num_kv_heads: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def rows(num_heads: int, num_kv_heads: int, dtype: torch.dtype = torch.float32, width: int = 6) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [
-        torch.randn(8, heads, 6, generator=generator).to(dtype) for heads in (num_heads, num_kv_heads, num_kv_heads)
+        torch.randn(8, heads, width, generator=generator).to(dtype) for heads in (num_heads, num_kv_heads, num_kv_heads)
     ]
 
 
@@ -115,21 +120,89 @@ def test_compiled_attention_is_one_graph_and_computes_what_eager_does(launcher: 
         torch.testing.assert_close(found[:half], found[half:], rtol=0.0, atol=bound)
 
 
-@pytest.mark.parametrize(("is_causal", "window"), [(False, (-1, -1)), (True, (-1, 0))])
-def test_the_kernel_of_cuda_is_asked_for_the_same_rows(
-    is_causal: bool, window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without CUDA only the call can be checked; its arguments are those of torch's own signature."""
-    signature = inspect.signature(varlen.varlen_attn)
+# Which implementation runs.
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[inspect.BoundArguments]:
+    """Calls of torch's kernel and of ours, as on CUDA: without one only the calls can be checked."""
     calls: list[inspect.BoundArguments] = []
 
-    def record(*arguments: Any, **named: Any) -> Tensor:
-        calls.append(signature.bind(*arguments, **named))
-        return torch.zeros(8, 4, 6)
+    def recorded(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        signature = inspect.signature(original)
 
+        def record(*arguments: Any, **named: Any) -> Tensor:
+            calls.append(signature.bind(*arguments, **named))
+            return torch.zeros_like(arguments[0])
+
+        return record
+
+    monkeypatch.setattr(varlen, "varlen_attn", recorded(varlen.varlen_attn))
+    monkeypatch.setattr(module, "interval_attention", recorded(interval_attention))
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr(varlen, "varlen_attn", record)
-    packed_attention(*rows(4, 2, torch.bfloat16), CU_SEQLENS, 5, is_causal)
-    (call,) = calls
+    return calls
+
+
+@pytest.mark.parametrize(("is_causal", "window"), [(False, (-1, -1)), (True, (-1, 0))])
+@pytest.mark.parametrize("has_groups", [False, True])
+def test_the_kernel_of_cuda_is_asked_for_the_same_rows(
+    is_causal: bool, window: tuple[int, int], has_groups: bool, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values are repeated only for a torch whose kernel takes no groups."""
+    monkeypatch.setattr(module, "HAS_GROUPS", has_groups)
+    query, key, value = rows(4, 2, torch.bfloat16, width=8)
+    packed_attention(query, key, value, CU_SEQLENS, 5, is_causal)
+    (call,) = chosen
     assert call.arguments["window_size"] == window
     assert (call.arguments["max_q"], call.arguments["max_k"]) == (5, 5)
+    assert call.arguments.get("enable_gqa", False) == has_groups
+    expected = key if has_groups else key.repeat_interleave(2, dim=1)
+    assert torch.equal(call.arguments["key"], expected)
+
+
+@pytest.mark.parametrize(
+    ("variable", "dtype", "width", "is_ours"),
+    [
+        ("auto", torch.float16, 8, False),
+        ("auto", torch.float32, 8, True),
+        ("auto", torch.bfloat16, 6, True),
+        ("triton", torch.bfloat16, 8, True),
+    ],
+)
+def test_on_cuda_ours_runs_where_it_is_asked_for_and_where_torch_has_none(
+    variable: str, dtype: torch.dtype, width: int, is_ours: bool, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+    packed_attention(*rows(4, 2, dtype, width), CU_SEQLENS, 5)
+    (call,) = chosen
+    assert ("intervals" in call.arguments) == is_ours
+
+
+@pytest.mark.parametrize(("variable", "dtype"), [("reference", torch.bfloat16), ("auto", torch.float64)])
+def test_on_cuda_the_definition_runs_where_it_is_asked_for_and_where_no_kernel_is(
+    variable: str, dtype: torch.dtype, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+    inputs = rows(4, 2, dtype, 8)
+    assert packed_attention(*inputs, CU_SEQLENS, 5).ne(0.0).all()
+    assert chosen == []
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_kernel_computes_what_the_definition_does(is_causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for variable in ("triton", "reference"):
+        monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+        inputs = [row.requires_grad_() for row in rows(4, 2)]
+        out = packed_attention(*inputs, CU_SEQLENS, 5, is_causal)
+        up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+        results.append([out, *torch.autograd.grad(out, inputs, up)])
+    torch.testing.assert_close(*results, rtol=0.0, atol=1e-5)
+
+
+def test_the_log_says_once_which_one_runs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(module, "_announced", set())
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            packed_attention(*rows(4, 2), CU_SEQLENS, 5)
+    assert [record.getMessage() for record in caplog.records] == ["packed attention is the plain definition"]

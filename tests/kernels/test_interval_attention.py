@@ -1,0 +1,286 @@
+"""Attention to intervals of keys: the kernels, and their plain definition, against dense attention in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from oneflow_kernels.interval_attention import interval_attention, interval_attention_with_sums
+from oneflow_kernels.key_intervals import KeyIntervals, document_intervals, key_intervals, transfusion_intervals
+from tests.launching import Launcher
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory holds NaN, so that what a kernel leaves unwritten shows."""
+
+    def poisoned(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def allocate(*args: Any, **options: Any) -> Tensor:
+            memory = original(*args, **options)
+            return memory.fill_(torch.nan) if memory.is_floating_point() else memory
+
+        return allocate
+
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEFLOW_KERNELS", "triton")
+
+
+@pytest.fixture(params=["triton", "reference"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("ONEFLOW_KERNELS", request.param)
+    return request.param
+
+
+RULES = ("document", "causal", "prefix", "window", "nothing")
+
+
+def intervals_of(documents: list[tuple[str, int]]) -> KeyIntervals:
+    """A rule and a number of rows for each document; "nothing" are rows that see no row."""
+    starts, ends, first = [], [], 0
+    for rule, rows in documents:
+        row, last = torch.arange(first, first + rows), first + rows
+        start = {"window": (row - 7).clamp(min=first), "nothing": row}.get(rule, torch.full((rows,), first))
+        end = {"document": torch.full((rows,), last), "window": (row + 5).clamp(max=last), "nothing": row}
+        starts.append(start)
+        ends.append(end.get(rule, (row + 1).clamp(min=first + rows // 3 if rule == "prefix" else 0)))
+        first = last
+    return key_intervals(torch.cat(starts).int(), torch.cat(ends).int())
+
+
+def inputs_of(
+    num_rows: int, heads: int = 2, kv_heads: int = 1, width: int = 16, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Query, key, value, and the gradients of the output and of the log-sum-exp."""
+    generator = torch.Generator().manual_seed(num_rows)
+    shapes = ((num_rows, heads, width), *((num_rows, kv_heads, width),) * 2, (num_rows, heads, width))
+    rows = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    return [*rows, torch.randn(heads, num_rows, generator=generator)]
+
+
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals) -> tuple[Tensor, Tensor]:
+    """All pairs of rows under a mask, in the dtype of its arguments; rows that see nothing are cut out by hand."""
+    row, group = torch.arange(len(query)), query.shape[1] // key.shape[1]
+    is_seen = (intervals.start[:, None] <= row) & (row < intervals.end[:, None])
+    is_empty = ~is_seen.any(1)
+    key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    scores = torch.einsum("thd,uhd->htu", query, key) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(~(is_seen | is_empty[:, None]), -torch.inf)
+    out = torch.einsum("htu,uhd->thd", scores.softmax(-1), value).masked_fill(is_empty[:, None, None], 0.0)
+    return out, scores.logsumexp(-1).masked_fill(is_empty, -torch.inf)
+
+
+def results(function: Callable[..., tuple[Tensor, Tensor]], inputs: list[Tensor], intervals: Any) -> list[Tensor]:
+    """Output, log-sum-exp, and the gradients of query, key and value."""
+    *rows, grad, grad_logsumexp = inputs
+    rows = [row.detach().requires_grad_() for row in rows]
+    out, logsumexp = function(*rows, intervals)
+    ups = (grad.to(out.dtype), grad_logsumexp.to(logsumexp.dtype))
+    return [out.detach(), logsumexp.detach(), *torch.autograd.grad((out, logsumexp), rows, ups)]
+
+
+def attention(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return interval_attention_with_sums(*arguments, max_keys=len(arguments[0]))
+
+
+def check(inputs: list[Tensor], intervals: KeyIntervals) -> None:
+    """No result is off by more than twice the error of the same formula in the same dtype, and a little."""
+    found = results(attention, inputs, intervals)
+    plain = results(dense_attention, inputs, intervals)
+    exact = results(dense_attention, [x.double() for x in inputs], intervals)
+    for name, ours, same, truth in zip(("out", "sums", "dq", "dk", "dv"), found, plain, exact, strict=True):
+        is_empty = truth.isneginf()
+        assert torch.equal(ours.isneginf(), is_empty), name
+        ours, same, truth = (x.masked_fill(is_empty, 0.0).double() for x in (ours, same, truth))
+        allowed = 2 * (same - truth).abs().max() + 2e-6 * truth.abs().max().clamp(min=1.0)
+        assert (ours - truth).abs().max() <= allowed, f"{name}: {(ours - truth).abs().max():.1e} > {allowed:.1e}"
+
+
+documents = st.lists(st.tuples(st.sampled_from(RULES), st.integers(0, 50)), min_size=1, max_size=6)
+documents = documents.filter(lambda parts: 0 < sum(rows for _, rows in parts) <= 80)
+
+
+@given(documents)
+@settings(max_examples=10)
+def test_kernels_compute_attention_of_any_documents(parts: list[tuple[str, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEFLOW_KERNELS", "triton")
+        check(inputs_of(sum(rows for _, rows in parts)), intervals_of(parts))
+
+
+@given(documents)
+@settings(max_examples=30)
+def test_the_definition_is_attention_of_any_documents(parts: list[tuple[str, int]]) -> None:
+    """In float64, where only a wrong formula is off."""
+    intervals = intervals_of(parts)
+    inputs = [x.double() for x in inputs_of(sum(rows for _, rows in parts), 4, 2, 5)]
+    found, exact = results(attention, inputs, intervals), results(dense_attention, inputs, intervals)
+    torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-12)
+
+
+MIXED = [("document", 37), ("causal", 30), ("prefix", 13)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1), (8, 1)])
+def test_any_number_of_query_heads_shares_a_key_head(
+    heads: int, kv_heads: int, dtype: torch.dtype, backend: str
+) -> None:
+    parts = MIXED if heads < 8 else MIXED[:1]
+    check(inputs_of(sum(rows for _, rows in parts), heads, kv_heads, 16, dtype), intervals_of(parts))
+
+
+@pytest.mark.parametrize("width", [1, 6, 32, 64, 80, 128])
+def test_heads_of_any_width(width: int, triton: None) -> None:
+    check(inputs_of(40, 1, 1, width, torch.bfloat16), intervals_of([("causal", 25), ("document", 15)]))
+
+
+def test_one_document_of_many_tiles(triton: None) -> None:
+    check(inputs_of(256, 1, 1), intervals_of([("document", 256)]))
+    check(inputs_of(129, 1, 1), intervals_of([("causal", 129)]))
+
+
+def test_300_short_documents(triton: None) -> None:
+    lengths = torch.randint(1, 4, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    lengths[7], lengths[150] = 64, 17
+    check(inputs_of(sum(lengths), 1, 1), intervals_of([("document", rows) for rows in lengths]))
+
+
+@pytest.mark.parametrize("image", [8, 33])
+def test_images_at_both_ends_of_a_document(image: int, triton: None) -> None:
+    """Text between them, and a document of nothing but an image."""
+    row_image = torch.tensor([0] * image + [3] * 10 + [1] * image + [2] * 5)
+    cu_seqlens = torch.tensor([0, 2 * image + 10, len(row_image)], dtype=torch.int32)
+    check(inputs_of(len(row_image)), transfusion_intervals(cu_seqlens, row_image, 3))
+
+
+def test_rows_without_keys_have_zeros_no_sum_and_no_gradient(backend: str) -> None:
+    out, sums, *gradients = results(attention, inputs_of(40), intervals_of([("nothing", 40)]))
+    assert (out == 0.0).all()
+    assert sums.isneginf().all()
+    assert all((gradient == 0.0).all() for gradient in gradients)
+
+
+def test_two_runs_give_the_same_bits(backend: str) -> None:
+    inputs, intervals = inputs_of(50, 2, 1, 16, torch.bfloat16), intervals_of([("causal", 20), ("document", 30)])
+    runs = [results(attention, inputs, intervals) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_no_row_sees_another_document(triton: None) -> None:
+    """The others' outputs and gradients are the same to the bit, though they share tiles."""
+    inputs, intervals = inputs_of(80), intervals_of(MIXED)
+    changed = [x.clone() for x in inputs]
+    for x in changed[:3]:
+        x[37:67] += 1.0
+    before, after = (results(attention, x, intervals) for x in (inputs, changed))
+    others = torch.tensor([*range(37), *range(67, 80)])
+    for name, a, b in zip(("out", "sums", "dq", "dk", "dv"), before, after, strict=True):
+        rows = (a.T, b.T) if name == "sums" else (a, b)
+        assert torch.equal(rows[0][others], rows[1][others]), name
+        assert not torch.equal(*rows), name
+
+
+def test_views_give_what_their_copies_give(triton: None) -> None:
+    """As of one projection for query, key and value, and as a sum's backward hands a gradient of stride 0."""
+    both, intervals = torch.randn(20, 2, 48), intervals_of([("document", 20)])
+    views = [x.requires_grad_() for x in both.split(16, dim=-1)]
+    copies = [x.detach().clone().requires_grad_() for x in views]
+    outs = [interval_attention(*rows, intervals, 20) for rows in (views, copies)]
+    assert torch.equal(*outs)
+    gradients = [torch.autograd.grad(out.sum(), rows) for out, rows in zip(outs, (views, copies), strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_gradients_of_the_output_and_of_the_sums_add_up(backend: str) -> None:
+    *rows, grad, grad_sums = inputs_of(20)
+    rows, intervals = [row.requires_grad_() for row in rows], intervals_of([("causal", 20)])
+    out, sums = attention(*rows, intervals)
+    parts = [torch.autograd.grad(x, rows[:2], up, retain_graph=True) for x, up in ((out, grad), (sums, grad_sums))]
+    both = torch.autograd.grad((out, sums), rows[:2], (grad, grad_sums))
+    torch.testing.assert_close([a + b for a, b in zip(*parts, strict=True)], list(both), rtol=0.0, atol=1e-5)
+
+
+def test_large_scores_neither_overflow_nor_vanish(triton: None) -> None:
+    inputs = inputs_of(40, dtype=torch.bfloat16)
+    inputs[0] *= 300.0
+    check(inputs, intervals_of([("causal", 40)]))
+
+
+def test_operators_keep_what_torch_asks_of_an_operator(backend: str) -> None:
+    """Among it: inputs are not changed, fake results have the shapes, dtypes and strides of real ones."""
+    dtype = torch.float32 if backend == "triton" else torch.float64
+    *rows, grad, grad_sums = (x.to(dtype) for x in inputs_of(8, 2, 1, 16))
+    intervals = intervals_of([("causal", 5), ("document", 3)])
+    operators = torch.ops.oneflow
+    out, sums = operators.interval_attention(*rows, *intervals, 5)
+    for of_sums in (grad_sums, None):
+        saved = (grad, of_sums, out, sums, *rows, *intervals, 5)
+        torch.library.opcheck(operators.interval_attention_backward.default, saved)
+    torch.library.opcheck(
+        operators.interval_attention.default, (*(row.requires_grad_() for row in rows), *intervals, 5)
+    )
+
+
+def compiled_and_eager(backend: str, rows: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Both ways, with one, two and three documents; on a rank of its own, whose shapes nothing checks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEFLOW_KERNELS", backend)
+        patch.setattr(torch._dynamo.config, "error_on_recompile", True)
+
+        def step(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+            *rows, cu_seqlens = arguments
+            return attention(*rows, document_intervals(cu_seqlens, 8))
+
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")  # the graph, without its code
+        layouts = [torch.tensor(ends, dtype=torch.int32) for ends in ([0, 8, 8, 8], [0, 5, 8, 8], [0, 1, 2, 8])]
+        return [(results(compiled, rows, ends), results(step, rows, ends)) for ends in layouts]
+
+
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_one_compiled_graph_serves_any_number_of_documents(backend: str, launcher: Launcher) -> None:
+    (found,) = launcher.call(1, compiled_and_eager, backend, inputs_of(8))
+    assert len(found) == 3
+    for compiled, eager in found:
+        torch.testing.assert_close(compiled, eager, rtol=0.0, atol=1e-6)
+
+
+def test_flops_are_those_of_rows_that_all_see_as_many_keys() -> None:
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        rows = [torch.zeros(8, heads, 6, requires_grad=True) for heads in (4, 2, 2)]
+        out = interval_attention(*rows, KeyIntervals(*torch.zeros(4, 8, dtype=torch.int32)), 5)
+        forward = counter.get_total_flops()
+        torch.autograd.grad(out.sum(), rows)
+    assert forward == 4 * 8 * 5 * 4 * 6
+    assert counter.get_total_flops() == 3.5 * forward
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kv_heads": 3}, "query has 4 heads, not a multiple of key's 3"),
+        (
+            {"dtype": torch.float16},
+            "query is torch.float16, key torch.float32 and value torch.float32; cast them to one",
+        ),
+        ({"num_rows": 9}, "intervals are of 8 rows, but query has 9"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    query, key, value, *_ = inputs_of(**({"num_rows": 8, "heads": 4, "kv_heads": 2} | change))
+    key, value = key.float(), value.float()
+    with pytest.raises(ValueError) as error:
+        interval_attention(query, key, value, intervals_of([("document", 8)]), 8)
+    assert str(error.value) == message
