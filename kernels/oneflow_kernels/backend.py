@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,7 +23,9 @@ def uses_triton(x: Tensor) -> bool:
     if choice not in CHOICES:
         raise ValueError(f'{VARIABLE}: "{choice}" is none of {", ".join(CHOICES)}')
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}")
+        raise ValueError(
+            f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}"
+        )
     return choice == "triton" or (choice == "auto" and x.is_cuda)
 
 
@@ -33,6 +36,10 @@ class Launch(NamedTuple):
     num_warps: int
     num_stages: int
 
+    def options(self) -> dict[str, int]:
+        """As keyword arguments of a kernel."""
+        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
 
 class Variant(NamedTuple):
     """A kernel as it is shipped, with all that its compilation depends on; see `resources`."""
@@ -42,3 +49,17 @@ class Variant(NamedTuple):
     signature: dict[str, str]  # of every argument in order: "*bf16", "i32", "fp32", "constexpr"
     constants: dict[str, object]  # of the constexpr arguments, tiles among them
     launch: Launch
+
+
+def describe(kernel: Any, launch: Launch, rules: Mapping[str, object], types: Mapping[str, str], dtype: str) -> Variant:
+    """The variant of a kernel for one dtype.
+
+    Args:
+        rules: the constexpr arguments that are no sizes of tiles.
+        types: of the arguments that are neither constexpr nor tensors of that dtype.
+        dtype: as Triton writes it, such as "bf16".
+    """
+    constants = {**launch.tiles, **rules}
+    signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in kernel.arg_names}
+    settings = ", ".join(f"{name} {value}" for name, value in constants.items())
+    return Variant(f"{kernel.__name__}, {dtype}, {settings}", kernel, signature, constants, launch)
