@@ -13,8 +13,10 @@ CHOICES = ("auto", "triton", "reference")
 
 
 def uses_triton(x: Tensor) -> bool:
-    """Whether what computes on `x` is a Triton kernel: on a GPU, unless the environment variable ONEFLOW_KERNELS is
-    "reference"; on a CPU if it is "triton", by Triton's interpreter.
+    """Whether a Triton kernel computes on `x`, or the plain definition.
+
+    On a GPU it is Triton, on a CPU the definition; the environment variable ONEFLOW_KERNELS set to "triton" or to
+    "reference" decides for both. On a CPU Triton's interpreter runs the kernel, slowly.
 
     Raises:
         ValueError: the variable has another value, or asks for Triton on a CPU without TRITON_INTERPRET=1.
@@ -23,9 +25,7 @@ def uses_triton(x: Tensor) -> bool:
     if choice not in CHOICES:
         raise ValueError(f'{VARIABLE}: "{choice}" is none of {", ".join(CHOICES)}')
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1 on a CPU; this tensor is on {x.device}"
-        )
+        raise ValueError(f"{VARIABLE}: triton needs a GPU, or TRITON_INTERPRET=1; this tensor is on {x.device}")
     return choice == "triton" or (choice == "auto" and x.is_cuda)
 
 
@@ -46,7 +46,7 @@ class Variant(NamedTuple):
 
     name: str  # such as "attention forward, bfloat16, width 128"
     kernel: object  # the triton.jit function
-    signature: dict[str, str]  # of every argument in order: "*bf16", "i32", "fp32", "constexpr"
+    signature: dict[str, str]  # every argument in order: "*bf16", "i32", "i32:16" (a multiple of 16), "constexpr"
     constants: dict[str, object]  # of the constexpr arguments, tiles among them
     launch: Launch
 
@@ -61,5 +61,6 @@ def describe(kernel: Any, launch: Launch, rules: Mapping[str, object], types: Ma
     """
     constants = {**launch.tiles, **rules}
     signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in kernel.arg_names}
-    settings = ", ".join(f"{name} {value}" for name, value in constants.items())
-    return Variant(f"{kernel.__name__}, {dtype}, {settings}", kernel, signature, constants, launch)
+    features = [name.removeprefix("IS_").removeprefix("HAS_").lower() for name, value in rules.items() if value]
+    name = ", ".join([kernel.__name__.replace("_", " "), dtype, *features])
+    return Variant(name, kernel, signature, constants, launch)

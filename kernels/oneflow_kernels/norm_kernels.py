@@ -19,7 +19,7 @@ from oneflow_kernels.backend import Launch, Variant, describe
 from oneflow_kernels.triton_ops import cast
 
 # A row lies in the registers of one program: a launch serves widths up to its COLS, and the narrowest that fits is
-# taken. Eight values of a row for each thread, or sixteen where a program keeps no sums: more would spill.
+# taken.
 FORWARD = [
     Launch({"COLS": 256}, num_warps=1, num_stages=1),
     Launch({"COLS": 512}, num_warps=1, num_stages=1),
@@ -34,7 +34,7 @@ BACKWARD = [  # AHEAD: the next row is loaded before this one is computed; the w
     Launch({"COLS": 1024, "AHEAD": 1}, num_warps=4, num_stages=1),
     Launch({"COLS": 2048, "AHEAD": 1}, num_warps=8, num_stages=1),
     Launch({"COLS": 4096, "AHEAD": 1}, num_warps=16, num_stages=1),
-    Launch({"COLS": 8192, "AHEAD": 0}, num_warps=32, num_stages=1),
+    Launch({"COLS": 8192, "AHEAD": 0}, num_warps=16, num_stages=1),
 ]
 MAX_WIDTH = FORWARD[-1].tiles["COLS"]
 GATE_BACKWARD = Launch({"COLS": 1024}, num_warps=4, num_stages=1)  # in blocks of columns
@@ -222,8 +222,8 @@ TYPES = {
     **dict.fromkeys(("weight_parts", "shift_parts", "scale_parts", "gate_parts"), "*fp32"),
     **dict.fromkeys(("total_parts", "slope_parts"), "*fp32"),
     **dict.fromkeys(("first_chunk", "end_chunk"), "*i32"),
-    **dict.fromkeys(("num_rows", "num_images", "chunk_rows", "width"), "i32"),
-    **dict.fromkeys(("shift_stride", "scale_stride", "gate_stride"), "i32"),
+    **dict.fromkeys(("num_rows", "num_images", "chunk_rows"), "i32"),
+    **dict.fromkeys(("width", "shift_stride", "scale_stride", "gate_stride"), "i32:16"),
     "row_image": "*i64",
     "eps": "fp32",
 }

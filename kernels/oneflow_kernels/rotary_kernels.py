@@ -65,9 +65,10 @@ def rotate(
 
 
 TYPES = {
-    **dict.fromkeys(("query_row_stride", "query_head_stride", "key_row_stride", "key_head_stride"), "i32"),
-    **dict.fromkeys(("num_heads", "num_kv_heads", "num_pairs"), "i32"),
+    **dict.fromkeys(("query_row_stride", "query_head_stride", "key_row_stride", "key_head_stride"), "i32:16"),
+    **dict.fromkeys(("num_heads", "num_kv_heads"), "i32"),
     **dict.fromkeys(("cos", "sin"), "*fp32"),
+    "num_pairs": "i32:16",
 }
 
 

@@ -50,7 +50,7 @@ def swiglu_backward(grad, gate, up, grad_gate, grad_up, width, gate_stride, up_s
     tl.store(grad_up + place, cast(down * x * share, grad_up.dtype.element_ty), mask=inside)
 
 
-TYPES = dict.fromkeys(("width", "gate_stride", "up_stride"), "i32")
+TYPES = dict.fromkeys(("width", "gate_stride", "up_stride"), "i32:16")
 
 
 def variants() -> Iterator[Variant]:

@@ -1,0 +1,134 @@
+"""What stands between the products of a block: ours against torch.compile of the definition, and that definition."""
+
+# Shapes: T rows, D width, m MLP width, h query heads, g key and value heads, d head width, I images.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
+from oneflow_kernels import reference_fused
+from oneflow_kernels.norm import gated_add, modulated_rms_norm
+from oneflow_kernels.rotary import rotary
+from oneflow_kernels.swiglu import swiglu
+
+EPS = 1e-5
+IMAGE_ROWS = 256
+Function = Callable[..., Any]  # of tensors; a tensor or a tuple of them
+
+
+def row_cases(device: torch.device, scale: int) -> Iterator[Case]:
+    """All of them, forward and backward at the shapes of 1B and 8B; on a CPU `scale` times smaller."""
+    rows = 16384 // scale
+    for name, width, mlp_width, heads in (("1B", 2048, 8192, (32, 8, 64)), ("8B", 4096, 14336, (32, 8, 128))):
+        maker = _Maker(device, rows, width // scale, mlp_width // scale, heads)
+        yield _case(f"norm and modulation, {name}", maker.norm, modulated_norm, modulated_norm_definition, 5, device)
+        yield _case(f"gate and residual, {name}", maker.gate, gated_add, reference_fused.gated_add, 5, device)
+        yield _case(f"rotary, {name}", maker.rotary, rotary, reference_fused.rotary, 4, device)
+        yield _case(f"SwiGLU, {name}", maker.swiglu, swiglu, reference_fused.swiglu, 5, device)
+
+
+def modulated_norm(x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor, row_image: Tensor) -> Tensor:
+    """Ours."""
+    return modulated_rms_norm(x, weight, shift, scale, row_image, EPS)
+
+
+def modulated_norm_definition(x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor, row_image: Tensor) -> Tensor:
+    """The definition."""
+    return reference_fused.modulated_rms_norm(x, weight, shift, scale, row_image, EPS)
+
+
+class _Maker:
+    """Inputs; those that are not integers or angles get gradients."""
+
+    def __init__(self, device: torch.device, rows: int, width: int, mlp_width: int, heads: tuple[int, int, int]):
+        self.device, self.rows, self.width, self.mlp_width, self.heads = device, rows, width, mlp_width, heads
+        self.images = max(1, rows // IMAGE_ROWS // 2)
+
+    def normal(self, seed: int, *sizes: tuple[int, ...]) -> list[Tensor]:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        made = [torch.randn(size, device=self.device, generator=generator).bfloat16() for size in sizes]
+        return [x.requires_grad_() for x in made]
+
+    def row_image(self) -> Tensor:
+        """Images and text in turn, half of the rows each."""
+        block = torch.arange(self.rows, device=self.device) // IMAGE_ROWS
+        return torch.where((block % 2 == 1) & (block // 2 < self.images), block // 2, self.images)
+
+    def norm(self, seed: int) -> Inputs:
+        lines = (self.images, self.width)
+        return *self.normal(seed, (self.rows, self.width), (self.width,), lines, lines), self.row_image()
+
+    def gate(self, seed: int) -> Inputs:
+        size = (self.rows, self.width)
+        return *self.normal(seed, size, size, (self.images, self.width)), self.row_image()
+
+    def rotary(self, seed: int) -> Inputs:
+        h, g, d = self.heads
+        angle = torch.arange(self.rows, device=self.device)[:, None, None] / torch.arange(1, d // 2 + 1).to(self.device)
+        return *self.normal(seed, (self.rows, h, d), (self.rows, g, d)), angle.cos(), angle.sin()
+
+    def swiglu(self, seed: int) -> Inputs:
+        size = (self.rows, self.mlp_width)
+        return tuple(self.normal(seed, size, size))
+
+
+def _case(
+    name: str,
+    make: Callable[[int], Inputs],
+    ours: Function,
+    definition: Function,
+    passes: int,
+    device: torch.device,
+) -> Case:
+    """Args: passes over the largest input that forward and backward must make at least."""
+    largest = max((x for x in make(0) if x.requires_grad), key=torch.Tensor.numel)
+    return Case(
+        name=f"{name}, forward and backward",
+        make_inputs=make,
+        contenders=(
+            Contender(name="ours", prepare=lambda inputs: _both(ours, inputs), is_ours=True),
+            Contender(name="compiled", prepare=lambda inputs: _both(torch.compile(definition, dynamic=False), inputs)),
+            Contender(name="eager", prepare=lambda inputs: _both(definition, inputs)),
+        ),
+        num_bytes=passes * largest.numel() * largest.itemsize,
+        outputs=_names(definition, make(0)),
+        parts=list,
+        truth=lambda inputs: list(_both(definition, _in_float64(inputs))()),
+    )
+
+
+def _both(function: Function, inputs: Inputs) -> Call:
+    """Outputs, and gradients of what has some, for gradients of the outputs that do not depend on who computes."""
+    learned = [x for x in inputs if x.requires_grad]
+    with torch.no_grad():
+        given = [_slope(output) for output in _as_tuple(function(*inputs))]
+
+    def call() -> Outputs:
+        outputs = _as_tuple(function(*inputs))
+        return [*(output.detach() for output in outputs), *torch.autograd.grad(outputs, learned, given)]
+
+    return call
+
+
+def _as_tuple(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _slope(output: Tensor) -> Tensor:
+    values = torch.linspace(-1.0, 1.0, output.numel(), device=output.device).bfloat16()
+    return values.view(output.shape).to(output.dtype)
+
+
+def _in_float64(inputs: Inputs) -> Inputs:
+    return tuple(x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in inputs)
+
+
+def _names(definition: Function, inputs: Inputs) -> tuple[str, ...]:
+    count = len(_as_tuple(definition(*inputs)))
+    learned = sum(x.requires_grad for x in inputs)
+    return *(f"out {i}" for i in range(count)), *(f"gradient {i}" for i in range(learned))
