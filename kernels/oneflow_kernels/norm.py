@@ -222,7 +222,9 @@ def _norm_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _norm.register_autograd(_norm_gradients, setup_context=_save_norm)
 
 
-@torch.library.custom_op("oneflow::gated_add", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::gated_add", mutates_args=(), schema="(Tensor x, Tensor y, Tensor gate, Tensor row_image) -> Tensor"
+)
 def _gated_add(x: Tensor, y: Tensor, gate: Tensor, row_image: Tensor) -> Tensor:
     from oneflow_kernels import norm_kernels as kernels
 
@@ -242,7 +244,11 @@ def _(x: Tensor, y: Tensor, gate: Tensor, row_image: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("oneflow::gated_add_backward", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::gated_add_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor y, Tensor gate, Tensor row_image) -> (Tensor, Tensor)",
+)
 def _gated_add_backward(grad: Tensor, y: Tensor, gate: Tensor, row_image: Tensor) -> tuple[Tensor, Tensor]:
     from oneflow_kernels import norm_kernels as kernels
 

@@ -36,7 +36,6 @@ BACKWARD = [  # AHEAD: the next row is loaded before this one is computed; the w
     Launch({"COLS": 4096, "AHEAD": 1}, num_warps=16, num_stages=1),
     Launch({"COLS": 8192, "AHEAD": 0}, num_warps=16, num_stages=1),
 ]
-MAX_WIDTH = FORWARD[-1].tiles["COLS"]
 GATE_BACKWARD = Launch({"COLS": 1024}, num_warps=4, num_stages=1)  # in blocks of columns
 IMAGE_SUMS = Launch({"CHUNKS": 8, "COLS": 256}, num_warps=4, num_stages=1)
 
@@ -123,7 +122,8 @@ def norm_backward(
     if AHEAD:
         next_value = tl.load(x + first.to(tl.int64) * width + cols, mask=inside, other=0.0)
         next_up = tl.load(grad + first.to(tl.int64) * width + cols, mask=inside, other=0.0)
-    for row in range(first, end):
+    for i in range(0, end - first):
+        row = first + i
         start = row.to(tl.int64) * width
         if AHEAD:
             value, up = next_value.to(tl.float32), next_up.to(tl.float32)
@@ -176,7 +176,8 @@ def gate_backward(
     cols = tl.program_id(0) % num_blocks * COLS + tl.arange(0, COLS)
     inside = cols < width
     slope = tl.zeros([COLS], tl.float32)
-    for row in range(first, end):
+    for i in range(0, end - first):
+        row = first + i
         start = row.to(tl.int64) * width
         image, is_last = _follow(row_image, row, end, num_rows, chunk, first_chunk, end_chunk, num_images)
         has_image = inside & (image < num_images)

@@ -51,7 +51,11 @@ def rotary(
     return _rotary(query, key, cos, sin, False)
 
 
-@torch.library.custom_op("oneflow::rotary", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::rotary",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor cos, Tensor sin, bool is_inverse) -> (Tensor, Tensor)",
+)
 def _rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, is_inverse: bool) -> tuple[Tensor, Tensor]:
     from oneflow_kernels import rotary_kernels as kernels  # triton is not on every machine
 

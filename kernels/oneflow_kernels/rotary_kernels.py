@@ -19,7 +19,6 @@ LAUNCHES = [
     Launch({"HEADS": 16, "COLS": 64}, num_warps=4, num_stages=1),
     Launch({"HEADS": 8, "COLS": 128}, num_warps=4, num_stages=1),
 ]
-MAX_WIDTH = 2 * LAUNCHES[-1].tiles["COLS"]
 
 
 def launch_for(head_width: int) -> Launch:

@@ -51,7 +51,7 @@ def _lay_out(*tensors: Tensor) -> tuple[list[Tensor], int, tuple[int, ...]]:
     return list(tensors), num_rows, (width, *[x.stride(0) for x in tensors])
 
 
-@torch.library.custom_op("oneflow::swiglu", mutates_args=())
+@torch.library.custom_op("oneflow::swiglu", mutates_args=(), schema="(Tensor gate, Tensor up) -> Tensor")
 def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
     from oneflow_kernels import swiglu_kernels as kernels  # triton is not on every machine
 
@@ -69,7 +69,9 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
     return gate.new_empty(gate.shape)
 
 
-@torch.library.custom_op("oneflow::swiglu_backward", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::swiglu_backward", mutates_args=(), schema="(Tensor grad, Tensor gate, Tensor up) -> (Tensor, Tensor)"
+)
 def _swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     from oneflow_kernels import swiglu_kernels as kernels
 
