@@ -1,0 +1,172 @@
+"""What compiled kernels need of a GPU, without one: `python -m oneflow_kernels.resources --target cuda:90`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneflow_kernels.backend import Launch, Variant
+
+FAMILIES = ("attention", "bag", "norm", "rotary", "swiglu")
+SHARED_BYTES = {"cuda:80": 166912, "cuda:90": 232448, "cuda:100": 232448, "hip:gfx942": 65536}  # of one program
+MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a variant needs on a target."""
+
+    target: str
+    name: str
+    launch: str
+    registers: int  # of a thread
+    spilled_bytes: int  # of a thread: registers that did not fit and live in memory
+    shared_bytes: int  # of a program
+    matrix_instructions: int  # wgmma, tcgen05, mma or mfma in the code
+    tma_instructions: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is spilled and the shared memory exists."""
+        return self.spilled_bytes == 0 and self.shared_bytes <= SHARED_BYTES[self.target]
+
+
+def all_variants() -> list[Variant]:
+    """Every kernel in every form that is shipped."""
+    modules = [importlib.import_module(f"oneflow_kernels.{family}_kernels") for family in FAMILIES]
+    return [variant for module in modules for variant in module.variants()]
+
+
+def measure(variant: Variant, target: str) -> Usage:
+    """Compile a variant for a target and read what came out."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    backend, _, architecture = target.partition(":")
+    gpu = GPUTarget(backend, int(architecture), 32) if backend == "cuda" else GPUTarget(backend, architecture, 64)
+    constants = {**variant.constants, **variant.launch.tiles}
+    kinds = [kind.partition(":") for kind in variant.signature.values()]
+    attributes = {(i,): MULTIPLE_OF_16 for i, (kind, _, multiple) in enumerate(kinds) if multiple or kind[0] == "*"}
+    signature = {name: kind for name, (kind, _, _) in zip(variant.signature, kinds, strict=True)}
+    source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": variant.launch.num_warps, "num_stages": variant.launch.num_stages}
+    compiled = triton.compile(source, target=gpu, options=options)
+    read = _read_cuda if backend == "cuda" else _read_hip
+    tiles = " x ".join(str(size) for size in variant.launch.tiles.values())
+    return Usage(
+        target=target,
+        name=variant.name,
+        launch=f"{tiles}, {variant.launch.num_warps} warps, {variant.launch.num_stages} stages",
+        shared_bytes=compiled.metadata.shared,
+        **read(compiled.asm),
+    )
+
+
+def _read_cuda(asm: dict[str, object]) -> dict[str, int]:
+    """From the disassembled binary: LDL and STL move what was spilled, HGMMA and the like multiply, UTMA copies."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(asm["cubin"])  # type: ignore[arg-type]
+        usage = _output("cuobjdump", "-res-usage", cubin)
+        code = _output("nvdisasm", "-c", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found is not None, usage
+    return {
+        "registers": int(found[1]),
+        "spilled_bytes": int(found[2]) if re.search(r"\b(LDL|STL)\b", code) else 0,
+        "matrix_instructions": len(re.findall(r"\b(?:HGMMA|HMMA|UTCHMMA|UTCQMMA)\b", code)),
+        "tma_instructions": len(re.findall(r"\bUTMA(?:LDG|STG)\b", code)),
+    }
+
+
+def _read_hip(asm: dict[str, object]) -> dict[str, int]:
+    code = str(asm["amdgcn"])
+
+    def number(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", code)
+        assert found is not None, f"no {name} in the code"
+        return int(found[1])
+
+    return {
+        "registers": number("vgpr_count"),
+        "spilled_bytes": 4 * number("vgpr_spill_count"),
+        "matrix_instructions": len(re.findall(r"\bv_mfma_", code)),
+        "tma_instructions": 0,
+    }
+
+
+def _output(program: str, *arguments: str | Path) -> str:
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends/nvidia/bin"
+    return subprocess.run([folder / program, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def measure_all(variants: list[Variant], targets: list[str]) -> list[Usage]:
+    """Every variant on every target, in order; as many at once as there are processors, progress on stderr."""
+    tasks = [(variant.name, variant.launch, target) for target in targets for variant in variants]
+    usages = []
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for usage in pool.map(_measure_named, *zip(*tasks, strict=True)):
+            usages.append(usage)
+            print(f"\r{len(usages)} of {len(tasks)} compiled", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return usages
+
+
+def _measure_named(name: str, launch: Launch, target: str) -> Usage:
+    """By name, since a jit function cannot be sent to another process."""
+    (variant,) = (variant for variant in all_variants() if (variant.name, variant.launch) == (name, launch))
+    return measure(variant, target)
+
+
+def table(usages: list[Usage]) -> str:
+    """Markdown, one table a target."""
+    parts = []
+    for target in dict.fromkeys(usage.target for usage in usages):
+        lines = [
+            f"## {target}, {SHARED_BYTES[target]:,} bytes of shared memory a program",
+            "",
+            "| kernel | launch | registers | spilled bytes | shared bytes | matrix instructions | TMA |",
+            "|---|---|---:|---:|---:|---:|---:|",
+        ]
+        for u in usages:
+            if u.target == target:
+                numbers = (u.registers, u.spilled_bytes, u.shared_bytes, u.matrix_instructions, u.tma_instructions)
+                lines.append(f"| {u.name} | {u.launch} | {' | '.join(f'{number:,}' for number in numbers)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Entry point: prints the tables; code 1 if a kernel spills or asks for more shared memory than there is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", action="append", choices=SHARED_BYTES, help="may be given again; all, if left out")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only kernels whose names contain this")
+    arguments = parser.parse_args()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("TRITON_INTERPRET is set: kernels are interpreted, not compiled; unset it")
+    variants = [variant for variant in all_variants() if arguments.only in variant.name]
+    usages = measure_all(variants, arguments.target or list(SHARED_BYTES))
+    print(table(usages), end="")
+    spoiled = [usage for usage in usages if not usage.fits]
+    for usage in spoiled:
+        print(
+            f"error: {usage.target}, {usage.name}, {usage.launch}: {usage.spilled_bytes} bytes spilled, "
+            f"{usage.shared_bytes} of {SHARED_BYTES[usage.target]} bytes of shared memory; choose smaller tiles",
+            file=sys.stderr,
+        )
+    sys.exit(bool(spoiled))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Attention over packed documents: ours, torch's varlen flash attention, FlexAttention and padded SDPA."""
+
+# Shapes: T rows, h query heads, g key and value heads, d head width, I images.
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int32, Int64
+from torch import Tensor
+
+from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
+from oneflow_kernels.packed_attention import (
+    KeyIntervals,
+    causal_intervals,
+    document_intervals,
+    interval_attention,
+    transfusion_intervals,
+)
+
+SEVEN = (677, 1024, 1531, 2048, 3134, 3970, 4000)  # rows of documents, 16,384 together
+Rule = str  # "document", "causal" or "transfusion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A packed sequence and its heads."""
+
+    name: str
+    documents: tuple[int, ...]  # rows of each
+    rule: Rule
+    heads: tuple[int, int] = (32, 8)  # of queries; of keys and values
+    width: int = 128
+
+    @property
+    def pairs(self) -> int:
+        """Of a row and a row that it sees; a Transfusion's image blocks count as causal, which they nearly are."""
+        whole = sum(rows * rows for rows in self.documents)
+        return whole if self.rule == "document" else (whole + sum(self.documents)) // 2
+
+
+def attention_cases(device: torch.device, scale: int) -> Iterator[Case]:
+    """All of them; on a CPU documents are `scale` times shorter."""
+    seven = tuple(rows // scale for rows in SEVEN)
+    many = (64,) * (256 // scale)
+    shapes = (
+        Shape(name="7 documents", documents=seven, rule="document"),
+        Shape(name="7 documents, causal", documents=seven, rule="causal"),
+        Shape(name="7 documents, Transfusion", documents=seven, rule="transfusion"),
+        Shape(name="7 documents, width 64", documents=seven, rule="document", width=64),
+        Shape(name="1 document", documents=(16384 // scale,), rule="document"),
+        Shape(name="256 documents of 64", documents=many, rule="document"),
+    )
+    for shape in shapes:
+        for is_training in (False, True):
+            yield attention_case(shape, device, is_training)
+
+
+def attention_case(shape: Shape, device: torch.device, is_training: bool) -> Case:
+    """One shape, forward or forward and backward."""
+
+    def contender(name: str, make: Callable[[Shape, Inputs], Call], is_ours: bool = False) -> Contender:
+        def prepare(inputs: Inputs) -> Call:
+            return _with_backward(make(shape, inputs), inputs) if is_training else make(shape, inputs)
+
+        return Contender(name=name, prepare=prepare, is_ours=is_ours)
+
+    peers = [
+        contender("FlexAttention", make_flex),
+        contender("FlexAttention and its mask", make_flex_with_mask),
+        contender("SDPA, padded", make_padded),
+    ]
+    if shape.rule != "transfusion":
+        peers.insert(0, contender("torch varlen", make_varlen))
+    return Case(
+        name=f"attention, {shape.name}, forward{' and backward' * is_training}",
+        make_inputs=lambda seed: make_inputs(shape, device, seed),
+        contenders=(contender("ours", make_ours, is_ours=True), *peers),
+        flops=(3.5 if is_training else 1.0) * 4 * shape.width * shape.heads[0] * shape.pairs,
+        outputs=("out", "dquery", "dkey", "dvalue") if is_training else ("out",),
+        parts=lambda outputs: [output[: shape.documents[0]] for output in outputs],
+        truth=lambda inputs: first_document_in_float64(shape, inputs, is_training),
+    )
+
+
+def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
+    """Query, key, value, the gradient of the output, and the ends of documents."""
+    generator = torch.Generator(device).manual_seed(seed)
+    rows, (h, g) = sum(shape.documents), shape.heads
+    query, key, value, grad = (
+        torch.randn(rows, heads, shape.width, device=device, dtype=torch.bfloat16, generator=generator)
+        for heads in (h, g, g, h)
+    )
+    ends = torch.tensor([0, *shape.documents], device=device).cumsum(0, dtype=torch.int32)
+    return *(x.requires_grad_() for x in (query, key, value)), grad, ends
+
+
+def image_of_row(shape: Shape, device: torch.device) -> Int64[Tensor, "T"]:
+    """Every other quarter of a document is an image."""
+    images, number, num_images = [], 0, 2 * len(shape.documents)
+    for rows in shape.documents:
+        quarter = rows // 4
+        for index, size in enumerate((quarter, quarter, quarter, rows - 3 * quarter)):
+            images.append(torch.full((size,), number if index % 2 else num_images, device=device))
+            number += index % 2
+    return torch.cat(images)
+
+
+def intervals_of(shape: Shape, ends: Int32[Tensor, "S1"]) -> KeyIntervals:
+    """What each row sees."""
+    rows = sum(shape.documents)
+    if shape.rule == "transfusion":
+        return transfusion_intervals(ends, image_of_row(shape, ends.device))
+    return (causal_intervals if shape.rule == "causal" else document_intervals)(ends, rows)
+
+
+def make_ours(shape: Shape, inputs: Inputs) -> Call:
+    """Triton, from intervals that are made once for all layers."""
+    query, key, value, _, ends = inputs
+    intervals = intervals_of(shape, ends)
+    return lambda: [interval_attention(query, key, value, intervals)]
+
+
+def make_varlen(shape: Shape, inputs: Inputs) -> Call:
+    """FlashAttention in torch; keys and values are repeated where it knows no groups."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value, _, ends = inputs
+    longest, window = max(shape.documents), (-1, 0) if shape.rule == "causal" else (-1, -1)
+    options: dict[str, Any] = {"window_size": window}
+    groups = shape.heads[0] // shape.heads[1]
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        options["enable_gqa"], groups = True, 1
+
+    def call() -> Outputs:
+        k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+        return [varlen_attn(query, k, v, ends, ends, longest, longest, **options)]
+
+    return call
+
+
+def make_flex(shape: Shape, inputs: Inputs, builds_mask: bool = False) -> Call:
+    """FlexAttention, compiled, from a block mask that is made once or (`builds_mask`) in each call."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    query, key, value, _, ends = inputs
+    rows = sum(shape.documents)
+    intervals = intervals_of(shape, ends)
+
+    def sees(batch: Tensor, head: Tensor, row: Tensor, other: Tensor) -> Tensor:
+        return (intervals.start[row] <= other) & (other < intervals.end[row])
+
+    attend = torch.compile(flex_attention, dynamic=False)
+    make_mask = torch.compile(create_block_mask, dynamic=False)
+    kept = None if builds_mask else make_mask(sees, None, None, rows, rows, device=str(query.device))
+
+    def call() -> Outputs:
+        mask = kept or make_mask(sees, None, None, rows, rows, device=str(query.device))
+        q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+        return [attend(q, k, v, block_mask=mask, enable_gqa=True)[0].transpose(0, 1)]
+
+    return call
+
+
+def make_flex_with_mask(shape: Shape, inputs: Inputs) -> Call:
+    """FlexAttention as a step needs it whose documents change: with the mask."""
+    return make_flex(shape, inputs, builds_mask=True)
+
+
+def make_padded(shape: Shape, inputs: Inputs) -> Call:
+    """SDPA on a batch of documents padded to the longest; the padding is timed, as its rows are computed."""
+    query, key, value, _, ends = inputs
+    size = (len(shape.documents), max(shape.documents))
+    place = torch.cat([torch.arange(rows) + i * size[1] for i, rows in enumerate(shape.documents)]).to(query.device)
+    mask = padded_mask(shape, intervals_of(shape, ends), place, size)
+
+    def call() -> Outputs:
+        q, k, v = (
+            x.new_zeros(size[0] * size[1], *x.shape[1:]).index_copy(0, place, x).unflatten(0, size).transpose(1, 2)
+            for x in (query, key, value)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return [out.transpose(1, 2).flatten(0, 1)[place]]
+
+    return call
+
+
+def padded_mask(
+    shape: Shape, intervals: KeyIntervals, place: Int64[Tensor, "T"], size: tuple[int, int]
+) -> Bool[Tensor, "S 1 L L"]:
+    """Which row of a padded document sees which; padding sees the first row, so that no softmax is empty."""
+    mask = torch.zeros(size[0], 1, size[1], size[1], dtype=torch.bool, device=place.device)
+    mask[..., 0] = True
+    first = 0
+    for index, rows in enumerate(shape.documents):
+        other = torch.arange(first, first + rows, device=place.device)
+        own = slice(first, first + rows)
+        mask[index, 0, :rows, :rows] = (intervals.start[own, None] <= other) & (other < intervals.end[own, None])
+        first += rows
+    return mask
+
+
+def first_document_in_float64(shape: Shape, inputs: Inputs, is_training: bool) -> list[Tensor]:
+    """Its output and gradients, which no other document changes, head by head."""
+    query, key, value, grad, ends = inputs
+    rows, groups = shape.documents[0], shape.heads[0] // shape.heads[1]
+    intervals = intervals_of(shape, ends)
+    other = torch.arange(rows, device=query.device)
+    is_seen = (intervals.start[:rows, None] <= other) & (other < intervals.end[:rows, None])
+    q, k, v = (x[:rows].detach().double().transpose(0, 1).requires_grad_() for x in (query, key, value))
+    scores = q @ k.repeat_interleave(groups, dim=0).mT * shape.width**-0.5
+    probs = scores.masked_fill(~is_seen, -torch.inf).softmax(-1)
+    out = probs @ v.repeat_interleave(groups, dim=0)
+    results = [out]
+    if is_training:
+        results += torch.autograd.grad(out, (q, k, v), grad[:rows].double().transpose(0, 1))
+    return [x.detach().transpose(0, 1) for x in results]
+
+
+def _with_backward(call: Call, inputs: Inputs) -> Call:
+    """The output and the gradients of query, key and value."""
+    query, key, value, grad, _ = inputs
+
+    def both() -> Outputs:
+        (out,) = call()
+        return [out.detach(), *torch.autograd.grad(out, (query, key, value), grad)]
+
+    return both
