@@ -81,6 +81,7 @@ def bag_cross_entropy(
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
     if num_filled < min(1, len(bag_slot)):
         raise ValueError(f"num_filled: {num_filled} slots cannot hold {len(bag_slot)} bag tokens")
+    hidden, weight = hidden.contiguous(), weight.contiguous()
     options = _Options(softcap=softcap, z_loss=z_loss, part=part)
     bags = _compact(bag_tokens - part.first_token, bag_slot, bag_weight, min(num_filled, len(bag_slot)), len(hidden))
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):

@@ -82,7 +82,7 @@ def softmax_(
         lse, base, mass.
     """
     if has_kernel(logits):
-        from oneflow_kernels import bag_cross_entropy_kernels as kernels
+        from oneflow_kernels import bag_kernels as kernels
 
         return kernels.softmax_(logits, target, pair_weight, bag_tokens, bag_weight, starts, dtype, softcap)
     return reference_bag.softmax_(logits, target, pair_weight, bag_tokens, bag_weight, starts, dtype, softcap)
@@ -105,7 +105,7 @@ def hidden_grad_(
 ) -> None:
     """`grad[i] = scale[i] grad[i] - sum over bag i of pair_weight[b] weight[bag_tokens[b]]`, as for `softmax_`."""
     if has_kernel(grad):
-        from oneflow_kernels import bag_cross_entropy_kernels as kernels
+        from oneflow_kernels import bag_kernels as kernels
 
         kernels.hidden_grad_(grad, scale, weight, bag_tokens, pair_weight, starts)
     else:
@@ -121,7 +121,7 @@ def _(*_: Any) -> None:
 def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
     """`grad[token] -= sum over its bag tokens b of pair_weight[b] hidden[bag_slot[b]]`, in the order of b."""
     if has_kernel(grad):
-        from oneflow_kernels import bag_cross_entropy_kernels as kernels
+        from oneflow_kernels import bag_kernels as kernels
 
         kernels.weight_grad_(grad, hidden, bag_tokens, bag_slot, pair_weight)
     else:
@@ -137,7 +137,7 @@ def _(*_: Any) -> None:
 def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     """`hidden[bag_slot[b]] . weight[bag_tokens[b]]` of each bag token; 0 where the vocabulary part has it not."""
     if has_kernel(hidden):
-        from oneflow_kernels import bag_cross_entropy_kernels as kernels
+        from oneflow_kernels import bag_kernels as kernels
 
         return kernels.bag_logits(hidden, weight, bag_tokens, bag_slot)
     return reference_bag.bag_logits(hidden, weight, bag_tokens, bag_slot)

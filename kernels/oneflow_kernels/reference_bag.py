@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from oneflow_kernels.philox import MASK, philox
+
 
 def bag_cross_entropy(
     hidden: Float[Tensor, "N D"],
@@ -122,3 +124,40 @@ def logsumexp_of_logits(
     weight = _upcast(weight)
     parts = [capped(_upcast(rows) @ weight.T, softcap).logsumexp(-1) for rows in hidden.split(CHUNK_SLOTS)]
     return torch.cat(parts) if len(hidden) else weight.new_empty(0)
+
+
+def noisy_best_token(
+    hidden: Float[Tensor, "F D"],
+    other: Float[Tensor, "F D"] | None,
+    weight: Float[Tensor, "v D"],
+    noise_key: Int64[Tensor, "F"],
+    temperature: float,
+    guidance: float,
+    softcap: float,
+    first_token: int,
+    limit: int,
+) -> tuple[Float[Tensor, "F"], Int64[Tensor, "F"]]:
+    """See `fused_logits.noisy_best_token`; from all logits at once."""
+    weight = _upcast(weight)
+    logits = capped(_upcast(hidden) @ weight.T, softcap)
+    if other is not None:
+        logits = torch.lerp(capped(_upcast(other) @ weight.T, softcap), logits, guidance)
+    token = torch.arange(first_token, first_token + len(weight), device=weight.device)
+    noisy = logits / temperature + gumbel(noise_key, token)
+    best = noisy.masked_fill(token >= limit, -torch.inf).max(-1)
+    return best.values, best.indices + first_token
+
+
+def gumbel(noise_key: Int64[Tensor, "F"], token: Int64[Tensor, "v"]) -> Float[Tensor, "F v"]:
+    """Standard Gumbel noise of each (key, token).
+
+        noise = -log(-log(1 - u))        u = (word + 1/2) / 2^32
+
+    `word` is word token % 4 of Philox under the key, at the counter token // 4. Near 0, where the largest noise comes
+    from, u has 32 bits.
+    """
+    key, zero = noise_key[:, None], torch.zeros_like(token)
+    words = torch.stack(philox((token // 4, zero, zero, zero), (key & MASK, key >> 32 & MASK)))
+    word = words.gather(0, (token % 4).expand(1, len(key), -1)).squeeze(0)
+    u = (word.float() * 2.0**-32 + 2.0**-33).clamp(max=1.0 - 2.0**-24)
+    return -(-torch.log1p(-u)).log()
