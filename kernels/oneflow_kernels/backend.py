@@ -44,3 +44,4 @@ class Variant(NamedTuple):
     signature: dict[str, str]  # every argument in order: "*bf16", "i32", "i32:16" (a multiple of 16), "constexpr"
     constants: dict[str, object]  # of the constexpr arguments, tiles among them
     launch: Launch
+    targets: tuple[str, ...] = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")  # where it runs

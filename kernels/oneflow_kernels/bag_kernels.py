@@ -15,7 +15,7 @@ from torch import Tensor
 from oneflow_kernels.backend import Launch, Variant
 from oneflow_kernels.triton_ops import cast
 
-SOFTMAX = [Launch({"BLOCK": 4096, "PAIRS": 16}, num_warps=8, num_stages=1)]
+SOFTMAX = [Launch({"BLOCK": 2048, "PAIRS": 16}, num_warps=8, num_stages=1)]
 HIDDEN_GRAD = [Launch({"BLOCK": 512, "PAIRS": 4}, num_warps=4, num_stages=1)]
 WEIGHT_GRAD = [Launch({"BLOCK": 512, "PAIRS": 4}, num_warps=4, num_stages=1)]
 LOGITS = [Launch({"BLOCK": 1024}, num_warps=4, num_stages=1)]
@@ -250,16 +250,20 @@ def variants() -> Iterator[Variant]:
             for vocab, kind in (("i32:16", ""), ("i32", ", odd vocabulary")):
                 suffix = f"{', capped' if is_capped else ''}{kind}"
                 reach = REACH[getattr(torch, name)]
-                constants = {"IS_CAPPED": is_capped, "REACH": reach}
+                constants: dict[str, object] = {"IS_CAPPED": is_capped, "REACH": reach}
                 for launch in SOFTMAX:
                     yield Variant(
-                        f"bag softmax, {name}{suffix}", softmax_kernel, _softmax_signature(dtype, vocab), constants, launch
+                        f"bag softmax, {name}{suffix}",
+                        softmax_kernel,
+                        _softmax_signature(dtype, vocab),
+                        constants,
+                        launch,
                     )
         for launch in HIDDEN_GRAD:
             signature = {"grad": "*fp32", "scale": "*fp32", "weight": f"*{dtype}"} | PAIRS | WIDTHS
             yield Variant(f"bag gradient of hidden, {name}", hidden_grad_kernel, _tiled(signature, launch), {}, launch)
         for launch in WEIGHT_GRAD:
-            indices = {name: "*i64" for name in ("tokens", "order", "ends", "bag_slot")}
+            indices = dict.fromkeys(("tokens", "order", "ends", "bag_slot"), "*i64")
             signature = {"grad": "*fp32", "hidden": f"*{dtype}"} | indices | {"pair_weight": "*fp32"} | WIDTHS
             yield Variant(f"bag gradient of weight, {name}", weight_grad_kernel, _tiled(signature, launch), {}, launch)
         for launch in LOGITS:
@@ -274,7 +278,7 @@ def _softmax_signature(dtype: str, vocab: str) -> dict[str, str]:
     pointers = {name: "*i64" if name in ("bag_tokens", "starts") else "*fp32" for name in floats}
     sizes = {"vocab": vocab, "stride": vocab, "probs_stride": vocab, "softcap": "fp32"}
     signature = {"logits": "*fp32", "probs": f"*{dtype}"} | pointers | sizes
-    return signature | {name: "constexpr" for name in ("IS_CAPPED", "REACH", "BLOCK", "PAIRS")}
+    return signature | dict.fromkeys(("IS_CAPPED", "REACH", "BLOCK", "PAIRS"), "constexpr")
 
 
 def _tiled(signature: dict[str, str], launch: Launch) -> dict[str, str]:

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -26,7 +26,9 @@ def has_kernel(x: Tensor) -> bool:
     return x.dtype != torch.float64 and uses_triton(x)
 
 
-@torch.library.custom_op("oneflow::product_", mutates_args={"out"})
+@torch.library.custom_op(
+    "oneflow::product_", mutates_args={"out"}, schema="(Tensor(a!) out, Tensor a, Tensor b, bool is_added) -> ()"
+)
 def product_(out: Tensor, a: Tensor, b: Tensor, is_added: bool) -> None:
     """`out = a @ b`, or `out += a @ b`, summed in out's dtype, which may be wider than that of the operands."""
     if a.is_cuda and a.dtype != out.dtype:
@@ -50,7 +52,12 @@ def _product_flops(out: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
     return 2 * math.prod(a) * b[1]
 
 
-@torch.library.custom_op("oneflow::bag_softmax_", mutates_args={"logits", "target", "pair_weight"})
+@torch.library.custom_op(
+    "oneflow::bag_softmax_",
+    mutates_args={"logits", "target", "pair_weight"},
+    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_weight, Tensor bag_tokens, Tensor bag_weight, "
+    "Tensor starts, ScalarType dtype, float softcap) -> (Tensor, Tensor, Tensor)",
+)
 def softmax_(
     logits: Tensor,
     target: Tensor,
@@ -99,7 +106,11 @@ def probs_of(logits: Float[Tensor, "n v"], dtype: torch.dtype) -> Float[Tensor, 
     return logits.view(dtype)[:, : logits.shape[1]]
 
 
-@torch.library.custom_op("oneflow::bag_hidden_grad_", mutates_args={"grad"})
+@torch.library.custom_op(
+    "oneflow::bag_hidden_grad_",
+    mutates_args={"grad"},
+    schema="(Tensor(a!) grad, Tensor scale, Tensor weight, Tensor bag_tokens, Tensor pair_weight, Tensor starts) -> ()",
+)
 def hidden_grad_(
     grad: Tensor, scale: Tensor, weight: Tensor, bag_tokens: Tensor, pair_weight: Tensor, starts: Tensor
 ) -> None:
@@ -117,7 +128,11 @@ def _(*_: Any) -> None:
     return None
 
 
-@torch.library.custom_op("oneflow::bag_weight_grad_", mutates_args={"grad"})
+@torch.library.custom_op(
+    "oneflow::bag_weight_grad_",
+    mutates_args={"grad"},
+    schema="(Tensor(a!) grad, Tensor hidden, Tensor bag_tokens, Tensor bag_slot, Tensor pair_weight) -> ()",
+)
 def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
     """`grad[token] -= sum over its bag tokens b of pair_weight[b] hidden[bag_slot[b]]`, in the order of b."""
     if has_kernel(grad):
@@ -133,7 +148,11 @@ def _(*_: Any) -> None:
     return None
 
 
-@torch.library.custom_op("oneflow::bag_logits", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::bag_logits",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor bag_tokens, Tensor bag_slot) -> Tensor",
+)
 def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     """`hidden[bag_slot[b]] . weight[bag_tokens[b]]` of each bag token; 0 where the vocabulary part has it not."""
     if has_kernel(hidden):

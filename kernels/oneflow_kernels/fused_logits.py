@@ -14,7 +14,9 @@ from oneflow_kernels import reference_bag
 from oneflow_kernels.bag_operations import has_kernel, wide
 
 
-@torch.library.custom_op("oneflow::logsumexp_of_logits", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::logsumexp_of_logits", mutates_args=(), schema="(Tensor hidden, Tensor weight, float softcap) -> Tensor"
+)
 def logsumexp_of_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
     """`logsumexp(z[i])` of each row, `z = capped(hidden @ weight.T, softcap)`.
 
@@ -37,7 +39,12 @@ def _logsumexp_flops(hidden: Any, weight: Any, *_: Any, **__: Any) -> int:
     return 2 * hidden[0] * hidden[1] * weight[0]
 
 
-@torch.library.custom_op("oneflow::noisy_best_token", mutates_args=())
+@torch.library.custom_op(
+    "oneflow::noisy_best_token",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor? other, Tensor weight, Tensor noise_key, float temperature, float guidance, "
+    "float softcap, int first_token, int limit) -> (Tensor, Tensor)",
+)
 def noisy_best_token(
     hidden: Tensor,
     other: Tensor | None,

@@ -19,18 +19,23 @@ from oneflow_kernels.triton_ops import dot
 GROUP = 16  # tiles of rows that go through the vocabulary together
 FEW_ROWS = 64
 
-# By generation and bytes of an element: for more rows than FEW_ROWS, and for those.
-LOGSUMEXP = {
-    ("sm_90", 2): Launch({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64}, num_warps=8, num_stages=3),
-    ("sm_80", 2): Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=3),
-    ("gfx942", 2): Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=8, num_stages=2),
-    ("any", 4): Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2),
+NEW, OLD, AMD = ("cuda:90", "cuda:100"), ("cuda:80",), ("hip:gfx942",)  # which GPUs a launch is for
+Launches = dict[int, dict[tuple[str, ...], Launch]]
+# By bytes of an element; a launch is for the GPUs that it is listed with.
+LOGSUMEXP: Launches = {
+    2: {
+        NEW: Launch({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64}, num_warps=8, num_stages=3),
+        OLD: Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=3),
+        AMD: Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
+    },
+    4: {NEW + OLD + AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)},
 }
-BEST_TOKEN = {
-    ("sm_90", 2): Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=4, num_stages=4),
-    ("sm_80", 2): Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=4, num_stages=4),
-    ("gfx942", 2): Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
-    ("any", 4): Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2),
+BEST_TOKEN: Launches = {
+    2: {
+        NEW + OLD: Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=4),
+        AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
+    },
+    4: {NEW + OLD + AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=8, num_stages=2)},
 }
 
 
@@ -142,14 +147,13 @@ def best_token_kernel(
 # Launches; what each computes is said in `fused_logits`.
 
 
-def _generation(x: Tensor) -> str:
+def _launch(launches: Launches, x: Tensor) -> Launch:
     if torch.version.hip:
-        return "gfx942"
-    return "sm_80" if x.is_cuda and torch.cuda.get_device_capability(x.device) < (9, 0) else "sm_90"
-
-
-def _launch(table: dict[tuple[str, int], Launch], x: Tensor) -> Launch:
-    return table["any", 4] if x.dtype.itemsize == 4 else table[_generation(x), 2]
+        target = AMD[0]
+    else:
+        is_old = x.is_cuda and torch.cuda.get_device_capability(x.device) < (9, 0)
+        target = OLD[0] if is_old else NEW[0]
+    return next(launch for targets, launch in launches[x.dtype.itemsize].items() if target in targets)
 
 
 def _options(launch: Launch, width: int) -> dict[str, int]:
@@ -202,28 +206,28 @@ def noisy_best_token(
 
 def variants() -> Iterator[Variant]:
     """Every kernel as it is shipped."""
-    sizes = {"num_rows": "i32", "vocab": "i32", "width": "i32:16", "stride": "i32:16", "weight_stride": "i32:16"}
     for dtype, name, num_bytes in (("bf16", "bfloat16", 2), ("fp16", "float16", 2), ("fp32", "float32", 4)):
-        operands = {"hidden": f"*{dtype}", "weight": f"*{dtype}"}
         for is_capped in (False, True):
-            flags = {"IS_CAPPED": is_capped, "IS_EVEN": True, "GROUP": GROUP}
+            flags: dict[str, object] = {"IS_CAPPED": is_capped, "IS_EVEN": True, "GROUP": GROUP}
             suffix = f"{name}{', capped' if is_capped else ''}"
-            for launch in _shipped(LOGSUMEXP, num_bytes):
-                signature = operands | {"out": "*fp32"} | sizes | {"softcap": "fp32"}
-                signature |= dict.fromkeys([*flags, *launch.tiles], "constexpr")
-                yield Variant(f"logsumexp of logits, {suffix}", logsumexp_kernel, signature, flags, launch)
-            for launch in _shipped(BEST_TOKEN, num_bytes):
-                for is_guided in (False, True):
-                    constants = {"IS_GUIDED": is_guided} | flags
-                    signature = {"hidden": f"*{dtype}", "other": f"*{dtype}", "weight": f"*{dtype}"}
-                    signature |= {"noise_key": "*i64", "best": "*fp32", "best_token": "*i64"} | sizes
-                    signature |= dict.fromkeys(("inverse_temperature", "guidance", "softcap"), "fp32")
-                    signature |= {"first_token": "i32", "limit": "i32"}
-                    signature |= dict.fromkeys([*constants, *launch.tiles], "constexpr")
+            for targets, launch in LOGSUMEXP[num_bytes].items():
+                pointers = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "out": "*fp32"}
+                signature = _signature(pointers, {"softcap": "fp32"}, flags, launch)
+                yield Variant(f"logsumexp of logits, {suffix}", logsumexp_kernel, signature, flags, launch, targets)
+            for is_guided in (False, True):
+                for targets, launch in BEST_TOKEN[num_bytes].items():
                     title = f"noisy best token, {suffix}{', guided' if is_guided else ''}"
-                    yield Variant(title, best_token_kernel, signature, constants, launch)
+                    constants = flags | {"IS_GUIDED": is_guided}
+                    pointers = {"hidden": f"*{dtype}", "other": f"*{dtype}", "weight": f"*{dtype}"}
+                    pointers |= {"noise_key": "*i64", "best": "*fp32", "best_token": "*i64"}
+                    scalars = {"inverse_temperature": "fp32", "guidance": "fp32", "softcap": "fp32"}
+                    scalars |= {"first_token": "i32", "limit": "i32"}
+                    signature = _signature(pointers, scalars, constants, launch)
+                    yield Variant(title, best_token_kernel, signature, constants, launch, targets)
 
 
-def _shipped(table: dict[tuple[str, int], Launch], num_bytes: int) -> list[Launch]:
-    """The different launches for elements of this size."""
-    return list({str(launch): launch for (_, size), launch in table.items() if size == num_bytes}.values())
+def _signature(
+    pointers: dict[str, str], scalars: dict[str, str], constants: dict[str, object], launch: Launch
+) -> dict[str, str]:
+    sizes = {"num_rows": "i32", "vocab": "i32", "width": "i32:16", "stride": "i32:16", "weight_stride": "i32:16"}
+    return pointers | sizes | scalars | dict.fromkeys([*constants, *launch.tiles], "constexpr")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from oneflow_kernels.backend import Launch, Variant
 
-FAMILIES = ("attention", "bag", "norm", "rotary", "swiglu")
+FAMILIES = ("attention", "bag", "fused_logits", "norm", "rotary", "swiglu")
 SHARED_BYTES = {"cuda:80": 166912, "cuda:90": 232448, "cuda:100": 232448, "hip:gfx942": 65536}  # of one program
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 
@@ -113,7 +113,8 @@ def _output(program: str, *arguments: str | Path) -> str:
 
 def measure_all(variants: list[Variant], targets: list[str]) -> list[Usage]:
     """Every variant on every target, in order; as many at once as there are processors, progress on stderr."""
-    tasks = [(variant.name, variant.launch, target) for target in targets for variant in variants]
+    pairs = [(variant, target) for target in targets for variant in variants if target in variant.targets]
+    tasks = [(variant.name, variant.launch, target) for variant, target in pairs]
     usages = []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for usage in pool.map(_measure_named, *zip(*tasks, strict=True)):
@@ -125,7 +126,7 @@ def measure_all(variants: list[Variant], targets: list[str]) -> list[Usage]:
 
 def _measure_named(name: str, launch: Launch, target: str) -> Usage:
     """By name, since a jit function cannot be sent to another process."""
-    (variant,) = (variant for variant in all_variants() if (variant.name, variant.launch) == (name, launch))
+    (variant,) = (v for v in all_variants() if (v.name, v.launch) == (name, launch) and target in v.targets)
     return measure(variant, target)
 
 

@@ -17,7 +17,7 @@ def sample_bag(
     weight: Float[Tensor, "v D"],
     noise_key: Int64[Tensor, "F"],
     temperature: float,
-    limit: int,
+    limit: int | None = None,
     *,
     other: Float[Tensor, "F D"] | None = None,
     guidance: float = 1.0,
@@ -36,7 +36,7 @@ def sample_bag(
         weight: same dtype; the unembedding, or the part of it that this rank has.
         noise_key: any 64 bits; a slot's token depends on nothing else but its logits. Draw one for each token.
         temperature: positive.
-        limit: the number of tokens that may be drawn, at least one.
+        limit: tokens from here on are never drawn; None draws from all of them.
         other: hidden states that guidance leads away from.
         part: with several ranks, all of them call alike; only their best tokens travel, and all get the same ones.
 
@@ -49,9 +49,10 @@ def sample_bag(
     """
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
-    for name, value in (("temperature", temperature), ("limit", limit)):
-        if not value > 0:
-            raise ValueError(f"{name}: {value} must be positive")
+    limit = part.size * len(weight) if limit is None else limit
+    for name, number in (("temperature", temperature), ("limit", limit)):
+        if not number > 0:
+            raise ValueError(f"{name}: {number} must be positive")
     other = None if other is None else other.contiguous()
     value, token = noisy_best_token(
         hidden.contiguous(),

@@ -30,9 +30,8 @@ def cast(x, dtype: tl.constexpr):
 
     The interpreter cuts bits off on the way to bfloat16, so there they are rounded by hand.
     """
-    if INTERPRETED:
-        if dtype == tl.bfloat16:
-            bits = x.to(tl.uint32, bitcast=True)
-            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-            x = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
     return x.to(dtype)

@@ -163,6 +163,7 @@ def fake_batch(config: Config) -> PackedBatch:
         position=torch.zeros(room.rows, 3, dtype=torch.int32),
         cu_seqlens=torch.zeros(room.sequences + 1, dtype=torch.int32),
         text_time=torch.zeros(room.sequences),
+        num_filled=room.bag_tokens,
         max_seqlen=config.data.max_sample_rows,
         counts=Counts.zeros(),
         keys=(),
