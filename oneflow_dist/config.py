@@ -184,6 +184,7 @@ class SamplingConfig:
     steps: int  # N: the text is done after N steps, the last image after at most 2N
     guidance: float  # on the velocity; 1 is none
     temperature: float  # of the token distribution
+    top_k: int = 0  # draw from the k likeliest tokens; 0: from all
     top_p: float
     max_rows: int  # of one document
     autoencoder: str = "pixels"  # what turns latents into pictures: a folder with a diffusers AutoencoderKL
@@ -274,7 +275,7 @@ def check_config(config: Config) -> None:
         "checkpoint": ("keep_every_steps",),
         "guard": ("spike_factor", "max_skipped_steps", "hang_seconds", "slow_ranks_every_steps"),
         "metrics": ("profile_step",),
-        "sampling": ("every_steps",),
+        "sampling": ("every_steps", "top_k"),
     }
     for section, key in ((section, key) for section, keys in optional.items() for key in keys):
         value = getattr(getattr(config, section), key)

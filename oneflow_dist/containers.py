@@ -166,6 +166,7 @@ class PackedBatch:
     position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
     cu_seqlens: Int32[Tensor, "S1"]
     text_time: Float32[Tensor, "S"]
+    num_filled: int  # different slots in bag_slot, that of padding too
     max_seqlen: int  # of the longest sequence, rounded up to a power of two so that compiled code sees few values
 
     # Known on the host.
@@ -184,7 +185,8 @@ class Prediction:
 
     zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
     log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
-    bag_nll: Float32[Tensor, "B"]  # -log Q(bag token), nats
+    bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * nll; over a tensor axis this rank's share
+    bag_nll: Float32[Tensor, "B"]  # -log Q(bag token), nats; without gradient
     velocity: Float32[Tensor, "P E"]
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
 

@@ -31,6 +31,7 @@ class SamplerSettings:
     steps: int  # N; the text is done after N, the last image after at most 2N
     guidance: float = 1.0  # on the velocity: 1 is the conditional model, 0 the unconditional one
     temperature: float = 1.0  # of the token distribution, which alone is sharpened
+    top_k: int = 0  # draw from the k likeliest tokens; 0: from all
     top_p: float = 1.0
     max_rows: int = 512  # of one document
     pack_rows: int = 16384  # documents are packed to at most this for one forward
@@ -39,6 +40,8 @@ class SamplerSettings:
         for name in ("steps", "temperature", "top_p", "max_rows", "pack_rows"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"sampling.{name}: {getattr(self, name)} must be positive")
+        if self.top_k < 0:
+            raise ValueError(f"sampling.top_k: {self.top_k} is negative; 0 draws from all tokens")
 
     @classmethod
     def from_config(cls, sampling: SamplingConfig) -> SamplerSettings:
@@ -47,6 +50,7 @@ class SamplerSettings:
             steps=sampling.steps,
             guidance=sampling.guidance,
             temperature=sampling.temperature,
+            top_k=sampling.top_k,
             top_p=sampling.top_p,
             max_rows=sampling.max_rows,
         )
@@ -106,13 +110,9 @@ def _step_group(
 
     num_slots = [len(s.tokens) for s in snapshots]
     fires = _draw_fires(canvases, prediction, num_slots, step_size, schedule, settings.max_rows)
-    firing = np.flatnonzero(np.concatenate(fires))
-    draws = np.concatenate([c.rng.random(int(f.sum())) for c, f in zip(canvases, fires, strict=True)])
-    logits = model.bag_logits(prediction.slot_hidden[torch.from_numpy(firing).to(device)])
-    first = model.axis.rank * logits.shape[1]
-    logits[:, max(0, tokenizer.vocab_size - first) :] = -torch.inf  # the model may have room for more tokens
-    chosen = sample_tokens(logits, torch.from_numpy(draws), settings.temperature, settings.top_p, model.axis)
-    tokens = chosen.cpu().numpy()
+    firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(device)
+    generators = [c.rng for c, fire in zip(canvases, fires, strict=True) for _ in range(int(fire.sum()))]
+    tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, settings, tokenizer.vocab_size)
 
     velocities = guided_velocity(prediction.velocity.cpu(), snapshots, settings.guidance)
     first = 0
@@ -122,6 +122,33 @@ def _step_group(
         first += len(slots)
         canvas.advance(velocity, step_size)
         canvas.insert(slots, own, step, tokenizer.image)
+
+
+def _draw_tokens(
+    model: OneFlow,
+    slot_hidden: Float[Tensor, "F D"],
+    generators: list[np.random.Generator],
+    settings: SamplerSettings,
+    vocab_size: int,
+) -> Int64[np.ndarray, "F"]:
+    """A token for each slot that fires, from the generator of its document.
+
+    Logits are written only where some of them are to be left out.
+
+    Args:
+        vocab_size: of the tokenizer; the model may have room for more tokens.
+    """
+    device = slot_hidden.device
+    if settings.top_k == 0 and settings.top_p >= 1.0:
+        keys = np.array([rng.integers(2**63) for rng in generators], dtype=np.int64)
+        noise_key = torch.from_numpy(keys).to(device)
+        return model.draw_tokens(slot_hidden, noise_key, settings.temperature, vocab_size).cpu().numpy()
+    draws = torch.tensor([rng.random() for rng in generators], dtype=torch.float64)
+    logits = model.bag_logits(slot_hidden)
+    first = model.axis.rank * logits.shape[1]
+    logits[:, max(0, vocab_size - first) :] = -torch.inf
+    kept = settings.temperature, settings.top_p, settings.top_k
+    return sample_tokens(logits, draws, *kept, model.axis).cpu().numpy()
 
 
 def _draw_fires(
@@ -182,6 +209,7 @@ def sample_tokens(
     draws: Float[Tensor, "F"],
     temperature: float,
     top_p: float,
+    top_k: int = 0,
     axis: TensorAxis = ALONE,
 ) -> Int64[Tensor, "F"]:
     """A token for each row of logits, by the inverse of its cumulative distribution at `draws` in [0, 1).
@@ -190,13 +218,18 @@ def sample_tokens(
     get the same tokens.
 
     Args:
-        top_p: keep the fewest tokens whose probabilities reach this sum, and those as likely as the last of them.
+        top_p: keep the fewest tokens whose probabilities reach this part of the sum, and those as likely as the last of
+            them; of what top_k has left.
+        top_k: keep this many of the likeliest tokens, and those as likely as the last of them; 0 keeps all.
     """
     scaled = logits.double() / temperature
     log_total = axis.gather(scaled.logsumexp(-1)[None]).logsumexp(0)
     probs = (scaled - log_total[:, None]).exp()
+    if top_k:
+        probs = torch.where(probs >= _floor(probs, torch.ones_like(probs), top_k, axis)[:, None], probs, 0.0)
     if top_p < 1.0:
-        probs = torch.where(probs >= _nucleus_floor(probs, top_p, axis)[:, None], probs, 0.0)
+        wanted = top_p * axis.gather(probs.sum(-1)[None]).sum(0)
+        probs = torch.where(probs >= _floor(probs, probs, wanted, axis)[:, None], probs, 0.0)
     cumulative = probs.cumsum(-1)
     mass = axis.gather(cumulative[None, :, -1])
     ends = mass.cumsum(0)  # of the ranks' parts
@@ -209,21 +242,26 @@ def sample_tokens(
     return axis.gather(own_choice[None]).sum(0)
 
 
-def _nucleus_floor(probs: Float64[Tensor, "F v"], top_p: float, axis: TensorAxis) -> Float64[Tensor, "F"]:
-    """The largest probability such that those at least as large reach `top_p`.
+def _floor(
+    probs: Float64[Tensor, "F v"],
+    size: Float64[Tensor, "F v"],
+    wanted: Float64[Tensor, "F"] | int,
+    axis: TensorAxis,
+) -> Float64[Tensor, "F"]:
+    """The largest probability such that the sizes of those at least as large reach what is wanted.
 
     Bisection over the bits of a float64, which are in the order of its values; each rank looks up in its sorted part
     how much it has above a value.
     """
-    ascending = probs.sort(-1).values
-    below = F.pad(ascending.cumsum(-1), (1, 0))
+    ascending, order = probs.sort(-1)
+    below = F.pad(size.gather(-1, order).cumsum(-1), (1, 0))
     low = torch.zeros(len(probs), dtype=torch.int64, device=probs.device)
     high = low + torch.ones((), dtype=torch.float64).view(torch.int64).item() + 1
     for _ in range(63):
         middle = (low + high) // 2
         index = torch.searchsorted(ascending, middle.view(torch.float64)[:, None])
         above = below[:, -1] - below.gather(-1, index).squeeze(-1)
-        is_enough = axis.gather(above[None]).sum(0) >= top_p
+        is_enough = axis.gather(above[None]).sum(0) >= wanted
         low, high = torch.where(is_enough, middle, low), torch.where(is_enough, high, middle)
     return low.view(torch.float64)
 

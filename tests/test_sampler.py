@@ -33,6 +33,7 @@ from oneflow_dist.sampler import (
     sample_tokens,
 )
 from oneflow_dist.train import build_model
+from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
 
 Maker = Callable[..., OneFlow]
@@ -54,6 +55,7 @@ class Scripted(OneFlow):
         return Prediction(
             zero_logit=torch.full((num_slots,), self.zero_logit),
             log_rate=torch.full((num_slots,), self.log_rate),
+            bag_loss=torch.zeros(()),
             bag_nll=torch.zeros(len(batch.bag_tokens)),
             velocity=torch.full_like(batch.velocity, self.velocity),
             slot_hidden=torch.zeros(num_slots, self.embed.embedding_dim),
@@ -64,6 +66,10 @@ class Scripted(OneFlow):
         logits[:, 65:91] = 0.0
         logits[:, self.image_token] = self.image_logit
         return logits
+
+    def draw_tokens(self, slot_hidden: Tensor, noise_key: Tensor, temperature: float, limit: int) -> Tensor:
+        logits = self.bag_logits(slot_hidden)[:, :limit] / temperature
+        return (logits + gumbel(noise_key, torch.arange(limit))).argmax(-1)
 
 
 @pytest.fixture
@@ -378,11 +384,11 @@ def test_unconditional_rows_are_bos_and_the_moving_images(
 PROBS = torch.tensor([0.5, 0.05, 0.25, 0.2])
 
 
-def frequencies(temperature: float, top_p: float) -> list[float]:
+def frequencies(temperature: float, top_p: float, top_k: int = 0) -> list[float]:
     """How often each token comes, over evenly spaced draws."""
     num = 4000
     draws = (torch.arange(num, dtype=torch.float64) + 0.5) / num
-    tokens = sample_tokens(PROBS.log().expand(num, -1).contiguous(), draws, temperature, top_p)
+    tokens = sample_tokens(PROBS.log().expand(num, -1).contiguous(), draws, temperature, top_p, top_k)
     return (torch.bincount(tokens, minlength=len(PROBS)) / num).tolist()
 
 
@@ -412,6 +418,28 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float, kept: list[in
     expected = torch.zeros(4)
     expected[kept] = PROBS[kept] / PROBS[kept].sum()
     assert frequencies(1.0, top_p) == pytest.approx(expected.tolist(), abs=3e-4)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "kept"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])]
+)
+def test_top_k_keeps_the_k_likeliest_tokens(top_k: int, kept: list[int]) -> None:
+    expected = torch.zeros(4)
+    expected[kept] = PROBS[kept] / PROBS[kept].sum()
+    assert frequencies(1.0, 1.0, top_k) == pytest.approx(expected.tolist(), abs=3e-4)
+
+
+def test_top_p_is_a_part_of_what_top_k_has_left() -> None:
+    """Of .5, .25 and .2 the first two are .79."""
+    two, three = [2 / 3, 0.0, 1 / 3, 0.0], [0.5 / 0.95, 0.0, 0.25 / 0.95, 0.2 / 0.95]
+    assert frequencies(1.0, 0.78, 3) == pytest.approx(two, abs=3e-4)
+    assert frequencies(1.0, 0.80, 3) == pytest.approx(three, abs=3e-4)
+
+
+def test_a_negative_top_k_is_refused() -> None:
+    with pytest.raises(ValueError) as error:
+        settings(top_k=-1)
+    assert str(error.value) == "sampling.top_k: -1 is negative; 0 draws from all tokens"
 
 
 def test_a_low_temperature_or_top_p_takes_the_likeliest_token() -> None:
@@ -451,8 +479,8 @@ def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tok
 # Over a tensor axis, each rank with its part of the vocabulary.
 
 
-def draw_cases() -> list[tuple[Tensor, Tensor, float, float]]:
-    """Logits, draws, temperature and top_p: usual ones, nearly all impossible, all alike, and no rows."""
+def draw_cases() -> list[tuple[Tensor, Tensor, float, float, int]]:
+    """Logits, draws, temperature, top_p and top_k: usual ones, nearly all impossible, all alike, and no rows."""
     generator = torch.Generator().manual_seed(0)
     usual = 3.0 * torch.randn(64, 24, generator=generator)
     few = usual.clone()
@@ -463,19 +491,19 @@ def draw_cases() -> list[tuple[Tensor, Tensor, float, float]]:
     draws = torch.rand(64, generator=generator, dtype=torch.float64)
     draws[:2] = torch.tensor([0.0, 1.0 - 2.0**-53])
     return [
-        (logits, draws[: len(logits)], temperature, top_p)
+        (logits, draws[: len(logits)], temperature, top_p, top_k)
         for logits in (usual, few, alike, usual[:0])
-        for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.9), (2.0, 0.5), (1.0, 1e-9))
+        for temperature, top_p, top_k in (
+            *((1.0, 1.0, 0), (0.5, 1.0, 0), (2.0, 1.0, 0), (1.0, 0.9, 0), (2.0, 0.5, 0), (1.0, 1e-9, 0)),
+            *((1.0, 1.0, 5), (2.0, 0.7, 9), (1.0, 1.0, 1), (1.0, 1.0, 99)),
+        )
     ]
 
 
 def draw_on_ranks() -> list[Tensor]:
     rank, size = dist.get_rank(), dist.get_world_size()
     axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
-    return [
-        sample_tokens(logits.chunk(size, dim=1)[rank], draws, temperature, top_p, axis)
-        for logits, draws, temperature, top_p in draw_cases()
-    ]
+    return [sample_tokens(logits.chunk(size, dim=1)[rank], *case, axis) for logits, *case in draw_cases()]
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -498,7 +526,7 @@ def draw_at_the_border() -> list[Tensor]:
     logits[:, 4] = -torch.inf
     mass = torch.stack([part.logsumexp(-1).exp() for part in logits.double().split(4, dim=1)])
     draws = mass[0] / mass.sum(0)
-    return [logits, sample_tokens(logits.split(4, dim=1)[axis.rank], draws, 1.0, 1.0, axis)]
+    return [logits, sample_tokens(logits.split(4, dim=1)[axis.rank], draws, 1.0, 1.0, 0, axis)]
 
 
 def test_draws_where_the_parts_of_two_ranks_meet_take_tokens_that_are_possible(launcher: Launcher) -> None:
@@ -701,6 +729,7 @@ def step_all(
     prediction = Prediction(
         zero_logit=zero_logit,
         log_rate=rate.log().float(),
+        bag_loss=torch.zeros(()),
         bag_nll=torch.zeros(0),
         velocity=torch.zeros(0, config.image.patch_elements),
         slot_hidden=torch.zeros(len(flat), 1),

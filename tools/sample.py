@@ -48,6 +48,7 @@ def main() -> None:
         ("steps", int),
         ("guidance", float),
         ("temperature", float),
+        ("top_k", int),
         ("top_p", float),
         ("max_rows", int),
     ):

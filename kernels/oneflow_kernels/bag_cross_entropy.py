@@ -1,73 +1,216 @@
-"""Cross-entropy of bags of tokens, without logits of slots that have none."""
+"""Cross-entropy of bags of tokens: gradients while the logits are there, no logits of slots without a bag."""
 
-# Shapes: N slots, B bag tokens, D trunk width, V vocabulary.
+# Shapes: N slots, F of them with a bag, n of these in a chunk, B bag tokens, D trunk width, v of the vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from oneflow_kernels import reference
+from oneflow_kernels.bag_operations import (
+    bag_logits,
+    hidden_grad_,
+    probs_of,
+    product_,
+    softmax_,
+    weight_grad_,
+    wide,
+)
+from oneflow_kernels.fused_logits import logsumexp_of_logits
+from oneflow_kernels.reference_bag import capped
+from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, begin_sum, finish
+
+CHUNK_SLOTS = 2048  # at least: products of fewer rows are slow
+CHUNK_LOGITS = 2**28  # what a chunk may have beyond that; 1 GiB of float32
 
 
 def bag_cross_entropy(
     hidden: Float[Tensor, "N D"],
-    weight: Float[Tensor, "V D"],
-    bag_tokens: Int64[Tensor, "B"],
-    bag_slot: Int64[Tensor, "B"],
-) -> Float32[Tensor, "B"]:
-    """Negative log-likelihood of each bag token under the vocabulary distribution of its slot.
-
-        z[s]   = weight @ hidden[s]                          logits of slot s
-        nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
-
-    Args:
-        hidden: one row per slot.
-        weight: same dtype; the unembedding.
-        bag_tokens: in [0, V).
-        bag_slot: in [0, N), sorted ascending.
-
-    Returns:
-        Nats. Differentiable in `hidden` and `weight`.
-
-    Raises:
-        ValueError: the dtypes differ.
-
-    Numerics: products and sums in float32.
-    Source: arXiv:2510.03506 Eq. 6.
-    """
-    _check_dtypes(hidden, weight)
-    return reference.bag_cross_entropy(hidden, weight, bag_tokens, bag_slot)
-
-
-def bag_scores(
-    hidden: Float[Tensor, "N D"],
     weight: Float[Tensor, "v D"],
     bag_tokens: Int64[Tensor, "B"],
     bag_slot: Int64[Tensor, "B"],
-) -> Float32[Tensor, "2 B"]:
-    """For each bag token the logsumexp of its slot's logits, and its own logit: what a part of the vocabulary knows.
+    bag_weight: Float32[Tensor, "B"],
+    num_filled: int,
+    *,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
+    part: VocabularyPart = WHOLE,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
+    """The weighted negative log-likelihood of bag tokens under the vocabulary distribution of their slots.
 
-    Over all parts, `nll = logsumexp over parts of the first - sum over parts of the second`.
+        z[s]   = weight @ hidden[s], or softcap tanh(that / softcap)
+        lse[s] = logsumexp(z[s])
+        nll[b] = lse[s] - z[s, bag_tokens[b]]                                       s = bag_slot[b]
+        loss   = sum over b of bag_weight[b] (nll[b] + z_loss lse[s]^2)
+
+    Gradients are made here, chunk by chunk of the filled slots, while their logits are there; the backward pass
+    multiplies them by one number. With p = softmax(z[s]), mass[s] the sum of a bag's weights:
+
+        dloss/dz[s] = mass[s] (1 + 2 z_loss lse[s]) p - sum over the bag of bag_weight[b] onehot(bag_tokens[b])
+
+    The dense part takes three products of 2 F D v FLOPs in all, the one-hot part is added by itself. Where nobody wants
+    a gradient there is one product, whose results are summed as they come.
 
     Args:
         hidden: one row per slot.
-        weight: same dtype; v consecutive rows of the unembedding.
-        bag_tokens: counted from the first row of `weight`. Those outside [0, v) get logit 0.
+        weight: same dtype; the unembedding, or the part of it that this rank has.
+        bag_tokens: in [0, V).
         bag_slot: in [0, N), sorted ascending.
+        bag_weight: of padding 0.
+        num_filled: how many slots are in bag_slot, or more; known to the host, so that nothing waits for the device.
+        softcap: 0 caps nothing.
+        part: with several ranks, all of them call alike; only sums over their parts of the vocabulary travel.
 
     Returns:
-        Differentiable in `hidden` and `weight`; `hidden` gets this part's share of its gradient.
+        loss: differentiable in `hidden` and `weight`, once. With several ranks each gets 1 / size of it, so that the
+            loss is the sum over ranks, and of the gradient of `hidden` the part that comes from its `weight`.
+        nll: nats, the same on all ranks; it has no gradient. NaN, as the loss, if num_filled is too small.
 
     Raises:
-        ValueError: the dtypes differ.
+        ValueError: the dtypes differ, or num_filled is no number of slots.
 
-    Numerics: products and sums in float32.
+    Numerics: logits, sums and gradients in float32 (float64 of float64 operands); probabilities and rows times their
+    weight are rounded to the operands' dtype, as operands of the products; gradients are rounded once. Deterministic.
+    Source: arXiv:2510.03506 Eq. 6; arXiv:2410.10989 (gradients in the forward pass), arXiv:2204.02311 (z-loss).
     """
-    _check_dtypes(hidden, weight)
-    return reference.bag_scores(hidden, weight, bag_tokens, bag_slot)
-
-
-def _check_dtypes(hidden: Tensor, weight: Tensor) -> None:
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
+    if num_filled < min(1, len(bag_slot)):
+        raise ValueError(f"num_filled: {num_filled} slots cannot hold {len(bag_slot)} bag tokens")
+    hidden, weight = hidden.contiguous(), weight.contiguous()
+    options = _Options(softcap=softcap, z_loss=z_loss, part=part)
+    bags = _compact(bag_tokens - part.first_token, bag_slot, bag_weight, min(num_filled, len(bag_slot)), len(hidden))
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        return _BagCrossEntropy.apply(hidden, weight, *bags, options, hidden.requires_grad, weight.requires_grad)
+    return _loss_alone(hidden, weight, bags, options)
+
+
+class _Options(NamedTuple):
+    softcap: float
+    z_loss: float
+    part: VocabularyPart
+
+
+class _Bags(NamedTuple):
+    """What is in which slot, without the slots that have nothing."""
+
+    tokens: Int64[Tensor, "B"]  # counted from the first one of this part of the vocabulary
+    slot: Int64[Tensor, "B"]
+    weight: Float32[Tensor, "B"]
+    entry: Int64[Tensor, "B"]  # which of the filled slots
+    filled: Int64[Tensor, "F"]  # the slots; past the last of them N
+    starts: Int64[Tensor, "F1"]  # the bag tokens of filled slot e are [starts[e], starts[e + 1])
+
+
+def _compact(tokens: Tensor, slot: Tensor, weight: Tensor, num_filled: int, num_slots: int) -> _Bags:
+    is_first = torch.ones_like(slot, dtype=torch.bool)
+    is_first[1:] = slot[1:] != slot[:-1]
+    entry = is_first.cumsum(0) - 1
+    starts = torch.searchsorted(entry, torch.arange(num_filled + 1, device=slot.device))
+    slots = torch.cat([slot, slot.new_full((1,), num_slots)])
+    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], starts)
+
+
+class _BagCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        slot: Tensor,
+        bag_weight: Tensor,
+        entry: Tensor,
+        filled: Tensor,
+        starts: Tensor,
+        options: _Options,
+        needs_hidden: bool,
+        needs_weight: bool,
+    ) -> tuple[Tensor, Tensor]:
+        bags = _Bags(tokens, slot, bag_weight, entry, filled, starts)
+        d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, options, needs_hidden, needs_weight)
+        loss, nll = _loss_of(lse, target, bags, options)
+        ctx.save_for_backward(filled, d_hidden, d_weight)
+        ctx.num_slots, ctx.dtype = len(hidden), hidden.dtype
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        filled, d_hidden, d_weight = ctx.saved_tensors
+        if d_hidden is not None:
+            rows = _times(d_hidden, grad, ctx.dtype)
+            d_hidden = rows.new_zeros(ctx.num_slots + 1, rows.shape[1]).index_copy_(0, filled, rows)[:-1]
+        if d_weight is not None:
+            d_weight = _times(d_weight, grad, ctx.dtype)
+        return d_hidden, d_weight, *[None] * 9
+
+
+def _gradients(
+    hidden: Tensor, weight: Tensor, bags: _Bags, options: _Options, needs_hidden: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
+    """Gradients of the filled slots and of the weight, before they are rounded; lse [F], targets' own logits [B]."""
+    num_filled, dtype, (softcap, z_loss, part) = len(bags.filled), wide(hidden.dtype), options
+    d_hidden = hidden.new_empty(num_filled, hidden.shape[1], dtype=dtype) if needs_hidden else None
+    d_weight = weight.new_empty(weight.shape, dtype=dtype) if needs_weight else None
+    target, pair_weight, all_lse = (hidden.new_zeros(n, dtype=dtype) for n in (*[len(bags.slot)] * 2, num_filled))
+    chunks = list(_chunks(num_filled, len(weight)))
+    all_logits = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight), dtype=dtype)
+    for chunk in chunks:
+        starts = bags.starts[chunk.start : chunk.stop + 1]
+        rows = hidden.index_select(0, bags.filled[chunk].clamp(max=len(hidden) - 1))
+        logits = all_logits[: len(rows)]
+        product_(logits, rows, weight.T, False)
+        own_lse, base, mass = softmax_(
+            logits, target, pair_weight, bags.tokens, bags.weight, starts, hidden.dtype, softcap
+        )
+        lse = begin_gather(own_lse, part)
+        probs = probs_of(logits, hidden.dtype)
+        if d_hidden is not None:
+            product_(d_hidden[chunk], probs, weight, False)
+        lse = all_lse[chunk] = finish(lse, part).logsumexp(0)
+        scale = mass * (1.0 + 2.0 * z_loss * lse) * (base - lse).exp()
+        if d_hidden is not None:
+            hidden_grad_(d_hidden[chunk], scale, weight, bags.tokens, pair_weight, starts)
+        if d_weight is not None:
+            product_(d_weight, probs.T, (rows * scale[:, None]).to(rows.dtype), chunk.start > 0)
+    if d_weight is not None:
+        d_weight = d_weight if chunks else d_weight.zero_()
+        weight_grad_(d_weight, hidden, bags.tokens, bags.slot, pair_weight)
+    return d_hidden, d_weight, all_lse, target
+
+
+def _chunks(num_filled: int, vocab: int) -> Iterator[slice]:
+    """Filled slots that are computed together: as few times as memory allows, and no chunk much smaller than others."""
+    limit = max(CHUNK_SLOTS, CHUNK_LOGITS // vocab // 128 * 128)
+    count = -(-num_filled // limit)
+    size = -(-num_filled // max(1, count))
+    for first in range(0, num_filled, max(1, size)):
+        yield slice(first, min(first + size, num_filled))
+
+
+def _loss_alone(hidden: Tensor, weight: Tensor, bags: _Bags, options: _Options) -> tuple[Tensor, Tensor]:
+    rows = hidden.index_select(0, bags.filled.clamp(max=len(hidden) - 1))
+    lse = begin_gather(logsumexp_of_logits(rows, weight, options.softcap), options.part)
+    target = capped(bag_logits(hidden, weight, bags.tokens, bags.slot), options.softcap)
+    return _loss_of(finish(lse, options.part).logsumexp(0), target, bags, options)
+
+
+def _loss_of(lse: Tensor, target: Tensor, bags: _Bags, options: _Options) -> tuple[Tensor, Tensor]:
+    """This rank's share of the loss, and the likelihoods; `target` is that of its own part."""
+    if len(bags.slot) == 0:
+        return lse.new_zeros(()), lse.new_zeros(0)
+    target = finish(begin_sum(target, options.part), options.part)
+    slot_lse = lse[bags.entry.clamp(max=len(lse) - 1)].masked_fill(bags.entry >= len(lse), torch.nan)
+    nll = slot_lse - target
+    loss = (bags.weight * (nll + options.z_loss * slot_lse.square())).sum()
+    return loss / options.part.size, nll
+
+
+def _times(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x * factor`, rounded to `dtype` without a copy of all of it in between."""
+    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))

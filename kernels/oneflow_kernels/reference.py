@@ -1,7 +1,6 @@
 """Plain PyTorch definitions: what every kernel must compute, on any device and in any dtype."""
 
-# Shapes: T rows, S1 sequences + 1, h query heads, g key and value heads, d head width, N slots, B bag tokens, D width,
-# V vocabulary.
+# Shapes: T rows, S1 sequences + 1, h query heads, g key and value heads, d head width.
 
 from __future__ import annotations
 
@@ -9,10 +8,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
-from torch._subclasses.fake_tensor import is_fake
-from torch.utils.checkpoint import checkpoint
 
 
 def packed_attention(
@@ -119,68 +116,3 @@ class _Regroup(torch.autograd.Function):
         (inverse,) = ctx.saved_tensors
         rows = grad.index_select(0, inverse.clamp(max=ctx.num_rows - 1))
         return rows.index_fill_(0, (inverse >= ctx.num_rows).nonzero().squeeze(1), 0.0), None, None
-
-
-def bag_cross_entropy(
-    hidden: Float[Tensor, "N D"],
-    weight: Float[Tensor, "V D"],
-    bag_tokens: Int64[Tensor, "B"],
-    bag_slot: Int64[Tensor, "B"],
-    chunk_slots: int = 2048,
-) -> Float32[Tensor, "B"]:
-    """Negative log-likelihood of each bag token under the vocabulary distribution of its slot.
-
-    z[s]   = weight @ hidden[s]                          logits of slot s, float32
-    nll[b] = logsumexp(z[s]) - z[s, v]                   s = bag_slot[b], v = bag_tokens[b]
-    """
-    logsumexp, target = bag_scores(hidden, weight, bag_tokens, bag_slot, chunk_slots)
-    return logsumexp - target
-
-
-def bag_scores(
-    hidden: Float[Tensor, "N D"],
-    weight: Float[Tensor, "V D"],
-    bag_tokens: Int64[Tensor, "B"],
-    bag_slot: Int64[Tensor, "B"],
-    chunk_slots: int = 2048,
-) -> Float32[Tensor, "2 B"]:
-    """For each bag token the logsumexp of its slot's logits, and its own logit; 0 if the vocabulary has it not.
-
-        z[s] = weight @ hidden[s]                            logits of slot s, float32
-
-    Only slots that have a bag get logits, `chunk_slots` at a time; with several chunks the logits of one are dropped
-    and made again in the backward pass.
-
-    Args:
-        weight: a part of the vocabulary, or all of it.
-        bag_tokens: counted from the first token of `weight`.
-    """
-    slots, slot_of_bag, ends = _filled_slots(bag_slot)
-    if len(slots) <= chunk_slots:
-        return _chunk_scores(hidden[slots], weight, bag_tokens, slot_of_bag)
-    scores = []
-    for first in range(0, len(slots), chunk_slots):
-        last = min(first + chunk_slots, len(slots))
-        pairs = slice(ends[first - 1] if first else 0, ends[last - 1])
-        chunk = hidden[slots[first:last]], weight, bag_tokens[pairs], slot_of_bag[pairs] - first
-        scores.append(checkpoint(_chunk_scores, *chunk, use_reentrant=False))
-    return torch.cat(scores, dim=1)
-
-
-def _filled_slots(bag_slot: Int64[Tensor, "B"]) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "B"], list[int]]:
-    """Slots that have a bag, which of them each token belongs to, and where the tokens of each end."""
-    if bag_slot.is_meta or is_fake(bag_slot):  # sizes without values: as large as it gets, one token in every bag
-        return bag_slot, torch.arange(len(bag_slot), device="meta"), list(range(1, len(bag_slot) + 1))
-    slots, slot_of_bag, bag_size = torch.unique_consecutive(bag_slot, return_inverse=True, return_counts=True)
-    return slots, slot_of_bag, bag_size.cumsum(0).tolist()
-
-
-def _chunk_scores(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
-    logits = _upcast(hidden) @ _upcast(weight).T
-    is_own = (bag_tokens >= 0) & (bag_tokens < len(weight))
-    target = torch.where(is_own, logits[bag_slot, bag_tokens.where(is_own, 0)], 0.0)
-    return torch.stack([logits.logsumexp(-1)[bag_slot], target]).float()
-
-
-def _upcast(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

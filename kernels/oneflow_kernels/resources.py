@@ -15,7 +15,7 @@ from pathlib import Path
 
 from oneflow_kernels.backend import Launch, Variant
 
-FAMILIES = ("attention", "bag", "norm", "rotary", "swiglu")
+FAMILIES = ("attention", "bag", "fused_logits", "norm", "rotary", "swiglu")
 SHARED_BYTES = {"cuda:80": 166912, "cuda:90": 232448, "cuda:100": 232448, "hip:gfx942": 65536}  # of one program
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 

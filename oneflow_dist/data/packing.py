@@ -73,6 +73,8 @@ def pack(samples: list[NoisySample], capacity: Capacity | None) -> PackedBatch:
     image_slot = np.concatenate([s.image_at for s in samples]).astype(np.int64) + first_slot[image_sequence]
     bag_slot = np.concatenate([s.bag_slot for s in samples]).astype(np.int64) + first_slot[bag_sequence]
 
+    padded_bag_slot = _pad([bag_slot], capacity.bag_tokens, fill=capacity.tokens - 1)
+
     is_open = np.concatenate([s.is_open for s in samples])
     num_open = np.add.reduceat(is_open.astype(np.int64), first_slot)
     slot_weight = is_open / np.repeat(np.maximum(num_open, 1), lengths)
@@ -88,7 +90,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None) -> PackedBatch:
         slot_weight=_pad([slot_weight.astype(np.float32)], capacity.tokens),
         missing_count=_pad([np.bincount(bag_slot, minlength=size.tokens).astype(np.float32)], capacity.tokens),
         bag_tokens=_pad([s.bag_tokens for s in samples], capacity.bag_tokens),
-        bag_slot=_pad([bag_slot], capacity.bag_tokens, fill=capacity.tokens - 1),
+        bag_slot=padded_bag_slot,
         bag_weight=_pad([slot_weight[bag_slot].astype(np.float32)], capacity.bag_tokens),
         image_time=_pad([s.image_time.astype(np.float32) for s in samples], capacity.images),
         patches=_pad([s.patches for s in samples], capacity.patches),
@@ -101,6 +103,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None) -> PackedBatch:
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
         text_time=_pad([np.array([s.text_time for s in samples], dtype=np.float32)], capacity.sequences),
+        num_filled=len(np.unique(padded_bag_slot)),
         max_seqlen=1 << (int(np.diff(layout.cu_seqlens).max()) - 1).bit_length(),
         counts=Counts(
             open_slots=int(is_open.sum()),

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float32
+from torch import Tensor
 
 from oneflow_dist.containers import Counts, Losses, PackedBatch, Prediction
 
@@ -17,7 +19,7 @@ def compute_losses(
 
         zero      BCE(pi, 1[k = 0])              per open slot
         rate      1[k > 0] (rate - k log rate)   per open slot
-        bag       sum over the bag of -log Q     per open slot
+        bag       sum over the bag of -log Q     per open slot; the model has made this sum, with `text_weights`
         velocity  (v - (patch - noise))^2        per element of a scored image
         total     zero + rate + bag + image_weight * velocity
 
@@ -30,11 +32,8 @@ def compute_losses(
     Numerics: float32 sums. The hazard does not weigh the text losses; weighed, time-free heads are degenerate.
     Source: arXiv:2510.03506 Eq. 7 (text) and 9 (images).
     """
-    slot_weight, bag_weight, denominator = batch.slot_weight, batch.bag_weight, counts.text_sequences
-    if normalize == "batch":
-        slot_weight, bag_weight = (slot_weight > 0).float(), (bag_weight > 0).float()
-        denominator = counts.open_slots
-    denominator = max(1, denominator)
+    slot_weight, _ = text_weights(batch, normalize)
+    denominator = max(1, counts.open_slots if normalize == "batch" else counts.text_sequences)
 
     k = batch.missing_count
     is_empty = (k == 0).float()
@@ -44,10 +43,17 @@ def compute_losses(
 
     zero = (slot_weight * zero_nll).sum() / denominator
     rate = (slot_weight * rate_nll).sum() / denominator
-    bag = (bag_weight * prediction.bag_nll).sum() / denominator
+    bag = prediction.bag_loss / denominator
     velocity = (batch.patch_weight * squares).sum() / max(1, counts.image_elements)
     total = zero + rate + bag + image_weight * velocity
     return Losses(zero=zero, rate=rate, bag=bag, velocity=velocity, total=total)
+
+
+def text_weights(batch: PackedBatch, normalize: str) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "B"]]:
+    """What each slot and each bag token weighs in the sums that `compute_losses` divides; `normalize` as there."""
+    if normalize == "batch":
+        return (batch.slot_weight > 0).float(), (batch.bag_weight > 0).float()
+    return batch.slot_weight, batch.bag_weight
 
 
 def are_finite(losses: Losses) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from oneflow_dist.measuring.timing import peak_gib, reset_peak, time_calls
 from oneflow_dist.model.philox import normal_values
-from oneflow_kernels import reference
+from oneflow_kernels import reference, reference_bag
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.packed_attention import packed_attention
 
@@ -52,8 +52,9 @@ def bag_error(device: torch.device) -> dict[str, float]:
     weight = torch.randn(1000, 128, generator=generator).to(device) * 0.1
     tokens = torch.randint(0, 1000, (700,), generator=generator).to(device)
     slots = torch.randint(0, 300, (700,), generator=generator).sort().values.to(device)
-    truth = reference.bag_cross_entropy(hidden.double(), weight.double(), tokens, slots)
-    return {"ours": _max_error(bag_cross_entropy(hidden, weight, tokens, slots), truth)}
+    truth, _ = reference_bag.bag_cross_entropy(hidden.double(), weight.double(), tokens, slots)
+    _, nll = bag_cross_entropy(hidden, weight, tokens, slots, torch.ones(700, device=device), 300)
+    return {"ours": _max_error(nll, truth)}
 
 
 def measure_first_values(device: torch.device, size: int) -> dict[str, Any]:
@@ -102,9 +103,10 @@ def time_bag(device: torch.device, slots: int, width: int, vocab: int) -> dict[s
     weight = (torch.randn(vocab, width, device=device) * 0.02).bfloat16().requires_grad_()
     bag_slot = torch.arange(0, slots, 2, device=device)
     bag_tokens = torch.randint(0, vocab, (len(bag_slot),), device=device)
+    bags = bag_tokens, bag_slot, torch.ones(len(bag_slot), device=device), len(bag_slot)
 
     def both() -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(bag_cross_entropy(hidden, weight, bag_tokens, bag_slot).sum(), (hidden, weight))
+        return torch.autograd.grad(bag_cross_entropy(hidden, weight, *bags)[0], (hidden, weight))
 
     before = reset_peak(device)
     both()

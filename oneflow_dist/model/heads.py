@@ -1,6 +1,6 @@
 """Per slot: is a token missing, how many, and which."""
 
-# Shapes: N slots, B bag tokens, S sequences, D trunk width, V vocabulary.
+# Shapes: N slots, F slots that fire, B bag tokens, S sequences, D trunk width, v of the vocabulary on this rank.
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from oneflow_dist.model.embeddings import Modulation, gather_rows
 from oneflow_dist.model.linear import Linear, RMSNorm
 from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
-from oneflow_kernels.bag_cross_entropy import bag_cross_entropy, bag_scores
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
+from oneflow_kernels.sample_bag import sample_bag
+from oneflow_kernels.vocabulary_part import VocabularyPart
 
 
 class InsertionHeads(nn.Module):
@@ -20,8 +22,9 @@ class InsertionHeads(nn.Module):
     (arXiv:2510.03506, section 2.1.1 and Table 6). That is exact only where a document's length follows from what is
     there; see docs/decisions.
 
-    `forward` scores the bag tokens instead of returning logits, since [N, V] logits would not fit. The unembedding is
-    an argument because it may be the embedding's weight; over the tensor axis each rank has v tokens of it.
+    `forward` scores the bag tokens instead of returning logits, since [N, V] logits would not fit; `draw` makes none
+    either. The unembedding is an argument because it may be the embedding's weight; over the tensor axis each rank has
+    v tokens of it.
     """
 
     def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis = ALONE):
@@ -51,25 +54,28 @@ class InsertionHeads(nn.Module):
         unembedding: Float[Tensor, "v D"],
         bag_tokens: Int64[Tensor, "B"],
         bag_slot: Int64[Tensor, "B"],
-    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, "B"]]:
-        """Zero logit and log rate of every slot, and the loss of every bag token."""
+        bag_weight: Float32[Tensor, "B"],
+        num_filled: int,
+    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""], Float32[Tensor, "B"]]:
+        """Zero logit and log rate of every slot, the bags' weighted loss (this rank's share), and nll of each token."""
+        bags = bag_tokens, bag_slot, bag_weight, num_filled
         return (
             self.zero(slot_hidden).squeeze(-1).float(),
             self.rate(slot_hidden).squeeze(-1).float(),
-            self._bag_nll(slot_hidden, unembedding, bag_tokens, bag_slot),
+            *bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
         )
 
-    def _bag_nll(
+    def draw(
         self,
-        slot_hidden: Float[Tensor, "N D"],
+        slot_hidden: Float[Tensor, "F D"],
         unembedding: Float[Tensor, "v D"],
-        bag_tokens: Int64[Tensor, "B"],
-        bag_slot: Int64[Tensor, "B"],
-    ) -> Float32[Tensor, "B"]:
-        """-log Q of each bag token; of the vocabulary's parts only their sums and the targets' logits travel."""
-        if self.axis.size == 1:
-            return bag_cross_entropy(slot_hidden, unembedding, bag_tokens, bag_slot)
-        first_token = self.axis.rank * len(unembedding)
-        own = bag_scores(slot_hidden, unembedding, bag_tokens - first_token, bag_slot)
-        logsumexp, target = self.axis.gather(own[None]).unbind(1)
-        return logsumexp.logsumexp(0) - target.sum(0)
+        noise_key: Int64[Tensor, "F"],
+        temperature: float,
+        limit: int,
+    ) -> Int64[Tensor, "F"]:
+        """A token below `limit` for each slot; see `sample_bag`."""
+        return sample_bag(slot_hidden, unembedding, noise_key, temperature, limit, part=self._part(unembedding))
+
+    def _part(self, unembedding: Float[Tensor, "v D"]) -> VocabularyPart:
+        axis = self.axis
+        return VocabularyPart(size=axis.size, group=axis.group, first_token=axis.rank * len(unembedding))

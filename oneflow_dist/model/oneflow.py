@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
+from oneflow_dist.flow.losses import text_weights
 from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows, with_zero_row
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
@@ -21,7 +22,9 @@ from oneflow_dist.model.trunk import Block, rotary_table
 
 
 class OneFlow(nn.Module):
-    """Tokens and noisy images in; missing tokens and velocities out. Knows nothing of schedules or losses.
+    """Tokens and noisy images in; missing tokens and velocities out. Knows nothing of schedules.
+
+    Of losses it knows that of the bags, since logits of all tokens exist nowhere outside.
 
     Over a tensor axis all ranks get the same batch and say the same; the trunk between is shared.
 
@@ -36,6 +39,7 @@ class OneFlow(nn.Module):
         self.rope_theta = model.rope_theta
         self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
+        self.normalize = config.flow.normalize
         self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
         self.image_time = TimeEmbedding(model.width)
@@ -59,14 +63,27 @@ class OneFlow(nn.Module):
 
         velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
-        zero_logit, log_rate, bag_nll = self.heads(slot_hidden, self._unembedding(), batch.bag_tokens, batch.bag_slot)
+        _, bag_weight = text_weights(batch, self.normalize)
+        bags = batch.bag_tokens, batch.bag_slot, bag_weight, batch.num_filled
+        zero_logit, log_rate, bag_loss, bag_nll = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
-            zero_logit=zero_logit, log_rate=log_rate, bag_nll=bag_nll, velocity=velocity, slot_hidden=slot_hidden
+            zero_logit=zero_logit,
+            log_rate=log_rate,
+            bag_loss=bag_loss,
+            bag_nll=bag_nll,
+            velocity=velocity,
+            slot_hidden=slot_hidden,
         )
 
     def bag_logits(self, slot_hidden: Float[Tensor, "F D"]) -> Float32[Tensor, "F v"]:
         """Unnormalised log-probability of this rank's tokens for the slots that fire, from `Prediction.slot_hidden`."""
         return F.linear(slot_hidden, self._unembedding()).float()
+
+    def draw_tokens(
+        self, slot_hidden: Float[Tensor, "F D"], noise_key: Int64[Tensor, "F"], temperature: float, limit: int
+    ) -> Int64[Tensor, "F"]:
+        """A token below `limit` for each slot that fires, from its own distribution; the same on all ranks."""
+        return self.heads.draw(slot_hidden, self._unembedding(), noise_key, temperature, limit)
 
     def _unembedding(self) -> Float[Tensor, "v D"]:
         return local(self.embed.weight if self.unembed is None else self.unembed.weight)

@@ -74,7 +74,8 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
-    register_fsdp_forward_method(model, "bag_logits")
+    for method in ("bag_logits", "draw_tokens"):
+        register_fsdp_forward_method(model, method)
     return model
 
 
@@ -127,7 +128,8 @@ def use_float8(model: OneFlow, device_type: str) -> None:
 def share_batch(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
     """The batch as a rank of a tensor group answers for it: all of it, but the others' losses weigh nothing.
 
-    So every loss, and every count, enters the sums over ranks once.
+    So every loss, and every count, enters the sums over ranks once. The loss of bags is made by all ranks together, who
+    answer for equal shares of it.
     """
     if axis.size == 1:
         return batch
@@ -141,7 +143,6 @@ def share_batch(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
     return dataclasses.replace(
         batch,
         slot_weight=share(batch.slot_weight),
-        bag_weight=share(batch.bag_weight),
         patch_weight=share(batch.patch_weight),
         counts=batch.counts if axis.rank == 0 else Counts.zeros(),
     )

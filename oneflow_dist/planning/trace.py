@@ -140,7 +140,10 @@ def fill_states(model: OneFlow, optimizer: torch.optim.Optimizer) -> None:
 
 
 def full_pack(config: Config) -> PackedBatch:
-    """A pack of full size around a sample of one token, said to have a sequence as long as samples may be."""
+    """A pack of full size around a sample of one token, said to be as full as packs get.
+
+    Its longest sequence is as long as samples may be, and every missing token has a slot of its own.
+    """
     none, patches = np.zeros(0, dtype=np.int64), np.zeros((0, config.image.patch_elements), dtype=np.float32)
     sample = NoisySample(
         key="",
@@ -156,7 +159,10 @@ def full_pack(config: Config) -> PackedBatch:
         image_is_scored=np.zeros(0, dtype=bool),
         text_time=0.0,
     )
-    return dataclasses.replace(pack([sample], capacity_of(config)), max_seqlen=config.data.max_sample_rows)
+    room = capacity_of(config)
+    return dataclasses.replace(
+        pack([sample], room), max_seqlen=config.data.max_sample_rows, num_filled=min(room.bag_tokens, room.tokens)
+    )
 
 
 def without_values(batch: PackedBatch, mode: FakeTensorMode) -> PackedBatch:

@@ -12,7 +12,7 @@ from torch import Tensor
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Counts, Losses, NoisySample, PackedBatch, Prediction, Sample
 from oneflow_dist.data.packing import pack
-from oneflow_dist.flow.losses import are_finite, compute_losses
+from oneflow_dist.flow.losses import are_finite, compute_losses, text_weights
 from oneflow_dist.flow.noising import noise_at
 from oneflow_dist.flow.schedule import KeepSchedule
 
@@ -30,6 +30,14 @@ class ChosenKeep(np.random.Generator):
     def random(self, size: int) -> np.ndarray:  # type: ignore[override]
         assert size == len(self.keep)
         return np.where(self.keep, 0.25, 0.75)
+
+
+def losses_of(
+    prediction: Prediction, batch: PackedBatch, counts: Counts, normalize: str, image_weight: float
+) -> Losses:
+    """The losses, once the likelihoods of bag tokens are summed as the model sums them."""
+    bag_loss = (text_weights(batch, normalize)[1] * prediction.bag_nll).sum()
+    return compute_losses(replace(prediction, bag_loss=bag_loss), batch, counts, normalize, image_weight)
 
 
 class Table:
@@ -51,11 +59,12 @@ class Table:
         prediction = Prediction(
             zero_logit=zero_logit[self.view_of_slot],
             log_rate=log_rate[self.view_of_slot],
+            bag_loss=torch.zeros(()),
             bag_nll=-log_probs.gather(1, self.batch.bag_tokens[:, None]).squeeze(1),
             velocity=self.batch.velocity,
             slot_hidden=torch.zeros(len(self.batch.tokens), 1),
         )
-        return compute_losses(prediction, self.batch, self.batch.counts, normalize, image_weight=1.0)
+        return losses_of(prediction, self.batch, self.batch.counts, normalize, image_weight=1.0)
 
 
 def all_noisings(make_sample: Callable[..., Sample], texts: list[tuple[int, ...]]) -> list[NoisySample]:
@@ -174,6 +183,7 @@ def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Predict
     return Prediction(
         zero_logit=zero_logit,
         log_rate=log_rate,
+        bag_loss=torch.zeros(()),
         bag_nll=torch.zeros(len(batch.bag_tokens)),
         velocity=batch.velocity.clone(),
         slot_hidden=torch.zeros(len(batch.tokens), 1),
@@ -216,7 +226,7 @@ def test_losses_are_the_formulas(config: Config, make_noisy: Callable[..., Noisy
     batch = slots([0, 2, 1, 0], config, make_noisy, is_open=[True, True, True, False])
     pi, rate = torch.tensor([0.7, 0.2, 0.4, 0.5]), torch.tensor([5.0, 1.5, 0.8, 1.0])
     prediction = replace(predict(batch, pi.logit(), rate.log()), bag_nll=torch.tensor([0.1, 0.2, 0.4]))
-    losses = compute_losses(prediction, batch, batch.counts, normalize, 1.0)
+    losses = losses_of(prediction, batch, batch.counts, normalize, 1.0)
     assert losses.zero.item() == pytest.approx(-(np.log(0.7) + np.log(0.8) + np.log(0.6)) / 3, rel=1e-5)
     assert losses.rate.item() == pytest.approx((1.5 - 2 * np.log(1.5) + 0.8 - np.log(0.8)) / 3, rel=1e-5)
     assert losses.bag.item() == pytest.approx(0.7 / 3, rel=1e-5)
@@ -274,6 +284,7 @@ def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
     return Prediction(
         zero_logit=zero_logit,
         log_rate=log_rate,
+        bag_loss=torch.zeros(()),
         bag_nll=torch.rand(len(batch.bag_tokens), generator=generator),
         velocity=torch.randn(batch.velocity.shape, generator=generator),
         slot_hidden=torch.zeros(len(batch.tokens), 1),
@@ -281,7 +292,9 @@ def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
 
 
 def join(predictions: list[Prediction]) -> Prediction:
-    return Prediction(**{f.name: torch.cat([getattr(p, f.name) for p in predictions]) for f in fields(Prediction)})
+    """All but the bag loss, which `losses_of` makes."""
+    parts = {f.name: [getattr(p, f.name) for p in predictions] for f in fields(Prediction) if f.name != "bag_loss"}
+    return Prediction(bag_loss=torch.zeros(()), **{name: torch.cat(values) for name, values in parts.items()})
 
 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
@@ -296,9 +309,9 @@ def test_losses_of_microbatches_sum_to_the_loss_of_one_batch(
     predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
     whole = pack(samples, None)
     counts = sum((batch.counts for batch in parts), Counts.zeros())
-    one = compute_losses(join(predictions), whole, whole.counts, normalize, 0.5).stack()
+    one = losses_of(join(predictions), whole, whole.counts, normalize, 0.5).stack()
     many = torch.stack(
-        [compute_losses(p, b, counts, normalize, 0.5).stack() for p, b in zip(predictions, parts, strict=True)]
+        [losses_of(p, b, counts, normalize, 0.5).stack() for p, b in zip(predictions, parts, strict=True)]
     )
     torch.testing.assert_close(many.sum(0), one)
 
@@ -311,8 +324,8 @@ def test_paper_normalisation_is_the_mean_over_samples_of_the_mean_over_slots(
     parts = [pack([sample], None) for sample in samples]
     predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
     whole = pack(samples, None)
-    paper = compute_losses(join(predictions), whole, whole.counts, "paper", 1.0).stack()
-    alone = [compute_losses(p, b, b.counts, "batch", 1.0).stack() for p, b in zip(predictions, parts, strict=True)]
+    paper = losses_of(join(predictions), whole, whole.counts, "paper", 1.0).stack()
+    alone = [losses_of(p, b, b.counts, "batch", 1.0).stack() for p, b in zip(predictions, parts, strict=True)]
     torch.testing.assert_close(paper, torch.stack(alone).mean(0))
 
 
@@ -326,7 +339,7 @@ def test_closed_slots_and_padding_add_no_loss(
     room = replace(_size(plain), rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5)
     padded = pack([noisy], room)
     prediction = random_prediction(plain, 0)
-    expected = compute_losses(prediction, plain, plain.counts, normalize, 1.0)
+    expected = losses_of(prediction, plain, plain.counts, normalize, 1.0)
 
     wild = random_prediction(padded, 1)
     for name in ("zero_logit", "log_rate", "bag_nll", "velocity"):
@@ -334,7 +347,7 @@ def test_closed_slots_and_padding_add_no_loss(
         getattr(wild, name)[: len(own)] = own
     wild.zero_logit[[1, 3]] = 50.0
     wild.log_rate[[1, 3]] = 5.0
-    actual = compute_losses(wild, padded, padded.counts, normalize, 1.0)
+    actual = losses_of(wild, padded, padded.counts, normalize, 1.0)
     torch.testing.assert_close(actual.stack(), expected.stack())
 
 
@@ -356,7 +369,7 @@ def test_a_batch_with_nothing_to_learn_has_loss_zero(
     noisy = make_noisy(np.random.default_rng(4), num_images=1, num_bag_tokens=0)
     noisy = replace(noisy, is_open=np.zeros(7, dtype=bool), image_is_scored=np.zeros(1, dtype=bool))
     batch = pack([noisy], None)
-    losses = compute_losses(random_prediction(batch, 0), batch, batch.counts, normalize, 1.0)
+    losses = losses_of(random_prediction(batch, 0), batch, batch.counts, normalize, 1.0)
     assert losses.stack().tolist() == [0.0] * 5
 
 

@@ -55,6 +55,7 @@ def cut(prediction: Prediction, tokens: slice, bag: slice, patches: slice) -> Pr
     return Prediction(
         zero_logit=prediction.zero_logit[tokens],
         log_rate=prediction.log_rate[tokens],
+        bag_loss=prediction.bag_loss,
         bag_nll=prediction.bag_nll[bag],
         velocity=prediction.velocity[patches],
         slot_hidden=prediction.slot_hidden[tokens],

@@ -320,7 +320,7 @@ def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_th
 ) -> None:
     batch = mixed_batch(config)
     shares = [share_batch(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
-    weights = ("slot_weight", "bag_weight", "patch_weight")
+    weights = ("slot_weight", "patch_weight")  # bags are scored by all ranks together
     for name in weights:
         parts = torch.stack([getattr(share, name) for share in shares])
         assert torch.equal(parts.sum(0), getattr(batch, name))
@@ -344,17 +344,19 @@ def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
     prediction = Prediction(
         zero_logit=torch.randn(num_slots, generator=generator),
         log_rate=torch.randn(num_slots, generator=generator),
-        bag_nll=torch.rand(num_bag_tokens, generator=generator),
+        bag_loss=torch.tensor(7.0),
+        bag_nll=torch.zeros(num_bag_tokens),
         velocity=torch.randn(batch.velocity.shape, generator=generator),
         slot_hidden=torch.zeros(num_slots, 1),
     )
 
-    def losses(share: PackedBatch) -> torch.Tensor:
-        return compute_losses(prediction, share, batch.counts, normalize, 0.7).stack()
+    def losses(share: PackedBatch, num_ranks: int) -> torch.Tensor:
+        own = dataclasses.replace(prediction, bag_loss=prediction.bag_loss / num_ranks)  # as the model gives it
+        return compute_losses(own, share, batch.counts, normalize, 0.7).stack()
 
-    parts = [losses(share_batch(batch, TensorAxis(rank=rank, size=size))) for rank in range(size)]
+    parts = [losses(share_batch(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
     assert (torch.stack(parts) > 0.0).all()
-    torch.testing.assert_close(torch.stack(parts).sum(0), losses(batch))
+    torch.testing.assert_close(torch.stack(parts).sum(0), losses(batch, 1))
 
 
 def test_a_rank_alone_answers_for_the_batch_as_it_is(config: Config) -> None:

@@ -1,0 +1,285 @@
+"""What `bag_cross_entropy` does between its products, as Triton kernels."""
+
+# Shapes: n slots of a chunk, B bag tokens, N slots, D width, v of the vocabulary. `stride` is from row to row.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from oneflow_kernels.backend import Launch, Variant
+from oneflow_kernels.triton_ops import cast
+
+SOFTMAX = [Launch({"BLOCK": 2048, "PAIRS": 16}, num_warps=8, num_stages=1)]
+HIDDEN_GRAD = [Launch({"BLOCK": 512, "PAIRS": 4}, num_warps=4, num_stages=1)]
+WEIGHT_GRAD = [Launch({"BLOCK": 512, "PAIRS": 4}, num_warps=4, num_stages=1)]
+LOGITS = [Launch({"BLOCK": 1024}, num_warps=4, num_stages=1)]
+
+# How far above its base a row's largest logit may be: exp(reach) times itself must fit in the dtype of `probs`.
+REACH = {torch.float32: 32.0, torch.bfloat16: 32.0, torch.float16: 8.0}
+
+
+@no_type_check
+@triton.jit
+def capped(x, softcap, IS_CAPPED: tl.constexpr):
+    """`softcap tanh(x / softcap)`."""
+    if IS_CAPPED:
+        small = tl.exp(-2.0 * tl.abs(x) / softcap)
+        size = softcap * (1.0 - small) / (1.0 + small)
+        x = tl.where(x < 0.0, -size, size)
+    return x
+
+
+@no_type_check
+@triton.jit
+def _slope(z, softcap, IS_CAPPED: tl.constexpr):
+    """Derivative of `capped` where it is z."""
+    slope = z * 0.0 + 1.0
+    if IS_CAPPED:
+        slope -= (z / softcap) * (z / softcap)
+    return slope
+
+
+@no_type_check
+@triton.jit
+def _bag_of(logits, target, pair_weight, bag_tokens, bag_weight, first, end, vocab, softcap, PAIRS, IS_CAPPED):
+    """Targets and their weights of one bag; returns the sum of its weights."""
+    mass = tl.zeros([PAIRS], tl.float32)
+    for start in range(first, end, PAIRS):
+        pair = start + tl.arange(0, PAIRS)
+        inside = pair < end
+        token = tl.load(bag_tokens + pair, mask=inside, other=-1)
+        weight = tl.load(bag_weight + pair, mask=inside, other=0.0)
+        own = (token >= 0) & (token < vocab)
+        z = capped(tl.load(logits + token, mask=own, other=0.0), softcap, IS_CAPPED)
+        tl.store(target + pair, z, mask=inside)
+        tl.store(pair_weight + pair, tl.where(own, weight * _slope(z, softcap, IS_CAPPED), 0.0), mask=inside)
+        mass += weight
+    return tl.sum(mass, 0)
+
+
+@no_type_check
+@triton.jit
+def softmax_kernel(
+    logits, probs, target, pair_weight, bag_tokens, bag_weight, starts, lse, base, mass,
+    vocab, stride, probs_stride, softcap,
+    IS_CAPPED: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """One row, in blocks from its beginning. What is written to a block never lies behind what has been read."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    probs += row * probs_stride
+    first, end = tl.load(starts + row), tl.load(starts + row + 1)
+    own_mass = _bag_of(
+        logits, target, pair_weight, bag_tokens, bag_weight, first, end, vocab, softcap, PAIRS, IS_CAPPED
+    )
+    tl.store(mass + row, own_mass)
+
+    lane = tl.arange(0, BLOCK)
+    own_base = -float("inf")
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, vocab, BLOCK):
+        inside = start + lane < vocab
+        z = capped(tl.load(logits + start + lane, mask=inside, other=0.0), softcap, IS_CAPPED)
+        z = tl.where(inside, z, -float("inf"))
+        top = tl.max(z, 0)
+        tl.debug_barrier()  # all threads have read this block, which some will now write on
+        if top > own_base + REACH:  # in the first block, and hardly ever again
+            shrink = tl.exp(own_base - top)
+            for before in range(0, start, BLOCK):
+                known = tl.load(probs + before + lane).to(tl.float32)
+                tl.store(probs + before + lane, cast(known * shrink, probs.dtype.element_ty))
+            total *= shrink
+            own_base = top
+        p = tl.exp(z - own_base)
+        total += p
+        p *= _slope(tl.where(inside, z, 0.0), softcap, IS_CAPPED)
+        tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
+    tl.store(base + row, own_base)
+    tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))
+
+
+@no_type_check
+@triton.jit
+def hidden_grad_kernel(
+    grad, scale, weight, bag_tokens, pair_weight, starts, vocab, width, stride,
+    BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """A stretch of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = grad + row * width + column
+    total = tl.load(place, mask=column < width, other=0.0) * tl.load(scale + row)
+    end = tl.load(starts + row + 1)
+    for start in range(tl.load(starts + row), end, PAIRS):
+        pair = start + tl.arange(0, PAIRS)
+        token = tl.load(bag_tokens + pair, mask=pair < end, other=-1)
+        factor = tl.load(pair_weight + pair, mask=pair < end, other=0.0)
+        own = (token >= 0) & (token < vocab)
+        rows = tl.load(
+            weight + token[:, None] * stride + column[None, :], mask=own[:, None] & (column < width)[None, :], other=0.0
+        )
+        total -= tl.sum(rows.to(tl.float32) * factor[:, None], 0)
+    tl.store(place, total, mask=column < width)
+
+
+@no_type_check
+@triton.jit
+def weight_grad_kernel(
+    grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, stride,
+    BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """A stretch of the row of one token, by the program of the first of its bag tokens."""
+    first = tl.program_id(0)
+    token = tl.load(tokens + first)
+    before = tl.load(tokens + first - 1, mask=first > 0, other=-1)
+    if (token < vocab) & (token != before):
+        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        end = tl.load(ends + first)
+        total = tl.zeros([BLOCK], tl.float32)
+        for start in range(first, end, PAIRS):
+            place = start + tl.arange(0, PAIRS)
+            pair = tl.load(order + place, mask=place < end, other=0)
+            slot = tl.load(bag_slot + pair, mask=place < end, other=0)
+            factor = tl.load(pair_weight + pair, mask=place < end, other=0.0)
+            inside = (place < end)[:, None] & (column < width)[None, :]
+            rows = tl.load(hidden + slot[:, None] * stride + column[None, :], mask=inside, other=0.0)
+            total += tl.sum(rows.to(tl.float32) * factor[:, None], 0)
+        target = grad + token * width + column
+        tl.store(target, tl.load(target, mask=column < width, other=0.0) - total, mask=column < width)
+
+
+@no_type_check
+@triton.jit
+def logits_kernel(
+    hidden, weight, bag_tokens, bag_slot, out, vocab, width, hidden_stride, weight_stride, BLOCK: tl.constexpr
+):
+    """One bag token."""
+    pair = tl.program_id(0)
+    token, slot = tl.load(bag_tokens + pair), tl.load(bag_slot + pair)
+    total = tl.zeros([BLOCK], tl.float32)
+    own = (token >= 0) & (token < vocab)
+    for start in range(0, width, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = own & (column < width)
+        row = tl.load(hidden + slot * hidden_stride + column, mask=inside, other=0.0).to(tl.float32)
+        total += row * tl.load(weight + token * weight_stride + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + pair, tl.sum(total, 0))
+
+
+# Launches; what each computes is said in `bag_operations`.
+
+
+def _options(launch: Launch) -> dict[str, int]:
+    return {**launch.tiles, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
+
+
+def softmax_(
+    logits: Tensor,
+    target: Tensor,
+    pair_weight: Tensor,
+    bag_tokens: Tensor,
+    bag_weight: Tensor,
+    starts: Tensor,
+    dtype: torch.dtype,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits become unnormalised probabilities, in place."""
+    probs = logits.view(dtype)
+    lse, base, mass = (logits.new_empty(len(logits)) for _ in range(3))
+    if len(logits):
+        softmax_kernel[(len(logits),)](
+            logits, probs, target, pair_weight, bag_tokens, bag_weight, starts, lse, base, mass,
+            logits.shape[1], logits.stride(0), probs.stride(0), softcap,
+            IS_CAPPED=softcap > 0.0, REACH=REACH[dtype], **_options(SOFTMAX[0]),
+        )  # fmt: skip
+    return lse, base, mass
+
+
+def hidden_grad_(
+    grad: Tensor, scale: Tensor, weight: Tensor, bag_tokens: Tensor, pair_weight: Tensor, starts: Tensor
+) -> None:
+    """Row factors and the one-hot part of the gradient of hidden rows."""
+    launch = HIDDEN_GRAD[0]
+    rows, width = grad.shape
+    if rows:
+        hidden_grad_kernel[rows, triton.cdiv(width, launch.tiles["BLOCK"])](
+            grad, scale, weight, bag_tokens, pair_weight, starts, len(weight), width, weight.stride(0),
+            **_options(launch),
+        )  # fmt: skip
+
+
+def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
+    """The one-hot part of the gradient of the weight: bag tokens by token, tokens of other parts last."""
+    launch = WEIGHT_GRAD[0]
+    vocab, width = grad.shape
+    is_own = (bag_tokens >= 0) & (bag_tokens < vocab) & (pair_weight != 0.0)
+    tokens, order = torch.where(is_own, bag_tokens, vocab).sort(stable=True)
+    ends = torch.searchsorted(tokens, tokens, right=True)
+    if len(tokens):
+        weight_grad_kernel[len(tokens), triton.cdiv(width, launch.tiles["BLOCK"])](
+            grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, hidden.stride(0),
+            **_options(launch),
+        )  # fmt: skip
+
+
+def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+    """Logits of the bag tokens alone."""
+    out = hidden.new_empty(len(bag_tokens), dtype=torch.float32)
+    if len(bag_tokens):
+        logits_kernel[(len(bag_tokens),)](
+            hidden, weight, bag_tokens, bag_slot, out, len(weight), hidden.shape[1], hidden.stride(0),
+            weight.stride(0), **_options(LOGITS[0]),
+        )  # fmt: skip
+    return out
+
+
+WIDTHS = {"vocab": "i32", "width": "i32:16", "stride": "i32:16"}  # vocabularies of a part may be odd
+PAIRS = {"bag_tokens": "*i64", "pair_weight": "*fp32", "starts": "*i64"}
+
+
+def variants() -> Iterator[Variant]:
+    """Every kernel as it is shipped."""
+    for dtype, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")):
+        for is_capped in (False, True):
+            for vocab, kind in (("i32:16", ""), ("i32", ", odd vocabulary")):
+                suffix = f"{', capped' if is_capped else ''}{kind}"
+                reach = REACH[getattr(torch, name)]
+                constants: dict[str, object] = {"IS_CAPPED": is_capped, "REACH": reach}
+                for launch in SOFTMAX:
+                    yield Variant(
+                        f"bag softmax, {name}{suffix}",
+                        softmax_kernel,
+                        _softmax_signature(dtype, vocab),
+                        constants,
+                        launch,
+                    )
+        for launch in HIDDEN_GRAD:
+            signature = {"grad": "*fp32", "scale": "*fp32", "weight": f"*{dtype}"} | PAIRS | WIDTHS
+            yield Variant(f"bag gradient of hidden, {name}", hidden_grad_kernel, _tiled(signature, launch), {}, launch)
+        for launch in WEIGHT_GRAD:
+            indices = dict.fromkeys(("tokens", "order", "ends", "bag_slot"), "*i64")
+            signature = {"grad": "*fp32", "hidden": f"*{dtype}"} | indices | {"pair_weight": "*fp32"} | WIDTHS
+            yield Variant(f"bag gradient of weight, {name}", weight_grad_kernel, _tiled(signature, launch), {}, launch)
+        for launch in LOGITS:
+            signature = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "bag_tokens": "*i64", "bag_slot": "*i64"}
+            signature |= {"out": "*fp32", "vocab": "i32", "width": "i32:16"}
+            signature |= {"hidden_stride": "i32:16", "weight_stride": "i32:16"}
+            yield Variant(f"bag logits, {name}", logits_kernel, _tiled(signature, launch), {}, launch)
+
+
+def _softmax_signature(dtype: str, vocab: str) -> dict[str, str]:
+    floats = ("target", "pair_weight", "bag_tokens", "bag_weight", "starts", "lse", "base", "mass")
+    pointers = {name: "*i64" if name in ("bag_tokens", "starts") else "*fp32" for name in floats}
+    sizes = {"vocab": vocab, "stride": vocab, "probs_stride": vocab, "softcap": "fp32"}
+    signature = {"logits": "*fp32", "probs": f"*{dtype}"} | pointers | sizes
+    return signature | dict.fromkeys(("IS_CAPPED", "REACH", "BLOCK", "PAIRS"), "constexpr")
+
+
+def _tiled(signature: dict[str, str], launch: Launch) -> dict[str, str]:
+    return signature | dict.fromkeys(launch.tiles, "constexpr")

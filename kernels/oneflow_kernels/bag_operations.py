@@ -1,0 +1,167 @@
+"""The steps of `bag_cross_entropy` that torch has no function for, and its products with wide sums."""
+
+# Shapes: n slots of a chunk, m = n + 1, B bag tokens, N slots, D trunk width, v of the vocabulary.
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from oneflow_kernels import reference_bag
+from oneflow_kernels.backend import uses_triton
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """In what a product of this dtype is summed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether Triton computes on `x`; float64, which only tests have, is left to torch."""
+    return x.dtype != torch.float64 and uses_triton(x)
+
+
+@torch.library.custom_op(
+    "oneflow::product_", mutates_args={"out"}, schema="(Tensor(a!) out, Tensor a, Tensor b, bool is_added) -> ()"
+)
+def product_(out: Tensor, a: Tensor, b: Tensor, is_added: bool) -> None:
+    """`out = a @ b`, or `out += a @ b`, summed in out's dtype, which may be wider than that of the operands."""
+    if a.is_cuda and a.dtype != out.dtype:
+        if is_added:
+            torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
+        else:
+            torch.mm(a, b, out_dtype=out.dtype, out=out)
+    elif is_added:
+        out.addmm_(a.to(out.dtype), b.to(out.dtype))
+    else:
+        torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
+
+
+@product_.register_fake
+def _(out: Tensor, a: Tensor, b: Tensor, is_added: bool) -> None:
+    torch._check(out.shape == (a.shape[0], b.shape[1]))
+
+
+@register_flop_formula(torch.ops.oneflow.product_)
+def _product_flops(out: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(a) * b[1]
+
+
+@torch.library.custom_op(
+    "oneflow::bag_softmax_",
+    mutates_args={"logits", "target", "pair_weight"},
+    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_weight, Tensor bag_tokens, Tensor bag_weight, "
+    "Tensor starts, ScalarType dtype, float softcap) -> (Tensor, Tensor, Tensor)",
+)
+def softmax_(
+    logits: Tensor,
+    target: Tensor,
+    pair_weight: Tensor,
+    bag_tokens: Tensor,
+    bag_weight: Tensor,
+    starts: Tensor,
+    dtype: torch.dtype,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One pass over the logits of a chunk: they become what the products of the backward pass need of them.
+
+        z[i]           = logits[i], or softcap tanh(logits[i] / softcap)
+        lse[i]         = logsumexp(z[i])
+        probs[i]       = exp(z[i] - base[i]) dz/dlogits             of `dtype`, where the logits were; see `probs_of`
+        mass[i]        = sum of bag_weight over the bag of slot i
+        target[b]      = z[i, bag_tokens[b]]                        0 where the vocabulary part has it not
+        pair_weight[b] = bag_weight[b] dz/dlogits[i, bag_tokens[b]] likewise
+
+    `base` is any number near the largest z: softmax is probs exp(base - lse), and what is one factor for a row is left
+    to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts.
+
+    Args:
+        logits: rows of consecutive elements.
+        bag_tokens: counted from the first token of the part.
+        starts: bag i is [starts[i], starts[i + 1]); other elements of `target` and `pair_weight` are left alone.
+
+    Returns:
+        lse, base, mass.
+    """
+    if has_kernel(logits):
+        from oneflow_kernels import bag_kernels as kernels
+
+        return kernels.softmax_(logits, target, pair_weight, bag_tokens, bag_weight, starts, dtype, softcap)
+    return reference_bag.softmax_(logits, target, pair_weight, bag_tokens, bag_weight, starts, dtype, softcap)
+
+
+@softmax_.register_fake
+def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    lse, base, mass = (logits.new_empty(logits.shape[0]) for _ in range(3))
+    return lse, base, mass
+
+
+def probs_of(logits: Float[Tensor, "n v"], dtype: torch.dtype) -> Float[Tensor, "n v"]:
+    """Where `softmax_` writes what it makes of the logits: each row over its own beginning."""
+    return logits.view(dtype)[:, : logits.shape[1]]
+
+
+@torch.library.custom_op(
+    "oneflow::bag_hidden_grad_",
+    mutates_args={"grad"},
+    schema="(Tensor(a!) grad, Tensor scale, Tensor weight, Tensor bag_tokens, Tensor pair_weight, Tensor starts) -> ()",
+)
+def hidden_grad_(
+    grad: Tensor, scale: Tensor, weight: Tensor, bag_tokens: Tensor, pair_weight: Tensor, starts: Tensor
+) -> None:
+    """`grad[i] = scale[i] grad[i] - sum over bag i of pair_weight[b] weight[bag_tokens[b]]`, as for `softmax_`."""
+    if has_kernel(grad):
+        from oneflow_kernels import bag_kernels as kernels
+
+        kernels.hidden_grad_(grad, scale, weight, bag_tokens, pair_weight, starts)
+    else:
+        reference_bag.hidden_grad_(grad, scale, weight, bag_tokens, pair_weight, starts)
+
+
+@hidden_grad_.register_fake
+def _(*_: Any) -> None:
+    return None
+
+
+@torch.library.custom_op(
+    "oneflow::bag_weight_grad_",
+    mutates_args={"grad"},
+    schema="(Tensor(a!) grad, Tensor hidden, Tensor bag_tokens, Tensor bag_slot, Tensor pair_weight) -> ()",
+)
+def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
+    """`grad[token] -= sum over its bag tokens b of pair_weight[b] hidden[bag_slot[b]]`, in the order of b."""
+    if has_kernel(grad):
+        from oneflow_kernels import bag_kernels as kernels
+
+        kernels.weight_grad_(grad, hidden, bag_tokens, bag_slot, pair_weight)
+    else:
+        reference_bag.weight_grad_(grad, hidden, bag_tokens, bag_slot, pair_weight)
+
+
+@weight_grad_.register_fake
+def _(*_: Any) -> None:
+    return None
+
+
+@torch.library.custom_op(
+    "oneflow::bag_logits",
+    mutates_args=(),
+    schema="(Tensor hidden, Tensor weight, Tensor bag_tokens, Tensor bag_slot) -> Tensor",
+)
+def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+    """`hidden[bag_slot[b]] . weight[bag_tokens[b]]` of each bag token; 0 where the vocabulary part has it not."""
+    if has_kernel(hidden):
+        from oneflow_kernels import bag_kernels as kernels
+
+        return kernels.bag_logits(hidden, weight, bag_tokens, bag_slot)
+    return reference_bag.bag_logits(hidden, weight, bag_tokens, bag_slot)
+
+
+@bag_logits.register_fake
+def _(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+    return hidden.new_empty(bag_tokens.shape, dtype=wide(hidden.dtype))

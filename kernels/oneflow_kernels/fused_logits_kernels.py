@@ -1,0 +1,233 @@
+"""A product with a whole vocabulary whose tiles are reduced where they are computed, as Triton kernels."""
+
+# Shapes: F rows, D width, v of the vocabulary.
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from oneflow_kernels.backend import Launch, Variant
+from oneflow_kernels.bag_kernels import capped
+from oneflow_kernels.triton_ops import dot
+
+GROUP = 16  # tiles of rows that go through the vocabulary together
+FEW_ROWS = 64
+
+NEW, OLD, AMD = ("cuda:90", "cuda:100"), ("cuda:80",), ("hip:gfx942",)  # which GPUs a launch is for
+Launches = dict[int, dict[tuple[str, ...], Launch]]
+# By bytes of an element; a launch is for the GPUs that it is listed with.
+LOGSUMEXP: Launches = {
+    2: {
+        NEW: Launch({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64}, num_warps=8, num_stages=3),
+        OLD: Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=3),
+        AMD: Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
+    },
+    4: {NEW + OLD + AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)},
+}
+BEST_TOKEN: Launches = {
+    2: {
+        NEW + OLD: Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=4),
+        AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
+    },
+    4: {NEW + OLD + AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=8, num_stages=2)},
+}
+
+
+@no_type_check
+@triton.jit
+def _place(num_rows, num_tiles, BLOCK_M: tl.constexpr, GROUP: tl.constexpr):
+    """Which tile a program computes: GROUP tiles of rows share each tile of the vocabulary while it is near."""
+    program = tl.program_id(0)
+    row_tiles = tl.cdiv(num_rows, BLOCK_M)
+    first = program // (GROUP * num_tiles) * GROUP
+    count = tl.minimum(row_tiles - first, GROUP)
+    within = program % (GROUP * num_tiles)
+    return first + within % count, within // count
+
+
+@no_type_check
+@triton.jit
+def _product(
+    hidden, weight, row, token, width, stride, weight_stride,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, IS_EVEN: tl.constexpr,
+):  # fmt: skip
+    """Logits of a tile."""
+    column = tl.arange(0, BLOCK_K)
+    left = hidden + row.to(tl.int64)[:, None] * stride + column[None, :]
+    right = weight + token.to(tl.int64)[None, :] * weight_stride + column[:, None]
+    logits = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for start in range(0, width, BLOCK_K):
+        if IS_EVEN:
+            logits += dot(tl.load(left + start), tl.load(right + start))
+        else:
+            inside = start + column < width
+            x = tl.load(left + start, mask=inside[None, :], other=0.0)
+            logits += dot(x, tl.load(right + start, mask=inside[:, None], other=0.0))
+    return logits
+
+
+@no_type_check
+@triton.jit(do_not_specialize=["num_rows"])
+def logsumexp_kernel(
+    hidden, weight, out, num_rows, vocab, width, stride, weight_stride, softcap, IS_CAPPED: tl.constexpr,
+    IS_EVEN: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Of the logits of one tile."""
+    row_tile, tile = _place(num_rows, tl.cdiv(vocab, BLOCK_N), BLOCK_M, GROUP)
+    row, token = row_tile * BLOCK_M + tl.arange(0, BLOCK_M), tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    logits = _product(
+        hidden, weight, tl.minimum(row, num_rows - 1), tl.minimum(token, vocab - 1), width, stride, weight_stride,
+        BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN,
+    )  # fmt: skip
+    z = tl.where((token < vocab)[None, :], capped(logits, softcap, IS_CAPPED), -float("inf"))
+    top = tl.max(z, 1)
+    total = tl.sum(tl.exp(z - top[:, None]), 1)
+    tl.store(out + tile.to(tl.int64) * num_rows + row, top + tl.log(total), mask=row < num_rows)
+
+
+@no_type_check
+@triton.jit
+def _gumbel(key, group, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Noise of the tokens 4 group, 4 group + 1, ... under the key of each row."""
+    zero = (group * 0).to(tl.uint32)[None, :]
+    a, b, c, d = tl.philox(key[:, None], group.to(tl.uint32)[None, :], zero, zero, zero)
+    word = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), [BLOCK_M, BLOCK_N])
+    u = tl.minimum(word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10, 0.99999994039535522)
+    rest = 1.0 - u
+    # log(1 - u), exact also where 1 - u is rounded
+    size = tl.where(rest == 1.0, u, -tl.log(rest) * u / (1.0 - tl.where(rest == 1.0, 0.5, rest)))
+    return -tl.log(size)
+
+
+@no_type_check
+@triton.jit(do_not_specialize=["num_rows", "first_token", "limit"])
+def best_token_kernel(
+    hidden, other, weight, noise_key, best, best_token, num_rows, vocab, width, stride, weight_stride,
+    inverse_temperature, guidance, softcap, first_token, limit,
+    IS_GUIDED: tl.constexpr, IS_CAPPED: tl.constexpr, IS_EVEN: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Of the noisy logits of one tile. Tiles begin at multiples of BLOCK_N in the whole vocabulary, as its noise."""
+    before = first_token % BLOCK_N
+    row_tile, tile = _place(num_rows, tl.cdiv(before + vocab, BLOCK_N), BLOCK_M, GROUP)
+    row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    own = tile * BLOCK_N - before + tl.arange(0, BLOCK_N)
+    near_row, near_own = tl.minimum(row, num_rows - 1), tl.maximum(tl.minimum(own, vocab - 1), 0)
+    z = capped(
+        _product(
+            hidden, weight, near_row, near_own, width, stride, weight_stride, BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN
+        ),
+        softcap, IS_CAPPED,
+    )  # fmt: skip
+    if IS_GUIDED:
+        from_z = capped(
+            _product(
+                other, weight, near_row, near_own, width, stride, weight_stride, BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN
+            ),
+            softcap, IS_CAPPED,
+        )  # fmt: skip
+        z = from_z + guidance * (z - from_z)
+    key = tl.load(noise_key + near_row)
+    group = (first_token - before + tile * BLOCK_N) // 4 + tl.arange(0, BLOCK_N // 4)
+    z = z * inverse_temperature + _gumbel(key, group, BLOCK_M, BLOCK_N)
+    inside = (own >= 0) & (own < vocab) & (own + first_token < limit)
+    z = tl.where(inside[None, :], z, -float("inf"))
+    place = tile.to(tl.int64) * num_rows + row
+    tl.store(best + place, tl.max(z, 1), mask=row < num_rows)
+    token = first_token - before + tile * BLOCK_N + tl.argmax(z, 1)
+    tl.store(best_token + place, token.to(tl.int64), mask=row < num_rows)
+
+
+# Launches; what each computes is said in `fused_logits`.
+
+
+def _launch(launches: Launches, x: Tensor) -> Launch:
+    if torch.version.hip:
+        target = AMD[0]
+    else:
+        is_old = x.is_cuda and torch.cuda.get_device_capability(x.device) < (9, 0)
+        target = OLD[0] if is_old else NEW[0]
+    return next(launch for targets, launch in launches[x.dtype.itemsize].items() if target in targets)
+
+
+def _options(launch: Launch, width: int) -> dict[str, int]:
+    is_even = width % launch.tiles["BLOCK_K"] == 0
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    return {**launch.tiles, "IS_EVEN": is_even, "GROUP": GROUP, **options}
+
+
+def logsumexp_of_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
+    """One value from each tile, then one from those of a row."""
+    launch = _launch(LOGSUMEXP, hidden)
+    (rows, width), vocab = hidden.shape, len(weight)
+    tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
+    parts = hidden.new_empty(tiles, rows, dtype=torch.float32)
+    if rows:
+        logsumexp_kernel[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
+            hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0), softcap,
+            IS_CAPPED=softcap > 0.0, **_options(launch, width),
+        )  # fmt: skip
+    return parts.logsumexp(0)
+
+
+def noisy_best_token(
+    hidden: Tensor,
+    other: Tensor | None,
+    weight: Tensor,
+    noise_key: Tensor,
+    temperature: float,
+    guidance: float,
+    softcap: float,
+    first_token: int,
+    limit: int,
+) -> tuple[Tensor, Tensor]:
+    """One candidate from each tile, then one from those of a row."""
+    launch = _launch(BEST_TOKEN, hidden)
+    (rows, width), vocab = hidden.shape, len(weight)
+    tiles = triton.cdiv(first_token % launch.tiles["BLOCK_N"] + vocab, launch.tiles["BLOCK_N"])
+    best = hidden.new_empty(tiles, rows, dtype=torch.float32)
+    token = torch.empty_like(best, dtype=torch.int64)
+    if rows:
+        best_token_kernel[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
+            hidden, hidden if other is None else other, weight, noise_key, best, token,
+            rows, vocab, width, hidden.stride(0), weight.stride(0),
+            1.0 / temperature, guidance, softcap, first_token, limit,
+            IS_GUIDED=other is not None, IS_CAPPED=softcap > 0.0, **_options(launch, width),
+        )  # fmt: skip
+    value = best.amax(0)
+    return value, torch.where(best == value, token, torch.iinfo(torch.int64).max).amin(0)
+
+
+def variants() -> Iterator[Variant]:
+    """Every kernel as it is shipped."""
+    for dtype, name, num_bytes in (("bf16", "bfloat16", 2), ("fp16", "float16", 2), ("fp32", "float32", 4)):
+        for is_capped in (False, True):
+            flags: dict[str, object] = {"IS_CAPPED": is_capped, "IS_EVEN": True, "GROUP": GROUP}
+            suffix = f"{name}{', capped' if is_capped else ''}"
+            for targets, launch in LOGSUMEXP[num_bytes].items():
+                pointers = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "out": "*fp32"}
+                signature = _signature(pointers, {"softcap": "fp32"}, flags, launch)
+                yield Variant(f"logsumexp of logits, {suffix}", logsumexp_kernel, signature, flags, launch, targets)
+            for is_guided in (False, True):
+                for targets, launch in BEST_TOKEN[num_bytes].items():
+                    title = f"noisy best token, {suffix}{', guided' if is_guided else ''}"
+                    constants = flags | {"IS_GUIDED": is_guided}
+                    pointers = {"hidden": f"*{dtype}", "other": f"*{dtype}", "weight": f"*{dtype}"}
+                    pointers |= {"noise_key": "*i64", "best": "*fp32", "best_token": "*i64"}
+                    scalars = {"inverse_temperature": "fp32", "guidance": "fp32", "softcap": "fp32"}
+                    scalars |= {"first_token": "i32", "limit": "i32"}
+                    signature = _signature(pointers, scalars, constants, launch)
+                    yield Variant(title, best_token_kernel, signature, constants, launch, targets)
+
+
+def _signature(
+    pointers: dict[str, str], scalars: dict[str, str], constants: dict[str, object], launch: Launch
+) -> dict[str, str]:
+    sizes = {"num_rows": "i32", "vocab": "i32", "width": "i32:16", "stride": "i32:16", "weight_stride": "i32:16"}
+    return pointers | sizes | scalars | dict.fromkeys([*constants, *launch.tiles], "constexpr")

@@ -1,0 +1,163 @@
+"""Plain PyTorch definitions of what the kernels over bags and vocabularies compute."""
+
+# Shapes: n slots of a chunk, m = n + 1, B bag tokens, N slots, D trunk width, v of the vocabulary.
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from oneflow_kernels.philox import MASK, philox
+
+
+def bag_cross_entropy(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "v D"],
+    bag_tokens: Int64[Tensor, "B"],
+    bag_slot: Int64[Tensor, "B"],
+    softcap: float = 0.0,
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Negative log-likelihood of each bag token, and the logsumexp of its slot's logits, of all logits at once.
+
+    z[s] = weight @ hidden[s], or softcap tanh(that / softcap)      nll[b] = logsumexp(z[s]) - z[s, v]
+
+    In float32, or in float64 where the operands are.
+    """
+    logits = capped(_upcast(hidden) @ _upcast(weight).T, softcap)
+    lse = logits.logsumexp(-1)[bag_slot]
+    return lse - logits[bag_slot, bag_tokens], lse
+
+
+def capped(x: Tensor, softcap: float) -> Tensor:
+    """`softcap tanh(x / softcap)`; 0 caps nothing."""
+    return torch.tanh(x / softcap) * softcap if softcap else x
+
+
+def softmax_(
+    logits: Float[Tensor, "n v"],
+    target: Float[Tensor, "B"],
+    pair_weight: Float[Tensor, "B"],
+    bag_tokens: Int64[Tensor, "B"],
+    bag_weight: Float[Tensor, "B"],
+    starts: Int64[Tensor, "m"],
+    dtype: torch.dtype,
+    softcap: float,
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """See `bag_operations.softmax_`."""
+    pairs, row = _pairs_of(starts)
+    tokens, weights = bag_tokens[pairs], bag_weight[pairs].to(logits.dtype)
+    is_own = (tokens >= 0) & (tokens < logits.shape[1])
+    z = capped(logits, softcap)
+    own = torch.where(is_own, z[row, tokens.where(is_own, 0)], 0.0)
+    target[pairs] = own
+    pair_weight[pairs] = torch.where(is_own, weights * _slope(own, softcap), 0.0)
+    mass = z.new_zeros(len(z)).index_add_(0, row, weights)
+    base = z.amax(-1)
+    probs = (z - base[:, None]).exp_()
+    lse = base + probs.sum(-1).log()
+    logits.view(dtype)[:, : logits.shape[1]].copy_(probs * _slope(z, softcap))
+    return lse, base, mass
+
+
+def hidden_grad_(
+    grad: Float[Tensor, "n D"],
+    scale: Float[Tensor, "n"],
+    weight: Float[Tensor, "v D"],
+    bag_tokens: Int64[Tensor, "B"],
+    pair_weight: Float[Tensor, "B"],
+    starts: Int64[Tensor, "m"],
+) -> None:
+    """See `bag_operations.hidden_grad_`."""
+    pairs, row = _pairs_of(starts)
+    rows = weight[bag_tokens[pairs].clamp(0, len(weight) - 1)].to(grad.dtype)
+    grad.mul_(scale[:, None]).index_add_(0, row, rows * -pair_weight[pairs, None])
+
+
+def weight_grad_(
+    grad: Float[Tensor, "v D"],
+    hidden: Float[Tensor, "N D"],
+    bag_tokens: Int64[Tensor, "B"],
+    bag_slot: Int64[Tensor, "B"],
+    pair_weight: Float[Tensor, "B"],
+) -> None:
+    """See `bag_operations.weight_grad_`."""
+    rows = hidden[bag_slot].to(grad.dtype) * -pair_weight[:, None]
+    grad.index_add_(0, bag_tokens.clamp(0, len(grad) - 1), rows)
+
+
+def bag_logits(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "v D"],
+    bag_tokens: Int64[Tensor, "B"],
+    bag_slot: Int64[Tensor, "B"],
+) -> Float[Tensor, "B"]:
+    """See `bag_operations.bag_logits`."""
+    is_own = (bag_tokens >= 0) & (bag_tokens < len(weight))
+    own = (_upcast(hidden[bag_slot]) * _upcast(weight[bag_tokens.where(is_own, 0)])).sum(-1)
+    return torch.where(is_own, own, 0.0)
+
+
+def _slope(z: Tensor, softcap: float) -> Tensor:
+    """Derivative of `capped` where it is z."""
+    return 1.0 - (z / softcap).square() if softcap else torch.ones_like(z)
+
+
+def _pairs_of(starts: Int64[Tensor, "m"]) -> tuple[slice, Int64[Tensor, "P"]]:
+    """The bag tokens of a chunk, and the row of each."""
+    row = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())
+    first = int(starts[0])
+    return slice(first, first + len(row)), row
+
+
+def _upcast(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+CHUNK_SLOTS = 2048
+
+
+def logsumexp_of_logits(
+    hidden: Float[Tensor, "F D"], weight: Float[Tensor, "v D"], softcap: float
+) -> Float[Tensor, "F"]:
+    """See `fused_logits.logsumexp_of_logits`; the logits of CHUNK_SLOTS rows at a time."""
+    weight = _upcast(weight)
+    parts = [capped(_upcast(rows) @ weight.T, softcap).logsumexp(-1) for rows in hidden.split(CHUNK_SLOTS)]
+    return torch.cat(parts) if len(hidden) else weight.new_empty(0)
+
+
+def noisy_best_token(
+    hidden: Float[Tensor, "F D"],
+    other: Float[Tensor, "F D"] | None,
+    weight: Float[Tensor, "v D"],
+    noise_key: Int64[Tensor, "F"],
+    temperature: float,
+    guidance: float,
+    softcap: float,
+    first_token: int,
+    limit: int,
+) -> tuple[Float[Tensor, "F"], Int64[Tensor, "F"]]:
+    """See `fused_logits.noisy_best_token`; from all logits at once."""
+    weight = _upcast(weight)
+    logits = capped(_upcast(hidden) @ weight.T, softcap)
+    if other is not None:
+        logits = torch.lerp(capped(_upcast(other) @ weight.T, softcap), logits, guidance)
+    token = torch.arange(first_token, first_token + len(weight), device=weight.device)
+    noisy = logits / temperature + gumbel(noise_key, token)
+    best = noisy.masked_fill(token >= limit, -torch.inf).max(-1)
+    return best.values, best.indices + first_token
+
+
+def gumbel(noise_key: Int64[Tensor, "F"], token: Int64[Tensor, "v"]) -> Float[Tensor, "F v"]:
+    """Standard Gumbel noise of each (key, token).
+
+        noise = -log(-log(1 - u))        u = (word + 1/2) / 2^32
+
+    `word` is word token % 4 of Philox under the key, at the counter token // 4. Near 0, where the largest noise comes
+    from, u has 32 bits.
+    """
+    key, zero = noise_key[:, None], torch.zeros_like(token)
+    words = torch.stack(philox((token // 4, zero, zero, zero), (key & MASK, key >> 32 & MASK)))
+    word = words.gather(0, (token % 4).expand(1, len(key), -1)).squeeze(0)
+    u = (word.float() * 2.0**-32 + 2.0**-33).clamp(max=1.0 - 2.0**-24)
+    return -(-torch.log1p(-u)).log()

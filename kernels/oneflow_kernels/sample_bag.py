@@ -1,0 +1,75 @@
+"""Tokens drawn from the vocabulary distributions of slots, without their logits."""
+
+# Shapes: F slots, D trunk width, v of the vocabulary.
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from oneflow_kernels.fused_logits import noisy_best_token
+from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, finish
+
+
+def sample_bag(
+    hidden: Float[Tensor, "F D"],
+    weight: Float[Tensor, "v D"],
+    noise_key: Int64[Tensor, "F"],
+    temperature: float,
+    limit: int | None = None,
+    *,
+    other: Float[Tensor, "F D"] | None = None,
+    guidance: float = 1.0,
+    softcap: float = 0.0,
+    part: VocabularyPart = WHOLE,
+) -> Int64[Tensor, "F"]:
+    """A token for each slot, with the probability that a softmax gives it, by the largest of noisy logits.
+
+        z(h)     = weight @ h, or softcap tanh(that / softcap)
+        z[s]     = z(other[s]) + guidance (z(hidden[s]) - z(other[s])), or z(hidden[s]) without `other`
+        token[s] = argmax over t < limit of z[s, t] / temperature + gumbel(noise_key[s], t)
+                 ~ softmax(z[s, :limit] / temperature)
+
+    Args:
+        hidden: one row per slot.
+        weight: same dtype; the unembedding, or the part of it that this rank has.
+        noise_key: any 64 bits; a slot's token depends on nothing else but its logits. Draw one for each token.
+        temperature: positive.
+        limit: tokens from here on are never drawn; None draws from all of them.
+        other: hidden states that guidance leads away from.
+        part: with several ranks, all of them call alike; only their best tokens travel, and all get the same ones.
+
+    Raises:
+        ValueError: the dtypes differ, or the temperature or the limit is not positive.
+
+    Numerics: products, sums and noise in float32 (float64 of float64 operands). Deterministic; of equally good tokens
+    the lowest.
+    Source: Gumbel, Statistical theory of extreme values (1954); arXiv:1411.0030.
+    """
+    if hidden.dtype != weight.dtype:
+        raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
+    limit = part.size * len(weight) if limit is None else limit
+    for name, number in (("temperature", temperature), ("limit", limit)):
+        if not number > 0:
+            raise ValueError(f"{name}: {number} must be positive")
+    other = None if other is None else other.contiguous()
+    value, token = noisy_best_token(
+        hidden.contiguous(),
+        other,
+        weight.contiguous(),
+        noise_key,
+        float(temperature),
+        float(guidance),
+        float(softcap),
+        part.first_token,
+        limit,
+    )
+    value, token = (finish(begin_gather(x, part), part) for x in (value, token))
+    return lowest_best(value, token)
+
+
+def lowest_best(value: Float[Tensor, "k F"], token: Int64[Tensor, "k F"]) -> Int64[Tensor, "F"]:
+    """Of k candidates the token with the largest value."""
+    is_best = value == value.amax(0)
+    return torch.where(is_best, token, torch.iinfo(torch.int64).max).amin(0)
