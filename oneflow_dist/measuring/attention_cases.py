@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int32, Int64
-from oneflow_kernels.interval_attention import interval_attention
-from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 from torch import Tensor
 
 from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
+from oneflow_kernels.interval_attention import interval_attention
+from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 
 SEVEN = (677, 1024, 1531, 2048, 3134, 3970, 4000)  # rows of documents, 16,384 together
 Rule = str  # "document", "causal" or "transfusion"

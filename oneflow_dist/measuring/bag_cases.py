@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from oneflow_kernels.sample_bag import sample_bag
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
+from oneflow_kernels.sample_bag import sample_bag
 
 CHUNK = 2048  # slots whose logits exist at a time in the chunked peer
 COMPARED = 256  # slots and tokens whose gradients are compared with float64

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from oneflow_kernels import reference_bag, reference_fused
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 from oneflow_kernels.norm import gated_add, modulated_rms_norm
 from oneflow_kernels.rotary import rotary
 from oneflow_kernels.sample_bag import sample_bag
 from oneflow_kernels.swiglu import swiglu
-from torch import Tensor
-
-from oneflow_kernels import reference_bag, reference_fused
-from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 
 Function = Callable[..., Any]  # of tensors; a tensor or several
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from oneflow_kernels.norm import gated_add, modulated_rms_norm
-from oneflow_kernels.rotary import rotary
-from oneflow_kernels.swiglu import swiglu
 from torch import Tensor
 
 from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
 from oneflow_kernels import reference_fused
+from oneflow_kernels.norm import gated_add, modulated_rms_norm
+from oneflow_kernels.rotary import rotary
+from oneflow_kernels.swiglu import swiglu
 
 EPS = 1e-5
 IMAGE_ROWS = 256
