@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from oneflow_dist.config import load_config
+from oneflow_dist.measuring.contest_report import contest_tables, draw_contests
 from oneflow_dist.measuring.jobs import Job, Settings, all_jobs, run_jobs
 from oneflow_dist.measuring.result import describe_machine, draw_result, summarize, table, table_line
 from oneflow_dist.runtime import run_program
@@ -38,7 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit as others, so that what runs is ended too
     settings = Settings(config=args.config, overrides=tuple(args.overrides), steps=args.steps)
     path = measure_all(jobs, settings, start + 60.0 * args.minutes, args.output, args.commit)
-    print(f"wrote {path}, and beside it a picture and a log")
+    print(f"wrote {path}, and beside it tables, pictures and a log")
 
 
 def measure_all(jobs: list[Job], settings: Settings, end: float, folder: Path, commit: str) -> Path:
@@ -58,15 +59,26 @@ def measure_all(jobs: list[Job], settings: Settings, end: float, folder: Path, c
         entries.append(entry)
         runs = write()["runs"]
         is_run = entry["kind"] in ("ours", "peer")
-        line = table_line(runs[-1]) if is_run else f"{entry['name']:<34}{entry.get('reason', entry['status'])}"
+        line = table_line(runs[-1]) if is_run else f"{entry['name']:<34} {entry.get('reason', entry['status'])}"
         print(f"{line}  ({entry['seconds']:.0f} s)", flush=True)
 
     run_jobs(jobs, settings, end - time.monotonic(), path.with_suffix(".log"), note)
-    result = write()
-    print(json.dumps({"kernels": result["kernels"], "comparison": result["comparison"]}, indent=2))
-    print(table(result))
-    draw_result(result, path.with_suffix(".png"))
+    report(write(), path)
     return path
+
+
+def report(result: dict[str, Any], path: Path) -> None:
+    """Print what there is, and write tables and pictures beside the numbers."""
+    if result["runs"]:
+        print(json.dumps(result["comparison"], indent=2))
+        print(table(result))
+        draw_result(result, path.with_suffix(".png"))
+    if result["kernels"] or result["cases"]:
+        tables = contest_tables(result)
+        print(tables)
+        path.with_suffix(".md").write_text(tables)
+    if result["cases"]:
+        draw_contests(result, path.with_name(f"{path.stem}-kernels.png"))
 
 
 if __name__ == "__main__":

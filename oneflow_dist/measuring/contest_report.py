@@ -11,19 +11,31 @@ from matplotlib.figure import Figure
 OURS, PEER, INK, FAINT = "#2f6fb3", "#d9822b", "#30343b", "#8a9099"
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """One table a case; the device, the versions and the commit above them."""
-    machine = result["machine"]
+def contest_tables(result: dict[str, Any]) -> str:
+    """Markdown: the device, the checks of the kernels' numbers, and one table a contest."""
+    machine, kernels = result["machine"], result["kernels"]
     head = (
         f"{machine['device']}, driver {machine['driver']}, torch {machine['torch']}, triton {machine['triton']}; "
-        f"commit {machine['commit']}, {machine['date']}. A large bfloat16 product runs at "
-        f"{result['matmul_tflops']:.1f} TFLOP/s here. Medians of rounds in which all contenders took turns; errors are "
-        "norms relative to float64."
+        f"commit {machine['commit']}, {machine['date']}. Milliseconds are medians of rounds in which all contenders "
+        "took turns; errors are norms of differences from float64, relative to the norm of the result."
     )
-    return "\n\n".join([head, *(_table(case, result["matmul_tflops"]) for case in result["cases"])]) + "\n"
+    parts = [head]
+    matmul = kernels and kernels["matmul_tflops"]
+    if kernels:
+        parts += [f"A large product runs at {matmul:.1f} TFLOP/s here.", _checks(kernels["checks"])]
+    return "\n\n".join([*parts, *(_table(case, matmul) for case in result["cases"])]) + "\n"
 
 
-def _table(case: dict[str, Any], matmul: float) -> str:
+def _checks(checks: list[dict[str, Any]]) -> str:
+    lines = ["### Numbers", "", "| kernel | dtype | error | of the definition | |", "|---|---|---:|---:|---|"]
+    for check in checks:
+        verdict = "right" if check["is_right"] else "**wrong**"
+        errors = f"{check['error']:.1e} | {check['error_of_definition']:.1e}"
+        lines.append(f"| {check['name']} | {check['dtype']} | {errors} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _table(case: dict[str, Any], matmul: float | None) -> str:
     names = list(dict.fromkeys(name for entry in case["contenders"] for name in entry.get("errors", {})))
     head = ["", "ms", "least to most", "TFLOP/s", "of the product", "GiB/s", "peak GiB", *(f"error {n}" for n in names)]
     lines = [f"### {case['name']}", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
@@ -38,7 +50,7 @@ def _table(case: dict[str, Any], matmul: float) -> str:
             f"{entry['ms']:.3f}",
             f"{low:.3f} to {high:.3f}",
             f"{tflops:.1f}" if tflops else "",
-            f"{tflops / matmul:.1%}" if tflops else "",
+            f"{tflops / matmul:.1%}" if tflops and matmul else "",
             f"{speed:.0f}" if speed else "",
             "" if peak is None else f"{peak:.2f}",
             *(f"{entry['errors'][name]:.1e}" for name in names),
@@ -47,7 +59,7 @@ def _table(case: dict[str, Any], matmul: float) -> str:
     return "\n".join(lines)
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw_contests(result: dict[str, Any], path: Path) -> None:
     """Write a picture: a panel for each case, a bar for each contender, ours in blue."""
     cases = result["cases"]
     columns = min(3, len(cases))

@@ -15,6 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from oneflow_dist.measuring.kernels import all_cases
+
 START_SECONDS = 45.0  # what a process is expected to take until one of its kind has told
 LIMIT_SECONDS = 150.0  # of one process: what hangs must not use up the time of the others
 CHECKPOINTING = ("none", "selective", "full")
@@ -25,7 +29,7 @@ class Job:
     """One measurement. Jobs of one name are rounds of the same."""
 
     name: str
-    kind: Literal["kernels", "plan", "ours", "peer"]
+    kind: Literal["kernels", "case", "plan", "ours", "peer"]  # a case of `kernels.all_cases` has its name
     overrides: Sequence[str] = ()  # of the config
     sequences: int = 0  # of the peer: equal documents in a step
     uses_fsdp: bool = True  # of the peer; else autocast
@@ -48,14 +52,16 @@ def all_jobs(rows: int, document_rows: int) -> list[Job]:
         rows: of a step.
         document_rows: of our longest documents; the peer has documents of this length, and a pair of the longest.
     """
+    kernels, first, second, *cases = kernel_jobs()
     many, pair = rows // document_rows, 2
     ours, peer = _ours("bf16", "compiled", "none"), _peer(many, rows // many, "none")
     return [
-        Job(name="kernels", kind="kernels"),
+        *(kernels, first, second),
         *(ours, peer, ours, peer, _peer(pair, rows // pair, "none")),
         _ours("bf16", "compiled", "selective"),
         _peer(many, document_rows, "selective"),
         _ours("float8", "compiled", "none"),
+        *cases[:8],
         *_plans("bf16"),
         _peer(pair, rows // pair, "selective"),
         _peer(many, document_rows, "none", uses_fsdp=False),
@@ -64,7 +70,14 @@ def all_jobs(rows: int, document_rows: int) -> list[Job]:
         *_plans("float8"),
         *(_ours("float8", "compiled", checkpointing) for checkpointing in CHECKPOINTING[1:]),
         *(_ours("float8", "eager", checkpointing) for checkpointing in CHECKPOINTING),
+        *cases[8:],
     ]
+
+
+def kernel_jobs() -> list[Job]:
+    """The device itself and the kernels' numbers, then every contest between kernels."""
+    cases = all_cases(torch.device("cpu"))  # for their names
+    return [Job(name="kernels", kind="kernels"), *(Job(name=case.name, kind="case") for case in cases)]
 
 
 def run_jobs(

@@ -49,7 +49,7 @@ def run_checks(device: torch.device, rows: int) -> list[dict[str, Any]]:
 def run_check(check: Check, dtype: torch.dtype) -> dict[str, Any]:
     """Outputs and gradients."""
     inputs = tuple(_as_input(x, dtype) for x in check.inputs)
-    widened = tuple(_as_input(x.detach(), torch.float64) if x.requires_grad else x for x in inputs)
+    widened = tuple(x.detach().double().requires_grad_() if x.requires_grad else x for x in inputs)
     truth, same = _outputs(check.definition, widened), _outputs(check.definition, inputs)
     with poisoned_memory():
         found, again = (_outputs(check.ours, inputs) for _ in range(2))

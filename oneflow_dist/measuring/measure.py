@@ -21,8 +21,9 @@ from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.guard.guard import Guard
+from oneflow_dist.measuring.contest import run_case
 from oneflow_dist.measuring.jobs import Job, Settings
-from oneflow_dist.measuring.kernels import measure_kernels
+from oneflow_dist.measuring.kernels import all_cases, measure_kernels
 from oneflow_dist.measuring.peer import Titan
 from oneflow_dist.measuring.timing import INPUT_SETS, Steps, time_steps
 from oneflow_dist.model.flops import num_parameters, step_flops, training_flops
@@ -42,6 +43,9 @@ def measure(job: Job, settings: Settings) -> dict[str, Any]:
     device = start_process()
     if job.kind == "kernels":
         measured = measure_kernels(device)
+    elif job.kind == "case":
+        (case,) = (case for case in all_cases(device) if case.name == job.name)
+        measured = run_case(case, device)
     elif job.kind == "peer":
         measured = measure_peer(config, job.sequences, job.uses_fsdp, settings.steps, device)
     else:

@@ -24,12 +24,16 @@ Function = Callable[..., Any]  # of tensors; a tensor or a tuple of them
 def row_cases(device: torch.device, scale: int) -> Iterator[Case]:
     """All of them, forward and backward at the shapes of 1B and 8B; on a CPU `scale` times smaller."""
     rows = 16384 // scale
-    for name, width, mlp_width, heads in (("1B", 2048, 8192, (32, 8, 64)), ("8B", 4096, 14336, (32, 8, 128))):
-        maker = _Maker(device, rows, width // scale, mlp_width // scale, heads)
-        yield _case(f"norm and modulation, {name}", maker.norm, modulated_norm, modulated_norm_definition, 5, device)
-        yield _case(f"gate and residual, {name}", maker.gate, gated_add, reference_fused.gated_add, 5, device)
-        yield _case(f"rotary, {name}", maker.rotary, rotary, reference_fused.rotary, 4, device)
-        yield _case(f"SwiGLU, {name}", maker.swiglu, swiglu, reference_fused.swiglu, 5, device)
+    for name, width, mlp_width, head_width in (("1B", 2048, 8192, 64), ("8B", 4096, 14336, 128)):
+        make = _Maker(device, rows, width // scale, mlp_width // scale, head_width)
+        trunk, hidden, heads = rows * make.width, rows * make.mlp_width, rows * 40 * head_width
+        # Elements read and written at least: forward, then backward.
+        yield _case(
+            f"norm and modulation, {name}", make.norm, modulated_norm, modulated_norm_definition, 5 * trunk, "1 4"
+        )
+        yield _case(f"gate and residual, {name}", make.gate, gated_add, reference_fused.gated_add, 5 * trunk, "1 3")
+        yield _case(f"rotary, {name}", make.rotary, rotary, reference_fused.rotary, 4 * heads, "2 2")
+        yield _case(f"SwiGLU, {name}", make.swiglu, swiglu, reference_fused.swiglu, 8 * hidden, "1 2")
 
 
 def modulated_norm(x: Tensor, weight: Tensor, shift: Tensor, scale: Tensor, row_image: Tensor) -> Tensor:
@@ -45,8 +49,9 @@ def modulated_norm_definition(x: Tensor, weight: Tensor, shift: Tensor, scale: T
 class _Maker:
     """Inputs; those that are not integers or angles get gradients."""
 
-    def __init__(self, device: torch.device, rows: int, width: int, mlp_width: int, heads: tuple[int, int, int]):
-        self.device, self.rows, self.width, self.mlp_width, self.heads = device, rows, width, mlp_width, heads
+    def __init__(self, device: torch.device, rows: int, width: int, mlp_width: int, head_width: int):
+        self.device, self.rows, self.width, self.mlp_width = device, rows, width, mlp_width
+        self.head_width = head_width
         self.images = max(1, rows // IMAGE_ROWS // 2)
 
     def normal(self, seed: int, *sizes: tuple[int, ...]) -> list[Tensor]:
@@ -68,7 +73,7 @@ class _Maker:
         return *self.normal(seed, size, size, (self.images, self.width)), self.row_image()
 
     def rotary(self, seed: int) -> Inputs:
-        h, g, d = self.heads
+        h, g, d = 32, 8, self.head_width
         angle = torch.arange(self.rows, device=self.device)[:, None, None] / torch.arange(1, d // 2 + 1).to(self.device)
         return *self.normal(seed, (self.rows, h, d), (self.rows, g, d)), angle.cos(), angle.sin()
 
@@ -78,15 +83,10 @@ class _Maker:
 
 
 def _case(
-    name: str,
-    make: Callable[[int], Inputs],
-    ours: Function,
-    definition: Function,
-    passes: int,
-    device: torch.device,
+    name: str, make: Callable[[int], Inputs], ours: Function, definition: Function, elements: int, counts: str
 ) -> Case:
-    """Args: passes over the largest input that forward and backward must make at least."""
-    largest = max((x for x in make(0) if x.requires_grad), key=torch.Tensor.numel)
+    """A case of bfloat16 elements; `counts` of its outputs and gradients."""
+    outputs, gradients = (int(count) for count in counts.split())
     return Case(
         name=f"{name}, forward and backward",
         make_inputs=make,
@@ -95,8 +95,8 @@ def _case(
             Contender(name="compiled", prepare=lambda inputs: _both(torch.compile(definition, dynamic=False), inputs)),
             Contender(name="eager", prepare=lambda inputs: _both(definition, inputs)),
         ),
-        num_bytes=passes * largest.numel() * largest.itemsize,
-        outputs=_names(definition, make(0)),
+        num_bytes=2 * elements,
+        outputs=(*(f"out {i}" for i in range(outputs)), *(f"gradient {i}" for i in range(gradients))),
         parts=list,
         truth=lambda inputs: list(_both(definition, _in_float64(inputs))()),
     )
@@ -126,9 +126,3 @@ def _slope(output: Tensor) -> Tensor:
 
 def _in_float64(inputs: Inputs) -> Inputs:
     return tuple(x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x for x in inputs)
-
-
-def _names(definition: Function, inputs: Inputs) -> tuple[str, ...]:
-    count = len(_as_tuple(definition(*inputs)))
-    learned = sum(x.requires_grad for x in inputs)
-    return *(f"out {i}" for i in range(count)), *(f"gradient {i}" for i in range(learned))
