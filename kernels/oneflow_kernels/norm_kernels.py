@@ -122,7 +122,7 @@ def norm_backward(
     if AHEAD:
         next_value = tl.load(x + first.to(tl.int64) * width + cols, mask=inside, other=0.0)
         next_up = tl.load(grad + first.to(tl.int64) * width + cols, mask=inside, other=0.0)
-    for i in range(0, end - first):
+    for i in range(end - first):
         row = first + i
         start = row.to(tl.int64) * width
         if AHEAD:
@@ -176,7 +176,7 @@ def gate_backward(
     cols = tl.program_id(0) % num_blocks * COLS + tl.arange(0, COLS)
     inside = cols < width
     slope = tl.zeros([COLS], tl.float32)
-    for i in range(0, end - first):
+    for i in range(end - first):
         row = first + i
         start = row.to(tl.int64) * width
         image, is_last = _follow(row_image, row, end, num_rows, chunk, first_chunk, end_chunk, num_images)
