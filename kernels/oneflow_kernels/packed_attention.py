@@ -51,6 +51,9 @@ def packed_attention(
     """
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"query has {query.shape[1]} heads, not a multiple of key's {key.shape[1]}")
+    is_compiling = torch.compiler.is_compiling()
+    if not is_compiling and not query.is_cuda and (query.is_meta or is_fake(query)):  # a plan: sizes without values
+        return _reference(query, key, value, cu_seqlens, max_seqlen, is_causal)
     which = _choose(query)
     _announce(which)
     if which == FLASH:
@@ -58,8 +61,7 @@ def packed_attention(
     if which == TRITON:
         intervals = (causal_intervals if is_causal else document_intervals)(cu_seqlens, len(query))
         return interval_attention(query, key, value, intervals, max_seqlen)
-    if torch.compiler.is_compiling() or query.is_meta or is_fake(query):
-        # The reference looks at the values of cu_seqlens.
+    if is_compiling:  # the reference looks at the values of cu_seqlens
         return _reference(query, key, value, cu_seqlens, max_seqlen, is_causal)
     return reference.packed_attention(query, key, value, cu_seqlens, is_causal)
 

@@ -88,7 +88,13 @@ def test_the_operator_and_its_gradient_keep_what_torch_asks_of_an_operator(num_k
     torch.library.opcheck(OPERATORS.packed_attention.default, (*inputs, *settings))
 
 
-def test_without_values_attention_and_its_gradients_have_their_shapes() -> None:
+@pytest.mark.parametrize("variable", ["auto", "triton"])
+def test_without_values_attention_and_its_gradients_have_their_shapes(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan is the same wherever it is made, also where no Triton could run."""
+    monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+    monkeypatch.delenv("TRITON_INTERPRET")
     with FakeTensorMode():
         fake = [torch.zeros(8, heads, 6, requires_grad=True) for heads in (4, 2, 2)]
         out = packed_attention(*fake, torch.zeros(4, dtype=torch.int32), 5)
