@@ -24,8 +24,8 @@ from oneflow_kernels.fused_logits import logsumexp_of_logits
 from oneflow_kernels.reference_bag import capped
 from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, begin_sum, finish
 
-CHUNK_SLOTS = 2048  # at least: products of fewer rows are slow
-CHUNK_LOGITS = 2**28  # what a chunk may have beyond that; 1 GiB of float32
+CHUNK_SLOTS = 2048  # may be computed together, however many logits they have: products of fewer rows are slow
+CHUNK_LOGITS = 2**28  # more slots may be, up to so many logits; 1 GiB of float32
 
 
 def bag_cross_entropy(

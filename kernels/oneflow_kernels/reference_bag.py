@@ -158,6 +158,10 @@ def gumbel(noise_key: Int64[Tensor, "F"], token: Int64[Tensor, "v"]) -> Float[Te
     """
     key, zero = noise_key[:, None], torch.zeros_like(token)
     words = torch.stack(philox((token // 4, zero, zero, zero), (key & MASK, key >> 32 & MASK)))
-    word = words.gather(0, (token % 4).expand(1, len(key), -1)).squeeze(0)
+    return gumbel_of_words(words.gather(0, (token % 4).expand(1, len(key), -1)).squeeze(0))
+
+
+def gumbel_of_words(word: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Noise of random 32-bit words, of which each is as likely; see `gumbel`."""
     u = (word.float() * 2.0**-32 + 2.0**-33).clamp(max=1.0 - 2.0**-24)
     return -(-torch.log1p(-u)).log()
