@@ -65,8 +65,24 @@ def _bag_of(logits, target, pair_weight, bag_tokens, bag_weight, first, end, voc
 
 @no_type_check
 @triton.jit
+def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, vocab, softcap, PAIRS, IS_CAPPED):
+    """Probabilities of a bag's own tokens, from the row to the pairs."""
+    for start in range(first, end, PAIRS):
+        pair = start + tl.arange(0, PAIRS)
+        inside = pair < end
+        token = tl.load(bag_tokens + pair, mask=inside, other=-1)
+        own = (token >= 0) & (token < vocab)
+        counts = own & (tl.load(is_first + pair, mask=inside, other=0) != 0)
+        z = tl.load(target + pair, mask=counts, other=0.0)
+        p = tl.where(counts, tl.exp(tl.where(counts, z - base, 0.0)) * _slope(z, softcap, IS_CAPPED), 0.0)
+        tl.store(pair_prob + pair, p, mask=inside)
+        tl.store(probs + token, tl.zeros([PAIRS], probs.dtype.element_ty), mask=own)
+
+
+@no_type_check
+@triton.jit
 def softmax_kernel(
-    logits, probs, target, pair_weight, bag_tokens, bag_weight, starts, lse, base, mass,
+    logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
     vocab, stride, probs_stride, softcap,
     IS_CAPPED: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -100,6 +116,8 @@ def softmax_kernel(
         total += p
         p *= _slope(tl.where(inside, z, 0.0), softcap, IS_CAPPED)
         tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
+    tl.debug_barrier()  # all of the row is written
+    _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, own_base, vocab, softcap, PAIRS, IS_CAPPED)
     tl.store(base + row, own_base)
     tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))
 
@@ -186,8 +204,10 @@ def softmax_(
     logits: Tensor,
     target: Tensor,
     pair_weight: Tensor,
+    pair_prob: Tensor,
     bag_tokens: Tensor,
     bag_weight: Tensor,
+    is_first: Tensor,
     starts: Tensor,
     dtype: torch.dtype,
     softcap: float,
@@ -197,7 +217,7 @@ def softmax_(
     lse, base, mass = (logits.new_empty(len(logits)) for _ in range(3))
     if len(logits):
         softmax_kernel[(len(logits),)](
-            logits, probs, target, pair_weight, bag_tokens, bag_weight, starts, lse, base, mass,
+            logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
             logits.shape[1], logits.stride(0), probs.stride(0), softcap,
             IS_CAPPED=softcap > 0.0, REACH=REACH[dtype], **_options(SOFTMAX[0]),
         )  # fmt: skip
@@ -277,8 +297,9 @@ def variants() -> Iterator[Variant]:
 
 
 def _softmax_signature(dtype: str, vocab: str) -> dict[str, str]:
-    floats = ("target", "pair_weight", "bag_tokens", "bag_weight", "starts", "lse", "base", "mass")
-    pointers = {name: "*i64" if name in ("bag_tokens", "starts") else "*fp32" for name in floats}
+    kinds = {"bag_tokens": "*i64", "is_first": "*i1", "starts": "*i64"}
+    names = ("target", "pair_weight", "pair_prob", *("bag_tokens", "bag_weight", "is_first"), "starts", "lse")
+    pointers = {name: kinds.get(name, "*fp32") for name in (*names, "base", "mass")}
     sizes = {"vocab": vocab, "stride": vocab, "probs_stride": vocab, "softcap": "fp32"}
     signature = {"logits": "*fp32", "probs": f"*{dtype}"} | pointers | sizes
     return signature | dict.fromkeys(("IS_CAPPED", "REACH", "BLOCK", "PAIRS"), "constexpr")
