@@ -115,6 +115,8 @@ def poison(patch: pytest.MonkeyPatch) -> None:
 def _poisoned(make: object) -> object:
     def poisoned(*args: object, **kwargs: object) -> Tensor:
         tensor = make(*args, **kwargs)  # type: ignore[operator]
+        if tensor.dtype == torch.bool:
+            return tensor.fill_(True)
         return tensor.fill_(torch.nan if tensor.is_floating_point() else torch.iinfo(tensor.dtype).max)
 
     return poisoned

@@ -309,7 +309,7 @@ def test_without_values_shapes_and_flops_are_known(num_filled: int) -> None:
     assert alone.get_total_flops() == 2 * num_filled * width * vocab
 
 
-def compile_step(backend: str, dtype: torch.dtype) -> None:
+def compile_step(dtype: torch.dtype) -> None:
     """In a process whose functions do not check shapes, which Dynamo cannot follow."""
     case = make_case(SHAPES["usual"], dtype)
 
@@ -318,7 +318,7 @@ def compile_step(backend: str, dtype: torch.dtype) -> None:
         return 3.0 * loss, nll
 
     results = []
-    for function in (step, torch.compile(step, fullgraph=True, backend=backend)):
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
         loss, nll = function(*case[:-1])
         gradients = torch.autograd.grad(loss, case[:2])
         with torch.no_grad():
@@ -328,11 +328,9 @@ def compile_step(backend: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(compiled, plain, rtol=torch.finfo(dtype).eps * 4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("backend", "dtype"), [("aot_eager", torch.float32), ("aot_eager", torch.bfloat16), ("inductor", torch.bfloat16)]
-)
-def test_it_compiles_as_one_graph(launcher: Launcher, backend: str, dtype: torch.dtype) -> None:
-    launcher.call(1, compile_step, backend, dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_compiles_as_one_graph(launcher: Launcher, dtype: torch.dtype) -> None:
+    launcher.call(1, compile_step, dtype)
 
 
 # Over a tensor axis.
@@ -374,7 +372,7 @@ def run_on_ranks(deal: Deal) -> list[tuple[Result, list[Tensor]]]:
         (Deal(torch.float64), 1e-12),
         (Deal(torch.float64, is_chunked=True), 1e-12),
         (Deal(torch.float32, backend="triton"), 2e-6),
-        (Deal(torch.bfloat16), 4e-3),  # the ranks round their gradients of hidden rows before they are summed
+        (Deal(torch.bfloat16), 8e-3),  # the ranks round their gradients of hidden rows before they are summed
     ],
     ids=["float64", "chunks", "triton", "bfloat16"],
 )
