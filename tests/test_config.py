@@ -15,7 +15,7 @@ from oneflow_dist.config import Config, check_config, load_config, write_config
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
-NUM_KEYS = 77  # one more is a decision: every key is a thing to understand, to test and to get wrong
+NUM_KEYS = 78  # one more is a decision: every key is a thing to understand, to test and to get wrong
 
 
 def load(*overrides: str) -> Config:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_kernels.bag_operations import (
@@ -24,8 +24,8 @@ from oneflow_kernels.fused_logits import logsumexp_of_logits
 from oneflow_kernels.reference_bag import capped
 from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, begin_sum, finish
 
-CHUNK_SLOTS = 2048  # at least: products of fewer rows are slow
-CHUNK_LOGITS = 2**28  # what a chunk may have beyond that; 1 GiB of float32
+CHUNK_SLOTS = 2048  # may be computed together, however many logits they have: products of fewer rows are slow
+CHUNK_LOGITS = 2**28  # more slots may be, up to so many logits; 1 GiB of float32
 
 
 def bag_cross_entropy(
@@ -52,8 +52,9 @@ def bag_cross_entropy(
 
         dloss/dz[s] = mass[s] (1 + 2 z_loss lse[s]) p - sum over the bag of bag_weight[b] onehot(bag_tokens[b])
 
-    The dense part takes three products of 2 F D v FLOPs in all, the one-hot part is added by itself. Where nobody wants
-    a gradient there is one product, whose results are summed as they come.
+    With the logits, the dense part takes three products of 2 F D v FLOPs; what concerns a bag's own tokens, where p and
+    one-hot cancel, is added by itself and never rounded. Where nobody wants a gradient there is one product, whose
+    results are summed as they come.
 
     Args:
         hidden: one row per slot.
@@ -103,6 +104,7 @@ class _Bags(NamedTuple):
     weight: Float32[Tensor, "B"]
     entry: Int64[Tensor, "B"]  # which of the filled slots
     filled: Int64[Tensor, "F"]  # the slots; past the last of them N
+    is_first: Bool[Tensor, "B"]  # of the pairs of its slot and its token
     starts: Int64[Tensor, "F1"]  # the bag tokens of filled slot e are [starts[e], starts[e + 1])
 
 
@@ -112,7 +114,15 @@ def _compact(tokens: Tensor, slot: Tensor, weight: Tensor, num_filled: int, num_
     entry = is_first.cumsum(0) - 1
     starts = torch.searchsorted(entry, torch.arange(num_filled + 1, device=slot.device))
     slots = torch.cat([slot, slot.new_full((1,), num_slots)])
-    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], starts)
+    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], _is_first_pair(tokens, slot), starts)
+
+
+def _is_first_pair(tokens: Tensor, slot: Tensor) -> Tensor:
+    order = tokens.argsort(stable=True)  # and slots ascend, so that equal pairs are neighbours
+    tokens, slot = tokens[order], slot[order]
+    is_first = torch.ones_like(slot, dtype=torch.bool)
+    is_first[1:] = (tokens[1:] != tokens[:-1]) | (slot[1:] != slot[:-1])
+    return torch.empty_like(is_first).scatter_(0, order, is_first)
 
 
 class _BagCrossEntropy(torch.autograd.Function):
@@ -126,12 +136,13 @@ class _BagCrossEntropy(torch.autograd.Function):
         bag_weight: Tensor,
         entry: Tensor,
         filled: Tensor,
+        is_first: Tensor,
         starts: Tensor,
         options: _Options,
         needs_hidden: bool,
         needs_weight: bool,
     ) -> tuple[Tensor, Tensor]:
-        bags = _Bags(tokens, slot, bag_weight, entry, filled, starts)
+        bags = _Bags(tokens, slot, bag_weight, entry, filled, is_first, starts)
         d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, options, needs_hidden, needs_weight)
         loss, nll = _loss_of(lse, target, bags, options)
         ctx.save_for_backward(filled, d_hidden, d_weight)
@@ -147,7 +158,7 @@ class _BagCrossEntropy(torch.autograd.Function):
             d_hidden = rows.new_zeros(ctx.num_slots + 1, rows.shape[1]).index_copy_(0, filled, rows)[:-1]
         if d_weight is not None:
             d_weight = _times(d_weight, grad, ctx.dtype)
-        return d_hidden, d_weight, *[None] * 9
+        return d_hidden, d_weight, *[None] * 10
 
 
 def _gradients(
@@ -157,7 +168,8 @@ def _gradients(
     num_filled, dtype, (softcap, z_loss, part) = len(bags.filled), wide(hidden.dtype), options
     d_hidden = hidden.new_empty(num_filled, hidden.shape[1], dtype=dtype) if needs_hidden else None
     d_weight = weight.new_empty(weight.shape, dtype=dtype) if needs_weight else None
-    target, pair_weight, all_lse = (hidden.new_zeros(n, dtype=dtype) for n in (*[len(bags.slot)] * 2, num_filled))
+    target, pair_weight, pair_prob = (hidden.new_zeros(len(bags.slot), dtype=dtype) for _ in range(3))
+    all_lse, all_scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(2))
     chunks = list(_chunks(num_filled, len(weight)))
     all_logits = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight), dtype=dtype)
     for chunk in chunks:
@@ -165,19 +177,20 @@ def _gradients(
         rows = hidden.index_select(0, bags.filled[chunk].clamp(max=len(hidden) - 1))
         logits = all_logits[: len(rows)]
         product_(logits, rows, weight.T, False)
-        own_lse, base, mass = softmax_(
-            logits, target, pair_weight, bags.tokens, bags.weight, starts, hidden.dtype, softcap
-        )
+        pairs = target, pair_weight, pair_prob, bags.tokens, bags.weight, bags.is_first
+        own_lse, base, mass = softmax_(logits, *pairs, starts, hidden.dtype, softcap)
         lse = begin_gather(own_lse, part)
         probs = probs_of(logits, hidden.dtype)
         if d_hidden is not None:
             product_(d_hidden[chunk], probs, weight, False)
         lse = all_lse[chunk] = finish(lse, part).logsumexp(0)
-        scale = mass * (1.0 + 2.0 * z_loss * lse) * (base - lse).exp()
-        if d_hidden is not None:
-            hidden_grad_(d_hidden[chunk], scale, weight, bags.tokens, pair_weight, starts)
+        scale = all_scale[chunk] = mass * (1.0 + 2.0 * z_loss * lse) * (base - lse).exp()
         if d_weight is not None:
             product_(d_weight, probs.T, (rows * scale[:, None]).to(rows.dtype), chunk.start > 0)
+    entry = bags.entry.clamp(max=max(0, num_filled - 1))
+    pair_weight = pair_weight - pair_prob * all_scale[entry]
+    if d_hidden is not None:
+        hidden_grad_(d_hidden, all_scale, weight, bags.tokens, pair_weight, bags.starts)
     if d_weight is not None:
         d_weight = d_weight if chunks else d_weight.zero_()
         weight_grad_(d_weight, hidden, bags.tokens, bags.slot, pair_weight)

@@ -16,9 +16,9 @@ from oneflow_kernels.backend import Launch, Variant
 from oneflow_kernels.triton_ops import cast
 
 SOFTMAX = [Launch({"BLOCK": 2048, "PAIRS": 16}, num_warps=8, num_stages=1)]
-HIDDEN_GRAD = [Launch({"BLOCK": 512, "PAIRS": 4}, num_warps=4, num_stages=1)]
-WEIGHT_GRAD = [Launch({"BLOCK": 512, "PAIRS": 4}, num_warps=4, num_stages=1)]
-LOGITS = [Launch({"BLOCK": 1024}, num_warps=4, num_stages=1)]
+HIDDEN_GRAD = [Launch({"BLOCK": 512, "PAIRS": 8}, num_warps=4, num_stages=1)]
+WEIGHT_GRAD = [Launch({"BLOCK": 512, "PAIRS": 8}, num_warps=4, num_stages=1)]
+LOGITS = [Launch({"BLOCK": 256, "PAIRS": 8}, num_warps=4, num_stages=1)]
 
 # How far above its base a row's largest logit may be: exp(reach) times itself must fit in the dtype of `probs`.
 REACH = {torch.float32: 32.0, torch.bfloat16: 32.0, torch.float16: 8.0}
@@ -65,8 +65,24 @@ def _bag_of(logits, target, pair_weight, bag_tokens, bag_weight, first, end, voc
 
 @no_type_check
 @triton.jit
+def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, vocab, softcap, PAIRS, IS_CAPPED):
+    """Probabilities of a bag's own tokens, from the row to the pairs."""
+    for start in range(first, end, PAIRS):
+        pair = start + tl.arange(0, PAIRS)
+        inside = pair < end
+        token = tl.load(bag_tokens + pair, mask=inside, other=-1)
+        own = (token >= 0) & (token < vocab)
+        counts = own & (tl.load(is_first + pair, mask=inside, other=0) != 0)
+        z = tl.load(target + pair, mask=counts, other=0.0)
+        p = tl.where(counts, tl.exp(tl.where(counts, z - base, 0.0)) * _slope(z, softcap, IS_CAPPED), 0.0)
+        tl.store(pair_prob + pair, p, mask=inside)
+        tl.store(probs + token, tl.zeros([PAIRS], probs.dtype.element_ty), mask=own)
+
+
+@no_type_check
+@triton.jit
 def softmax_kernel(
-    logits, probs, target, pair_weight, bag_tokens, bag_weight, starts, lse, base, mass,
+    logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
     vocab, stride, probs_stride, softcap,
     IS_CAPPED: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -100,6 +116,8 @@ def softmax_kernel(
         total += p
         p *= _slope(tl.where(inside, z, 0.0), softcap, IS_CAPPED)
         tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
+    tl.debug_barrier()  # all of the row is written
+    _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, own_base, vocab, softcap, PAIRS, IS_CAPPED)
     tl.store(base + row, own_base)
     tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))
 
@@ -155,21 +173,24 @@ def weight_grad_kernel(
 
 
 @no_type_check
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def logits_kernel(
-    hidden, weight, bag_tokens, bag_slot, out, vocab, width, hidden_stride, weight_stride, BLOCK: tl.constexpr
-):
-    """One bag token."""
-    pair = tl.program_id(0)
-    token, slot = tl.load(bag_tokens + pair), tl.load(bag_slot + pair)
-    total = tl.zeros([BLOCK], tl.float32)
-    own = (token >= 0) & (token < vocab)
+    hidden, weight, bag_tokens, bag_slot, out, num_pairs, vocab, width, hidden_stride, weight_stride,
+    BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    """A few bag tokens."""
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    token = tl.load(bag_tokens + pair, mask=pair < num_pairs, other=-1)
+    left = hidden + tl.load(bag_slot + pair, mask=pair < num_pairs, other=0)[:, None] * hidden_stride
+    right = weight + token[:, None] * weight_stride
+    own = ((token >= 0) & (token < vocab))[:, None]
+    total = tl.zeros([PAIRS, BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+        column = start + tl.arange(0, BLOCK)[None, :]
         inside = own & (column < width)
-        row = tl.load(hidden + slot * hidden_stride + column, mask=inside, other=0.0).to(tl.float32)
-        total += row * tl.load(weight + token * weight_stride + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + pair, tl.sum(total, 0))
+        x = tl.load(left + column, mask=inside, other=0.0).to(tl.float32)
+        total += x * tl.load(right + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + pair, tl.sum(total, 1), mask=pair < num_pairs)
 
 
 # Launches; what each computes is said in `bag_operations`.
@@ -183,8 +204,10 @@ def softmax_(
     logits: Tensor,
     target: Tensor,
     pair_weight: Tensor,
+    pair_prob: Tensor,
     bag_tokens: Tensor,
     bag_weight: Tensor,
+    is_first: Tensor,
     starts: Tensor,
     dtype: torch.dtype,
     softcap: float,
@@ -194,7 +217,7 @@ def softmax_(
     lse, base, mass = (logits.new_empty(len(logits)) for _ in range(3))
     if len(logits):
         softmax_kernel[(len(logits),)](
-            logits, probs, target, pair_weight, bag_tokens, bag_weight, starts, lse, base, mass,
+            logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
             logits.shape[1], logits.stride(0), probs.stride(0), softcap,
             IS_CAPPED=softcap > 0.0, REACH=REACH[dtype], **_options(SOFTMAX[0]),
         )  # fmt: skip
@@ -232,9 +255,9 @@ def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Ten
     """Logits of the bag tokens alone."""
     out = hidden.new_empty(len(bag_tokens), dtype=torch.float32)
     if len(bag_tokens):
-        logits_kernel[(len(bag_tokens),)](
-            hidden, weight, bag_tokens, bag_slot, out, len(weight), hidden.shape[1], hidden.stride(0),
-            weight.stride(0), **_options(LOGITS[0]),
+        logits_kernel[(triton.cdiv(len(bag_tokens), LOGITS[0].tiles["PAIRS"]),)](
+            hidden, weight, bag_tokens, bag_slot, out, len(bag_tokens), len(weight), hidden.shape[1],
+            hidden.stride(0), weight.stride(0), **_options(LOGITS[0]),
         )  # fmt: skip
     return out
 
@@ -268,14 +291,15 @@ def variants() -> Iterator[Variant]:
             yield Variant(f"bag gradient of weight, {name}", weight_grad_kernel, _tiled(signature, launch), {}, launch)
         for launch in LOGITS:
             signature = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "bag_tokens": "*i64", "bag_slot": "*i64"}
-            signature |= {"out": "*fp32", "vocab": "i32", "width": "i32:16"}
+            signature |= {"out": "*fp32", "num_pairs": "i32", "vocab": "i32", "width": "i32:16"}
             signature |= {"hidden_stride": "i32:16", "weight_stride": "i32:16"}
             yield Variant(f"bag logits, {name}", logits_kernel, _tiled(signature, launch), {}, launch)
 
 
 def _softmax_signature(dtype: str, vocab: str) -> dict[str, str]:
-    floats = ("target", "pair_weight", "bag_tokens", "bag_weight", "starts", "lse", "base", "mass")
-    pointers = {name: "*i64" if name in ("bag_tokens", "starts") else "*fp32" for name in floats}
+    kinds = {"bag_tokens": "*i64", "is_first": "*i1", "starts": "*i64"}
+    names = ("target", "pair_weight", "pair_prob", *("bag_tokens", "bag_weight", "is_first"), "starts", "lse")
+    pointers = {name: kinds.get(name, "*fp32") for name in (*names, "base", "mass")}
     sizes = {"vocab": vocab, "stride": vocab, "probs_stride": vocab, "softcap": "fp32"}
     signature = {"logits": "*fp32", "probs": f"*{dtype}"} | pointers | sizes
     return signature | dict.fromkeys(("IS_CAPPED", "REACH", "BLOCK", "PAIRS"), "constexpr")

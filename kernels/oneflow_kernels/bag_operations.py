@@ -54,16 +54,18 @@ def _product_flops(out: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 @torch.library.custom_op(
     "oneflow::bag_softmax_",
-    mutates_args={"logits", "target", "pair_weight"},
-    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_weight, Tensor bag_tokens, Tensor bag_weight, "
-    "Tensor starts, ScalarType dtype, float softcap) -> (Tensor, Tensor, Tensor)",
+    mutates_args={"logits", "target", "pair_weight", "pair_prob"},
+    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_weight, Tensor(d!) pair_prob, Tensor bag_tokens, "
+    "Tensor bag_weight, Tensor is_first, Tensor starts, ScalarType dtype, float softcap) -> (Tensor, Tensor, Tensor)",
 )
 def softmax_(
     logits: Tensor,
     target: Tensor,
     pair_weight: Tensor,
+    pair_prob: Tensor,
     bag_tokens: Tensor,
     bag_weight: Tensor,
+    is_first: Tensor,
     starts: Tensor,
     dtype: torch.dtype,
     softcap: float,
@@ -73,26 +75,32 @@ def softmax_(
         z[i]           = logits[i], or softcap tanh(logits[i] / softcap)
         lse[i]         = logsumexp(z[i])
         probs[i]       = exp(z[i] - base[i]) dz/dlogits             of `dtype`, where the logits were; see `probs_of`
+                         but 0 at the tokens of bag i
         mass[i]        = sum of bag_weight over the bag of slot i
         target[b]      = z[i, bag_tokens[b]]                        0 where the vocabulary part has it not
         pair_weight[b] = bag_weight[b] dz/dlogits[i, bag_tokens[b]] likewise
+        pair_prob[b]   = exp(target[b] - base[i]) dz/dlogits        likewise, and 0 unless is_first[b]
 
     `base` is any number near the largest z: softmax is probs exp(base - lse), and what is one factor for a row is left
-    to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts.
+    to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts. The
+    probability of a bag's own token is the one from which something is subtracted: it is left out of `probs`, which are
+    rounded, and goes the way of the one-hot part, in float32.
 
     Args:
         logits: rows of consecutive elements.
         bag_tokens: counted from the first token of the part.
-        starts: bag i is [starts[i], starts[i + 1]); other elements of `target` and `pair_weight` are left alone.
+        is_first: of the pairs of one slot and one token all but one are not.
+        starts: bag i is [starts[i], starts[i + 1]); elements of other bag tokens are left alone.
 
     Returns:
         lse, base, mass.
     """
+    pairs = target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first
     if has_kernel(logits):
         from oneflow_kernels import bag_kernels as kernels
 
-        return kernels.softmax_(logits, target, pair_weight, bag_tokens, bag_weight, starts, dtype, softcap)
-    return reference_bag.softmax_(logits, target, pair_weight, bag_tokens, bag_weight, starts, dtype, softcap)
+        return kernels.softmax_(logits, *pairs, starts, dtype, softcap)
+    return reference_bag.softmax_(logits, *pairs, starts, dtype, softcap)
 
 
 @softmax_.register_fake

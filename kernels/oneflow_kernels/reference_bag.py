@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from oneflow_kernels.philox import MASK, philox
@@ -38,8 +38,10 @@ def softmax_(
     logits: Float[Tensor, "n v"],
     target: Float[Tensor, "B"],
     pair_weight: Float[Tensor, "B"],
+    pair_prob: Float[Tensor, "B"],
     bag_tokens: Int64[Tensor, "B"],
     bag_weight: Float[Tensor, "B"],
+    is_first: Bool[Tensor, "B"],
     starts: Int64[Tensor, "m"],
     dtype: torch.dtype,
     softcap: float,
@@ -56,7 +58,10 @@ def softmax_(
     base = z.amax(-1)
     probs = (z - base[:, None]).exp_()
     lse = base + probs.sum(-1).log()
-    logits.view(dtype)[:, : logits.shape[1]].copy_(probs * _slope(z, softcap))
+    probs *= _slope(z, softcap)
+    pair_prob[pairs] = torch.where(is_own & is_first[pairs], probs[row, tokens.where(is_own, 0)], 0.0)
+    probs[row[is_own], tokens[is_own]] = 0.0
+    logits.view(dtype)[:, : logits.shape[1]].copy_(probs)
     return lse, base, mass
 
 
@@ -158,6 +163,10 @@ def gumbel(noise_key: Int64[Tensor, "F"], token: Int64[Tensor, "v"]) -> Float[Te
     """
     key, zero = noise_key[:, None], torch.zeros_like(token)
     words = torch.stack(philox((token // 4, zero, zero, zero), (key & MASK, key >> 32 & MASK)))
-    word = words.gather(0, (token % 4).expand(1, len(key), -1)).squeeze(0)
+    return gumbel_of_words(words.gather(0, (token % 4).expand(1, len(key), -1)).squeeze(0))
+
+
+def gumbel_of_words(word: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Noise of random 32-bit words, of which each is as likely; see `gumbel`."""
     u = (word.float() * 2.0**-32 + 2.0**-33).clamp(max=1.0 - 2.0**-24)
     return -(-torch.log1p(-u)).log()

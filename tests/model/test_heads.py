@@ -51,22 +51,36 @@ def test_modulation_scales_and_shifts_the_normed_slots(x: Tensor, token_sequence
 def test_bag_losses_are_those_of_the_whole_distribution(x: Tensor) -> None:
     unembedding = torch.randn(VOCAB, WIDTH)
     bag_tokens, bag_slot = torch.tensor([3, 3, 0, 10]), torch.tensor([0, 0, 2, 4])
-    _, _, nll = make_heads(False)(x, unembedding, bag_tokens, bag_slot)
+    bag_weight = torch.tensor([1.0, 0.0, 2.0, 0.5])
+    _, _, loss, nll = make_heads(False)(x, unembedding, bag_tokens, bag_slot, bag_weight, 3)
     log_probs = (x @ unembedding.T).log_softmax(-1)
     torch.testing.assert_close(nll, -log_probs[bag_slot, bag_tokens])
+    torch.testing.assert_close(loss, (bag_weight * nll).sum())
+
+
+def test_tokens_are_drawn_from_that_distribution(x: Tensor) -> None:
+    """20,000 draws in one slot; where 5 tokens may be drawn, no other is."""
+    unembedding, keys = torch.randn(VOCAB, WIDTH), torch.arange(20000)
+    hidden = x[:1].expand(len(keys), -1)
+    for limit in (VOCAB, 5):
+        tokens = make_heads(False).draw(hidden, unembedding, keys, 2.0, limit)
+        probs = (x[0] @ unembedding[:limit].T / 2.0).softmax(-1)
+        frequency = torch.bincount(tokens, minlength=limit) / len(keys)
+        assert len(frequency) == limit
+        assert ((frequency - probs).abs() < 4.0 * (probs / len(keys)).sqrt()).all()
 
 
 def test_slots_are_judged_one_by_one(x: Tensor) -> None:
     heads, nothing = make_heads(False), torch.zeros(0, dtype=torch.int64)
-    unembedding = torch.randn(VOCAB, WIDTH)
-    zero, rate, nll = heads(x, unembedding, nothing, nothing)
-    assert (zero.shape, rate.shape, nll.shape) == ((5,), (5,), (0,))
-    torch.testing.assert_close(heads(x[3:4], unembedding, nothing, nothing)[0], zero[3:4])
+    unembedding, bags = torch.randn(VOCAB, WIDTH), (nothing, nothing, torch.zeros(0), 0)
+    zero, rate, loss, nll = heads(x, unembedding, *bags)
+    assert (zero.shape, rate.shape, loss.shape, nll.shape) == ((5,), (5,), (), (0,))
+    torch.testing.assert_close(heads(x[3:4], unembedding, *bags)[0], zero[3:4])
     torch.testing.assert_close(zero, x @ heads.zero.weight[0] + heads.zero.bias)
     torch.testing.assert_close(rate, x @ heads.rate.weight[0] + heads.rate.bias)
 
 
 def test_predictions_are_float32_in_a_bfloat16_model(x: Tensor) -> None:
-    bag_tokens, bag_slot = torch.tensor([1]), torch.tensor([2])
-    outputs = make_heads(False).bfloat16()(x.bfloat16(), torch.randn(VOCAB, WIDTH).bfloat16(), bag_tokens, bag_slot)
-    assert [output.dtype for output in outputs] == [torch.float32] * 3
+    bags = torch.tensor([1]), torch.tensor([2]), torch.ones(1), 1
+    outputs = make_heads(False).bfloat16()(x.bfloat16(), torch.randn(VOCAB, WIDTH).bfloat16(), *bags)
+    assert [output.dtype for output in outputs] == [torch.float32] * 4

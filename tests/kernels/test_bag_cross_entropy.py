@@ -1,0 +1,394 @@
+"""The loss and its gradients against autograd in float64, on both backends and over parts of a vocabulary."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from oneflow_kernels import bag_cross_entropy as module
+from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
+from oneflow_kernels.vocabulary_part import VocabularyPart
+from tests.kernels.bags import (
+    SHAPES,
+    Case,
+    Result,
+    error,
+    every_shape,
+    make_case,
+    poison,
+    run,
+    run_alone,
+    same_formula,
+    truth,
+)
+from tests.launching import Launcher
+
+LOW = [torch.float32, torch.bfloat16, torch.float16]
+OPTIONS = [(0.0, 0.0), (4.0, 0.0), (0.0, 0.05), (4.0, 0.05)]  # softcap, z_loss
+every_option = pytest.mark.parametrize(("softcap", "z_loss"), OPTIONS)
+every_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two slots at a time."""
+    monkeypatch.setattr(module, "CHUNK_SLOTS", 2)
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 1)
+
+
+def assert_exact(actual: Result | list[Tensor], expected: Result | list[Tensor], tolerance: float = 1e-12) -> None:
+    for x, y in zip(actual, expected, strict=False):
+        assert error(x, y.double()) <= tolerance * (1.0 + y.double().norm().item())
+
+
+# In float64 the algorithm is the definition.
+
+
+@every_shape
+@every_option
+def test_loss_and_gradients_are_those_of_autograd(bag_slot: list[int], softcap: float, z_loss: float) -> None:
+    case = make_case(bag_slot)
+    expected = truth(case, softcap, z_loss)
+    assert_exact(run(case, softcap, z_loss), expected)
+    assert_exact(run_alone(case, softcap, z_loss), expected)
+
+
+@every_shape
+@every_option
+def test_chunks_change_nothing(bag_slot: list[int], softcap: float, z_loss: float, small_chunks: None) -> None:
+    case = make_case(bag_slot)
+    assert_exact(run(case, softcap, z_loss), truth(case, softcap, z_loss))
+
+
+@given(st.lists(st.integers(0, 12), max_size=40).map(sorted), st.integers(1, 70), st.integers(0, 9))
+@settings(max_examples=40)
+def test_any_bags(bag_slot: list[int], vocab: int, extra: int) -> None:
+    case = make_case(bag_slot, num_slots=13, vocab=vocab, seed=len(bag_slot))
+    case = case._replace(num_filled=case.num_filled + extra)
+    assert_exact(run(case), truth(case))
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    case = make_case(SHAPES["usual"], width=3, vocab=5)
+    loss = lambda hidden, weight: bag_cross_entropy(hidden, weight, *case[2:], softcap=3.0, z_loss=0.1)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(loss, case[:2])
+
+
+def test_chunks_are_as_few_as_memory_allows_and_of_like_size() -> None:
+    for num_filled, vocab in itertools.product([0, 1, 2047, 2048, 2049, 8192, 16384], [7, 32064, 128256, 10**6]):
+        sizes = [chunk.stop - chunk.start for chunk in module._chunks(num_filled, vocab)]
+        assert sum(sizes) == num_filled
+        limit = max(2048, 2**28 // vocab)
+        assert all(size <= limit for size in sizes)
+        assert len(sizes) == math.ceil(num_filled / (limit // 128 * 128))
+        assert not sizes or max(sizes) - min(sizes) < len(sizes)
+
+
+# Bounds in lower precision: error(ours) <= 2 error(same formula, same dtype) + a little, both against float64.
+
+
+def assert_within_bounds(case: Case, softcap: float, z_loss: float) -> None:
+    expected, plain = truth(case, softcap, z_loss), same_formula(case, softcap, z_loss)
+    dtype = case.hidden.dtype
+    for name, own, same, exact in zip(Result._fields, run(case, softcap, z_loss), plain, expected, strict=True):
+        rounding = max(4.0 * torch.finfo(torch.float32).eps, torch.finfo(dtype).eps * name.startswith("d_"))
+        bound = 2.0 * error(same, exact) + rounding * (exact.norm().item() + case.bag_weight.sum().item() + 1.0)
+        assert error(own, exact) <= bound, name
+        assert own.dtype == (dtype if name.startswith("d_") else torch.float32)
+    for own, exact in zip(run_alone(case, softcap, z_loss), expected, strict=False):
+        assert error(own, exact) <= 4e-7 * (exact.norm().item() + len(case.bag_slot) + 1.0)
+
+
+@every_shape
+@pytest.mark.parametrize("dtype", LOW)
+def test_errors_are_bounded(bag_slot: list[int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory full of NaN."""
+    poison(monkeypatch)
+    for softcap, z_loss in OPTIONS:
+        assert_within_bounds(make_case(bag_slot, dtype), softcap, z_loss)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        *(("usual", dtype) for dtype in LOW),
+        ("every slot", torch.bfloat16),
+        ("one token", torch.float32),
+        ("bag of 500 and others", torch.bfloat16),
+        ("none", torch.bfloat16),
+    ],
+)
+def test_errors_of_kernels_are_bounded(shape: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory full of NaN, with rows and a vocabulary that fill no block."""
+    monkeypatch.setenv("ONEFLOW_KERNELS", "triton")
+    poison(monkeypatch)
+    for softcap, z_loss in OPTIONS[::3]:
+        assert_within_bounds(make_case(SHAPES[shape], dtype), softcap, z_loss)
+
+
+@given(
+    st.lists(st.integers(0, 30), max_size=20).map(sorted),
+    st.sampled_from([1, 3, 2047, 2048, 2050, 5000]),
+    st.sampled_from([1, 15, 512, 530]),
+    st.sampled_from(LOW),
+    st.sampled_from([0.3, 30.0]),
+)
+@settings(max_examples=8)
+def test_errors_of_kernels_are_bounded_for_any_bags(
+    bag_slot: list[int], vocab: int, width: int, dtype: torch.dtype, spread: float
+) -> None:
+    """Logits of a wide spread rise far above those of the first block, to which the others are measured at first."""
+    case = make_case(bag_slot, dtype, num_slots=31, vocab=vocab, width=width, scale=spread / width**0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEFLOW_KERNELS", "triton")
+        assert_within_bounds(case, 0.0, 0.0)
+
+
+@every_backend
+def test_gradients_in_bfloat16_lose_no_more_than_their_own_rounding(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.7e-3 of their norm is what rounding them to bfloat16 costs; all in bfloat16 costs 2.2e-2."""
+    monkeypatch.setenv("ONEFLOW_KERNELS", backend)
+    bag_slot = torch.randint(64, (90,), generator=torch.Generator().manual_seed(0)).sort().values.tolist()
+    case = make_case(bag_slot, torch.bfloat16, num_slots=64, width=96, vocab=1500, scale=0.5)
+    case = case._replace(bag_weight=torch.ones(90))
+    expected, plain, own = truth(case), same_formula(case), run(case)
+    for name in ("d_hidden", "d_weight"):
+        exact = getattr(expected, name)
+        relative = error(getattr(own, name), exact) / exact.norm().item()
+        rounding = error(exact.bfloat16(), exact) / exact.norm().item()
+        assert relative < 1.3 * rounding
+        assert error(getattr(plain, name), exact) > 8.0 * error(getattr(own, name), exact)
+
+
+@every_backend
+def test_gradients_of_what_is_nearly_certain_keep_their_precision(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 - p of a bag's token is 1e-5 or so; p in bfloat16 would be 1, and its gradient nothing or all wrong."""
+    monkeypatch.setenv("ONEFLOW_KERNELS", backend)
+    case = make_case([0, 2, 3, 3], torch.bfloat16, width=16, vocab=40)
+    hidden = case.hidden.detach()
+    hidden[case.bag_slot] = (0.9 * case.weight.detach().float()[case.bag_tokens]).bfloat16()
+    tokens = case.bag_tokens.clone()
+    tokens[3] = tokens[2]  # the same twice
+    hidden[3] = (0.9 * case.weight.detach().float()[tokens[2]]).bfloat16()
+    case = case._replace(hidden=hidden.requires_grad_(), bag_tokens=tokens, bag_weight=torch.ones(4))
+    expected, own = truth(case), run(case)
+    assert 1e-7 < expected.nll.min() < 1e-3
+    for slot in (0, 2, 3):
+        exact = expected.d_hidden[slot]
+        assert error(own.d_hidden[slot], exact) < 5e-3 * exact.norm() + 1e-6
+
+
+@every_backend
+@pytest.mark.parametrize("dtype", LOW)
+def test_two_runs_give_the_same_bits(backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEFLOW_KERNELS", backend)
+    case = make_case([0, *[2] * 40, 3, 5, 5], dtype, vocab=9)
+    for first, second in zip(run(case), run(case), strict=True):
+        assert torch.equal(first, second)
+
+
+@every_backend
+def test_large_logits_stay_finite(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEFLOW_KERNELS", backend)
+    case = make_case(SHAPES["usual"], torch.float32, scale=1e4)
+    assert all(torch.isfinite(x).all() for x in run(case))
+
+
+# What the arguments mean.
+
+
+def test_dtypes_must_agree() -> None:
+    case = make_case([1], torch.float32)
+    with pytest.raises(ValueError) as error:
+        run(case._replace(weight=case.weight.bfloat16()))
+    assert str(error.value) == "hidden is torch.float32 but weight is torch.bfloat16; cast one of them"
+
+
+def test_bags_need_slots() -> None:
+    with pytest.raises(ValueError) as error:
+        run(make_case([1, 1])._replace(num_filled=0))
+    assert str(error.value) == "num_filled: 0 slots cannot hold 2 bag tokens"
+
+
+@pytest.mark.parametrize("given_number", [3, 4, 7, 1000])
+def test_more_filled_slots_than_there_are_change_nothing(given_number: int) -> None:
+    case = make_case([0, 2, 2, 5])
+    for exact, own in zip(run(case), run(case._replace(num_filled=given_number)), strict=True):
+        torch.testing.assert_close(own, exact, rtol=0.0, atol=1e-14)
+
+
+def test_fewer_filled_slots_than_there_are_make_the_loss_nan() -> None:
+    case = make_case([0, 2, 2, 5])._replace(num_filled=2, bag_weight=torch.ones(4))
+    loss, nll = run_alone(case)
+    assert loss.isnan()
+    assert nll.isnan().tolist() == [False, False, False, True]
+    assert run(case).loss.isnan()
+
+
+def test_weightless_tokens_give_no_gradient_but_a_likelihood() -> None:
+    """As padding: in a slot of its own, and in the slot of others."""
+    case = make_case([1, 1, 6, 6])
+    case = case._replace(bag_weight=torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    alone = make_case([1])._replace(
+        **{name: getattr(case, name) for name in ("hidden", "weight")},
+        **{name: getattr(case, name)[:1] for name in ("bag_tokens", "bag_weight")},
+    )
+    padded, plain = run(case), run(alone)
+    for name in ("loss", "d_hidden", "d_weight"):
+        torch.testing.assert_close(getattr(padded, name), getattr(plain, name), rtol=0.0, atol=1e-14)
+    torch.testing.assert_close(padded.nll, truth(case).nll)
+
+
+def test_slots_without_a_bag_get_no_gradient() -> None:
+    case = make_case([1, 1, 5])._replace(bag_weight=torch.ones(3))
+    assert (run(case).d_hidden != 0.0).any(dim=1).tolist() == [False, True, False, False, False, True, False]
+
+
+def test_zero_weights_mean_a_uniform_distribution() -> None:
+    case = make_case([0, 2], vocab=7)
+    _, nll = run_alone(case._replace(weight=torch.zeros_like(case.weight)))
+    torch.testing.assert_close(nll, torch.full((2,), 7.0, dtype=torch.float64).log())
+
+
+def test_z_loss_is_the_square_of_the_logsumexp_of_each_token_of_a_slot() -> None:
+    case = make_case([0, 2, 2])
+    lse = (case.hidden @ case.weight.T).logsumexp(-1)[case.bag_slot]
+    more = run(case, z_loss=0.3).loss - run(case).loss
+    torch.testing.assert_close(more, (0.3 * case.bag_weight * lse.square()).sum().detach())
+
+
+@pytest.mark.parametrize("wanted", ["hidden", "weight"])
+def test_a_gradient_that_nobody_wants_costs_no_product(wanted: str) -> None:
+    case = make_case(SHAPES["usual"])
+    expected = run(case)
+    one = case._replace(**{name: getattr(case, name).detach() for name in ("hidden", "weight") if name != wanted})
+    with FlopCounterMode(display=False) as counter:
+        loss, _ = bag_cross_entropy(*one)
+        (grad,) = torch.autograd.grad(3.0 * loss, getattr(one, wanted))
+    torch.testing.assert_close(grad, getattr(expected, f"d_{wanted}"))
+    assert counter.get_total_flops() == 4 * case.num_filled * 12 * 45
+
+
+def test_the_likelihoods_have_no_gradient() -> None:
+    _, nll = bag_cross_entropy(*make_case(SHAPES["usual"]))
+    assert not nll.requires_grad
+
+
+# What a plan and a compiler see.
+
+
+@pytest.mark.parametrize("num_filled", [1, 700, 5000])
+def test_without_values_shapes_and_flops_are_known(num_filled: int) -> None:
+    """Three products with gradients, one without; chunks too."""
+    width, vocab = 5, 2**17
+    with FakeTensorMode():
+        hidden, weight = torch.zeros(9000, width, requires_grad=True), torch.zeros(vocab, width, requires_grad=True)
+        bag = torch.zeros(6000, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            loss, nll = bag_cross_entropy(hidden, weight, bag, bag, torch.zeros(6000), num_filled)
+            gradients = torch.autograd.grad(loss, (hidden, weight))
+        with FlopCounterMode(display=False) as alone, torch.no_grad():
+            bag_cross_entropy(hidden, weight, bag, bag, torch.zeros(6000), num_filled)
+    assert (loss.shape, nll.shape) == ((), (6000,))
+    assert [gradient.shape for gradient in gradients] == [(9000, width), (vocab, width)]
+    assert counter.get_total_flops() == 6 * num_filled * width * vocab
+    assert alone.get_total_flops() == 2 * num_filled * width * vocab
+
+
+def compile_step(dtype: torch.dtype) -> None:
+    """In a process whose functions do not check shapes, which Dynamo cannot follow."""
+    case = make_case(SHAPES["usual"], dtype)
+
+    def step(hidden: Tensor, weight: Tensor, *bags: Tensor) -> tuple[Tensor, Tensor]:
+        loss, nll = bag_cross_entropy(hidden * 2.0, weight, *bags, 4, softcap=4.0, z_loss=0.1)
+        return 3.0 * loss, nll
+
+    results = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        loss, nll = function(*case[:-1])
+        gradients = torch.autograd.grad(loss, case[:2])
+        with torch.no_grad():
+            alone = function(*case[:-1])
+        results.append([loss.detach(), nll, *gradients, *alone])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=torch.finfo(dtype).eps * 4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_compiles_as_one_graph(launcher: Launcher, dtype: torch.dtype) -> None:
+    launcher.call(1, compile_step, dtype)
+
+
+# Over a tensor axis.
+
+
+@dataclasses.dataclass(frozen=True)
+class Deal:
+    """Cases for the ranks of a group."""
+
+    dtype: torch.dtype
+    is_chunked: bool = False
+    backend: str = "reference"
+
+    def cases(self) -> list[Case]:
+        shapes = list(SHAPES.values()) if self.backend == "reference" else [SHAPES["usual"], SHAPES["none"]]
+        return [make_case(bag_slot, self.dtype, vocab=48, seed=3) for bag_slot in shapes]
+
+
+def run_on_ranks(deal: Deal) -> list[tuple[Result, list[Tensor]]]:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEFLOW_KERNELS", deal.backend)
+        if deal.is_chunked:
+            patch.setattr(module, "CHUNK_SLOTS", 2)
+            patch.setattr(module, "CHUNK_LOGITS", 1)
+        for case in deal.cases():
+            own = case.weight.detach().chunk(size)[rank].requires_grad_()
+            part = VocabularyPart(size=size, group=dist.group.WORLD.group_name, first_token=rank * len(own))
+            own_case = case._replace(weight=own)
+            found.append((run(own_case, 4.0, 0.05, part), run_alone(own_case, 4.0, 0.05, part)))
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    ("deal", "tolerance"),
+    [
+        (Deal(torch.float64), 1e-12),
+        (Deal(torch.float64, is_chunked=True), 1e-12),
+        (Deal(torch.float32, backend="triton"), 2e-6),
+        (Deal(torch.bfloat16), 8e-3),  # the ranks round their gradients of hidden rows before they are summed
+    ],
+    ids=["float64", "chunks", "triton", "bfloat16"],
+)
+def test_ranks_with_parts_of_the_vocabulary_make_the_loss_of_one(
+    launcher: Launcher, deal: Deal, tolerance: float, size: int
+) -> None:
+    ranks = launcher.call(size, run_on_ranks, deal)
+    for number, case in enumerate(deal.cases()):
+        one = run(case, 4.0, 0.05)
+        own = [results[number][0] for results in ranks]
+        shares = torch.stack([result.loss for result in own])
+        assert_exact([shares.sum(), shares[0] * size], one._replace(nll=one.loss), tolerance)
+        for result in own:
+            assert torch.equal(result.nll, own[0].nll)
+            assert_exact([one.loss, result.nll], one, tolerance)
+        d_hidden, d_weight = sum(result.d_hidden for result in own), torch.cat([result.d_weight for result in own])
+        assert_exact([d_hidden, d_weight], [one.d_hidden, one.d_weight], tolerance)
+        for _, (loss, nll) in (results[number] for results in ranks):
+            assert_exact([loss * size, nll], one, tolerance)
