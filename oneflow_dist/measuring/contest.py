@@ -93,7 +93,7 @@ def _errors(case: Case, outputs: Outputs, truth: list[Tensor]) -> dict[str, floa
     if not truth:
         return {}
     parts = zip(case.outputs, case.parts(outputs), truth, strict=True)
-    return {name: float((part.double() - right).norm() / right.norm()) for name, part, right in parts}
+    return {name: float((part.detach().double() - right).norm() / right.norm()) for name, part, right in parts}
 
 
 def _time(calls: list[Call], device: torch.device) -> float:

@@ -41,7 +41,8 @@ def _table(case: dict[str, Any], matmul: float | None) -> str:
     lines = [f"### {case['name']}", "", f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
     for entry in case["contenders"]:
         if "failed" in entry:
-            lines.append(f"| {entry['name']} | {entry['failed'].replace('|', '/')} |" + " |" * (len(head) - 2))
+            name, reason = (entry[key].replace("|", "/") for key in ("name", "failed"))
+            lines.append(f"| {name} | {reason} |" + " |" * (len(head) - 2))
             continue
         low, high = entry["ms_range"]
         tflops, speed, peak = entry["tflops"], entry["gib_per_second"], entry["peak_gib"]

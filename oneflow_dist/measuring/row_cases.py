@@ -17,7 +17,7 @@ from oneflow_kernels.rotary import rotary
 from oneflow_kernels.swiglu import swiglu
 
 EPS = 1e-5
-IMAGE_ROWS = 256
+IMAGES = 32  # of as many rows each as there are rows of text between them
 Function = Callable[..., Any]  # of tensors; a tensor or a tuple of them
 
 
@@ -52,7 +52,6 @@ class _Maker:
     def __init__(self, device: torch.device, rows: int, width: int, mlp_width: int, head_width: int):
         self.device, self.rows, self.width, self.mlp_width = device, rows, width, mlp_width
         self.head_width = head_width
-        self.images = max(1, rows // IMAGE_ROWS // 2)
 
     def normal(self, seed: int, *sizes: tuple[int, ...]) -> list[Tensor]:
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -61,16 +60,16 @@ class _Maker:
 
     def row_image(self) -> Tensor:
         """Images and text in turn, half of the rows each."""
-        block = torch.arange(self.rows, device=self.device) // IMAGE_ROWS
-        return torch.where((block % 2 == 1) & (block // 2 < self.images), block // 2, self.images)
+        block = torch.arange(self.rows, device=self.device) * 2 * IMAGES // self.rows
+        return torch.where(block % 2 == 1, block // 2, IMAGES)
 
     def norm(self, seed: int) -> Inputs:
-        lines = (self.images, self.width)
+        lines = (IMAGES, self.width)
         return *self.normal(seed, (self.rows, self.width), (self.width,), lines, lines), self.row_image()
 
     def gate(self, seed: int) -> Inputs:
         size = (self.rows, self.width)
-        return *self.normal(seed, size, size, (self.images, self.width)), self.row_image()
+        return *self.normal(seed, size, size, (IMAGES, self.width)), self.row_image()
 
     def rotary(self, seed: int) -> Inputs:
         h, g, d = 32, 8, self.head_width
