@@ -45,7 +45,7 @@ class Way(NamedTuple):
     packs: int  # microbatches
     checkpointing: str
     compile: bool = False
-    steps: int = 2
+    steps: int = 3
 
 
 TWENTY_STEPS = Way(1, "none", steps=20)
