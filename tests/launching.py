@@ -328,6 +328,7 @@ def _call(file: str, name: str, task: str) -> None:
 def _load() -> None:
     """Import what the programs import; the modules that are programs themselves are left to be run."""
     import torch._dynamo
+    import torch._inductor.compile_fx
     import torch.distributed.fsdp  # noqa: F401
 
     import oneflow_dist.train  # noqa: F401

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
+import fcntl
 import functools
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
+import torch._functorch.config as functorch_config
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.fx import GraphModule
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import Capacity, Losses, NoisySample, PackedBatch
-from oneflow_dist.data.lanes import capacity_of
-from oneflow_dist.data.packing import pack
+from oneflow_dist.containers import Losses, PackedBatch
 from oneflow_dist.optim import clip_gradients, make_optimizer
-from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.parallel.mesh import data_place, make_mesh
 from oneflow_dist.train import build_model, forward_backward, global_counts, sum_over_ranks
 from tests.launching import Launcher
+from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
 
-KINDS = ("mixed", "text alone", "images alone", "nothing to learn")
-# Ranks, overrides, and what compiles: "aot_eager" is all of torch.compile but its C++, which takes four ranks a minute.
 LAYOUTS = {
-    "shard 2": (2, (), "inductor"),
-    "shard 4": (4, (), "aot_eager"),
-    "replicate 2, shard 2": (4, ("parallel.replicate=2",), "aot_eager"),
-    "tensor 2": (2, ("parallel.tensor=2",), "inductor"),
-    "tensor 4": (4, ("parallel.tensor=4",), "aot_eager"),
-    "shard 2, tensor 2": (4, ("parallel.tensor=2",), "inductor"),
-    "replicate 2, tensor 2": (4, ("parallel.replicate=2", "parallel.tensor=2"), "aot_eager"),
+    "shard 2": (2, ()),
+    "shard 4": (4, ()),
+    "replicate 2, shard 2": (4, ("parallel.replicate=2",)),
+    "tensor 2": (2, ("parallel.tensor=2",)),
+    "tensor 4": (4, ("parallel.tensor=4",)),
+    "shard 2, tensor 2": (4, ("parallel.tensor=2",)),
+    "replicate 2, tensor 2": (4, ("parallel.replicate=2", "parallel.tensor=2")),
 }
 
 
@@ -45,7 +45,7 @@ class Way(NamedTuple):
     packs: int  # microbatches
     checkpointing: str
     compile: bool = False
-    steps: int = 2
+    steps: int = 3
 
 
 TWENTY_STEPS = Way(1, "none", steps=20)
@@ -59,69 +59,30 @@ COMPILED = [Way(1, "none", compile=True), Way(4, "none", compile=True), Way(4, "
 Steps = SimpleNamespace
 
 
-def make_samples(config: Config) -> list[NoisySample]:
-    """Sixteen noisy samples, four of each kind, kind by kind, so that packs of neighbours lack what a kind lacks."""
-    return [make_sample(kind, number, config) for kind in KINDS for number in range(4)]
+def deal_packs(config: Config, mesh: DeviceMesh, num_packs: int) -> list[PackedBatch]:
+    """Sixteen samples, four of each kind, dealt out to the data ranks in order, and those of a rank to its packs.
 
-
-def make_sample(kind: str, number: int, config: Config) -> NoisySample:
-    """ "text alone" has no images, "images alone" no bag tokens and no open slots."""
-    rng = np.random.default_rng([KINDS.index(kind), number])
-    num_images = {"text alone": 0, "images alone": 2}.get(kind, 1)
-    num_bag_tokens = {"images alone": 0, "nothing to learn": 0}.get(kind, 4 + number)
-    tokens = rng.integers(256, size=6 + num_images)
-    grid = np.array([(1, 3), (2, 2)])[:num_images]
-    shape = (grid.prod(axis=1).sum(), config.image.patch_elements)
-    return NoisySample(
-        key=f"{kind} {number}",
-        tokens=tokens,
-        is_open=np.full(len(tokens), kind in ("mixed", "text alone")),
-        image_at=np.arange(num_images, dtype=np.int64) * 2 + 1,
-        bag_tokens=rng.integers(256, size=num_bag_tokens),
-        bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-        patches=rng.standard_normal(shape, dtype=np.float32),
-        velocity=rng.standard_normal(shape, dtype=np.float32),
-        grid=grid,
-        image_time=rng.random(num_images),
-        image_is_scored=np.full(num_images, kind != "nothing to learn"),
-        text_time=float(rng.random()),
-    )
-
-
-def make_packs(config: Config, mesh: DeviceMesh, num_packs: int) -> list[PackedBatch]:
-    """The samples dealt out to the data ranks in order, and those of a rank to its packs."""
-    samples, (rank, size) = make_samples(config), data_place(mesh)
+    They go kind by kind, so that packs of neighbours lack what a kind lacks. One graph serves packs of any number of
+    samples: all are padded to the same sizes, and all name the same bound of their sequences.
+    """
+    samples = [sample for kind in KINDS for sample in make_samples(kind, 4, config)]
+    rank, size = data_place(mesh)
     own = len(samples) // (size * num_packs)
-    capacity = capacity_of(config)
-    room = Capacity(**{f.name: getattr(capacity, f.name) * own for f in dataclasses.fields(capacity)})
     first = rank * num_packs * own
     parts = [samples[first + number * own : first + (number + 1) * own] for number in range(num_packs)]
-    return [share_batch(pack(part, room), tensor_axis(mesh)) for part in parts]
-
-
-@torch.no_grad()
-def add_noise(model: nn.Module) -> None:
-    """The same on all layouts; without it the heads are silent, and some parameters have no gradient."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = 0.1 * torch.randn(parameter.shape, generator=generator)
-        if isinstance(parameter, DTensor):
-            noise = distribute_tensor(noise, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter += noise
+    return [replace(batch, max_seqlen=config.data.rows_per_pack) for batch in make_packs(parts, config, mesh)]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def run_steps(config: Config, num_packs: int, num_steps: int) -> Steps:
+def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) -> Steps:
     """Steps as `train_step` makes them."""
-    torch._dynamo.reset()
-    mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
     optimizer = make_optimizer(model, config.optim)
-    batches = make_packs(config, mesh, num_packs)
+    batches = deal_packs(config, mesh, num_packs)
     losses, norms, gradients = [], [], {}
     for step in range(num_steps):
         sums = forward_backward(model, batches, global_counts(batches), config)
@@ -136,21 +97,51 @@ def run_steps(config: Config, num_packs: int, num_steps: int) -> Steps:
     return Steps(losses=losses, norms=norms, gradients=gradients, weights=weights)
 
 
-def run_ways(config_path: str, overrides: list[str], ways: list[Way], backend: str) -> list[Steps]:
-    """The steps of every way, one after the other on the same ranks; what is compiled is so by `backend`."""
-    nn.Module.compile = functools.partialmethod(nn.Module.compile, backend=backend)
+def run_ways(config_path: str, overrides: list[str], ways: list[Way], compiled: str) -> list[Steps]:
+    """The steps of every way, one after the other on the same ranks; what they compile is shared in `compiled`."""
+    mesh = make_mesh(load_config(config_path, overrides), dist.get_world_size(), "cpu")
+    share_compiled(Path(compiled), mesh["tensor"].size())
     found = []
     for way in ways:
         own = [f"train.activation_checkpointing={way.checkpointing}", f"train.compile={str(way.compile).lower()}"]
-        found.append(run_steps(load_config(config_path, [*overrides, *own]), way.packs, way.steps))
+        found.append(run_steps(load_config(config_path, [*overrides, *own]), mesh, way.packs, way.steps))
     return found
+
+
+def share_compiled(folder: Path, tensor: int) -> None:
+    """Let one rank compile a graph, forward and backward, and all others, of other layouts too, load it from `folder`.
+
+    Whoever asks inductor for a graph waits while another compiles for a tensor axis of the same size. By then the graph
+    is there, if it was the same.
+    """
+    from torch._inductor.compile_fx import compile_fx  # takes a second that pytest itself need not spend
+
+    def compile_alone(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        with (folder / f"{tensor}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return compile_fx(graph, inputs)
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    functorch_config.autograd_cache_allow_custom_autograd_functions = True  # those of the tensor axis
+    functorch_config.force_non_lazy_backward_lowering = True  # a graph is kept when its backward is compiled too
+    nn.Module.compile = functools.partialmethod(nn.Module.compile, backend=compile_alone)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty folder for compiled graphs, one for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of the workers' own
+    (folder / "compiled").mkdir(exist_ok=True)
+    return str(folder / "compiled")
 
 
 @pytest.fixture(scope="module")
 def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Heads and images that know the time in every way; sizes that four tensor ranks can share."""
-    sizes = {"rows_per_pack": 128, "tokens_per_pack": 64, "bag_tokens_per_pack": 64, "images_per_pack": 8}
-    sizes |= {"sequences_per_pack": 8, "max_sample_rows": 64}
+    """Heads and images that know the time in every way; packs of all samples, that four tensor ranks can share."""
+    sizes = {"rows_per_pack": 192, "tokens_per_pack": 128, "bag_tokens_per_pack": 64, "images_per_pack": 16}
+    sizes |= {"sequences_per_pack": 24, "max_sample_rows": 64}
     path = tmp_path_factory.mktemp("parity") / "config.toml"
     config = make_config(
         *("heads.time_conditioning=adaln", "image.time_conditioning=adaln", "optim.warmup_steps=1"),
@@ -162,9 +153,9 @@ def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="module")
-def alone(launcher: Launcher, config_path: str) -> Steps:
+def alone(launcher: Launcher, config_path: str, compiled: str) -> Steps:
     """Twenty steps of one process on one pack that holds all samples."""
-    ((found,),) = launcher.call(1, run_ways, config_path, [], [TWENTY_STEPS], "inductor")
+    ((found,),) = launcher.call(1, run_ways, config_path, [], [TWENTY_STEPS], compiled)
     return found
 
 
@@ -192,21 +183,21 @@ def test_every_parameter_has_a_gradient_in_one_process(alone: Steps) -> None:
     assert alone.losses[-1][-1] < 0.9 * alone.losses[0][-1]  # twenty steps that learn
 
 
-@pytest.mark.parametrize("ways", [EAGER, COMPILED], ids=["eager", "compiled"])
+@pytest.mark.parametrize("ways", [COMPILED, EAGER], ids=["compiled", "eager"])
 def test_one_process_computes_the_same_in_every_way(
-    launcher: Launcher, config_path: str, alone: Steps, ways: list[Way]
+    launcher: Launcher, config_path: str, compiled: str, alone: Steps, ways: list[Way]
 ) -> None:
-    (found,) = launcher.call(1, run_ways, config_path, [], ways, "inductor")
+    (found,) = launcher.call(1, run_ways, config_path, [], ways, compiled)
     for steps in found:
         assert_same(steps, alone)
 
 
-@pytest.mark.parametrize("ways", [EAGER, COMPILED], ids=["eager", "compiled"])
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("ways", [COMPILED, EAGER], ids=["compiled", "eager"])  # what takes longest does not come last
 def test_every_layout_computes_what_one_process_does(
-    launcher: Launcher, config_path: str, alone: Steps, layout: str, ways: list[Way]
+    launcher: Launcher, config_path: str, compiled: str, alone: Steps, layout: str, ways: list[Way]
 ) -> None:
-    num_ranks, overrides, backend = LAYOUTS[layout]
-    for found in launcher.call(num_ranks, run_ways, config_path, list(overrides), ways, backend):
+    num_ranks, overrides = LAYOUTS[layout]
+    for found in launcher.call(num_ranks, run_ways, config_path, list(overrides), ways, compiled):
         for steps in found:
             assert_same(steps, alone)

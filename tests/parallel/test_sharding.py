@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import Counts, NoisySample, PackedBatch, Prediction
+from oneflow_dist.containers import Counts, PackedBatch, Prediction
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import compute_losses
@@ -26,57 +25,15 @@ from oneflow_dist.parallel.sharding import cut_weights, share_batch, sync_gradie
 from oneflow_dist.train import build_model, forward_backward, global_counts, sum_over_ranks
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
+from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
 
 Step = tuple[dict[str, torch.Tensor], torch.Tensor, float]  # gradients, losses, gradient norm
-KINDS = ("mixed", "text alone", "images alone", "nothing to learn")  # of the four packs of a step
 
 
-def make_samples(kind: str, config: Config) -> list[NoisySample]:
-    """Three noisy samples of one kind. "text alone" has no images, "images alone" no bag tokens and no open slots."""
-    samples = []
-    for number in range(3):
-        rng = np.random.default_rng([KINDS.index(kind), number])
-        num_images = {"text alone": 0, "images alone": 2}.get(kind, 1)
-        num_bag_tokens = {"images alone": 0, "nothing to learn": 0}.get(kind, 4 + number)
-        image_at = np.arange(num_images, dtype=np.int64) * 2 + 1
-        tokens = rng.integers(256, size=6 + num_images)
-        grid = np.array([(1, 3), (2, 2)])[:num_images]
-        shape = (grid.prod(axis=1).sum(), config.image.patch_elements)
-        samples.append(
-            NoisySample(
-                key=f"{kind} {number}",
-                tokens=tokens,
-                is_open=np.full(len(tokens), kind in ("mixed", "text alone")),
-                image_at=image_at,
-                bag_tokens=rng.integers(256, size=num_bag_tokens),
-                bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-                patches=rng.standard_normal(shape, dtype=np.float32),
-                velocity=rng.standard_normal(shape, dtype=np.float32),
-                grid=grid,
-                image_time=rng.random(num_images),
-                image_is_scored=np.full(num_images, kind != "nothing to learn"),
-                text_time=float(rng.random()),
-            )
-        )
-    return samples
-
-
-def make_packs(config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
-    """The packs of this rank: the four kinds dealt out to the ranks."""
+def deal_packs(config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
+    """The packs of this rank: three samples of each of the four kinds, dealt out to the ranks."""
     rank, size = data_place(mesh)
-    packs = [pack(make_samples(kind, config), capacity_of(config)) for kind in KINDS[rank::size]]
-    return [share_batch(batch, tensor_axis(mesh)) for batch in packs]
-
-
-@torch.no_grad()
-def add_noise(model: nn.Module) -> None:
-    """The same on all layouts; without it the heads are silent, and some parameters have no gradient."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        noise = 0.1 * torch.randn(parameter.shape, generator=generator)
-        if isinstance(parameter, DTensor):
-            noise = distribute_tensor(noise, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter += noise
+    return make_packs([make_samples(kind, 3, config) for kind in KINDS[rank::size]], config, mesh)
 
 
 def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
@@ -85,7 +42,7 @@ def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    batches = make_packs(config, mesh)
+    batches = deal_packs(config, mesh)
     counts = global_counts(batches)
     losses = forward_backward(model, batches, counts, config)
     gradients = {}
@@ -310,7 +267,7 @@ def test_float8_names_the_layer_whose_sizes_do_not_suit_it(make_config: Callable
 
 def mixed_batch(config: Config) -> PackedBatch:
     """All kinds of samples in turn, so that each rank's part has some of all."""
-    kinds = zip(*(make_samples(kind, config) for kind in KINDS), strict=True)
+    kinds = zip(*(make_samples(kind, 3, config) for kind in KINDS), strict=True)
     return pack([sample for samples in kinds for sample in samples], None)
 
 
@@ -370,7 +327,7 @@ def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    batch = pack(make_samples("mixed", config), capacity_of(config))
+    batch = pack(make_samples("mixed", 3, config), capacity_of(config))
     found = []
     for is_last in (False, True):
         with CommDebugMode() as mode:
