@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
@@ -179,11 +180,11 @@ def _gradients(
         product_(logits, rows, weight.T, False)
         pairs = target, pair_weight, pair_prob, bags.tokens, bags.weight, bags.is_first
         own_lse, base, mass = softmax_(logits, *pairs, starts, hidden.dtype, softcap)
-        lse = begin_gather(own_lse, part)
+        sent = begin_gather(F.pad(own_lse, (0, len(bags.slot) - len(rows))), part)  # as much for every pack
         probs = probs_of(logits, hidden.dtype)
         if d_hidden is not None:
             product_(d_hidden[chunk], probs, weight, False)
-        lse = all_lse[chunk] = finish(lse, part).logsumexp(0)
+        lse = all_lse[chunk] = finish(sent, part)[:, : len(rows)].logsumexp(0)
         scale = all_scale[chunk] = mass * (1.0 + 2.0 * z_loss * lse) * (base - lse).exp()
         if d_weight is not None:
             product_(d_weight, probs.T, (rows * scale[:, None]).to(rows.dtype), chunk.start > 0)

@@ -29,7 +29,7 @@ REACH = {torch.float32: 32.0, torch.bfloat16: 32.0, torch.float16: 8.0}
 def capped(x, softcap, IS_CAPPED: tl.constexpr):
     """`softcap tanh(x / softcap)`."""
     if IS_CAPPED:
-        small = tl.exp(-2.0 * tl.abs(x) / softcap)
+        small = tl.exp(tl.abs(x) * (-2.0 / softcap))
         size = softcap * (1.0 - small) / (1.0 + small)
         x = tl.where(x < 0.0, -size, size)
     return x
@@ -41,7 +41,7 @@ def _slope(z, softcap, IS_CAPPED: tl.constexpr):
     """Derivative of `capped` where it is z."""
     slope = z * 0.0 + 1.0
     if IS_CAPPED:
-        slope -= (z / softcap) * (z / softcap)
+        slope -= z * z * (1.0 / (softcap * softcap))
     return slope
 
 
@@ -117,6 +117,7 @@ def softmax_kernel(
         p *= _slope(tl.where(inside, z, 0.0), softcap, IS_CAPPED)
         tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
     tl.debug_barrier()  # all of the row is written
+    first, end = tl.load(starts + row), tl.load(starts + row + 1)  # again: they held no registers meanwhile
     _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, own_base, vocab, softcap, PAIRS, IS_CAPPED)
     tl.store(base + row, own_base)
     tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))

@@ -217,7 +217,7 @@ def variants() -> Iterator[Variant]:
             for is_guided in (False, True):
                 for targets, launch in BEST_TOKEN[num_bytes].items():
                     title = f"noisy best token, {suffix}{', guided' if is_guided else ''}"
-                    constants = flags | {"IS_GUIDED": is_guided}
+                    constants = {"IS_GUIDED": is_guided} | flags
                     pointers = {"hidden": f"*{dtype}", "other": f"*{dtype}", "weight": f"*{dtype}"}
                     pointers |= {"noise_key": "*i64", "best": "*fp32", "best_token": "*i64"}
                     scalars = {"inverse_temperature": "fp32", "guidance": "fp32", "softcap": "fp32"}

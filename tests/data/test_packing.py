@@ -188,6 +188,20 @@ def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
     assert counts.attention_pairs == sum(length**2 for length in lengths)
 
 
+def test_filled_slots_of_a_pack_are_known_with_that_of_its_padding(samples: list[NoisySample]) -> None:
+    """Padding stands in the last slot, which may have a bag of its own where no token is padding."""
+    size = size_of(samples)
+    slots = [sample.bag_slot + first for sample, first in zip(samples, (0, 8, 17, 18), strict=True)]
+    own = len(np.unique(np.concatenate(slots)))
+    for capacity, extra in ((None, 0), (ROOM, 1)):
+        batch = pack(samples, capacity)
+        assert batch.num_filled == len(batch.bag_slot.unique())
+        assert batch.num_filled - batch.counts.filled_slots == extra
+        assert batch.counts.filled_slots == own
+    full = pack(samples, replace(size, bag_tokens=size.bag_tokens + 3, sequences=size.sequences + 1))
+    assert full.num_filled == len(full.bag_slot.unique())
+
+
 def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:
     samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
     batch = pack(samples, ROOM)
