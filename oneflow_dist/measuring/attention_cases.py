@@ -141,21 +141,26 @@ def make_varlen(shape: Shape, inputs: Inputs) -> Call:
 
 def make_flex(shape: Shape, inputs: Inputs, builds_mask: bool = False) -> Call:
     """FlexAttention, compiled, from a block mask that is made once or (`builds_mask`) in each call."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
     query, key, value, _, ends = inputs
     rows = sum(shape.documents)
     intervals = intervals_of(shape, ends)
 
-    def sees(batch: Tensor, head: Tensor, row: Tensor, other: Tensor) -> Tensor:
-        return (intervals.start[row] <= other) & (other < intervals.end[row])
-
     attend = torch.compile(flex_attention, dynamic=False)
     make_mask = torch.compile(create_block_mask, dynamic=False)
-    kept = None if builds_mask else make_mask(sees, None, None, rows, rows, device=str(query.device))
+
+    def mask_of_rows() -> BlockMask:
+        return make_mask(
+            lambda batch, head, row, other: (intervals.start[row] <= other) & (other < intervals.end[row]),
+            *(None, None, rows, rows),
+            device=str(query.device),
+        )
+
+    kept = None if builds_mask else mask_of_rows()
 
     def call() -> Outputs:
-        mask = kept or make_mask(sees, None, None, rows, rows, device=str(query.device))
+        mask = mask_of_rows() if kept is None else kept
         q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
         return [attend(q, k, v, block_mask=mask, enable_gqa=True)[0].transpose(0, 1)]
 

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.optim import MovingAverage, make_optimizer
@@ -53,7 +52,7 @@ def measure(config_path: str) -> Measured:
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     loader = PackLoader(config, *data_place(mesh))
     for step in (1, 2):
-        batches = [as_full_as_planned(share_batch(batch, model.axis), config) for batch in loader.next_step(CPU)]
+        batches = [share_batch(batch, model.axis) for batch in loader.next_step(CPU)]
         before = collectives_so_far()
         with Recorder() as recorder:
             train_step(model, optimizer, batches, step, config, Guard(config))
@@ -67,11 +66,6 @@ def measure(config_path: str) -> Measured:
     names = group_names(mesh)
     collectives = {(c.kind, names[c.group], c.num_bytes): count for c, count in recorder.collectives.items()}
     return held, collectives, collectives_so_far() - before
-
-
-def as_full_as_planned(batch: PackedBatch, config: Config) -> PackedBatch:
-    """A plan counts with a slot for every missing token; more slots than are filled are allowed, and are computed."""
-    return replace(batch, num_filled=full_pack(config).num_filled)
 
 
 def collectives_so_far() -> int:
