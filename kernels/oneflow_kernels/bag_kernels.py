@@ -15,7 +15,7 @@ from torch import Tensor
 from oneflow_kernels.backend import Launch, Variant
 from oneflow_kernels.triton_ops import cast
 
-SOFTMAX = [Launch({"BLOCK": 2048, "PAIRS": 16}, num_warps=8, num_stages=1)]
+SOFTMAX = [Launch({"BLOCK": 4096, "PAIRS": 16}, num_warps=16, num_stages=1)]
 HIDDEN_GRAD = [Launch({"BLOCK": 512, "PAIRS": 8}, num_warps=4, num_stages=1)]
 WEIGHT_GRAD = [Launch({"BLOCK": 512, "PAIRS": 8}, num_warps=4, num_stages=1)]
 LOGITS = [Launch({"BLOCK": 256, "PAIRS": 8}, num_warps=4, num_stages=1)]
