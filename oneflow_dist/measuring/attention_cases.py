@@ -134,7 +134,9 @@ def make_varlen(shape: Shape, inputs: Inputs) -> Call:
 
     def call() -> Outputs:
         k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
-        return [varlen_attn(query, k, v, ends, ends, longest, longest, **options)]
+        out = varlen_attn(query, k, v, ends, ends, longest, longest, **options)
+        assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
+        return [out]
 
     return call
 

@@ -135,7 +135,7 @@ def chunked_loss(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def torch_fused_loss(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The one that torch has from 2.13 on, with its chunking."""
-    options = torch.nn.LinearCrossEntropyOptions()  # type: ignore[attr-defined]
+    options = torch.nn.LinearCrossEntropyOptions()
     return F.linear_cross_entropy(rows, weight, targets, reduction="sum", options=options)
 
 
@@ -180,12 +180,18 @@ def sampling_case(shape: Shape, device: torch.device) -> Case:
         name=f"sampling, {shape.name}",
         make_inputs=inputs,
         contenders=(
-            Contender(name="ours", prepare=lambda own: lambda: [sample_bag(*own, 1.0, shape.vocab)], is_ours=True),
+            Contender(name="ours", prepare=lambda inputs: make_sampling(shape, inputs), is_ours=True),
             Contender(name="logits, compiled", prepare=lambda own: _draw(compiled, own)),
             Contender(name="logits, eager", prepare=lambda own: _draw(gumbel_max, own)),
         ),
         flops=2.0 * slots * shape.width * shape.vocab,
     )
+
+
+def make_sampling(shape: Shape, inputs: Inputs) -> Call:
+    """As the sampler calls it."""
+    hidden, weight, keys = inputs
+    return lambda: [sample_bag(hidden, weight, keys, 1.0, shape.vocab)]
 
 
 def _draw(function: Callable[[Tensor, Tensor], Tensor], inputs: Inputs) -> Call:

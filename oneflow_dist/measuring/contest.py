@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneflow_dist.measuring.timing import GIB, peak_gib, reset_peak, synchronize
+from oneflow_dist.measuring.timing import peak_gib, reset_peak, synchronize
+from oneflow_dist.planning.gpus import GIB
 
 Inputs = tuple[Any, ...]
 Outputs = Sequence[Tensor]

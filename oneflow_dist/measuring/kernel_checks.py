@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def poisoned_memory() -> Iterator[None]:
     """Where nothing has been written there is NaN, or the largest integer."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -132,9 +133,17 @@ def bag_checks(
         yield Check(
             name=f"bag loss, softcap {softcap:g}, z-loss {z_loss:g}",
             inputs=(hidden, weight, bag_tokens, bag_slot, bag_weight),
-            ours=lambda *own, c=softcap, z=z_loss: bag_cross_entropy(*own, num_filled, softcap=c, z_loss=z)[0],
-            definition=lambda *own, c=softcap, z=z_loss: bag_definition(*own, softcap=c, z_loss=z),
+            ours=_loss_with(num_filled, softcap, z_loss),
+            definition=functools.partial(bag_definition, softcap=softcap, z_loss=z_loss),
         )
+
+
+def _loss_with(num_filled: int, softcap: float, z_loss: float) -> Function:
+    def loss(hidden: Tensor, weight: Tensor, tokens: Tensor, slot: Tensor, bag_weight: Tensor) -> Tensor:
+        bags = tokens, slot, bag_weight, num_filled
+        return bag_cross_entropy(hidden, weight, *bags, softcap=softcap, z_loss=z_loss)[0]
+
+    return loss
 
 
 def bag_definition(
@@ -155,8 +164,8 @@ def row_checks(device: torch.device, rows: int, normal: Callable[..., Tensor]) -
     yield Check(
         name="norm and modulation",
         inputs=(x, weight, shift, scale, row_image),
-        ours=lambda *own: modulated_rms_norm(*own, 1e-5),
-        definition=lambda *own: reference_fused.modulated_rms_norm(*own, 1e-5),
+        ours=functools.partial(modulated_rms_norm, eps=1e-5),
+        definition=functools.partial(reference_fused.modulated_rms_norm, eps=1e-5),
     )
     yield Check(
         name="gate and residual",
