@@ -23,7 +23,7 @@ def peak_flops(device: str) -> float | None:
     return next((value for name, value in PEAK_FLOPS.items() if name.lower() in device.lower()), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """A device and its links, from vendors' data sheets: dense bfloat16, one direction of a link."""
 
@@ -37,33 +37,9 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu(
-            name="a100-80gb",
-            memory_bytes=80e9,
-            flops_per_second=PEAK_FLOPS["A100"],
-            node_bytes_per_second=300e9,
-            network_bytes_per_second=25e9,
-        ),
-        Gpu(
-            name="h100-80gb",
-            memory_bytes=80e9,
-            flops_per_second=PEAK_FLOPS["H100"],
-            node_bytes_per_second=450e9,
-            network_bytes_per_second=50e9,
-        ),
-        Gpu(
-            name="h200-141gb",
-            memory_bytes=141e9,
-            flops_per_second=PEAK_FLOPS["H200"],
-            node_bytes_per_second=450e9,
-            network_bytes_per_second=50e9,
-        ),
-        Gpu(
-            name="b200-180gb",
-            memory_bytes=180e9,
-            flops_per_second=PEAK_FLOPS["B200"],
-            node_bytes_per_second=900e9,
-            network_bytes_per_second=50e9,
-        ),
+        Gpu("a100-80gb", 80e9, PEAK_FLOPS["A100"], 300e9, 25e9),
+        Gpu("h100-80gb", 80e9, PEAK_FLOPS["H100"], 450e9, 50e9),
+        Gpu("h200-141gb", 141e9, PEAK_FLOPS["H200"], 450e9, 50e9),
+        Gpu("b200-180gb", 180e9, PEAK_FLOPS["B200"], 900e9, 50e9),
     )
 }
