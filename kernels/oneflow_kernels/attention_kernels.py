@@ -9,14 +9,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from oneflow_kernels.backend import Launch, Variant
+from oneflow_kernels.launches import ALL, AMD, CPU, NEW, OLD, Launch, Launches, Variant, describe, on
 from oneflow_kernels.triton_ops import cast, dot
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -91,7 +90,7 @@ def _attend(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
-def forward_kernel(
+def attention_forward(
     query, key, value, key_start, key_end, out, logsumexp, num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -131,7 +130,7 @@ def forward_kernel(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
-def delta_kernel(
+def attention_delta(
     out, grad, grad_logsumexp, delta, num_rows, num_heads,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, HAS_GRAD: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
@@ -179,7 +178,7 @@ def _add_key_gradient(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
-def key_gradient_kernel(
+def attention_key_gradient(
     query, key, value, grad, logsumexp, delta, query_start, query_end, d_key, d_value,
     num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -239,7 +238,7 @@ def _add_query_gradient(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
-def query_gradient_kernel(
+def attention_query_gradient(
     query, key, value, grad, logsumexp, delta, key_start, key_end, d_query, num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -274,57 +273,62 @@ def query_gradient_kernel(
     _store_rows(d_query + head * WIDTH, dq * scale, first, num_rows, stride, BLOCK_M, WIDTH, PADDED)
 
 
-# How the kernels are launched. The first of several is what runs; none spills registers, see `resources`.
+# The ways to launch them, by bytes of an element and whether a head is wider than 64. float32 is multiplied without
+# matrix units, which would cut it down to TF32: it has small tiles, which are for tests and small models.
 
-TARGETS = {"hopper": ("cuda:90", "cuda:100"), "nvidia": ("cuda:80",), "amd": ("hip:gfx942",)}  # what each is checked on
+INTERPRETED = Launch({"BLOCK_M": 32, "BLOCK_N": 16}, 4, 1)  # so that few rows make several tiles
+Table = dict[tuple[int, bool], Launches]
+
+
+def _table(name: str, ways: dict[tuple[int, bool], dict[str, list[Launch]]]) -> Table:
+    return {
+        (num_bytes, is_wide): Launches(
+            f"attention {name}, {num_bytes} bytes, {'wide' if is_wide else 'narrow'} heads", on(CPU, INTERPRETED) | own
+        )
+        for (num_bytes, is_wide), own in ways.items()
+    }
 
 
 def _tiles(rows: int, keys: int, num_warps: int, num_stages: int) -> Launch:
     return Launch({"BLOCK_M": rows, "BLOCK_N": keys}, num_warps, num_stages)
 
 
-# By machine, bytes of an element, and whether a head is wider than 64. "hopper" are GPUs of compute capability 9.0 and
-# 10.x, "nvidia" all before and 12.x, which have less shared memory. float32 is multiplied without matrix units, which
-# would cut it down to TF32: it has small tiles, which are for tests and small models.
-FLOAT32 = {(machine, 4, False): [_tiles(16, 32, 8, 1)] for machine in TARGETS}
-FLOAT32 |= {(machine, 4, True): [_tiles(16, 16, 8, 1)] for machine in TARGETS}
-FORWARD = {
-    **FLOAT32,
-    ("hopper", 2, False): [_tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3)],
-    ("hopper", 2, True): [_tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2)],
-    ("nvidia", 2, False): [_tiles(128, 64, 8, 3)],
-    ("nvidia", 2, True): [_tiles(128, 32, 8, 3), _tiles(64, 64, 4, 2)],
-    ("amd", 2, False): [_tiles(128, 64, 4, 1)],
-    ("amd", 2, True): [_tiles(128, 64, 8, 1)],
-}
-KEY_GRADIENT = {
-    **FLOAT32,
-    ("hopper", 2, False): [_tiles(64, 128, 8, 2), _tiles(64, 128, 8, 3)],
-    ("hopper", 2, True): [_tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3)],
-    ("nvidia", 2, False): [_tiles(64, 64, 8, 2), _tiles(64, 128, 8, 2)],
-    ("nvidia", 2, True): [_tiles(64, 64, 8, 2)],
-    ("amd", 2, False): [_tiles(64, 64, 4, 1)],
-    ("amd", 2, True): [_tiles(32, 64, 4, 1)],
-}
-QUERY_GRADIENT = {
-    **FLOAT32,
-    ("hopper", 4, False): [_tiles(32, 32, 8, 1)],
-    ("nvidia", 4, False): [_tiles(32, 32, 8, 1)],
-    ("nvidia", 4, True): [_tiles(32, 32, 8, 2)],
-    ("hopper", 2, False): [_tiles(128, 64, 8, 3)],
-    ("hopper", 2, True): [_tiles(128, 64, 8, 2)],
-    ("nvidia", 2, False): [_tiles(128, 64, 8, 2)],
-    ("nvidia", 2, True): [_tiles(128, 32, 8, 2)],
-    ("amd", 2, False): [_tiles(64, 64, 4, 1)],
-    ("amd", 2, True): [_tiles(64, 32, 4, 1), _tiles(64, 64, 4, 1)],
-}
-DELTA = Launch({"BLOCK_M": 64}, 4, 1)
-INTERPRETED = _tiles(32, 16, 4, 1)  # so that few rows make several tiles
+FORWARD = _table("forward", {
+    (2, False): on(NEW, _tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3), _tiles(64, 128, 4, 3))
+    | on(OLD, _tiles(128, 64, 8, 3), _tiles(64, 64, 4, 3))
+    | on(AMD, _tiles(128, 64, 4, 1)),
+    (2, True): on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
+    | on(OLD, _tiles(128, 32, 8, 3), _tiles(64, 64, 4, 2))
+    | on(AMD, _tiles(128, 64, 8, 1)),
+    (4, False): on(ALL, _tiles(16, 32, 8, 1)),
+    (4, True): on(ALL, _tiles(16, 16, 8, 1)),
+})  # fmt: skip
+KEY_GRADIENT = _table("key gradient", {
+    (2, False): on(NEW, _tiles(64, 128, 8, 2), _tiles(64, 128, 8, 3), _tiles(64, 64, 4, 3))
+    | on(OLD, _tiles(64, 64, 8, 2), _tiles(64, 128, 8, 2))
+    | on(AMD, _tiles(64, 64, 4, 1)),
+    (2, True): on(NEW, _tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3))
+    | on(OLD, _tiles(64, 64, 8, 2), _tiles(32, 64, 4, 2))
+    | on(AMD, _tiles(32, 64, 4, 1)),
+    (4, False): on(ALL, _tiles(16, 32, 8, 1)),
+    (4, True): on(ALL, _tiles(16, 16, 8, 1)),
+})  # fmt: skip
+QUERY_GRADIENT = _table("query gradient", {
+    (2, False): on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
+    | on(OLD, _tiles(128, 64, 8, 2), _tiles(64, 64, 4, 2))
+    | on(AMD, _tiles(64, 64, 4, 1)),
+    (2, True): on(NEW, _tiles(128, 64, 8, 2), _tiles(64, 64, 8, 3), _tiles(128, 32, 8, 2))
+    | on(OLD, _tiles(128, 32, 8, 2), _tiles(64, 32, 4, 2))
+    | on(AMD, _tiles(64, 32, 4, 1)),
+    (4, False): on(NEW + OLD, _tiles(32, 32, 8, 1)) | on(AMD, _tiles(16, 32, 8, 1)),
+    (4, True): on(NEW + AMD, _tiles(16, 16, 8, 1)) | on(OLD, _tiles(32, 32, 8, 2)),
+})  # fmt: skip
+DELTA = Launches("attention delta", on(ALL, Launch({"BLOCK_M": 64}, 4, 1)))
 
 
-def launch_of(table: dict[tuple[str, int, bool], list[Launch]], machine: str, itemsize: int, width: int) -> Launch:
-    """With what a kernel runs; `machine` is "hopper", "nvidia", "amd" or "cpu"."""
-    return INTERPRETED if machine == "cpu" else table[machine, itemsize, width > 64][0]
+def launches_of(table: Table, num_bytes: int, width: int) -> Launches:
+    """The ways to launch a kernel for elements and heads of this size."""
+    return table[num_bytes, width > 64]
 
 
 def padded_width(width: int) -> int:
@@ -334,26 +338,24 @@ def padded_width(width: int) -> int:
 
 SHAPES = [("bf16", 64), ("bf16", 128), ("fp16", 64), ("fp16", 128), ("fp32", 64), ("fp32", 128), ("bf16", 32)]
 SHAPES += [("bf16", 96)]  # padded to 128
+TYPES = {
+    **dict.fromkeys(("num_rows", "num_heads", "group"), "i32"),
+    **dict.fromkeys(("logsumexp", "delta", "grad_logsumexp"), "*fp32"),
+    **dict.fromkeys(("key_start", "key_end", "query_start", "query_end"), "*i32"),
+    "scale": "fp32",
+}
 
 
 def variants() -> Iterator[Variant]:
     """Every kernel in every form that is shipped, of other widths only one."""
-    for (machine, targets), (dtype, width) in itertools.product(TARGETS.items(), SHAPES):
-        for name, kernel, table in (
-            ("forward", forward_kernel, FORWARD),
-            ("key gradient", key_gradient_kernel, KEY_GRADIENT),
-            ("query gradient", query_gradient_kernel, QUERY_GRADIENT),
-            ("delta", delta_kernel, None),
-        ):
-            launch = DELTA if table is None else launch_of(table, machine, 4 if dtype == "fp32" else 2, width)
-            constants: dict[str, object] = {"WIDTH": width, "PADDED": padded_width(width), **launch.tiles}
-            constants |= {"HAS_GRAD": True} if table is None else {}
-            signature = _signature(kernel.arg_names, dtype)
-            yield Variant(f"attention {name}, {dtype}, width {width}", kernel, signature, constants, launch, targets)
-
-
-def _signature(names: list[str], dtype: str) -> dict[str, str]:
-    known = {"num_rows": "i32", "num_heads": "i32", "group": "i32", "scale": "fp32"}
-    known |= dict.fromkeys(("logsumexp", "delta", "grad_logsumexp"), "*fp32")
-    known |= dict.fromkeys(("key_start", "key_end", "query_start", "query_end"), "*i32")
-    return {name: "constexpr" if name.isupper() else known.get(name, f"*{dtype}") for name in names}
+    tables = (
+        (attention_forward, FORWARD),
+        (attention_key_gradient, KEY_GRADIENT),
+        (attention_query_gradient, QUERY_GRADIENT),
+    )
+    for dtype, width in SHAPES:
+        rules, form = {"WIDTH": width, "PADDED": padded_width(width)}, f"width {width}"
+        num_bytes = 4 if dtype == "fp32" else 2
+        for kernel, table in tables:
+            yield from describe(kernel, launches_of(table, num_bytes, width), rules, TYPES, dtype, form)
+        yield from describe(attention_delta, DELTA, rules | {"HAS_GRAD": True}, TYPES, dtype, form)

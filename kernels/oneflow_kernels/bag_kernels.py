@@ -12,27 +12,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.backend import Launch, Variant
-from oneflow_kernels.triton_ops import cast
+from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
+from oneflow_kernels.triton_ops import capped, cast
 
-SOFTMAX = [Launch({"BLOCK": 4096, "PAIRS": 16}, num_warps=16, num_stages=1)]
-HIDDEN_GRAD = [Launch({"BLOCK": 512, "PAIRS": 8}, num_warps=4, num_stages=1)]
-WEIGHT_GRAD = [Launch({"BLOCK": 512, "PAIRS": 8}, num_warps=4, num_stages=1)]
-LOGITS = [Launch({"BLOCK": 256, "PAIRS": 8}, num_warps=4, num_stages=1)]
+SOFTMAX = Launches(
+    "bag softmax",
+    on(ALL, Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1), Launch({"BLOCK": 8192, "PAIRS": 16}, 16, 1)),
+)
+HIDDEN_GRAD = Launches("bag hidden grad", on(ALL, Launch({"BLOCK": 512, "PAIRS": 8}, 4, 1)))
+WEIGHT_GRAD = Launches("bag weight grad", on(ALL, Launch({"BLOCK": 512, "PAIRS": 8}, 4, 1)))
+LOGITS = Launches("bag logits", on(ALL, Launch({"BLOCK": 256, "PAIRS": 8}, 4, 1)))
 
 # How far above its base a row's largest logit may be: exp(reach) times itself must fit in the dtype of `probs`.
 REACH = {torch.float32: 32.0, torch.bfloat16: 32.0, torch.float16: 8.0}
-
-
-@no_type_check
-@triton.jit
-def capped(x, softcap, IS_CAPPED: tl.constexpr):
-    """`softcap tanh(x / softcap)`."""
-    if IS_CAPPED:
-        small = tl.exp(tl.abs(x) * (-2.0 / softcap))
-        size = softcap * (1.0 - small) / (1.0 + small)
-        x = tl.where(x < 0.0, -size, size)
-    return x
 
 
 @no_type_check
@@ -81,7 +73,7 @@ def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, 
 
 @no_type_check
 @triton.jit
-def softmax_kernel(
+def bag_softmax(
     logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
     vocab, stride, probs_stride, softcap,
     IS_CAPPED: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
@@ -125,7 +117,7 @@ def softmax_kernel(
 
 @no_type_check
 @triton.jit
-def hidden_grad_kernel(
+def bag_hidden_grad(
     grad, scale, weight, bag_tokens, pair_weight, starts, vocab, width, stride,
     BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -149,7 +141,7 @@ def hidden_grad_kernel(
 
 @no_type_check
 @triton.jit
-def weight_grad_kernel(
+def bag_weight_grad(
     grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, stride,
     BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -175,7 +167,7 @@ def weight_grad_kernel(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_pairs"])
-def logits_kernel(
+def bag_logits(
     hidden, weight, bag_tokens, bag_slot, out, num_pairs, vocab, width, hidden_stride, weight_stride,
     BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -197,10 +189,6 @@ def logits_kernel(
 # Launches; what each computes is said in `bag_operations`.
 
 
-def _options(launch: Launch) -> dict[str, int]:
-    return {**launch.tiles, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
-
-
 def softmax_(
     logits: Tensor,
     target: Tensor,
@@ -214,14 +202,15 @@ def softmax_(
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits become unnormalised probabilities, in place."""
-    probs = logits.view(dtype)
+    probs, launch = logits.view(dtype), SOFTMAX.best(logits)
     lse, base, mass = (logits.new_empty(len(logits)) for _ in range(3))
     if len(logits):
-        softmax_kernel[(len(logits),)](
-            logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
-            logits.shape[1], logits.stride(0), probs.stride(0), softcap,
-            IS_CAPPED=softcap > 0.0, REACH=REACH[dtype], **_options(SOFTMAX[0]),
-        )  # fmt: skip
+        with torch.cuda.device_of(logits):
+            bag_softmax[(len(logits),)](
+                logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts,
+                lse, base, mass, logits.shape[1], logits.stride(0), probs.stride(0), softcap,
+                IS_CAPPED=softcap > 0.0, REACH=REACH[dtype], **launch.options(),
+            )  # fmt: skip
     return lse, base, mass
 
 
@@ -229,82 +218,69 @@ def hidden_grad_(
     grad: Tensor, scale: Tensor, weight: Tensor, bag_tokens: Tensor, pair_weight: Tensor, starts: Tensor
 ) -> None:
     """Row factors and the one-hot part of the gradient of hidden rows."""
-    launch = HIDDEN_GRAD[0]
+    launch = HIDDEN_GRAD.best(grad)
     rows, width = grad.shape
     if rows:
-        hidden_grad_kernel[rows, triton.cdiv(width, launch.tiles["BLOCK"])](
-            grad, scale, weight, bag_tokens, pair_weight, starts, len(weight), width, weight.stride(0),
-            **_options(launch),
-        )  # fmt: skip
+        with torch.cuda.device_of(grad):
+            bag_hidden_grad[rows, triton.cdiv(width, launch.tiles["BLOCK"])](
+                grad, scale, weight, bag_tokens, pair_weight, starts, len(weight), width, weight.stride(0),
+                **launch.options(),
+            )  # fmt: skip
 
 
 def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
     """The one-hot part of the gradient of the weight: bag tokens by token, tokens of other parts last."""
-    launch = WEIGHT_GRAD[0]
+    launch = WEIGHT_GRAD.best(grad)
     vocab, width = grad.shape
     is_own = (bag_tokens >= 0) & (bag_tokens < vocab) & (pair_weight != 0.0)
     tokens, order = torch.where(is_own, bag_tokens, vocab).sort(stable=True)
     ends = torch.searchsorted(tokens, tokens, right=True)
     if len(tokens):
-        weight_grad_kernel[len(tokens), triton.cdiv(width, launch.tiles["BLOCK"])](
-            grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, hidden.stride(0),
-            **_options(launch),
-        )  # fmt: skip
+        with torch.cuda.device_of(grad):
+            bag_weight_grad[len(tokens), triton.cdiv(width, launch.tiles["BLOCK"])](
+                grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, hidden.stride(0),
+                **launch.options(),
+            )  # fmt: skip
 
 
-def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+def bag_logits_of(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     """Logits of the bag tokens alone."""
+    launch = LOGITS.best(hidden)
     out = hidden.new_empty(len(bag_tokens), dtype=torch.float32)
     if len(bag_tokens):
-        logits_kernel[(triton.cdiv(len(bag_tokens), LOGITS[0].tiles["PAIRS"]),)](
-            hidden, weight, bag_tokens, bag_slot, out, len(bag_tokens), len(weight), hidden.shape[1],
-            hidden.stride(0), weight.stride(0), **_options(LOGITS[0]),
-        )  # fmt: skip
+        with torch.cuda.device_of(hidden):
+            bag_logits[(triton.cdiv(len(bag_tokens), launch.tiles["PAIRS"]),)](
+                hidden, weight, bag_tokens, bag_slot, out, len(bag_tokens), len(weight), hidden.shape[1],
+                hidden.stride(0), weight.stride(0), **launch.options(),
+            )  # fmt: skip
     return out
 
 
-WIDTHS = {"vocab": "i32", "width": "i32:16", "stride": "i32:16"}  # vocabularies of a part may be odd
-PAIRS = {"bag_tokens": "*i64", "pair_weight": "*fp32", "starts": "*i64"}
+FLOATS = ("lse", "base", "mass", "target", "pair_weight", "pair_prob", "bag_weight", "scale", "grad", "logits", "out")
+INDICES = ("bag_tokens", "bag_slot", "starts", "tokens", "order", "ends")
+SIZES = ("width", "hidden_stride", "weight_stride")
+TYPES = {
+    **dict.fromkeys(FLOATS, "*fp32"),
+    **dict.fromkeys(INDICES, "*i64"),
+    **dict.fromkeys(SIZES, "i32:16"),
+    "is_first": "*i1",
+    "num_pairs": "i32",
+    "softcap": "fp32",
+}
 
 
 def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped."""
-    for dtype, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")):
+    """Every kernel as it is shipped; the vocabulary of a part may be odd."""
+    for dtype, reach in zip(("fp32", "bf16", "fp16"), REACH.values(), strict=True):
         for is_capped in (False, True):
-            for vocab, kind in (("i32:16", ""), ("i32", ", odd vocabulary")):
-                suffix = f"{', capped' if is_capped else ''}{kind}"
-                reach = REACH[getattr(torch, name)]
-                constants: dict[str, object] = {"IS_CAPPED": is_capped, "REACH": reach}
-                for launch in SOFTMAX:
-                    yield Variant(
-                        f"bag softmax, {name}{suffix}",
-                        softmax_kernel,
-                        _softmax_signature(dtype, vocab),
-                        constants,
-                        launch,
-                    )
-        for launch in HIDDEN_GRAD:
-            signature = {"grad": "*fp32", "scale": "*fp32", "weight": f"*{dtype}"} | PAIRS | WIDTHS
-            yield Variant(f"bag gradient of hidden, {name}", hidden_grad_kernel, _tiled(signature, launch), {}, launch)
-        for launch in WEIGHT_GRAD:
-            indices = dict.fromkeys(("tokens", "order", "ends", "bag_slot"), "*i64")
-            signature = {"grad": "*fp32", "hidden": f"*{dtype}"} | indices | {"pair_weight": "*fp32"} | WIDTHS
-            yield Variant(f"bag gradient of weight, {name}", weight_grad_kernel, _tiled(signature, launch), {}, launch)
-        for launch in LOGITS:
-            signature = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "bag_tokens": "*i64", "bag_slot": "*i64"}
-            signature |= {"out": "*fp32", "num_pairs": "i32", "vocab": "i32", "width": "i32:16"}
-            signature |= {"hidden_stride": "i32:16", "weight_stride": "i32:16"}
-            yield Variant(f"bag logits, {name}", logits_kernel, _tiled(signature, launch), {}, launch)
-
-
-def _softmax_signature(dtype: str, vocab: str) -> dict[str, str]:
-    kinds = {"bag_tokens": "*i64", "is_first": "*i1", "starts": "*i64"}
-    names = ("target", "pair_weight", "pair_prob", *("bag_tokens", "bag_weight", "is_first"), "starts", "lse")
-    pointers = {name: kinds.get(name, "*fp32") for name in (*names, "base", "mass")}
-    sizes = {"vocab": vocab, "stride": vocab, "probs_stride": vocab, "softcap": "fp32"}
-    signature = {"logits": "*fp32", "probs": f"*{dtype}"} | pointers | sizes
-    return signature | dict.fromkeys(("IS_CAPPED", "REACH", "BLOCK", "PAIRS"), "constexpr")
-
-
-def _tiled(signature: dict[str, str], launch: Launch) -> dict[str, str]:
-    return signature | dict.fromkeys(launch.tiles, "constexpr")
+            rules = {"IS_CAPPED": is_capped, "REACH": reach}
+            for size, form in (("i32:16", ""), ("i32", "odd vocabulary")):
+                types = TYPES | dict.fromkeys(("vocab", "stride", "probs_stride"), size)
+                yield from describe(bag_softmax, SOFTMAX, rules, types, dtype, form)
+        types = TYPES | {"vocab": "i32", "stride": "i32:16"}
+        for kernel, launches in (
+            (bag_hidden_grad, HIDDEN_GRAD),
+            (bag_weight_grad, WEIGHT_GRAD),
+            (bag_logits, LOGITS),
+        ):
+            yield from describe(kernel, launches, {}, types, dtype)

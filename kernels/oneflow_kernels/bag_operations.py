@@ -166,7 +166,7 @@ def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Ten
     if has_kernel(hidden):
         from oneflow_kernels import bag_kernels as kernels
 
-        return kernels.bag_logits(hidden, weight, bag_tokens, bag_slot)
+        return kernels.bag_logits_of(hidden, weight, bag_tokens, bag_slot)
     return reference_bag.bag_logits(hidden, weight, bag_tokens, bag_slot)
 
 

@@ -12,30 +12,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.backend import Launch, Variant
-from oneflow_kernels.bag_kernels import capped
-from oneflow_kernels.triton_ops import dot
+from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, Variant, describe, on
+from oneflow_kernels.triton_ops import capped, dot
 
 GROUP = 16  # tiles of rows that go through the vocabulary together
-FEW_ROWS = 64
 
-NEW, OLD, AMD = ("cuda:90", "cuda:100"), ("cuda:80",), ("hip:gfx942",)  # which GPUs a launch is for
-Launches = dict[int, dict[tuple[str, ...], Launch]]
-# By bytes of an element; a launch is for the GPUs that it is listed with.
-LOGSUMEXP: Launches = {
-    2: {
-        NEW: Launch({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64}, num_warps=8, num_stages=3),
-        OLD: Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=3),
-        AMD: Launch({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
-    },
-    4: {NEW + OLD + AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)},
+
+def _tiles(rows: int, tokens: int, width: int, num_warps: int, num_stages: int) -> Launch:
+    return Launch({"BLOCK_M": rows, "BLOCK_N": tokens, "BLOCK_K": width}, num_warps, num_stages)
+
+
+LOGSUMEXP = {  # by bytes of an element
+    2: Launches(
+        "logsumexp of logits, 2 bytes",
+        on(NEW, _tiles(128, 256, 64, 8, 3), _tiles(128, 128, 64, 8, 4))
+        | on(OLD, _tiles(128, 128, 64, 8, 3), _tiles(128, 128, 32, 8, 4))
+        | on(AMD, _tiles(128, 128, 32, 4, 2)),
+    ),
+    4: Launches("logsumexp of logits, 4 bytes", on(ALL, _tiles(64, 64, 32, 4, 2))),
 }
-BEST_TOKEN: Launches = {
-    2: {
-        NEW + OLD: Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 64}, num_warps=8, num_stages=4),
-        AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 128, "BLOCK_K": 32}, num_warps=4, num_stages=2),
-    },
-    4: {NEW + OLD + AMD: Launch({"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=8, num_stages=2)},
+BEST_TOKEN = {
+    2: Launches(
+        "best token, 2 bytes",
+        on(NEW, _tiles(64, 128, 64, 8, 4), _tiles(64, 64, 64, 4, 4))
+        | on(OLD, _tiles(64, 128, 64, 8, 4))
+        | on(AMD, _tiles(64, 128, 32, 4, 2)),
+    ),
+    4: Launches("best token, 4 bytes", on(ALL, _tiles(64, 64, 32, 8, 2))),
 }
 
 
@@ -74,7 +77,7 @@ def _product(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
-def logsumexp_kernel(
+def logsumexp(
     hidden, weight, out, num_rows, vocab, width, stride, weight_stride, softcap, IS_CAPPED: tl.constexpr,
     IS_EVEN: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -107,7 +110,7 @@ def _gumbel(key, group, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows", "first_token", "limit"])
-def best_token_kernel(
+def best_token(
     hidden, other, weight, noise_key, best, best_token, num_rows, vocab, width, stride, weight_stride,
     inverse_temperature, guidance, softcap, first_token, limit,
     IS_GUIDED: tl.constexpr, IS_CAPPED: tl.constexpr, IS_EVEN: tl.constexpr, GROUP: tl.constexpr,
@@ -147,32 +150,22 @@ def best_token_kernel(
 # Launches; what each computes is said in `fused_logits`.
 
 
-def _launch(launches: Launches, x: Tensor) -> Launch:
-    if torch.version.hip:
-        target = AMD[0]
-    else:
-        is_old = x.is_cuda and torch.cuda.get_device_capability(x.device) < (9, 0)
-        target = OLD[0] if is_old else NEW[0]
-    return next(launch for targets, launch in launches[x.dtype.itemsize].items() if target in targets)
-
-
 def _options(launch: Launch, width: int) -> dict[str, int]:
-    is_even = width % launch.tiles["BLOCK_K"] == 0
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
-    return {**launch.tiles, "IS_EVEN": is_even, "GROUP": GROUP, **options}
+    return {"IS_EVEN": width % launch.tiles["BLOCK_K"] == 0, "GROUP": GROUP, **launch.options()}
 
 
 def logsumexp_of_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
     """One value from each tile, then one from those of a row."""
-    launch = _launch(LOGSUMEXP, hidden)
+    launch = LOGSUMEXP[hidden.itemsize].best(hidden)
     (rows, width), vocab = hidden.shape, len(weight)
     tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
     parts = hidden.new_empty(tiles, rows, dtype=torch.float32)
     if rows:
-        logsumexp_kernel[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
-            hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0), softcap,
-            IS_CAPPED=softcap > 0.0, **_options(launch, width),
-        )  # fmt: skip
+        with torch.cuda.device_of(hidden):
+            logsumexp[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
+                hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0), softcap,
+                IS_CAPPED=softcap > 0.0, **_options(launch, width),
+            )  # fmt: skip
     return parts.logsumexp(0)
 
 
@@ -188,46 +181,37 @@ def noisy_best_token(
     limit: int,
 ) -> tuple[Tensor, Tensor]:
     """One candidate from each tile, then one from those of a row."""
-    launch = _launch(BEST_TOKEN, hidden)
+    launch = BEST_TOKEN[hidden.itemsize].best(hidden)
     (rows, width), vocab = hidden.shape, len(weight)
     tiles = triton.cdiv(first_token % launch.tiles["BLOCK_N"] + vocab, launch.tiles["BLOCK_N"])
     best = hidden.new_empty(tiles, rows, dtype=torch.float32)
     token = torch.empty_like(best, dtype=torch.int64)
     if rows:
-        best_token_kernel[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
-            hidden, hidden if other is None else other, weight, noise_key, best, token,
-            rows, vocab, width, hidden.stride(0), weight.stride(0),
-            1.0 / temperature, guidance, softcap, first_token, limit,
-            IS_GUIDED=other is not None, IS_CAPPED=softcap > 0.0, **_options(launch, width),
-        )  # fmt: skip
+        with torch.cuda.device_of(hidden):
+            best_token[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
+                hidden, hidden if other is None else other, weight, noise_key, best, token,
+                rows, vocab, width, hidden.stride(0), weight.stride(0),
+                1.0 / temperature, guidance, softcap, first_token, limit,
+                IS_GUIDED=other is not None, IS_CAPPED=softcap > 0.0, **_options(launch, width),
+            )  # fmt: skip
     value = best.amax(0)
     return value, torch.where(best == value, token, torch.iinfo(torch.int64).max).amin(0)
 
 
+TYPES = {
+    **dict.fromkeys(("width", "stride", "weight_stride"), "i32:16"),
+    **dict.fromkeys(("num_rows", "vocab", "first_token", "limit"), "i32"),
+    **dict.fromkeys(("softcap", "inverse_temperature", "guidance"), "fp32"),
+    **dict.fromkeys(("noise_key", "best_token"), "*i64"),
+    **dict.fromkeys(("out", "best"), "*fp32"),
+}
+
+
 def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped."""
-    for dtype, name, num_bytes in (("bf16", "bfloat16", 2), ("fp16", "float16", 2), ("fp32", "float32", 4)):
+    """Every kernel as it is shipped; widths that are no multiple of a tile's are the same code with a mask."""
+    for dtype, num_bytes in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
         for is_capped in (False, True):
-            flags: dict[str, object] = {"IS_CAPPED": is_capped, "IS_EVEN": True, "GROUP": GROUP}
-            suffix = f"{name}{', capped' if is_capped else ''}"
-            for targets, launch in LOGSUMEXP[num_bytes].items():
-                pointers = {"hidden": f"*{dtype}", "weight": f"*{dtype}", "out": "*fp32"}
-                signature = _signature(pointers, {"softcap": "fp32"}, flags, launch)
-                yield Variant(f"logsumexp of logits, {suffix}", logsumexp_kernel, signature, flags, launch, targets)
+            rules = {"IS_CAPPED": is_capped, "IS_EVEN": True, "GROUP": GROUP}
+            yield from describe(logsumexp, LOGSUMEXP[num_bytes], rules, TYPES, dtype)
             for is_guided in (False, True):
-                for targets, launch in BEST_TOKEN[num_bytes].items():
-                    title = f"noisy best token, {suffix}{', guided' if is_guided else ''}"
-                    constants = {"IS_GUIDED": is_guided} | flags
-                    pointers = {"hidden": f"*{dtype}", "other": f"*{dtype}", "weight": f"*{dtype}"}
-                    pointers |= {"noise_key": "*i64", "best": "*fp32", "best_token": "*i64"}
-                    scalars = {"inverse_temperature": "fp32", "guidance": "fp32", "softcap": "fp32"}
-                    scalars |= {"first_token": "i32", "limit": "i32"}
-                    signature = _signature(pointers, scalars, constants, launch)
-                    yield Variant(title, best_token_kernel, signature, constants, launch, targets)
-
-
-def _signature(
-    pointers: dict[str, str], scalars: dict[str, str], constants: dict[str, object], launch: Launch
-) -> dict[str, str]:
-    sizes = {"num_rows": "i32", "vocab": "i32", "width": "i32:16", "stride": "i32:16", "weight_stride": "i32:16"}
-    return pointers | sizes | scalars | dict.fromkeys([*constants, *launch.tiles], "constexpr")
+                yield from describe(best_token, BEST_TOKEN[num_bytes], rules | {"IS_GUIDED": is_guided}, TYPES, dtype)

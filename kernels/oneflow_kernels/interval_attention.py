@@ -156,12 +156,13 @@ def _triton_forward(query: Tensor, key: Tensor, value: Tensor, intervals: KeyInt
 
     rows, heads, width = query.shape
     out, logsumexp = torch.empty_like(query), query.new_empty(heads, rows, dtype=torch.float32)
-    launch = kernels.launch_of(kernels.FORWARD, _machine(query), query.itemsize, width)
-    grid = (-(-rows // launch.tiles["BLOCK_M"]), heads)
-    kernels.forward_kernel[grid](
-        query, key, value, intervals.start, intervals.end, out, logsumexp,
-        rows, heads, heads // key.shape[1], math.log2(math.e) / math.sqrt(width), **_options(launch, width),
-    )  # fmt: skip
+    launch = kernels.launches_of(kernels.FORWARD, query.itemsize, width).best(query)
+    with torch.cuda.device_of(query):
+        kernels.attention_forward[-(-rows // launch.tiles["BLOCK_M"]), heads](
+            query, key, value, intervals.start, intervals.end, out, logsumexp,
+            rows, heads, heads // key.shape[1], math.log2(math.e) / math.sqrt(width),
+            WIDTH=width, PADDED=kernels.padded_width(width), **launch.options(),
+        )  # fmt: skip
     return out, logsumexp
 
 
@@ -175,36 +176,21 @@ def _triton_backward(
     num_kv_heads = key.shape[1]
     d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     delta = torch.empty_like(logsumexp)
-    has_grad = grad_logsumexp is not None
-    kernels.delta_kernel[-(-rows // kernels.DELTA.tiles["BLOCK_M"]), heads](
-        out, grad, grad_logsumexp if has_grad else delta, delta, rows, heads,
-        HAS_GRAD=has_grad, **_options(kernels.DELTA, width),
-    )  # fmt: skip
-    sizes = (rows, heads, heads // num_kv_heads, 1.0 / math.sqrt(width))
-    launch = kernels.launch_of(kernels.KEY_GRADIENT, _machine(query), query.itemsize, width)
-    kernels.key_gradient_kernel[-(-rows // launch.tiles["BLOCK_N"]), num_kv_heads](
-        query, key, value, grad, logsumexp, delta, intervals.query_start, intervals.query_end, d_key, d_value,
-        *sizes, **_options(launch, width),
-    )  # fmt: skip
-    launch = kernels.launch_of(kernels.QUERY_GRADIENT, _machine(query), query.itemsize, width)
-    kernels.query_gradient_kernel[-(-rows // launch.tiles["BLOCK_M"]), heads](
-        query, key, value, grad, logsumexp, delta, intervals.start, intervals.end, d_query,
-        *sizes, **_options(launch, width),
-    )  # fmt: skip
+    inputs = query, key, value, grad, logsumexp, delta
+    sizes = rows, heads, heads // num_kv_heads, 1.0 / math.sqrt(width)
+    widths = {"WIDTH": width, "PADDED": kernels.padded_width(width)}
+    with torch.cuda.device_of(query):
+        launch = kernels.DELTA.best(query)
+        kernels.attention_delta[-(-rows // launch.tiles["BLOCK_M"]), heads](
+            out, grad, delta if grad_logsumexp is None else grad_logsumexp, delta, rows, heads,
+            HAS_GRAD=grad_logsumexp is not None, **widths, **launch.options(),
+        )  # fmt: skip
+        launch = kernels.launches_of(kernels.KEY_GRADIENT, query.itemsize, width).best(query)
+        kernels.attention_key_gradient[-(-rows // launch.tiles["BLOCK_N"]), num_kv_heads](
+            *inputs, intervals.query_start, intervals.query_end, d_key, d_value, *sizes, **widths, **launch.options()
+        )
+        launch = kernels.launches_of(kernels.QUERY_GRADIENT, query.itemsize, width).best(query)
+        kernels.attention_query_gradient[-(-rows // launch.tiles["BLOCK_M"]), heads](
+            *inputs, intervals.start, intervals.end, d_query, *sizes, **widths, **launch.options()
+        )
     return d_query, d_key, d_value
-
-
-def _options(launch: backend.Launch, width: int) -> dict[str, int]:
-    from oneflow_kernels.attention_kernels import padded_width
-
-    sizes = {"WIDTH": width, "PADDED": padded_width(width), **launch.tiles}
-    return {**sizes, "num_warps": launch.num_warps, "num_stages": launch.num_stages}
-
-
-def _machine(query: Tensor) -> str:
-    """The rows of the tables of launches; see `attention_kernels`."""
-    if not query.is_cuda:
-        return "cpu"
-    if torch.version.hip is not None:
-        return "amd"
-    return "hopper" if torch.cuda.get_device_capability(query.device)[0] in (9, 10) else "nvidia"

@@ -125,7 +125,7 @@ class _ImageTable:
         """Of each image [I, D], in x's dtype; the second times `weight`."""
         from oneflow_kernels import norm_kernels as kernels
 
-        width, launch = self.x.shape[1], kernels.IMAGE_SUMS
+        width, launch = self.x.shape[1], kernels.IMAGE_SUMS.best(self.x)
         shape = self.num_sums, self.num_images, width
         sums = [torch.empty(shape[1:], dtype=self.x.dtype, device=self.x.device) for _ in range(self.num_sums)]
         kernels.image_sums[(self.num_images * -(-width // launch.tiles["COLS"]),)](
@@ -147,7 +147,7 @@ def _norm(
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     num_rows, width = x.shape
     shift, scale = (part if part is None else _dense_lines(part) for part in (shift, scale))
-    launch = kernels.launch_for(kernels.FORWARD, width)
+    launch = kernels.launches_for(kernels.FORWARD, width).best(x)
     with torch.cuda.device_of(x):
         kernels.norm_forward[(num_rows,)](
             x.contiguous(), weight.contiguous(), shift, scale, row_image, out,
@@ -179,7 +179,7 @@ def _norm_backward(
     from oneflow_kernels import norm_kernels as kernels
 
     num_rows, width = x.shape
-    launch = kernels.launch_for(kernels.BACKWARD, width)
+    launch = kernels.launches_for(kernels.BACKWARD, width).best(x)
     chunk_rows, num_chunks = _cut(x, WARPS_PER_PROCESSOR // launch.num_warps)
     weight, scale = weight.contiguous(), scale if scale is None else _dense_lines(scale)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -230,7 +230,7 @@ def _gated_add(x: Tensor, y: Tensor, gate: Tensor, row_image: Tensor) -> Tensor:
 
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     num_rows, width = x.shape
-    launch = kernels.launch_for(kernels.FORWARD, width)
+    launch = kernels.launches_for(kernels.FORWARD, width).best(x)
     gate = _dense_lines(gate)
     with torch.cuda.device_of(x):
         kernels.gate_forward[(num_rows,)](
@@ -253,7 +253,7 @@ def _gated_add_backward(grad: Tensor, y: Tensor, gate: Tensor, row_image: Tensor
     from oneflow_kernels import norm_kernels as kernels
 
     num_rows, width = y.shape
-    launch = kernels.GATE_BACKWARD
+    launch = kernels.GATE_BACKWARD.best(y)
     num_blocks = -(-width // launch.tiles["COLS"])
     chunk_rows, num_chunks = _cut(y, GATE_WARPS_PER_PROCESSOR // launch.num_warps // num_blocks)
     gate = _dense_lines(gate)

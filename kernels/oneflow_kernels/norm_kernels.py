@@ -15,34 +15,48 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from oneflow_kernels.backend import Launch, Variant, describe
+from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
 from oneflow_kernels.triton_ops import cast
 
 # A row lies in the registers of one program: a launch serves widths up to its COLS, and the narrowest that fits is
-# taken.
-FORWARD = [
-    Launch({"COLS": 256}, num_warps=1, num_stages=1),
-    Launch({"COLS": 512}, num_warps=1, num_stages=1),
-    Launch({"COLS": 1024}, num_warps=2, num_stages=1),
-    Launch({"COLS": 2048}, num_warps=4, num_stages=1),
-    Launch({"COLS": 4096}, num_warps=8, num_stages=1),
-    Launch({"COLS": 8192}, num_warps=16, num_stages=1),
-]
-BACKWARD = [  # AHEAD: the next row is loaded before this one is computed; the widest leaves no registers for it
-    Launch({"COLS": 256, "AHEAD": 1}, num_warps=1, num_stages=1),
-    Launch({"COLS": 512, "AHEAD": 1}, num_warps=2, num_stages=1),
-    Launch({"COLS": 1024, "AHEAD": 1}, num_warps=4, num_stages=1),
-    Launch({"COLS": 2048, "AHEAD": 1}, num_warps=8, num_stages=1),
-    Launch({"COLS": 4096, "AHEAD": 1}, num_warps=16, num_stages=1),
-    Launch({"COLS": 8192, "AHEAD": 0}, num_warps=16, num_stages=1),
-]
-GATE_BACKWARD = Launch({"COLS": 1024}, num_warps=4, num_stages=1)  # in blocks of columns
-IMAGE_SUMS = Launch({"CHUNKS": 8, "COLS": 256}, num_warps=4, num_stages=1)
+# taken. AHEAD: the next row is loaded before this one is computed; the widest leaves no registers for it.
 
 
-def launch_for(table: list[Launch], width: int) -> Launch:
-    """The narrowest launch that takes rows of this width."""
-    return next(launch for launch in table if launch.tiles["COLS"] >= width)
+def _by_width(name: str, *launches: Launch) -> dict[int, Launches]:
+    widths = sorted({launch.tiles["COLS"] for launch in launches})
+    return {
+        width: Launches(f"{name}, width {width}", on(ALL, *(own for own in launches if own.tiles["COLS"] == width)))
+        for width in widths
+    }
+
+
+FORWARD = _by_width(
+    "row forward",
+    Launch({"COLS": 512}, 1, 1),
+    Launch({"COLS": 1024}, 2, 1),
+    Launch({"COLS": 2048}, 4, 1),
+    Launch({"COLS": 2048}, 8, 1),
+    Launch({"COLS": 4096}, 8, 1),
+    Launch({"COLS": 4096}, 4, 1),
+    Launch({"COLS": 8192}, 16, 1),
+)
+BACKWARD = _by_width(
+    "norm backward",
+    Launch({"COLS": 512, "AHEAD": 1}, 2, 1),
+    Launch({"COLS": 1024, "AHEAD": 1}, 4, 1),
+    Launch({"COLS": 2048, "AHEAD": 1}, 8, 1),
+    Launch({"COLS": 2048, "AHEAD": 0}, 8, 1),
+    Launch({"COLS": 4096, "AHEAD": 1}, 16, 1),
+    Launch({"COLS": 4096, "AHEAD": 0}, 16, 1),
+    Launch({"COLS": 8192, "AHEAD": 0}, 16, 1),
+)
+GATE_BACKWARD = Launches("gate backward", on(ALL, Launch({"COLS": 1024}, 4, 1)))  # in blocks of columns
+IMAGE_SUMS = Launches("image sums", on(ALL, Launch({"CHUNKS": 8, "COLS": 256}, 4, 1)))
+
+
+def launches_for(table: dict[int, Launches], width: int) -> Launches:
+    """The narrowest that take rows of this width."""
+    return next(launches for columns, launches in table.items() if columns >= width)
 
 
 @no_type_check
@@ -233,14 +247,13 @@ TYPES = {
 def variants() -> Iterator[Variant]:
     """Every kernel as it is shipped."""
     for dtype in ("bf16", "fp16", "fp32"):
-        for is_modulated in (True, False):
-            rule = {"IS_MODULATED": is_modulated}
-            for launch in FORWARD:
-                yield describe(norm_forward, launch, rule, TYPES, dtype)
-            for launch in BACKWARD:
-                yield describe(norm_backward, launch, rule, TYPES, dtype)
-        for launch in FORWARD:
-            yield describe(gate_forward, launch, {}, TYPES, dtype)
-        yield describe(gate_backward, GATE_BACKWARD, {}, TYPES, dtype)
+        for rules in ({"IS_MODULATED": True}, {"IS_MODULATED": False}):
+            for launches in FORWARD.values():
+                yield from describe(norm_forward, launches, rules, TYPES, dtype)
+            for launches in BACKWARD.values():
+                yield from describe(norm_backward, launches, rules, TYPES, dtype)
+        for launches in FORWARD.values():
+            yield from describe(gate_forward, launches, {}, TYPES, dtype)
+        yield from describe(gate_backward, GATE_BACKWARD, {}, TYPES, dtype)
         for has_slope in (True, False):
-            yield describe(image_sums, IMAGE_SUMS, {"HAS_SLOPE": has_slope}, TYPES, dtype)
+            yield from describe(image_sums, IMAGE_SUMS, {"HAS_SLOPE": has_slope}, TYPES, dtype)

@@ -13,10 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from oneflow_kernels.backend import Launch, Variant
+from oneflow_kernels.launches import ALL, Launch, Variant
 
 FAMILIES = ("attention", "bag", "fused_logits", "norm", "rotary", "swiglu")
-SHARED_BYTES = {"cuda:80": 166912, "cuda:90": 232448, "cuda:100": 232448, "hip:gfx942": 65536}  # of one program
+SHARED_BYTES = dict(zip(ALL, (232448, 232448, 166912, 65536), strict=True))  # of one program
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 
 
@@ -30,7 +30,7 @@ class Usage:
     registers: int  # of a thread
     spilled_bytes: int  # of a thread: registers that did not fit and live in memory
     shared_bytes: int  # of a program
-    matrix_instructions: int  # wgmma, tcgen05, mma or mfma in the code
+    matrix_instructions: int  # wgmma, tcgen05.mma, mma.sync or mfma in the code
     tma_instructions: int
 
     @property
@@ -53,38 +53,40 @@ def measure(variant: Variant, target: str) -> Usage:
 
     backend, _, architecture = target.partition(":")
     gpu = GPUTarget(backend, int(architecture), 32) if backend == "cuda" else GPUTarget(backend, architecture, 64)
-    constants = {**variant.constants, **variant.launch.tiles}
     kinds = [kind.partition(":") for kind in variant.signature.values()]
     attributes = {(i,): MULTIPLE_OF_16 for i, (kind, _, multiple) in enumerate(kinds) if multiple or kind[0] == "*"}
     signature = {name: kind for name, (kind, _, _) in zip(variant.signature, kinds, strict=True)}
-    source = ASTSource(fn=variant.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    source = ASTSource(fn=variant.kernel, signature=signature, constexprs=variant.constants, attrs=attributes)
     options = {"num_warps": variant.launch.num_warps, "num_stages": variant.launch.num_stages}
     compiled = triton.compile(source, target=gpu, options=options)
     read = _read_cuda if backend == "cuda" else _read_hip
-    tiles = " x ".join(str(size) for size in variant.launch.tiles.values())
     return Usage(
         target=target,
         name=variant.name,
-        launch=f"{tiles}, {variant.launch.num_warps} warps, {variant.launch.num_stages} stages",
+        launch=str(variant.launch),
         shared_bytes=compiled.metadata.shared,
         **read(compiled.asm),
     )
 
 
 def _read_cuda(asm: dict[str, object]) -> dict[str, int]:
-    """From the disassembled binary: LDL and STL move what was spilled, HGMMA and the like multiply, UTMA copies."""
+    """From the binary, and from the code it was assembled from: wgmma and the like multiply, bulk copies are TMA."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(asm["cubin"])  # type: ignore[arg-type]
-        usage = _output("cuobjdump", "-res-usage", cubin)
-        code = _output("nvdisasm", "-c", cubin)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found is not None, usage
+        found = re.search(r"REG:(\d+) STACK:(\d+)", _output("cuobjdump", "-res-usage", cubin))
+        assert found is not None, "cuobjdump says nothing of registers"
+        stack = int(found[2])
+        if stack and not re.search(r"\b(LDL|STL)\b", _output("nvdisasm", "-c", cubin)):
+            stack = 0  # reserved, and never written or read
+    code = str(asm["ptx"])
     return {
         "registers": int(found[1]),
-        "spilled_bytes": int(found[2]) if re.search(r"\b(LDL|STL)\b", code) else 0,
-        "matrix_instructions": len(re.findall(r"\b(?:HGMMA|HMMA|UTCHMMA|UTCQMMA)\b", code)),
-        "tma_instructions": len(re.findall(r"\bUTMA(?:LDG|STG)\b", code)),
+        "spilled_bytes": stack,
+        "matrix_instructions": len(
+            re.findall(r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\b", code, re.M)
+        ),
+        "tma_instructions": len(re.findall(r"\bcp\.async\.bulk\.tensor\b", code)),
     }
 
 

@@ -62,7 +62,7 @@ def _rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, is_inverse: bo
     query, key = (x if x.stride(2) == 1 else x.contiguous() for x in (query, key))
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key)]
     num_rows, num_heads, head_width = query.shape
-    launch = kernels.launch_for(head_width)
+    launch = kernels.launches_for(head_width).best(query)
     with torch.cuda.device_of(query):
         kernels.rotate[(num_rows,)](
             query, key, cos.contiguous(), sin.contiguous(), *outputs,

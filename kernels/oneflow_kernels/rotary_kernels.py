@@ -10,20 +10,22 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from oneflow_kernels.backend import Launch, Variant, describe
+from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
 from oneflow_kernels.triton_ops import cast
 
 # HEADS times COLS pairs at once, so many heads of one row that each thread has eight to sixteen pairs.
-LAUNCHES = [
-    Launch({"HEADS": 16, "COLS": 32}, num_warps=2, num_stages=1),
-    Launch({"HEADS": 16, "COLS": 64}, num_warps=4, num_stages=1),
-    Launch({"HEADS": 8, "COLS": 128}, num_warps=4, num_stages=1),
-]
+LAUNCHES = {  # by the width of half a head
+    32: Launches("rotary, 32 pairs", on(ALL, Launch({"HEADS": 16, "COLS": 32}, 2, 1))),
+    64: Launches(
+        "rotary, 64 pairs", on(ALL, Launch({"HEADS": 16, "COLS": 64}, 4, 1), Launch({"HEADS": 8, "COLS": 64}, 2, 1))
+    ),
+    128: Launches("rotary, 128 pairs", on(ALL, Launch({"HEADS": 8, "COLS": 128}, 4, 1))),
+}
 
 
-def launch_for(head_width: int) -> Launch:
-    """The narrowest launch that takes heads of this width."""
-    return next(launch for launch in LAUNCHES if 2 * launch.tiles["COLS"] >= head_width)
+def launches_for(head_width: int) -> Launches:
+    """The narrowest that take heads of this width."""
+    return next(launches for pairs, launches in LAUNCHES.items() if 2 * pairs >= head_width)
 
 
 @no_type_check
@@ -74,6 +76,6 @@ TYPES = {
 def variants() -> Iterator[Variant]:
     """Every kernel as it is shipped."""
     for dtype in ("bf16", "fp16", "fp32"):
-        for launch in LAUNCHES:
+        for launches in LAUNCHES.values():
             for is_inverse in (False, True):
-                yield describe(rotate, launch, {"IS_INVERSE": is_inverse}, TYPES, dtype)
+                yield from describe(rotate, launches, {"IS_INVERSE": is_inverse}, TYPES, dtype)

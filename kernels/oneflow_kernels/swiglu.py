@@ -57,7 +57,7 @@ def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
     out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     inputs, num_rows, sizes = _lay_out(gate, up)
-    launch = kernels.FORWARD
+    launch = kernels.FORWARD.best(gate)
     num_blocks = -(-sizes[0] // launch.tiles["COLS"])
     with torch.cuda.device_of(gate):
         kernels.swiglu_forward[(num_rows * num_blocks,)](*inputs, out, *sizes, **launch.options())
@@ -77,7 +77,7 @@ def _swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Te
 
     outputs = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (gate, up)]
     inputs, num_rows, sizes = _lay_out(gate, up)
-    launch = kernels.BACKWARD
+    launch = kernels.BACKWARD.best(gate)
     num_blocks = -(-sizes[0] // launch.tiles["COLS"])
     with torch.cuda.device_of(gate):
         kernels.swiglu_backward[(num_rows * num_blocks,)](

@@ -8,11 +8,11 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from oneflow_kernels.backend import Launch, Variant, describe
+from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
 from oneflow_kernels.triton_ops import cast
 
-FORWARD = Launch({"COLS": 1024}, num_warps=4, num_stages=1)
-BACKWARD = Launch({"COLS": 1024}, num_warps=4, num_stages=1)
+FORWARD = Launches("swiglu forward", on(ALL, Launch({"COLS": 1024}, 4, 1), Launch({"COLS": 2048}, 4, 1)))
+BACKWARD = Launches("swiglu backward", on(ALL, Launch({"COLS": 1024}, 4, 1), Launch({"COLS": 2048}, 8, 1)))
 
 
 @no_type_check
@@ -56,5 +56,5 @@ TYPES = dict.fromkeys(("width", "gate_stride", "up_stride"), "i32:16")
 def variants() -> Iterator[Variant]:
     """Every kernel as it is shipped."""
     for dtype in ("bf16", "fp16", "fp32"):
-        yield describe(swiglu_forward, FORWARD, {}, TYPES, dtype)
-        yield describe(swiglu_backward, BACKWARD, {}, TYPES, dtype)
+        yield from describe(swiglu_forward, FORWARD, {}, TYPES, dtype)
+        yield from describe(swiglu_backward, BACKWARD, {}, TYPES, dtype)

@@ -29,7 +29,7 @@ class Job:
     """One measurement. Jobs of one name are rounds of the same."""
 
     name: str
-    kind: Literal["kernels", "case", "plan", "ours", "peer"]  # a case of `kernels.all_cases` has its name
+    kind: Literal["kernels", "tune", "case", "plan", "ours", "peer"]  # a case of `kernels.all_cases` has its name
     overrides: Sequence[str] = ()  # of the config
     sequences: int = 0  # of the peer: equal documents in a step
     uses_fsdp: bool = True  # of the peer; else autocast
@@ -52,11 +52,11 @@ def all_jobs(rows: int, document_rows: int) -> list[Job]:
         rows: of a step.
         document_rows: of our longest documents; the peer has documents of this length, and a pair of the longest.
     """
-    kernels, first, second, *cases = kernel_jobs()
+    kernels, tuning, first, second, *cases = kernel_jobs()
     many, pair = rows // document_rows, 2
     ours, peer = _ours("bf16", "compiled", "none"), _peer(many, rows // many, "none")
     return [
-        *(kernels, first, second),
+        *(kernels, tuning, first, second),
         *(ours, peer, ours, peer, _peer(pair, rows // pair, "none")),
         _ours("bf16", "compiled", "selective"),
         _peer(many, document_rows, "selective"),
@@ -75,9 +75,10 @@ def all_jobs(rows: int, document_rows: int) -> list[Job]:
 
 
 def kernel_jobs() -> list[Job]:
-    """The device itself and the kernels' numbers, then every contest between kernels."""
+    """The device itself and the kernels' numbers, their fastest launches, then every contest between kernels."""
     cases = all_cases(torch.device("cpu"))  # for their names
-    return [Job(name="kernels", kind="kernels"), *(Job(name=case.name, kind="case") for case in cases)]
+    first = Job(name="kernels", kind="kernels"), Job(name="fastest launches", kind="tune")
+    return [*first, *(Job(name=case.name, kind="case") for case in cases)]
 
 
 def run_jobs(

@@ -15,6 +15,7 @@ from oneflow_dist.measuring.kernel_checks import run_checks
 from oneflow_dist.measuring.row_cases import row_cases
 from oneflow_dist.measuring.timing import time_calls
 from oneflow_dist.model.philox import normal_values
+from oneflow_kernels.launches import TUNED
 
 CPU_SCALE = 64  # on a CPU the same programs run on shapes so much smaller
 
@@ -34,6 +35,14 @@ def measure_kernels(device: torch.device) -> dict[str, Any]:
         "first_values": measure_first_values(device, 8192 if is_gpu else 128),
         "checks": run_checks(device, 1000 if is_gpu else 60),
     }
+
+
+def fastest_launches(device: torch.device) -> dict[str, Any]:
+    """Milliseconds of every launch of each kernel that has several, the fastest first; what comes after uses it."""
+    from oneflow_kernels.tune import tune  # here: it needs Triton, and on a CPU there is nothing to tune
+
+    found = tune(device, TUNED)
+    return {kernel: {str(launch): ms for ms, launch in timed} for kernel, timed in found.items()}
 
 
 def measure_first_values(device: torch.device, size: int) -> dict[str, Any]:

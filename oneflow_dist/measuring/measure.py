@@ -23,7 +23,7 @@ from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.measuring.contest import run_case
 from oneflow_dist.measuring.jobs import Job, Settings
-from oneflow_dist.measuring.kernels import all_cases, measure_kernels
+from oneflow_dist.measuring.kernels import all_cases, fastest_launches, measure_kernels
 from oneflow_dist.measuring.peer import Titan
 from oneflow_dist.measuring.timing import INPUT_SETS, Steps, time_steps
 from oneflow_dist.model.flops import num_parameters, step_flops, training_flops
@@ -43,6 +43,8 @@ def measure(job: Job, settings: Settings) -> dict[str, Any]:
     device = start_process()
     if job.kind == "kernels":
         measured = measure_kernels(device)
+    elif job.kind == "tune":
+        measured = fastest_launches(device)
     elif job.kind == "case":
         (case,) = (case for case in all_cases(device) if case.name == job.name)
         measured = run_case(case, device)

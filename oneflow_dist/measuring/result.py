@@ -50,6 +50,7 @@ def summarize(machine: dict[str, Any], settings: dict[str, Any], entries: list[E
         "settings": settings,
         "convention": CONVENTION,
         "kernels": kernels,
+        "launches": next((entry["measured"] for entry in measured if entry["kind"] == "tune"), None),
         "cases": [entry["measured"] for entry in measured if entry["kind"] == "case"],
         "plans": plans,
         "runs": [rated(e, vendor, matmul, plans) for e in entries if e["kind"] in ("ours", "peer")],

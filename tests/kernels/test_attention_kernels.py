@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from oneflow_kernels import attention_kernels
+from tests.kernels.kernel_checks import assert_variants_are_whole
 
 
 def test_every_kernel_is_listed_with_all_its_arguments() -> None:
-    variants = list(attention_kernels.variants())
-    kernels = {name for name, value in vars(attention_kernels).items() if name.endswith("_kernel")}
-    assert {variant.kernel.__name__ for variant in variants} == kernels
-    assert len(kernels) == 4
-    for variant in variants:
-        assert list(variant.signature) == variant.kernel.arg_names, variant.name
-        constants = {name for name, kind in variant.signature.items() if kind == "constexpr"}
-        assert constants == {*variant.constants, *variant.launch.tiles}, variant.name
+    assert_variants_are_whole(attention_kernels)

@@ -5,21 +5,19 @@ import torch
 
 from oneflow_kernels import fused_logits_kernels as kernels
 from oneflow_kernels.fused_logits import logsumexp_of_logits
+from oneflow_kernels.launches import ALL
 from tests.kernels.bags import poison
+from tests.kernels.kernel_checks import assert_variants_are_whole
 
-TARGETS = {"cuda:80", "cuda:90", "cuda:100", "hip:gfx942"}
 
-
-@pytest.mark.parametrize("launches", [kernels.LOGSUMEXP, kernels.BEST_TOKEN], ids=["logsumexp", "best token"])
-def test_every_gpu_has_one_launch_for_each_size_of_element(launches: kernels.Launches) -> None:
-    for num_bytes in (2, 4):
-        targets = [target for own in launches[num_bytes] for target in own]
-        assert sorted(targets) == sorted(TARGETS)
+def test_every_kernel_is_listed_with_all_its_arguments() -> None:
+    assert_variants_are_whole(kernels)
 
 
 def test_tiles_of_noise_hold_whole_counters() -> None:
     for launches in kernels.BEST_TOKEN.values():
-        assert all(launch.tiles["BLOCK_N"] % 4 == 0 for launch in launches.values())
+        for target in ALL:
+            assert all(launch.tiles["BLOCK_N"] % 4 == 0 for launch in launches.on_target(target))
 
 
 def test_every_tile_is_computed_whatever_tiles_share_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:

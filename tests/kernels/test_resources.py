@@ -32,7 +32,7 @@ import triton
 import triton.language as tl
 
 from oneflow_kernels import resources
-from oneflow_kernels.backend import Launch, Variant
+from oneflow_kernels.launches import Launch, Variant
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def product(a, b, c, SIZE: tl.constexpr):
 
 signature = {"a": "*bf16", "b": "*bf16", "c": "*fp32", "SIZE": "constexpr"}
 for size in (64, 256):
-    variant = Variant("product", product, signature, {}, Launch({"SIZE": size}, 4, 1))
+    variant = Variant("product", product, signature, {"SIZE": size}, Launch({"SIZE": size}, 4, 1), ("cuda:90",))
     usage = resources.measure(variant, "cuda:90")
     print(usage.fits, usage.spilled_bytes > 0, usage.shared_bytes > 232448, usage.matrix_instructions > 0)
 """

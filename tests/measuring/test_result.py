@@ -116,6 +116,7 @@ def test_with_one_side_missing_nothing_is_compared() -> None:
 def test_a_result_keeps_what_failed_with_its_reason() -> None:
     entries = [
         simple("kernels", "kernels", {"matmul_tflops": 800.0}),
+        simple("fastest launches", "tune", {"swiglu forward": {"1024, 4 warps, 1 stages": 0.2}}),
         measured("ours bf16 compiled none", 12345.0, 600.0),
         failed("ours bf16 eager none"),
         simple("plan bf16 none", "plan", {"peak_gib": 48.0}),
@@ -124,6 +125,7 @@ def test_a_result_keeps_what_failed_with_its_reason() -> None:
     assert [run["name"] for run in result["runs"]] == ["ours bf16 compiled none", "ours bf16 eager none"]
     assert result["runs"][0]["mfu_of_measured_matmul"] == pytest.approx(0.75)
     assert result["runs"][0]["planned_peak_gib"] == 48.0  # planned after it was measured
+    assert result["launches"] == {"swiglu forward": {"1024, 4 warps, 1 stages": 0.2}}
     assert result["not_measured"] == {"ours bf16 eager none": "OutOfMemoryError: no room"}
     lines = table(result).splitlines()
     assert lines[1].split()[4:] == ["12,345", "123.5", "600.0", "60.0%", "75.0%", "50.0", "48.0"]

@@ -1,0 +1,90 @@
+"""Launches compared with Triton's interpreter on a CPU: the same program on small shapes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from oneflow_kernels import launches, tune
+from oneflow_kernels.launches import NEW, Launch, Launches, on
+from oneflow_kernels.resources import FAMILIES
+from oneflow_kernels.swiglu import swiglu
+from tests.kernels.kernel_checks import interpreted_kernels
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: dict[tuple[str, int], Launch] = {}
+    for module in (launches, tune):
+        monkeypatch.setattr(module, "chosen", chosen)
+
+
+def all_launches() -> Iterator[Launches]:
+    for family in FAMILIES:
+        tables = vars(__import__(f"oneflow_kernels.{family}_kernels", fromlist=["_"])).values()
+        for table in tables:
+            if isinstance(table, Launches):
+                yield table
+            elif isinstance(table, dict):
+                yield from (own for own in table.values() if isinstance(own, Launches))
+
+
+def test_every_kernel_with_several_launches_is_in_a_contest() -> None:
+    with interpreted_kernels():
+        compared = {contest.launches.kernel for contest in tune.contests(CPU, 512)}
+    several = {own.kernel for own in all_launches() if any(len(own.on_target(target)) > 1 for target in NEW)}
+    assert several <= compared
+    assert len(several) > 10
+
+
+def test_the_fastest_launch_is_used_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = Launch({"COLS": 16}, 4, 1), Launch({"COLS": 1024}, 4, 1)
+    table = Launches("swiglu forward", on(NEW, slow, fast))
+    monkeypatch.setattr("oneflow_kernels.swiglu_kernels.FORWARD", table)
+    gate, up = torch.randn(8, 256), torch.randn(8, 256)
+    contests = [tune.Contest(table, lambda: swiglu(gate, up)), tune.Contest(Launches("one", on(NEW, slow)), list)]
+    monkeypatch.setattr(tune, "contests", lambda device, scale: iter(contests))
+    with interpreted_kernels():
+        found = tune.tune(CPU, tmp_path)
+    assert [timed.launch for timed in found["swiglu forward"]] == [fast, slow]  # sixteen programs for one
+    assert list(found) == ["swiglu forward"]
+    assert table.best(gate) == fast
+
+    monkeypatch.setattr(launches, "TUNED", tmp_path)
+    launches.chosen.clear()
+    launches.tuned.cache_clear()
+    assert table.best(gate) == fast
+
+    contests[0] = tune.Contest(Launches("another", table.ways), lambda: swiglu(gate, up))
+    with interpreted_kernels():
+        tune.tune(CPU, tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert set(content["launches"]) == {"swiglu forward", "another"}
+    assert set(content["milliseconds"]["swiglu forward"]) == {str(slow), str(fast)}
+
+
+def test_where_definitions_compute_there_is_nothing_to_tune(tmp_path: Path) -> None:
+    assert tune.tune(CPU, tmp_path) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and would be tuned")
+def test_the_program_needs_a_gpu(root: Path) -> None:
+    end = subprocess.run(
+        [sys.executable, "-m", "oneflow_kernels.tune"],
+        cwd=root / "kernels",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert end.returncode == 2
+    assert "error: no GPU is here; launches are tuned on the GPU that they are for" in end.stderr
