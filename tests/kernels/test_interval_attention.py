@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_kernels.interval_attention import interval_attention, interval_attention_with_sums
 from oneflow_kernels.key_intervals import KeyIntervals, document_intervals, key_intervals, transfusion_intervals
+from oneflow_kernels.launches import Launch, chosen
 from tests.launching import Launcher
 
 
@@ -70,6 +71,9 @@ def inputs_of(
     return [*rows, torch.randn(heads, num_rows, generator=generator)]
 
 
+Attention = Callable[[Tensor, Tensor, Tensor, KeyIntervals], tuple[Tensor, Tensor]]
+
+
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals) -> tuple[Tensor, Tensor]:
     """All pairs of rows under a mask, in the dtype of its arguments; rows that see nothing are cut out by hand."""
     row, group = torch.arange(len(query)), query.shape[1] // key.shape[1]
@@ -95,11 +99,22 @@ def attention(*arguments: Any) -> tuple[Tensor, Tensor]:
     return interval_attention_with_sums(*arguments, max_keys=len(arguments[0]))
 
 
-def check(inputs: list[Tensor], intervals: KeyIntervals) -> None:
+def dense_attention_of_documents(lengths: list[int]) -> Attention:
+    """Whole documents, one after the other: the pairs of rows of different ones take no memory."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, _: KeyIntervals) -> tuple[Tensor, Tensor]:
+        documents = zip(lengths, *(x.split(lengths) for x in (query, key, value)), strict=True)
+        parts = [dense_attention(q, k, v, intervals_of([("document", rows)])) for rows, q, k, v in documents]
+        return torch.cat([out for out, _ in parts]), torch.cat([sums for _, sums in parts], dim=1)
+
+    return attend
+
+
+def check(inputs: list[Tensor], intervals: KeyIntervals, dense: Attention = dense_attention) -> None:
     """No result is off by more than twice the error of the same formula in the same dtype, and a little."""
     found = results(attention, inputs, intervals)
-    plain = results(dense_attention, inputs, intervals)
-    exact = results(dense_attention, [x.double() for x in inputs], intervals)
+    plain = results(dense, inputs, intervals)
+    exact = results(dense, [x.double() for x in inputs], intervals)
     for name, ours, same, truth in zip(("out", "sums", "dq", "dk", "dv"), found, plain, exact, strict=True):
         is_empty = truth.isneginf()
         assert torch.equal(ours.isneginf(), is_empty), name
@@ -152,10 +167,14 @@ def test_one_document_of_many_tiles(triton: None) -> None:
     check(inputs_of(129, 1, 1), intervals_of([("causal", 129)]))
 
 
-def test_300_short_documents(triton: None) -> None:
-    lengths = torch.randint(1, 4, (300,), generator=torch.Generator().manual_seed(0)).tolist()
-    lengths[7], lengths[150] = 64, 17
-    check(inputs_of(sum(lengths), 1, 1), intervals_of([("document", rows) for rows in lengths]))
+def test_300_documents_of_1_to_64_rows(triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tiles of a size that is shipped."""
+    for kernel in ("forward", "key gradient", "query gradient"):
+        place = f"attention {kernel}, 4 bytes, narrow heads", -1
+        monkeypatch.setitem(chosen, place, Launch({"BLOCK_M": 64, "BLOCK_N": 64}, 4, 1))
+    lengths = torch.randint(1, 65, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    intervals = intervals_of([("document", rows) for rows in lengths])
+    check(inputs_of(sum(lengths), 1, 1), intervals, dense_attention_of_documents(lengths))
 
 
 @pytest.mark.parametrize("image", [8, 33])
