@@ -15,9 +15,9 @@ from torch import Tensor
 from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
 from oneflow_kernels.triton_ops import capped, cast
 
+ROW = Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1)
 SOFTMAX = Launches(
-    "bag softmax",
-    on(ALL, Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1), Launch({"BLOCK": 8192, "PAIRS": 16}, 16, 1)),
+    "bag softmax", on(ALL, ROW) | on(("cuda:90", "cuda:80"), ROW, Launch({"BLOCK": 8192, "PAIRS": 16}, 16, 1))
 )
 HIDDEN_GRAD = Launches("bag hidden grad", on(ALL, Launch({"BLOCK": 512, "PAIRS": 8}, 4, 1)))
 WEIGHT_GRAD = Launches("bag weight grad", on(ALL, Launch({"BLOCK": 512, "PAIRS": 8}, 4, 1)))
