@@ -305,10 +305,10 @@ FORWARD = _table("forward", {
 })  # fmt: skip
 KEY_GRADIENT = _table("key gradient", {
     (2, False): on(NEW, _tiles(64, 128, 8, 2), _tiles(64, 64, 8, 3), _tiles(64, 64, 4, 3))
-    | on(OLD, _tiles(64, 64, 8, 2), _tiles(64, 128, 8, 2))
+    | on(OLD, _tiles(32, 128, 8, 2), _tiles(32, 64, 4, 2))
     | on(AMD, _tiles(64, 64, 4, 1)),
     (2, True): on(NEW, _tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3))
-    | on(OLD, _tiles(64, 64, 8, 2), _tiles(32, 64, 4, 2))
+    | on(OLD, _tiles(64, 64, 8, 2), _tiles(32, 64, 8, 2))
     | on(AMD, _tiles(32, 64, 4, 1)),
     (4, False): on(ALL, _tiles(16, 32, 8, 1)),
     (4, True): on(ALL, _tiles(16, 16, 8, 1)),
