@@ -175,8 +175,12 @@ def make_flex_with_mask(shape: Shape, inputs: Inputs) -> Call:
 
 
 def make_padded(shape: Shape, inputs: Inputs) -> Call:
-    """SDPA on a batch of documents padded to the longest; the padding is timed, as its rows are computed."""
+    """SDPA on a batch of documents padded to the longest; the padding is timed, as its rows are computed.
+
+    Keys are repeated: no kernel of SDPA takes both a mask and heads in groups.
+    """
     query, key, value, _, ends = inputs
+    groups = shape.heads[0] // shape.heads[1]
     size = (len(shape.documents), max(shape.documents))
     place = torch.cat([torch.arange(rows) + i * size[1] for i, rows in enumerate(shape.documents)]).to(query.device)
     mask = padded_mask(shape, intervals_of(shape, ends), place, size)
@@ -184,9 +188,9 @@ def make_padded(shape: Shape, inputs: Inputs) -> Call:
     def call() -> Outputs:
         q, k, v = (
             x.new_zeros(size[0] * size[1], *x.shape[1:]).index_copy(0, place, x).unflatten(0, size).transpose(1, 2)
-            for x in (query, key, value)
+            for x in (query, *(x.repeat_interleave(groups, dim=1) for x in (key, value)))
         )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return [out.transpose(1, 2).flatten(0, 1)[place]]
 
     return call
