@@ -29,7 +29,7 @@ def main() -> None:
     settings = Settings(config="configs/debug.toml", overrides=(), steps=0)
     path = measure_all(jobs, settings, start + 60.0 * args.minutes, args.output, args.commit)
     result = json.loads(path.read_text())
-    print(f"wrote {path}, and beside it tables, a picture and a log")
+    print(f"wrote {path}, and beside it all else of that name")
     checks = result["kernels"]["checks"] if result["kernels"] else []
     wrong = [f"{check['name']}, {check['dtype']}" for check in checks if not check["is_right"]]
     for name in wrong:
