@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--commit", default="", help="of this code, where its folder is a copy without git")
     args = parser.parse_args()
     start = time.monotonic()
-    kernels, tuning, *contests = kernel_jobs()
-    jobs = [kernels] if args.check else [kernels, tuning, *(job for job in contests if args.only in job.name)]
+    tuning, kernels, *contests = kernel_jobs()
+    jobs = [kernels] if args.check else [tuning, kernels, *(job for job in contests if args.only in job.name)]
     settings = Settings(config="configs/debug.toml", overrides=(), steps=0)
     path = measure_all(jobs, settings, start + 60.0 * args.minutes, args.output, args.commit)
     result = json.loads(path.read_text())

@@ -36,7 +36,7 @@ class Launch(NamedTuple):
 class Launches(NamedTuple):
     """The ways to launch a kernel, on each kind of GPU that which is probably the fastest first."""
 
-    kernel: str  # such as "attention forward, 2 bytes, width 128"
+    kernel: str  # such as "attention forward, 2 bytes, wide heads"
     ways: Mapping[str, list[Launch]]  # by target; `on` makes it
 
     def on_target(self, target: str) -> list[Launch]:

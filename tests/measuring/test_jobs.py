@@ -101,7 +101,7 @@ def test_what_needs_a_package_that_is_missing_is_skipped_and_says_so(tmp_path: P
 def test_the_most_important_jobs_come_first_and_take_turns() -> None:
     names = [job.name for job in all_jobs(16384, 512)]
     ours, peer = "ours bf16 compiled none", "torchtitan 32 x 512 none"
-    assert names[:2] == ["kernels", "fastest launches"]
+    assert names[:2] == ["fastest launches", "kernels"]  # numbers are checked as launched
     assert names[4:9] == [ours, peer, ours, peer, "torchtitan 2 x 8192 none"]
 
 
