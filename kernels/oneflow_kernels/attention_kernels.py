@@ -276,53 +276,56 @@ def attention_query_gradient(
 # The ways to launch them, by bytes of an element and whether a head is wider than 64. float32 is multiplied without
 # matrix units, which would cut it down to TF32: it has small tiles, which are for tests and small models.
 
-INTERPRETED = Launch({"BLOCK_M": 32, "BLOCK_N": 16}, 4, 1)  # so that few rows make several tiles
 Table = dict[tuple[int, bool], Launches]
-
-
-def _table(name: str, ways: dict[tuple[int, bool], dict[str, list[Launch]]]) -> Table:
-    return {
-        (num_bytes, is_wide): Launches(
-            f"attention {name}, {num_bytes} bytes, {'wide' if is_wide else 'narrow'} heads", on(CPU, INTERPRETED) | own
-        )
-        for (num_bytes, is_wide), own in ways.items()
-    }
+Ways = dict[str, list[Launch]]
 
 
 def _tiles(rows: int, keys: int, num_warps: int, num_stages: int) -> Launch:
     return Launch({"BLOCK_M": rows, "BLOCK_N": keys}, num_warps, num_stages)
 
 
-FORWARD = _table("forward", {
-    (2, False): on(NEW, _tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3), _tiles(64, 128, 4, 3))
+INTERPRETED = on(CPU, _tiles(32, 16, 4, 1))  # so that few rows make several tiles
+FLOAT32 = on(ALL, _tiles(16, 32, 8, 1)), on(ALL, _tiles(16, 16, 8, 1))  # of narrow and of wide heads
+
+
+def _table(name: str, narrow: Ways, wide: Ways, float32: tuple[Ways, Ways] = FLOAT32) -> Table:
+    ways = {(2, False): narrow, (2, True): wide, (4, False): float32[0], (4, True): float32[1]}
+    return {
+        (size, is_wide): Launches(
+            f"attention {name}, {size} bytes, {'wide' if is_wide else 'narrow'} heads", INTERPRETED | own
+        )
+        for (size, is_wide), own in ways.items()
+    }
+
+
+FORWARD = _table(
+    "forward",
+    on(NEW, _tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3), _tiles(64, 128, 4, 3))
     | on(OLD, _tiles(128, 64, 8, 3), _tiles(64, 64, 4, 3))
     | on(AMD, _tiles(128, 64, 4, 1)),
-    (2, True): on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
+    on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
     | on(OLD, _tiles(128, 32, 8, 3), _tiles(64, 64, 4, 2))
     | on(AMD, _tiles(128, 64, 8, 1)),
-    (4, False): on(ALL, _tiles(16, 32, 8, 1)),
-    (4, True): on(ALL, _tiles(16, 16, 8, 1)),
-})  # fmt: skip
-KEY_GRADIENT = _table("key gradient", {
-    (2, False): on(NEW, _tiles(64, 128, 8, 2), _tiles(64, 64, 8, 3), _tiles(64, 64, 4, 3))
+)
+KEY_GRADIENT = _table(
+    "key gradient",
+    on(NEW, _tiles(64, 128, 8, 2), _tiles(64, 64, 8, 3), _tiles(64, 64, 4, 3))
     | on(OLD, _tiles(32, 128, 8, 2), _tiles(32, 64, 4, 2))
     | on(AMD, _tiles(64, 64, 4, 1)),
-    (2, True): on(NEW, _tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3))
+    on(NEW, _tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3))
     | on(OLD, _tiles(64, 64, 8, 2), _tiles(32, 64, 8, 2))
     | on(AMD, _tiles(32, 64, 4, 1)),
-    (4, False): on(ALL, _tiles(16, 32, 8, 1)),
-    (4, True): on(ALL, _tiles(16, 16, 8, 1)),
-})  # fmt: skip
-QUERY_GRADIENT = _table("query gradient", {
-    (2, False): on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
+)
+QUERY_GRADIENT = _table(
+    "query gradient",
+    on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
     | on(OLD, _tiles(128, 64, 8, 2), _tiles(64, 64, 4, 2))
     | on(AMD, _tiles(64, 64, 4, 1)),
-    (2, True): on(NEW, _tiles(128, 64, 8, 2), _tiles(64, 64, 8, 3), _tiles(128, 32, 8, 2))
+    on(NEW, _tiles(128, 64, 8, 2), _tiles(64, 64, 8, 3), _tiles(128, 32, 8, 2))
     | on(OLD, _tiles(128, 32, 8, 2), _tiles(64, 32, 4, 2))
     | on(AMD, _tiles(64, 32, 4, 1)),
-    (4, False): on(NEW + OLD, _tiles(32, 32, 8, 1)) | on(AMD, _tiles(16, 32, 8, 1)),
-    (4, True): on(NEW + AMD, _tiles(16, 16, 8, 1)) | on(OLD, _tiles(32, 32, 8, 2)),
-})  # fmt: skip
+    (FLOAT32[0] | on(NEW + OLD, _tiles(32, 32, 8, 1)), FLOAT32[1] | on(OLD, _tiles(32, 32, 8, 2))),
+)
 DELTA = Launches("attention delta", on(ALL, Launch({"BLOCK_M": 64}, 4, 1)))
 
 
