@@ -149,7 +149,7 @@ MIXED = [("document", 37), ("causal", 30), ("prefix", 13)]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 1), (8, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (4, 1), (8, 1)])
 def test_any_number_of_query_heads_shares_a_key_head(
     heads: int, kv_heads: int, dtype: torch.dtype, backend: str
 ) -> None:

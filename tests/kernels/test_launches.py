@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ SUM = Launches("sum", on(NEW, FIRST, SECOND) | on(OLD, SECOND))
 
 
 @pytest.fixture(autouse=True)
-def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(module, "chosen", {})
+    yield
+    tuned.cache_clear()
 
 
 def remember(folder: Path, device: str, kernel: str, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
