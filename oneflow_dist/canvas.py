@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -20,7 +22,8 @@ from oneflow_dist.flow.noising import gaussian
 
 MOVING_TOLERANCE = 1e-9  # clocks are sums of 1/N
 
-Prompt = Sequence[int | np.ndarray | None]  # a token id, a clean latent [C, H, W], or None: an image to paint
+# A token id, a clean latent [C, H, W], None: an image to paint, or `...`: a hole, where text may be written.
+Prompt = Sequence[int | np.ndarray | None | EllipsisType]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Canvas:
     grid: Int64[np.ndarray, "i 2"]
     image_time: Float[np.ndarray, "i"]
     image_is_target: Bool[np.ndarray, "i"]
+    image_end: Int64[np.ndarray, "i"]  # step at which each image was finished; 0: it was given, or is not finished yet
     hit_cap: bool = False  # an insertion was refused because the document was full
 
     @property
@@ -81,12 +85,14 @@ class Canvas:
         """The document as it stands now, for looking at: later steps do not change it."""
         return copy.copy(self)
 
-    def advance(self, velocity: Float32[np.ndarray, "p E"], step_size: float) -> None:
+    def advance(self, velocity: Float32[np.ndarray, "p E"], step_size: float, step: int) -> None:
         """Move every moving image along its velocity, and the clocks of text and moving images."""
-        steps = np.where(self.is_moving, np.minimum(step_size, 1.0 - self.image_time), 0.0)
+        was_moving = self.is_moving
+        steps = np.where(was_moving, np.minimum(step_size, 1.0 - self.image_time), 0.0)
         patch_steps = np.repeat(steps.astype(np.float32), self.grid.prod(axis=1))
         self.patches = self.patches + patch_steps[:, None] * velocity
         self.image_time = self.image_time + steps
+        self.image_end = np.where(was_moving & ~self.is_moving, step, self.image_end)
         self.text_time = min(1.0, self.text_time + step_size)
 
     def insert(self, slots: np.ndarray, tokens: np.ndarray, step: int, image_token: int) -> None:
@@ -118,6 +124,7 @@ class Canvas:
         self.grid = grid[order]
         self.image_time = np.append(self.image_time, np.zeros(num_new))[order]
         self.image_is_target = np.append(self.image_is_target, np.ones(num_new, dtype=bool))[order]
+        self.image_end = np.append(self.image_end, np.zeros(num_new, dtype=np.int64))[order]
 
     def latents(self) -> list[Float32[np.ndarray, "C _ _"]]:
         """The images as they stand now, each of its own shape."""
@@ -138,12 +145,12 @@ class Canvas:
         return found
 
 
-def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | None]:
-    """Token ids of a prompt; "<|image|>" in it is an image to paint (None)."""
-    prompt: list[int | None] = []
-    for number, part in enumerate(text.split("<|image|>")):
-        prompt += [None] * (number > 0)
-        prompt += tokenizer.encode(part)
+def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | None | EllipsisType]:
+    """Token ids of a prompt; "<|image|>" in it is an image to paint, "<|hole|>" a hole."""
+    marks: dict[str, None | EllipsisType] = {"<|image|>": None, "<|hole|>": ...}
+    prompt: list[int | None | EllipsisType] = []
+    for part in re.split(r"(<\|image\|>|<\|hole\|>)", text):
+        prompt += [marks[part]] if part in marks else tokenizer.encode(part)
     return prompt
 
 
@@ -157,30 +164,37 @@ def blank_canvas(
     """A canvas with a prompt and nothing else.
 
     Args:
-        prompt: what follows BOS. Text is written after it, unless it ends in an image to paint: then everything asked
-            for is there.
+        prompt: what follows BOS. Text is written in its holes. Without any it is written at the end, unless an image to
+            paint stands there: then everything asked for is there.
         seed: with `index` the key of everything random about this document, whatever it is generated with.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-    is_image = np.array([False] + [not isinstance(part, int) for part in prompt])
-    tokens = [tokenizer.bos] + [part if isinstance(part, int) else tokenizer.image for part in prompt]
-    images = [part for part in prompt if not isinstance(part, int)]
+    tokens, is_open, images, image_at = [tokenizer.bos], [False], [], []
+    for part in prompt:
+        if part is ...:
+            is_open[-1] = True
+            continue
+        if not isinstance(part, int):
+            image_at.append(len(tokens))
+            images.append(part)
+        tokens.append(part if isinstance(part, int) else tokenizer.image)
+        is_open.append(False)
+    if not any(is_open):
+        is_open[-1] = len(prompt) == 0 or prompt[-1] is not None
     patches, grid = cut_images([gaussian(rng, image.shape) if part is None else part for part in images], image)
     is_target = np.array([part is None for part in images], dtype=bool)
-    writes = not (len(prompt) > 0 and prompt[-1] is None)
-    is_open = np.zeros(len(tokens), dtype=bool)
-    is_open[-1] = writes
     return Canvas(
         key=f"canvas-{index}",
         rng=rng,
         image=image,
-        text_time=0.0 if writes else 1.0,
+        text_time=0.0 if any(is_open) else 1.0,
         tokens=np.array(tokens, dtype=np.int64),
-        is_open=is_open,
+        is_open=np.array(is_open),
         born=np.zeros(len(tokens), dtype=np.int64),
-        image_at=np.flatnonzero(is_image),
+        image_at=np.array(image_at, dtype=np.int64),
         patches=patches,
         grid=grid,
         image_time=np.where(is_target, 0.0, 1.0),
         image_is_target=is_target,
+        image_end=np.zeros(len(images), dtype=np.int64),
     )

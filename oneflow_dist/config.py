@@ -182,13 +182,15 @@ class SamplingConfig:
 
     every_steps: int  # 0: never during training
     steps: int  # N: the text is done after N steps, the last image after at most 2N
+    time_power: float = 1.5  # text time after k steps is 1 - (1 - k / N) ** time_power; 1 as in the paper
+    thinning: bool = True  # of neighbouring slots that would fire in one step only one does; false as in the paper
     guidance: float  # on the velocity; 1 is none
     temperature: float  # of the token distribution
     top_k: int = 0  # draw from the k likeliest tokens; 0: from all
     top_p: float
     max_rows: int  # of one document
     autoencoder: str = "pixels"  # what turns latents into pictures: a folder with a diffusers AutoencoderKL
-    prompts: tuple[str, ...]  # "<|image|>" in a prompt is an image to paint
+    prompts: tuple[str, ...]  # in them "<|image|>" is an image to paint, "<|hole|>" a place to write text in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

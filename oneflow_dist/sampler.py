@@ -1,6 +1,7 @@
 """Generation: text by insertion and images by flow, at once, many documents in one packed sequence."""
 
-# Shapes: F slots that fire, v of the vocabulary on this rank, P patches of E elements of one forward, p of a document.
+# Shapes: N slots of one forward, n of a document, F slots that fire, f of them on this rank, V vocabulary,
+# P patches of E elements of one forward, p of a document.
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
@@ -21,7 +22,9 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
+from oneflow_kernels.sample_bag import LEAST_TEMPERATURE
+
+MAX_LOG_RATE = 80.0  # no rate is larger: its exponential is finite, and a slot with it fires whenever it may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,8 @@ class SamplerSettings:
     """How to generate."""
 
     steps: int  # N; the text is done after N, the last image after at most 2N
+    time_power: float = 1.5  # text time after k steps is 1 - (1 - k / N) ** time_power; 1: steps of one size
+    thinning: bool = True  # of neighbouring slots that would fire in one step only one does
     guidance: float = 1.0  # on the velocity: 1 is the conditional model, 0 the unconditional one
     temperature: float = 1.0  # of the token distribution, which alone is sharpened
     top_k: int = 0  # draw from the k likeliest tokens; 0: from all
@@ -37,17 +42,29 @@ class SamplerSettings:
     pack_rows: int = 16384  # documents are packed to at most this for one forward
 
     def __post_init__(self) -> None:
-        for name in ("steps", "temperature", "top_p", "max_rows", "pack_rows"):
+        for name in ("steps", "top_p", "max_rows", "pack_rows"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"sampling.{name}: {getattr(self, name)} must be positive")
+        for name, least in (("temperature", LEAST_TEMPERATURE), ("time_power", 1.0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"sampling.{name}: {getattr(self, name)} must be at least {least:g}")
         if self.top_k < 0:
             raise ValueError(f"sampling.top_k: {self.top_k} is negative; 0 draws from all tokens")
+
+    def step_size(self, canvas: Canvas) -> float:
+        """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""
+        if not canvas.is_writing:
+            return 1.0 / self.steps
+        steps_left = self.steps * (1.0 - canvas.text_time) ** (1.0 / self.time_power)
+        return 1.0 - (max(0.0, steps_left - 1.0) / self.steps) ** self.time_power - canvas.text_time
 
     @classmethod
     def from_config(cls, sampling: SamplingConfig) -> SamplerSettings:
         """The settings of [sampling]."""
         return cls(
             steps=sampling.steps,
+            time_power=sampling.time_power,
+            thinning=sampling.thinning,
             guidance=sampling.guidance,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -73,11 +90,18 @@ def generate_steps(
     Each step is one forward for the images and the text of all documents:
 
         images  Y += min(dt, 1 - t) velocity                    their clocks start when they are inserted
-        text    a slot fires if Bernoulli(1 - pi) and Bernoulli(min(1, q rate)), q the exact insertion probability
-                of the step; it then gets one token of its distribution Q; an image token spawns noise
+        text    a slot fires if Bernoulli(1 - pi) and Bernoulli(min(1, q max(1, rate))), q the exact insertion
+                probability of the step; it then gets one token of its distribution Q; an image token spawns noise
+
+    Where any token is missing, one or more are: a smaller rate is an error of the head. Slots that fire together do not
+    know of each other, so of neighbours only one fires (`thinning`), and steps are smaller towards the end of the text
+    (`time_power`), when what is missing depends most on what has just appeared beside it.
 
     Yields:
         The number of the step, from 1.
+
+    Raises:
+        FloatingPointError: what the model says is not finite; the canvases are as they were after the step before.
 
     Source: arXiv:2510.03506 Algorithms 1 and 2.
     """
@@ -102,14 +126,13 @@ def _step_group(
     device: torch.device,
 ) -> None:
     """One step of the documents that go through one forward."""
-    step_size = 1.0 / settings.steps
     snapshots = [canvas.snapshot() for canvas in canvases]
     guided = [s for s in snapshots if settings.guidance != 1.0 and s.image_is_scored.any()]
     batch = _pack_evenly(snapshots + [without_condition(s) for s in guided], model.axis.size).to(device)
     prediction = model(batch)
+    _check_finite(prediction, step)
 
-    num_slots = [len(s.tokens) for s in snapshots]
-    fires = _draw_fires(canvases, prediction, num_slots, step_size, schedule, settings.max_rows)
+    fires = _draw_fires(canvases, prediction, settings, schedule)
     firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(device)
     generators = [c.rng for c, fire in zip(canvases, fires, strict=True) for _ in range(int(fire.sum()))]
     tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, settings, tokenizer.vocab_size)
@@ -120,8 +143,18 @@ def _step_group(
         slots = np.flatnonzero(fire)
         own = tokens[first : first + len(slots)]
         first += len(slots)
-        canvas.advance(velocity, step_size)
-        canvas.insert(slots, own, step, tokenizer.image)
+        canvas.advance(velocity, settings.step_size(canvas), step)
+        is_room = _fit(canvas, own, tokenizer.image, settings.max_rows)
+        canvas.insert(slots[is_room], own[is_room], step, tokenizer.image)
+
+
+def _check_finite(prediction: Prediction, step: int) -> None:
+    for name in ("zero_logit", "log_rate", "slot_hidden", "velocity"):
+        if not torch.isfinite(getattr(prediction, name)).all():
+            raise FloatingPointError(
+                f"sampling step {step}: {name} of the model is not finite; its weights are broken, or too large for "
+                "the dtype of its products: take an earlier checkpoint"
+            )
 
 
 def _draw_tokens(
@@ -133,56 +166,73 @@ def _draw_tokens(
 ) -> Int64[np.ndarray, "F"]:
     """A token for each slot that fires, from the generator of its document.
 
-    Logits are written only where some of them are to be left out.
+    Logits are written only where some of them are to be left out. Over a tensor axis each rank then draws for a part
+    of the slots, with their whole vocabulary.
 
     Args:
         vocab_size: of the tokenizer; the model may have room for more tokens.
     """
-    device = slot_hidden.device
+    if not generators:
+        return np.zeros(0, dtype=np.int64)
+    device, axis, num_slots = slot_hidden.device, model.axis, len(generators)
     if settings.top_k == 0 and settings.top_p >= 1.0:
         keys = np.array([rng.integers(2**63) for rng in generators], dtype=np.int64)
         noise_key = torch.from_numpy(keys).to(device)
         return model.draw_tokens(slot_hidden, noise_key, settings.temperature, vocab_size).cpu().numpy()
-    draws = torch.tensor([rng.random() for rng in generators], dtype=torch.float64)
-    logits = model.bag_logits(slot_hidden)
-    first = model.axis.rank * logits.shape[1]
-    logits[:, max(0, vocab_size - first) :] = -torch.inf
+    padding = -num_slots % axis.size
+    draws = np.array([rng.random() for rng in generators] + [0.0] * padding)[axis.own(num_slots + padding)]
+    logits = axis.deal_rows(F.pad(model.bag_logits(slot_hidden), (0, 0, 0, padding)))
+    logits[:, vocab_size:] = -torch.inf
     kept = settings.temperature, settings.top_p, settings.top_k
-    return sample_tokens(logits, draws, *kept, model.axis).cpu().numpy()
+    tokens = axis.gather(sample_tokens(logits, torch.from_numpy(draws).to(device), *kept))
+    return tokens[:num_slots].cpu().numpy()
 
 
 def _draw_fires(
-    canvases: list[Canvas],
-    prediction: Prediction,
-    num_slots: list[int],
-    step_size: float,
-    schedule: KeepSchedule,
-    max_rows: int,
-) -> list[np.ndarray]:
+    canvases: list[Canvas], prediction: Prediction, settings: SamplerSettings, schedule: KeepSchedule
+) -> list[Bool[np.ndarray, "n"]]:
     """Per document, which of its slots get a token in this step."""
+    num_slots = [len(canvas.tokens) for canvas in canvases]
     total = sum(num_slots)
     is_missing_prob = torch.sigmoid(-prediction.zero_logit[:total].double()).cpu().numpy()
-    rate = prediction.log_rate[:total].double().exp().cpu().numpy()
+    rate = prediction.log_rate[:total].double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
     fires, first = [], 0
     for canvas, count in zip(canvases, num_slots, strict=True):
         own = slice(first, first + count)
         first += count
+        step_size = settings.step_size(canvas)
         q = schedule.insertion_prob(canvas.text_time, step_size) if canvas.is_writing else 0.0
-        prob = is_missing_prob[own] * np.minimum(1.0, q * rate[own]) * canvas.is_open
-        fire = canvas.rng.random(count) < prob
-        fires.append(_within_cap(canvas, fire, max_rows))
+        due = q * rate[own]
+        fire = canvas.rng.random(count) < is_missing_prob[own] * np.minimum(1.0, due) * canvas.is_open
+        if settings.thinning:
+            fire = _thin(fire, (due >= 1.0) & (q < 1.0), canvas.rng)
+        fires.append(fire)
     return fires
 
 
-def _within_cap(canvas: Canvas, fire: np.ndarray, max_rows: int) -> np.ndarray:
-    """Refuse what might make the document longer than `max_rows` (any token may be an image), and say so."""
-    room = max(0, (max_rows - canvas.num_rows) // (1 + canvas.image.num_rows))
-    if fire.sum() <= room:
-        return fire
-    canvas.hit_cap = True
-    allowed = np.zeros_like(fire)
-    allowed[np.flatnonzero(fire)[:room]] = True
-    return allowed
+def _thin(
+    fire: Bool[np.ndarray, "n"], is_behind: Bool[np.ndarray, "n"], rng: np.random.Generator
+) -> Bool[np.ndarray, "n"]:
+    """Of slots side by side that fire, those that come before both neighbours in a random order.
+
+    A slot from which a token or more is due in this step is behind, and fires: thinned, a long text that starts from
+    one slot could not grow fast enough for its number of steps.
+    """
+    order = np.where(fire, np.where(is_behind, -1.0, rng.random(len(fire))), 2.0)
+    before, after = np.append(2.0, order[:-1]), np.append(order[1:], 2.0)
+    return fire & (is_behind | ((order < before) & (order < after)))
+
+
+def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], image_token: int, max_rows: int) -> Bool[np.ndarray, "F"]:
+    """Which tokens the document has room for, rows of images counted; where not for all, a random part of them."""
+    rows = np.where(tokens == image_token, 1 + canvas.image.num_rows, 1)
+    room = max_rows - canvas.num_rows
+    is_room = np.ones(len(tokens), dtype=bool)
+    if rows.sum() > room:
+        canvas.hit_cap = True
+        order = canvas.rng.permutation(len(tokens))  # in reading order the end of the document would get nothing
+        is_room[order] = rows[order].cumsum() <= room
+    return is_room
 
 
 def guided_velocity(
@@ -205,65 +255,29 @@ def guided_velocity(
 
 
 def sample_tokens(
-    logits: Float32[Tensor, "F v"],
-    draws: Float[Tensor, "F"],
-    temperature: float,
-    top_p: float,
-    top_k: int = 0,
-    axis: TensorAxis = ALONE,
-) -> Int64[Tensor, "F"]:
+    logits: Float32[Tensor, "f V"], draws: Float[Tensor, "f"], temperature: float, top_p: float, top_k: int = 0
+) -> Int64[Tensor, "f"]:
     """A token for each row of logits, by the inverse of its cumulative distribution at `draws` in [0, 1).
-
-    Over a tensor axis each rank has the logits of its part of the vocabulary, and only sums over them travel; all ranks
-    get the same tokens.
 
     Args:
         top_p: keep the fewest tokens whose probabilities reach this part of the sum, and those as likely as the last of
             them; of what top_k has left.
         top_k: keep this many of the likeliest tokens, and those as likely as the last of them; 0 keeps all.
     """
-    scaled = logits.double() / temperature
-    log_total = axis.gather(scaled.logsumexp(-1)[None]).logsumexp(0)
-    probs = (scaled - log_total[:, None]).exp()
+    probs = (logits.double() / temperature).softmax(-1)
     if top_k:
-        probs = torch.where(probs >= _floor(probs, torch.ones_like(probs), top_k, axis)[:, None], probs, 0.0)
+        floor = probs.topk(min(top_k, probs.shape[1])).values[:, -1:]
+        probs = torch.where(probs >= floor, probs, 0.0)
     if top_p < 1.0:
-        wanted = top_p * axis.gather(probs.sum(-1)[None]).sum(0)
-        probs = torch.where(probs >= _floor(probs, probs, wanted, axis)[:, None], probs, 0.0)
+        descending = probs.sort(-1, descending=True).values
+        cumulative = descending.cumsum(-1)
+        is_kept = F.pad(cumulative[:, :-1], (1, 0)) < top_p * cumulative[:, -1:]  # those before do not reach it
+        floor = descending.where(is_kept, 1.0).amin(-1, keepdim=True)
+        probs = torch.where(probs >= floor, probs, 0.0)
     cumulative = probs.cumsum(-1)
-    mass = axis.gather(cumulative[None, :, -1])
-    ends = mass.cumsum(0)  # of the ranks' parts
-    target = _below(draws.to(ends) * ends[-1], ends[-1])
-    holder = (target >= ends).sum(0)
-    start = F.pad(ends[:-1], (0, 0, 1, 0))[axis.rank]
-    own_target = _below(target - start, mass[axis.rank])
-    choice = torch.searchsorted(cumulative, own_target[:, None], right=True).squeeze(-1)
-    own_choice = torch.where(holder == axis.rank, choice + axis.rank * logits.shape[1], 0)
-    return axis.gather(own_choice[None]).sum(0)
-
-
-def _floor(
-    probs: Float64[Tensor, "F v"],
-    size: Float64[Tensor, "F v"],
-    wanted: Float64[Tensor, "F"] | int,
-    axis: TensorAxis,
-) -> Float64[Tensor, "F"]:
-    """The largest probability such that the sizes of those at least as large reach what is wanted.
-
-    Bisection over the bits of a float64, which are in the order of its values; each rank looks up in its sorted part
-    how much it has above a value.
-    """
-    ascending, order = probs.sort(-1)
-    below = F.pad(size.gather(-1, order).cumsum(-1), (1, 0))
-    low = torch.zeros(len(probs), dtype=torch.int64, device=probs.device)
-    high = low + torch.ones((), dtype=torch.float64).view(torch.int64).item() + 1
-    for _ in range(63):
-        middle = (low + high) // 2
-        index = torch.searchsorted(ascending, middle.view(torch.float64)[:, None])
-        above = below[:, -1] - below.gather(-1, index).squeeze(-1)
-        is_enough = axis.gather(above[None]).sum(0) >= wanted
-        low, high = torch.where(is_enough, middle, low), torch.where(is_enough, high, middle)
-    return low.view(torch.float64)
+    total = cumulative[:, -1]
+    target = _below(draws.to(total) * total, total)
+    return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
 
 
 def _below(x: Tensor, limit: Tensor) -> Tensor:

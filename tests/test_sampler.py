@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from oneflow_dist.canvas import Canvas, blank_canvas
+from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
@@ -23,10 +24,14 @@ from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist import sampler
 from oneflow_dist.sampler import (
     SamplerSettings,
     _draw_fires,
+    _draw_tokens,
+    _fit,
     _pack_evenly,
+    _thin,
     generate,
     generate_steps,
     guided_velocity,
@@ -105,10 +110,10 @@ def canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
 
 
 def make_canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
-    """Free, with a prompt, an image to paint, a given image, and a wide one with one to paint beside it."""
+    """Free, with a prompt, an image to paint, a given image, a wide one with one to paint beside it, and with holes."""
     given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(config.image.shape)
     wide = given.reshape(1, 4, 16)
-    prompts: list[list[int | np.ndarray | None]] = [[], [5, 6, 7], [5, None], [given], [wide, 9, None, 8]]
+    prompts: list[Prompt] = [[], [5, 6, 7], [5, None], [given], [wide, 9, None, 8], [..., None, 9, ...]]
     return [blank_canvas(prompt, tokenizer, config.image, 1, index) for index, prompt in enumerate(prompts)]
 
 
@@ -149,11 +154,11 @@ def test_prompts_are_untouched(
     before = [canvas.copy() for canvas in canvases]
     generate(make_writer(config), canvases, settings(guidance=2.0), config, tokenizer)
     for old, new in zip(before, canvases, strict=True):
-        num_prompt = len(old.tokens)
-        assert new.tokens[:num_prompt].tolist() == old.tokens.tolist()
-        assert new.born[:num_prompt].tolist() == [0] * num_prompt
-        assert (new.born[num_prompt:] > 0).all()
-        for latent, same, is_target in zip(old.latents(), new.latents(), old.image_is_target, strict=False):
+        was_there = new.born == 0
+        assert new.tokens[was_there].tolist() == old.tokens.tolist()
+        assert new.num_rows > old.num_rows or old is before[2]
+        given = [latent for latent, place in zip(new.latents(), new.image_at, strict=True) if was_there[place]]
+        for latent, same, is_target in zip(old.latents(), given, old.image_is_target, strict=True):
             assert latent.shape == same.shape
             assert is_target or np.array_equal(latent, same)
     assert len(canvases[2].tokens) == 3  # nothing is written after an image that was asked for
@@ -194,8 +199,8 @@ def test_forwards_are_no_larger_than_asked(
     scripted.zero_logit = 40.0
     rows = [canvas.num_rows for canvas in canvases]
     generate(scripted, canvases, settings(1, pack_rows=12), config, tokenizer)
-    assert rows == [1, 4, 7, 6, 13]
-    assert [batch.counts.rows for batch in scripted.seen] == [12, 6, 13]
+    assert rows == [1, 4, 7, 6, 13, 7]
+    assert [batch.counts.rows for batch in scripted.seen] == [12, 6, 13, 7]
 
 
 def test_the_same_seed_gives_the_same_document(config: Config, make_writer: Maker, tokenizer: Tokenizer) -> None:
@@ -223,15 +228,16 @@ def test_generation_leaves_the_model_as_it_was(
 # Steps and clocks.
 
 
-def test_text_is_done_after_n_steps_and_an_image_n_steps_after_its_birth(
+def test_with_even_steps_text_is_done_after_n_and_an_image_n_after_its_birth(
     config: Config, scripted: Scripted, tokenizer: Tokenizer
 ) -> None:
     """Images of the last text step are done at 2N."""
+    even = settings(4, max_rows=4096, time_power=1.0)
     scripted.image_logit = 3.5
     canvas = blank_canvas([], tokenizer, config.image, 1, 0)
     ends: dict[int, set[int]] = defaultdict(set)
     steps = []
-    for step in generate_steps(scripted, [canvas], settings(4, max_rows=4096), config, tokenizer):
+    for step in generate_steps(scripted, [canvas], even, config, tokenizer):
         steps.append(step)
         assert canvas.is_writing == (step < 4)
         born = canvas.born[canvas.image_at]
@@ -241,6 +247,31 @@ def test_text_is_done_after_n_steps_and_an_image_n_steps_after_its_birth(
     assert steps == list(range(1, max(ends) + 5))
     assert len(ends) >= 3
     assert all(min(done) == birth + 4 for birth, done in ends.items())
+    assert canvas.image_end.tolist() == (canvas.born[canvas.image_at] + 4).tolist()
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("num_steps", [1, 7, 40, 1000])
+def test_text_times_are_those_of_the_grid(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, power: float, num_steps: int
+) -> None:
+    scripted.zero_logit = 40.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    own = settings(num_steps, time_power=power)
+    times = [canvas.text_time for _ in generate_steps(scripted, [canvas], own, config, tokenizer)]
+    np.testing.assert_allclose(times, 1.0 - (1.0 - np.arange(1, num_steps + 1) / num_steps) ** power, atol=1e-9)
+
+
+def test_with_smaller_late_steps_images_end_after_n_steps_and_by_2n(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer
+) -> None:
+    scripted.image_logit = 3.5
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    assert generate(scripted, [canvas], settings(9, max_rows=4096), config, tokenizer) == [canvas]
+    taken = canvas.image_end - canvas.born[canvas.image_at]
+    assert len(set(canvas.born[canvas.image_at].tolist())) >= 5
+    assert taken.min() >= 9
+    assert canvas.image_end.max() <= 18
 
 
 def test_at_most_one_token_per_slot_and_step(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
@@ -248,7 +279,8 @@ def test_at_most_one_token_per_slot_and_step(config: Config, scripted: Scripted,
     scripted.image_logit = -40.0
     scripted.log_rate = 5.0
     canvas = blank_canvas([], tokenizer, config.image, 1, 0)
-    lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], settings(5), config, tokenizer)]
+    own = settings(5, thinning=False)
+    lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], own, config, tokenizer)]
     assert lengths == [2, 4, 8, 16, 32]
 
 
@@ -256,7 +288,7 @@ def test_closed_slots_never_fire(config: Config, scripted: Scripted, tokenizer: 
     scripted.image_logit = -40.0
     scripted.log_rate = 5.0
     canvas = blank_canvas([1, 2, 3], tokenizer, config.image, 1, 0)
-    generate(scripted, [canvas], settings(3), config, tokenizer)
+    generate(scripted, [canvas], settings(3, thinning=False), config, tokenizer)
     assert canvas.tokens[:4].tolist() == [tokenizer.bos, 1, 2, 3]
     assert len(canvas.tokens) == 4 + 1 + 2 + 4
 
@@ -303,7 +335,36 @@ def test_a_full_document_says_so_and_stays_within_its_rows(
     generate(scripted, [canvas], settings(8, max_rows=20), config, tokenizer)
     assert canvas.hit_cap
     assert canvas.is_done
-    assert 10 < canvas.num_rows <= 20
+    assert 15 < canvas.num_rows <= 20
+
+
+def test_text_fills_all_rows_though_any_token_could_have_been_an_image(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer
+) -> None:
+    scripted.image_logit = -40.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    generate(scripted, [canvas], settings(12, max_rows=101), config, tokenizer)
+    assert canvas.num_rows == len(canvas.tokens) == 101
+
+
+def test_tokens_take_one_row_and_images_theirs_too(config: Config, tokenizer: Tokenizer) -> None:
+    """An image has four rows; there is room for two more tokens, or for one image beside a token."""
+    image, word = tokenizer.image, 65
+    for max_rows, tokens, fits in ((7, [word] * 6, 6), (7, [word] * 7, 6), (6, [image], 1), (5, [image], 0)):
+        canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+        is_room = _fit(canvas, np.array(tokens), image, max_rows)
+        assert is_room.sum() == fits, (max_rows, tokens)
+        assert canvas.hit_cap == (fits < len(tokens))
+
+
+def test_a_full_document_favours_none_of_its_sides(config: Config, tokenizer: Tokenizer) -> None:
+    """Of ten tokens two fit: each with a chance of a fifth."""
+    counts = np.zeros(10)
+    for index in range(2000):
+        canvas = blank_canvas([], tokenizer, config.image, 1, index)
+        counts += _fit(canvas, np.full(10, 65), tokenizer.image, 3)
+    assert counts.sum() == 4000
+    assert abs(counts - 400).max() < 5 * np.sqrt(400 * 0.8)
 
 
 def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
@@ -360,7 +421,7 @@ def test_guidance_of_one_computes_no_unconditional_rows(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
 ) -> None:
     scripted.zero_logit = 40.0
-    for guidance, extra in ((1.0, 0), (2.0, 2)):
+    for guidance, extra in ((1.0, 0), (2.0, 3)):
         scripted.seen = []
         fresh = [replace(canvas) for canvas in canvases]
         next(generate_steps(scripted, fresh, settings(2, guidance=guidance), config, tokenizer))
@@ -371,7 +432,7 @@ def test_unconditional_rows_are_bos_and_the_moving_images(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
 ) -> None:
     scripted.zero_logit = 40.0
-    next(generate_steps(scripted, canvases[4:], settings(2, guidance=2.0), config, tokenizer))
+    next(generate_steps(scripted, canvases[4:5], settings(2, guidance=2.0), config, tokenizer))
     (batch,) = scripted.seen
     own = batch.token_sequence == 1
     assert batch.tokens[own].tolist() == [tokenizer.bos, tokenizer.image]
@@ -442,6 +503,17 @@ def test_a_negative_top_k_is_refused() -> None:
     assert str(error.value) == "sampling.top_k: -1 is negative; 0 draws from all tokens"
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-31, 1e-310, -1.0, float("nan")])
+def test_a_temperature_that_logits_cannot_be_divided_by_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError) as error:
+        settings(temperature=temperature)
+    assert str(error.value) == f"sampling.temperature: {temperature} must be at least 1e-30"
+
+
+def test_at_the_lowest_temperature_the_likeliest_token_is_taken() -> None:
+    assert frequencies(1e-30, 1.0) == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_a_low_temperature_or_top_p_takes_the_likeliest_token() -> None:
     assert frequencies(1e-3, 1.0) == [1.0, 0.0, 0.0, 0.0]
     assert frequencies(1.0, 1e-9) == [1.0, 0.0, 0.0, 0.0]
@@ -482,32 +554,41 @@ def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tok
 def draw_cases() -> list[tuple[Tensor, Tensor, float, float, int]]:
     """Logits, draws, temperature, top_p and top_k: usual ones, nearly all impossible, all alike, and no rows."""
     generator = torch.Generator().manual_seed(0)
-    usual = 3.0 * torch.randn(64, 24, generator=generator)
+    usual = 3.0 * torch.randn(63, 24, generator=generator)  # rows that neither two nor four ranks share evenly
     few = usual.clone()
     few[torch.rand(few.shape, generator=generator) < 0.9] = -torch.inf
     few[:, 13] = 0.0
     few[:, 18:] = -torch.inf  # all that the last of four ranks has
-    alike = torch.zeros(64, 24)
-    draws = torch.rand(64, generator=generator, dtype=torch.float64)
+    alike = torch.zeros(63, 24)
+    draws = torch.rand(63, generator=generator, dtype=torch.float64)
     draws[:2] = torch.tensor([0.0, 1.0 - 2.0**-53])
     return [
         (logits, draws[: len(logits)], temperature, top_p, top_k)
-        for logits in (usual, few, alike, usual[:0])
+        for logits in (usual, few, alike, usual[:1], usual[:0])
         for temperature, top_p, top_k in (
-            *((1.0, 1.0, 0), (0.5, 1.0, 0), (2.0, 1.0, 0), (1.0, 0.9, 0), (2.0, 0.5, 0), (1.0, 1e-9, 0)),
+            *((1.0, 0.9, 0), (2.0, 0.5, 0), (1.0, 1e-9, 0), (0.5, 0.95, 0)),
             *((1.0, 1.0, 5), (2.0, 0.7, 9), (1.0, 1.0, 1), (1.0, 1.0, 99)),
         )
     ]
 
 
-def draw_on_ranks() -> list[Tensor]:
+def draw_on_ranks() -> list[list[int]]:
+    """As the sampler does, from a model that says these logits, for documents that draw these numbers."""
     rank, size = dist.get_rank(), dist.get_world_size()
     axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
-    return [sample_tokens(logits.chunk(size, dim=1)[rank], *case, axis) for logits, *case in draw_cases()]
+    found = []
+    for logits, draws, temperature, top_p, top_k in draw_cases():
+        own = logits.chunk(size, dim=1)[rank].clone()
+        model = SimpleNamespace(axis=axis, bag_logits=lambda _, own=own: own)
+        rngs = [SimpleNamespace(random=lambda draw=draw: draw) for draw in draws.tolist()]
+        kept = SamplerSettings(steps=1, temperature=temperature, top_p=top_p, top_k=top_k)
+        found.append(_draw_tokens(model, logits, rngs, kept, 24).tolist())  # type: ignore[arg-type]
+    return found
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one_process(launcher: Launcher, size: int) -> None:
+    """To the bit: each draws for some slots from all of their logits."""
     expected = [sample_tokens(*case) for case in draw_cases()]
     assert len(torch.cat(expected).unique()) == 24
     assert all(
@@ -515,31 +596,14 @@ def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one_process(launc
         for (logits, *_), tokens in zip(draw_cases(), expected, strict=True)
     )
     for found in launcher.call(size, draw_on_ranks):
-        for case, (tokens, theirs) in enumerate(zip(found, expected, strict=True)):
-            assert tokens.tolist() == theirs.tolist(), f"case {case}"
-
-
-def draw_at_the_border() -> list[Tensor]:
-    """Draws that fall to the bit where the probabilities of the second rank begin, whose first token is impossible."""
-    axis = TensorAxis(rank=dist.get_rank(), size=2, group=dist.group.WORLD.group_name)
-    logits = 3.0 * torch.randn(20000, 8, generator=torch.Generator().manual_seed(0))
-    logits[:, 4] = -torch.inf
-    mass = torch.stack([part.logsumexp(-1).exp() for part in logits.double().split(4, dim=1)])
-    draws = mass[0] / mass.sum(0)
-    return [logits, sample_tokens(logits.split(4, dim=1)[axis.rank], draws, 1.0, 1.0, 0, axis)]
-
-
-def test_draws_where_the_parts_of_two_ranks_meet_take_tokens_that_are_possible(launcher: Launcher) -> None:
-    for logits, tokens in launcher.call(2, draw_at_the_border):
-        assert logits.gather(1, tokens[:, None]).isfinite().all()
-        assert 0.2 < (tokens >= 4).float().mean() < 1.0
+        assert found == [tokens.tolist() for tokens in expected]
 
 
 def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas]) -> None:
     snapshots = [canvas.snapshot() for canvas in canvases]
     num_rows = sum(canvas.num_rows for canvas in canvases)
-    assert num_rows == 31
-    for multiple, padded in ((1, 31), (2, 32), (4, 32), (31, 31), (8, 32), (5, 35)):
+    assert num_rows == 38
+    for multiple, padded in ((1, 38), (2, 38), (4, 40), (19, 38), (8, 40), (5, 40)):
         batch = _pack_evenly(snapshots, multiple)
         assert (len(batch.row_source), batch.counts.rows) == (padded, num_rows)
         assert len(batch.tokens) == sum(len(s.tokens) for s in snapshots)
@@ -621,7 +685,7 @@ def test_ranks_that_share_the_model_write_what_one_process_does(
                 np.testing.assert_allclose(own.patches, theirs.patches, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["steps", "temperature", "top_p", "max_rows", "pack_rows"])
+@pytest.mark.parametrize("name", ["steps", "top_p", "max_rows", "pack_rows"])
 def test_settings_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=f"^sampling.{name}: 0 must be positive$"):
         settings(**{name: 0})
@@ -630,8 +694,14 @@ def test_settings_must_be_positive(name: str) -> None:
 def test_settings_are_those_of_the_config(config: Config) -> None:
     sampling = config.sampling
     made = SamplerSettings.from_config(sampling)
-    for name in ("steps", "guidance", "temperature", "top_p", "max_rows"):
+    for name in ("steps", "time_power", "thinning", "guidance", "temperature", "top_k", "top_p", "max_rows"):
         assert getattr(made, name) == getattr(sampling, name)
+
+
+def test_late_steps_are_not_the_larger_ones() -> None:
+    with pytest.raises(ValueError) as error:
+        settings(time_power=0.5)
+    assert str(error.value) == "sampling.time_power: 0.5 must be at least 1"
 
 
 # With exact heads the sampler reaches the data. All texts are enumerated: nothing here is random.
@@ -658,6 +728,8 @@ def at_any_extended_time(n: int, m: int, keep_prob: float) -> float:
 
 class Recorder(np.random.Generator):
     """A generator that never lets a slot fire, and keeps the probability with which it would have."""
+
+    is_behind: np.ndarray
 
     def random(self, size: int) -> Recorder:  # type: ignore[override]
         return self
@@ -697,11 +769,32 @@ def exact_heads(text: str, data: tuple[tuple[str, float], ...], weight: Weight, 
     return heads
 
 
+class InOrder(np.random.Generator):
+    """A generator that puts the slots that fire in a given order."""
+
+    def __init__(self, order: tuple[int, ...], fire: np.ndarray):
+        super().__init__(np.random.PCG64(0))
+        self.place = np.zeros(len(fire))
+        self.place[fire] = np.array(order) / 8.0
+
+    def random(self, size: int) -> np.ndarray:  # type: ignore[override]
+        return self.place
+
+
+@functools.cache
+def thinned(fire: tuple[bool, ...], is_behind: tuple[bool, ...]) -> dict[tuple[bool, ...], float]:
+    """Which slots are left of those that fire, with what probability: all orders are tried."""
+    own, behind = np.array(fire), np.array(is_behind)
+    orders = list(itertools.permutations(range(sum(fire))))
+    left = [tuple(_thin(own, behind, InOrder(order, own)).tolist()) for order in orders]
+    return {slots: left.count(slots) / len(orders) for slots in set(left)}
+
+
 def step_all(
     law: dict[str, float],
     heads: dict[str, Heads],
     time: float,
-    step_size: float,
+    own: SamplerSettings,
     schedule: KeepSchedule,
     config: Config,
 ) -> dict[str, float]:
@@ -723,6 +816,7 @@ def step_all(
             grid=np.zeros((0, 2), dtype=np.int64),
             image_time=np.zeros(0),
             image_is_target=np.zeros(0, dtype=bool),
+            image_end=np.zeros(0, dtype=np.int64),
         )
         for text in law
     ]
@@ -734,33 +828,44 @@ def step_all(
         velocity=torch.zeros(0, config.image.patch_elements),
         slot_hidden=torch.zeros(len(flat), 1),
     )
-    num_slots = [len(text) + 1 for text in law]
-    _draw_fires(canvases, prediction, num_slots, step_size, schedule, 4096)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_thin", lambda fire, is_behind, rng: (setattr(rng, "is_behind", is_behind), fire)[1])
+        _draw_fires(canvases, prediction, own, schedule)
 
     after: dict[str, float] = defaultdict(float)
     for canvas, (text, prob) in zip(canvases, law.items(), strict=True):
         assert isinstance(canvas.rng, Recorder)
-        outcomes = []
-        for fire, (_, _, tokens) in zip(canvas.rng.prob.tolist(), heads[text], strict=True):
-            happens = [("", 1.0 - fire), *((letter, fire * q) for letter, q in tokens.items())]
-            outcomes.append([(letter, p) for letter, p in happens if p > 1e-9])
-        for combination in itertools.product(*outcomes):
-            inserted = [letter for letter, _ in combination]
-            longer = inserted[0] + "".join(old + new for old, new in zip(text, inserted[1:], strict=True))
-            after[longer] += prob * math.prod(p for _, p in combination)
+        is_behind = tuple(canvas.rng.is_behind.tolist()) if own.thinning else ()
+        for fire in itertools.product((False, True), repeat=len(text) + 1):
+            chances = zip(canvas.rng.prob.tolist(), fire, strict=True)
+            fire_prob = prob * math.prod(p if is_fired else 1.0 - p for p, is_fired in chances)
+            if fire_prob <= 1e-12:
+                continue
+            for left, left_prob in (thinned(fire, is_behind) if own.thinning else {fire: 1.0}).items():
+                tokens = [q.items() if is_left else [("", 1.0)] for is_left, (_, _, q) in zip(left, heads[text])]
+                for combination in itertools.product(*tokens):
+                    inserted = [letter for letter, _ in combination]
+                    longer = inserted[0] + "".join(old + new for old, new in zip(text, inserted[1:], strict=True))
+                    after[longer] += fire_prob * left_prob * math.prod(p for _, p in combination)
     return {text: prob for text, prob in after.items() if prob > 1e-9}
 
 
 def law_after(
-    data: dict[str, float], schedule: KeepSchedule, weight: Weight, num_steps: int, config: Config
+    data: dict[str, float], schedule: KeepSchedule, weight: Weight, own: SamplerSettings, config: Config
 ) -> dict[str, float]:
     law, time = {"": 1.0}, 0.0
-    for _ in range(num_steps):
+    for step in range(1, own.steps + 1):
         keep_prob = schedule.keep_prob(time)
         heads = {text: exact_heads(text, tuple(data.items()), weight, keep_prob) for text in law}
-        law = step_all(law, heads, time, 1.0 / num_steps, schedule, config)
-        time += 1.0 / num_steps
+        law = step_all(law, heads, time, own, schedule, config)
+        time = 1.0 - (1.0 - step / own.steps) ** own.time_power
     return law
+
+
+def distance(law: dict[str, float], data: dict[str, float]) -> float:
+    """Total variation."""
+    assert sum(law.values()) == pytest.approx(1.0, abs=1e-5)
+    return 0.5 * sum(abs(law.get(text, 0.0) - data.get(text, 0.0)) for text in set(law) | set(data))
 
 
 LINEAR, CUBE = KeepSchedule(kind="linear"), KeepSchedule(kind="power", exponent=3.0)
@@ -784,13 +889,33 @@ def _unchecked(unchecked: Callable[[], AbstractContextManager[None]]) -> Iterato
 def test_distance_to_the_data_after_n_steps_with_exact_heads(
     config: Config, data: dict[str, float], schedule: KeepSchedule, weight: Weight, expected: list[float]
 ) -> None:
-    """Total variation for N = 1, 2, 4, 6, 8, 16."""
-    distances = []
-    for num_steps in (1, 2, 4, 6, 8, 16):
-        law = law_after(data, schedule, weight, num_steps, config)
-        assert sum(law.values()) == pytest.approx(1.0, abs=1e-5)
-        distances.append(0.5 * sum(abs(law.get(text, 0.0) - data.get(text, 0.0)) for text in set(law) | set(data)))
+    """Total variation for N = 1, 2, 4, 6, 8, 16; the sampler of the paper."""
+    ways = [settings(num_steps, time_power=1.0, thinning=False) for num_steps in (1, 2, 4, 6, 8, 16)]
+    distances = [distance(law_after(data, schedule, weight, own, config), data) for own in ways]
     assert distances == pytest.approx(expected, abs=0.002)
+
+
+LATER, THIN = {"time_power": 1.5, "thinning": False}, {"time_power": 1.0, "thinning": True}
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "expected"),
+    [
+        (VAR, LATER, [0.087, 0.064]),
+        (VAR, THIN, [0.127, 0.086]),
+        (VAR, {}, [0.096, 0.065]),
+        (FIX, LATER, [0.298, 0.244]),
+        (FIX, THIN, [0.250, 0.192]),
+        (FIX, {}, [0.151, 0.109]),
+    ],
+)
+@pytest.mark.usefixtures("_unchecked")
+def test_distance_with_smaller_late_steps_and_with_thinning(
+    config: Config, data: dict[str, float], changes: dict[str, float], expected: list[float]
+) -> None:
+    """Total variation for N = 6 and 8, where the paper's sampler has .125 and .091 (VAR), .360 and .304 (FIX)."""
+    laws = [law_after(data, LINEAR, at_time, settings(num_steps, **changes), config) for num_steps in (6, 8)]
+    assert [distance(law, data) for law in laws] == pytest.approx(expected, abs=0.002)
 
 
 @pytest.mark.parametrize(
@@ -801,6 +926,7 @@ def test_without_the_time_texts_grow_with_the_number_of_steps(
     config: Config, weight: Weight, expected: list[float]
 ) -> None:
     """Mean length for N = 1, 2, 4, 6; the data's is 2.20."""
-    laws = [law_after(VAR, LINEAR, weight, num_steps, config) for num_steps in (1, 2, 4, 6)]
+    ways = [settings(num_steps, time_power=1.0, thinning=False) for num_steps in (1, 2, 4, 6)]
+    laws = [law_after(VAR, LINEAR, weight, own, config) for own in ways]
     means = [sum(len(text) * prob for text, prob in law.items()) for law in laws]
     assert means == pytest.approx(expected, abs=0.006)

@@ -21,7 +21,7 @@ from oneflow_dist.sampler import SamplerSettings, generate_steps
 
 
 class _Append(argparse.Action):
-    """Collects --text, --image and --paint into one list, in the order in which they were given."""
+    """Collects --text, --image, --paint and --hole into one list, in the order in which they were given."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         namespace.parts = [*namespace.parts, (self.dest, values)]
@@ -31,21 +31,26 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="The prompt is --text, --image and --paint in the order given; without any, it starts from nothing. "
-        'Example: tools/sample.py runs/quickstart out --text "a handwritten seven" --paint --count 4',
+        epilog="The prompt is --text, --image, --paint and --hole in the order given; without any, it starts from "
+        'nothing. A caption: --image FILE. An image: --text "a handwritten seven" --paint. Both at once: --hole --paint',
     )
     parser.set_defaults(parts=[])
     parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
     parser.add_argument("output", type=Path, help="folder for text, pictures and trace.json")
     parser.add_argument("--text", action=_Append, help="given text")
     parser.add_argument("--image", action=_Append, type=Path, metavar="FILE", help="given image")
+    parser.add_argument("--paint", action=_Append, nargs=0, help="an image to paint")
     parser.add_argument(
-        "--paint", action=_Append, nargs=0, help="an image to paint; at the end, nothing else is written"
+        "--hole",
+        action=_Append,
+        nargs=0,
+        help="a place to write text in; without any, text is written at the end, unless that is an image to paint",
     )
     parser.add_argument("--count", type=int, default=1, help="documents")
     parser.add_argument("--seed", type=int, default=0)
     for name, kind in (
         ("steps", int),
+        ("time_power", float),
         ("guidance", float),
         ("temperature", float),
         ("top_k", int),
@@ -75,13 +80,13 @@ def main() -> None:
 
 
 def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, config: Config) -> list[Any]:
-    """Token ids, latents and images to paint (None), in order."""
+    """Token ids, latents, images to paint (None) and holes (`...`), in order."""
     prompt: list[Any] = []
     for kind, value in parts:
         if kind == "text":
             prompt += tokenizer.encode(value)
-        elif kind == "paint":
-            prompt.append(None)
+        elif kind in ("paint", "hole"):
+            prompt.append(None if kind == "paint" else ...)
         else:
             if not value.is_file():
                 raise ValueError(f"--image: no such file {value}")
@@ -109,7 +114,7 @@ def write_documents(
                 part = f"[{name}]"
             pieces.append(part)
         (folder / f"{index:04d}.txt").write_text(" ".join(pieces) + "\n")
-        documents.append(trace(canvas, index, settings.steps, tokenizer))
+        documents.append(trace(canvas, index, tokenizer))
         print(" ".join(pieces) + (" (stopped at max_rows)" if canvas.hit_cap else ""))
     report = {"seed": seed, "settings": dataclasses.asdict(settings), "documents": documents}
     (folder / "trace.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -118,15 +123,15 @@ def write_documents(
     print(f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json")
 
 
-def trace(canvas: Canvas, index: int, steps: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Every token of a document with the step at which it appeared (0: it was given), images with their last step."""
     entries: list[dict[str, Any]] = []
     image_of = {int(place): number for number, place in enumerate(canvas.image_at)}
     for place, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
         entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
         if place in image_of:
-            is_painted = bool(canvas.image_is_target[image_of[place]])
-            entry |= {"image": f"{index:04d}-{image_of[place]}.png", "last_step": born + steps if is_painted else born}
+            number = image_of[place]
+            entry |= {"image": f"{index:04d}-{number}.png", "last_step": int(canvas.image_end[number])}
         entries.append(entry)
     return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}
 

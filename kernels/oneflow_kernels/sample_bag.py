@@ -11,6 +11,8 @@ from torch import Tensor
 from oneflow_kernels.fused_logits import noisy_best_token
 from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, finish
 
+LEAST_TEMPERATURE = 1e-30  # logits up to 1e8 divided by it are finite in float32; the likeliest token wins long before
+
 
 def sample_bag(
     hidden: Float[Tensor, "F D"],
@@ -35,13 +37,13 @@ def sample_bag(
         hidden: one row per slot.
         weight: same dtype; the unembedding, or the part of it that this rank has.
         noise_key: any 64 bits; a slot's token depends on nothing else but its logits. Draw one for each token.
-        temperature: positive.
+        temperature: at least LEAST_TEMPERATURE.
         limit: tokens from here on are never drawn; None draws from all of them.
         other: hidden states that guidance leads away from.
         part: with several ranks, all of them call alike; only their best tokens travel, and all get the same ones.
 
     Raises:
-        ValueError: the dtypes differ, or the temperature or the limit is not positive.
+        ValueError: the dtypes differ, the temperature is too low, or the limit is not positive.
 
     Numerics: products, sums and noise in float32 (float64 of float64 operands). Deterministic; of equally good tokens
     the lowest.
@@ -50,9 +52,10 @@ def sample_bag(
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
     limit = part.size * len(weight) if limit is None else limit
-    for name, number in (("temperature", temperature), ("limit", limit)):
-        if not number > 0:
-            raise ValueError(f"{name}: {number} must be positive")
+    if not temperature >= LEAST_TEMPERATURE:
+        raise ValueError(f"temperature: {temperature} must be at least {LEAST_TEMPERATURE:g}")
+    if not limit > 0:
+        raise ValueError(f"limit: {limit} must be positive")
     other = None if other is None else other.contiguous()
     value, token = noisy_best_token(
         hidden.contiguous(),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from torch import Tensor
 
 from oneflow_dist.containers import Counts, Losses, PackedBatch, Prediction
@@ -36,10 +36,12 @@ def compute_losses(
     denominator = max(1, counts.open_slots if normalize == "batch" else counts.text_sequences)
 
     k = batch.missing_count
-    is_empty = (k == 0).float()
-    zero_nll = F.binary_cross_entropy_with_logits(prediction.zero_logit, is_empty, reduction="none")
-    rate_nll = (1.0 - is_empty) * (prediction.log_rate.exp() - k * prediction.log_rate)
-    squares = (prediction.velocity - batch.velocity).square().sum(dim=1)
+    is_open, is_moving = slot_weight > 0.0, batch.patch_weight > 0.0
+    zero_logit = where_scored(is_open, prediction.zero_logit)
+    log_rate = where_scored(is_open & (k > 0.0), prediction.log_rate)
+    zero_nll = F.binary_cross_entropy_with_logits(zero_logit, (k == 0.0).float(), reduction="none")
+    rate_nll = torch.where(k > 0.0, log_rate.exp() - k * log_rate, 0.0)
+    squares = where_scored(is_moving[:, None], prediction.velocity - batch.velocity).square().sum(dim=1)
 
     zero = (slot_weight * zero_nll).sum() / denominator
     rate = (slot_weight * rate_nll).sum() / denominator
@@ -47,6 +49,11 @@ def compute_losses(
     velocity = (batch.patch_weight * squares).sum() / max(1, counts.image_elements)
     total = zero + rate + bag + image_weight * velocity
     return Losses(zero=zero, rate=rate, bag=bag, velocity=velocity, total=total)
+
+
+def where_scored(is_scored: Bool[Tensor, "*#n"], x: Float32[Tensor, "*#n"]) -> Float32[Tensor, "..."]:
+    """`x`, and 0 where it is not scored: nothing holds it finite there, and 0 times infinity is NaN, backward too."""
+    return torch.where(is_scored, x, 0.0)
 
 
 def text_weights(batch: PackedBatch, normalize: str) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "B"]]:

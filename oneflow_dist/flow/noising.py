@@ -148,7 +148,7 @@ def noise_patches(
 
         noisy = time * patch + (1 - time) * noise,    velocity = patch - noise
 
-    Source: arXiv:2510.03506, Eq. 2.
+    Source: arXiv:2510.03506, section 2.2.
     """
     if (image_time >= 1.0).all():
         return patches, np.zeros_like(patches)

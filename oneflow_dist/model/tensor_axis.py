@@ -1,6 +1,6 @@
 """What the ranks of a tensor group do together: they deal out the rows of a pack and the width of its weights."""
 
-# Shapes: T rows of a pack, t = T / size rows of one rank.
+# Shapes: T rows of a pack, t = T / size rows of one rank; V columns, v = V / size of one rank.
 
 from __future__ import annotations
 
@@ -40,6 +40,15 @@ class TensorAxis:
     def scatter_sum(self, x: Shaped[Tensor, "T *rest"]) -> Shaped[Tensor, "t *rest"]:
         """This rank's rows of the sum over ranks. Backward, each rank gets the gradients of all rows."""
         return x if self.size == 1 else _ScatterSum.apply(x, self)
+
+    def deal_rows(self, x: Shaped[Tensor, "T v"]) -> Shaped[Tensor, "t V"]:
+        """This rank's rows with the columns of all ranks; before, each has its columns of all rows. No gradient."""
+        if self.size == 1:
+            return x
+        op, rows = torch.ops._c10d_functional, len(x) // self.size
+        counts = [rows] * self.size
+        parts = op.wait_tensor(op.all_to_all_single(x.contiguous(), counts, counts, self.group))
+        return parts.unflatten(0, (self.size, rows)).transpose(0, 1).flatten(1)
 
 
 ALONE = TensorAxis()
