@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+LEAST_TEMPERATURE = 1e-30  # as in oneflow_kernels.sample_bag: below it logits overflow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
@@ -263,7 +265,7 @@ def check_config(config: Config) -> None:
         "optim": ("lr", "max_grad_norm"),
         "train": ("steps",),
         "checkpoint": ("every_steps", "keep"),
-        "sampling": ("steps", "temperature", "max_rows"),
+        "sampling": ("steps", "max_rows"),
         "flow": ("keep_exponent",),
     }
     for section, keys in positive.items():
@@ -283,6 +285,10 @@ def check_config(config: Config) -> None:
         value = getattr(getattr(config, section), key)
         if value < 0:
             raise ValueError(f"{section}.{key}: {value} must not be negative; 0 switches it off")
+    for key, least in (("temperature", LEAST_TEMPERATURE), ("time_power", 1.0)):
+        value = getattr(config.sampling, key)
+        if not value >= least:
+            raise ValueError(f"sampling.{key}: {value} must be at least {least:g}")
     if config.sampling.top_p == 0.0:
         raise ValueError("sampling.top_p: 0.0 must be positive; it keeps no token")
     if model.width % model.num_attention_heads or (model.width // model.num_attention_heads) % 2:

@@ -15,14 +15,13 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
-from oneflow_dist.config import Config, SamplingConfig
+from oneflow_dist.config import LEAST_TEMPERATURE, Config, SamplingConfig
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_kernels.sample_bag import LEAST_TEMPERATURE
 
 MAX_LOG_RATE = 80.0  # no rate is larger: its exponential is finite, and a slot with it fires whenever it may
 
@@ -144,8 +143,8 @@ def _step_group(
         own = tokens[first : first + len(slots)]
         first += len(slots)
         canvas.advance(velocity, settings.step_size(canvas), step)
-        is_room = _fit(canvas, own, tokenizer.image, settings.max_rows)
-        canvas.insert(slots[is_room], own[is_room], step, tokenizer.image)
+        fits = _fit(canvas, own, tokenizer.image, settings.max_rows)
+        canvas.insert(slots[fits], own[fits], step, tokenizer.image)
 
 
 def _check_finite(prediction: Prediction, step: int) -> None:
@@ -224,15 +223,15 @@ def _thin(
 
 
 def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], image_token: int, max_rows: int) -> Bool[np.ndarray, "F"]:
-    """Which tokens the document has room for, rows of images counted; where not for all, a random part of them."""
+    """Which tokens the document has room for, rows of images counted; in random order, so that no side is favoured."""
     rows = np.where(tokens == image_token, 1 + canvas.image.num_rows, 1)
     room = max_rows - canvas.num_rows
-    is_room = np.ones(len(tokens), dtype=bool)
-    if rows.sum() > room:
-        canvas.hit_cap = True
-        order = canvas.rng.permutation(len(tokens))  # in reading order the end of the document would get nothing
-        is_room[order] = rows[order].cumsum() <= room
-    return is_room
+    fits = np.zeros(len(tokens), dtype=bool)
+    for place in canvas.rng.permutation(len(tokens)):
+        fits[place] = rows[place] <= room
+        room -= rows[place] * fits[place]
+    canvas.hit_cap |= not fits.all()
+    return fits
 
 
 def guided_velocity(

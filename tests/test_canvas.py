@@ -3,13 +3,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import fields
+from types import EllipsisType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from oneflow_dist.canvas import Canvas, blank_canvas, parse_prompt
+from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
 from oneflow_dist.config import Config
 from oneflow_dist.containers import NoisySample, PackedBatch, Sample, ShardRecord
 from oneflow_dist.data.codec import encode_pixels
@@ -24,7 +25,7 @@ TOKENIZER = load_tokenizer("bytes")
 BOS, IMAGE = TOKENIZER.bos, TOKENIZER.image
 
 
-def blank(config: Config, *prompt: int | np.ndarray | None) -> Canvas:
+def blank(config: Config, *prompt: int | np.ndarray | None | EllipsisType) -> Canvas:
     return blank_canvas(prompt, TOKENIZER, config.image, seed=0, index=3)
 
 
@@ -84,6 +85,22 @@ def test_a_prompt_that_ends_in_an_image_to_paint_asks_for_no_text(config: Config
     assert not canvas.is_done
 
 
+def test_with_holes_text_is_written_there_and_nowhere_else(config: Config) -> None:
+    canvas = blank(config, 5, ..., 6, None, ...)
+    assert canvas.tokens.tolist() == [BOS, 5, 6, IMAGE]
+    assert canvas.is_open.tolist() == [False, True, False, True]
+    assert (canvas.text_time, canvas.is_writing) == (0.0, True)
+    assert canvas.image_time.tolist() == [0.0]
+    assert blank(config, ..., 5).is_open.tolist() == [True, False]
+    assert blank(config, ..., ..., None).is_open.tolist() == [True, False]
+
+
+def test_a_hole_before_an_image_to_paint_starts_text_and_image_together(config: Config) -> None:
+    canvas = blank(config, ..., None)
+    assert canvas.is_open.tolist() == [True, False]
+    assert (canvas.is_writing, canvas.is_moving.tolist()) == (True, [True])
+
+
 def test_a_canvas_depends_on_seed_and_index_alone(config: Config) -> None:
     def first(seed: int, index: int) -> list[float]:
         canvas = blank_canvas([None], TOKENIZER, config.image, seed, index)
@@ -101,9 +118,11 @@ def test_a_canvas_depends_on_seed_and_index_alone(config: Config) -> None:
         ("a<|image|>", [97, None]),
         ("<|image|>", [None]),
         ("<|image|><|image|>b", [None, None, 98]),
+        ("a<|hole|>b<|hole|>", [97, ..., 98, ...]),
+        ("<|hole|><|image|>", [..., None]),
     ],
 )
-def test_an_image_token_in_a_prompt_is_an_image_to_paint(text: str, expected: list[int | None]) -> None:
+def test_a_prompt_marks_images_to_paint_and_holes(text: str, expected: Prompt) -> None:
     assert parse_prompt(text, TOKENIZER) == expected
 
 
@@ -113,7 +132,7 @@ def test_an_image_token_in_a_prompt_is_an_image_to_paint(text: str, expected: li
 def test_moving_images_and_text_advance_and_prompt_images_stay(config: Config) -> None:
     canvas = blank(config, wide(0.5), None, 7)
     before = canvas.latents()[1]
-    canvas.advance(np.ones_like(canvas.patches), 0.25)
+    canvas.advance(np.ones_like(canvas.patches), 0.25, 1)
     given, painted = canvas.latents()
     assert (given == 0.5).all()
     np.testing.assert_allclose(painted, before + 0.25, rtol=1e-6)
@@ -125,7 +144,7 @@ def test_a_last_step_ends_at_time_one(config: Config) -> None:
     canvas = blank(config, None)
     canvas.image_time = np.array([0.9])
     before = canvas.patches
-    canvas.advance(np.ones_like(canvas.patches), 0.25)
+    canvas.advance(np.ones_like(canvas.patches), 0.25, 1)
     np.testing.assert_allclose(canvas.patches, before + 0.1, rtol=1e-5)
     assert canvas.image_time.tolist() == [1.0]
     assert canvas.is_done
@@ -136,11 +155,13 @@ def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps:
     """Also where N times 1/N is not 1 in floating point."""
     canvas = blank(config, None, 7)
     start = canvas.patches
-    for step in range(num_steps):
+    for step in range(1, num_steps + 1):
         assert canvas.is_writing, step
+        assert canvas.image_end.tolist() == [0], step
         assert canvas.is_moving.all(), step
-        canvas.advance(np.ones_like(canvas.patches), 1.0 / num_steps)
+        canvas.advance(np.ones_like(canvas.patches), 1.0 / num_steps, step)
     assert canvas.is_done
+    assert canvas.image_end.tolist() == [num_steps]
     np.testing.assert_allclose(canvas.patches, start + 1.0, atol=1e-4)
 
 
@@ -158,7 +179,7 @@ def test_tokens_go_behind_their_slots_of_before(config: Config) -> None:
 def test_images_keep_their_shapes_times_and_births_when_others_are_inserted(config: Config) -> None:
     canvas = blank(config, 1, latent(config, 0.25), 2, wide(0.75), 3)
     insert(canvas, config, [5], [IMAGE], step=1)
-    canvas.advance(np.zeros_like(canvas.patches), 0.25)
+    canvas.advance(np.zeros_like(canvas.patches), 0.25, 1)
     third = canvas.latents()[2]
     insert(canvas, config, [0, 2, 4, 6], [IMAGE, 30, IMAGE, IMAGE], step=2)
     assert canvas.tokens.tolist() == [BOS, IMAGE, 1, IMAGE, 30, 2, IMAGE, IMAGE, 3, IMAGE, IMAGE]
@@ -198,7 +219,7 @@ def test_a_copy_stays_as_it_was(config: Config) -> None:
     before = canvas.copy()
     tokens, patches = canvas.tokens.tolist(), canvas.patches.copy()
     insert(canvas, config, [1, 3], [IMAGE, 9])
-    canvas.advance(np.ones_like(canvas.patches), 0.5)
+    canvas.advance(np.ones_like(canvas.patches), 0.5, 1)
     assert before.tokens.tolist() == tokens
     assert before.image_time.tolist() == [0.0]
     assert (before.text_time, len(before.born)) == (0.0, 4)
@@ -248,6 +269,7 @@ def canvas_of(noisy: NoisySample, is_target: np.ndarray, config: Config) -> Canv
         grid=noisy.grid,
         image_time=noisy.image_time,
         image_is_target=is_target,
+        image_end=np.zeros(len(is_target), dtype=np.int64),
     )
 
 
@@ -274,7 +296,7 @@ def png(level: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("task", ["text_to_image", "image_to_text", "interleaved", "text_only"])
+@pytest.mark.parametrize("task", ["text_to_image", "image_to_text", "both", "interleaved", "text_only"])
 @pytest.mark.parametrize("prompt", ["", "draw:"])
 def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: str, prompt: str) -> None:
     """Everything to be generated is missing or pure noise, in training as in generation: rows, open slots and times."""
@@ -287,14 +309,15 @@ def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: s
     noisy = noise_at(sample, text_time, age, KeepSchedule(), np.random.default_rng(0))
 
     start = TOKENIZER.encode(prompt)
-    wanted: dict[str, list[int | np.ndarray | None]] = {
+    wanted: dict[str, Prompt] = {
         "text_to_image": [*TOKENIZER.encode("a cat"), None],
         "image_to_text": [encode_pixels(png(200), config.image, "x")],
+        "both": [..., None],
         "interleaved": [],
         "text_only": [],
     }
     canvas = blank(config, *start, *wanted[task])
-    if task == "text_to_image":
+    if task in ("text_to_image", "both"):
         canvas.patches = noisy.patches  # the same noise
     assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
 

@@ -15,7 +15,7 @@ from oneflow_dist.config import Config, check_config, load_config, write_config
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
-NUM_KEYS = 78  # one more is a decision: every key is a thing to understand, to test and to get wrong
+NUM_KEYS = 80  # one more is a decision: every key is a thing to understand, to test and to get wrong
 
 
 def load(*overrides: str) -> Config:
@@ -176,7 +176,7 @@ POSITIVE = [
     *(f"data.{k}" for k in ("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack")),
     *(f"data.{k}" for k in ("images_per_pack", "max_sample_rows", "window_samples")),
     *("optim.lr", "optim.max_grad_norm", "train.steps", "checkpoint.every_steps", "checkpoint.keep"),
-    *("sampling.steps", "sampling.temperature", "sampling.max_rows", "flow.keep_exponent"),
+    *("sampling.steps", "sampling.max_rows", "flow.keep_exponent"),
 ]
 
 
@@ -188,9 +188,15 @@ def test_sizes_must_be_positive(key: str, value: int) -> None:
     assert refusal(f"{key}={value}") == f"{key}: {shown} must be positive"
 
 
-@pytest.mark.parametrize("key", ["optim.lr", "optim.max_grad_norm", "flow.keep_exponent", "sampling.temperature"])
+@pytest.mark.parametrize("key", ["optim.lr", "optim.max_grad_norm", "flow.keep_exponent"])
 def test_not_a_number_is_not_positive(key: str) -> None:
     assert refusal(f"{key}=nan") == f"{key}: nan must be positive"
+
+
+@pytest.mark.parametrize("value", ["nan", "-1.0", "0.0", "1e-31"])
+@pytest.mark.parametrize(("key", "least"), [("temperature", "1e-30"), ("time_power", "1")])
+def test_what_generation_cannot_work_with_is_refused(key: str, least: str, value: str) -> None:
+    assert refusal(f"sampling.{key}={value}") == f"sampling.{key}: {value} must be at least {least}"
 
 
 @pytest.mark.parametrize("key", ["data.workers", "sampling.every_steps"])

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -325,6 +327,87 @@ def test_beside_a_prompt_image_of_another_shape_images_of_the_configs_shape_are_
     assert canvas.num_rows == len(canvas.tokens) + 6 + 4 * len(others)
 
 
+# The rate.
+
+
+@pytest.mark.parametrize("log_rate", [-30.0, -0.5, 0.0])
+def test_in_the_last_step_whatever_is_missing_comes(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, log_rate: float
+) -> None:
+    """Where a token is missing, one or more are: a head that says less must not lose it."""
+    scripted.log_rate, scripted.image_logit = log_rate, -40.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    generate(scripted, [canvas], settings(1), config, tokenizer)
+    assert len(canvas.tokens) == 2
+
+
+@pytest.mark.parametrize("log_rate", [88.8, 1e4, 3e38])
+def test_rates_of_any_size_let_slots_fire(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, log_rate: float
+) -> None:
+    scripted.log_rate, scripted.image_logit = log_rate, -40.0
+    canvas = blank_canvas([5, None], tokenizer, config.image, 1, 0), blank_canvas([], tokenizer, config.image, 1, 1)
+    generate(scripted, list(canvas), settings(4), config, tokenizer)
+    assert len(canvas[0].tokens) == 3  # all of its slots are closed
+    assert len(canvas[1].tokens) > 8
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["zero_logit", "log_rate", "velocity"])
+def test_what_is_not_finite_ends_with_an_error_and_leaves_the_documents_as_they_were(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas], name: str, bad: float
+) -> None:
+    steps = generate_steps(scripted, canvases, settings(9), config, tokenizer)
+    next(steps)
+    before = [state(canvas) for canvas in canvases]
+    setattr(scripted, name, bad)
+    with pytest.raises(FloatingPointError) as error:
+        next(steps)
+    assert str(error.value) == (
+        f"sampling step 2: {name} of the model is not finite; its weights are broken, or too large for the dtype of "
+        "its products: take an earlier checkpoint"
+    )
+    assert [state(canvas) for canvas in canvases] == before
+
+
+# Thinning.
+
+Slots = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12)
+
+
+@given(Slots, st.integers(0, 99))
+def test_of_neighbours_that_fire_only_those_that_are_behind_fire_together(
+    slots: list[tuple[bool, bool]], seed: int
+) -> None:
+    fire, is_behind = (np.array(part) for part in zip(*slots, strict=True))
+    left = _thin(fire, is_behind, np.random.default_rng(seed))
+    assert not (left & ~fire).any()
+    assert left[fire & is_behind].all()
+    together = left[:-1] & left[1:]
+    assert (is_behind[:-1] & is_behind[1:])[together].all()
+    lonely = fire & ~np.append(False, fire[:-1]) & ~np.append(fire[1:], False)
+    assert left[lonely].all()
+    assert left.any() == fire.any()
+
+
+def test_of_two_neighbours_either_is_left_as_often() -> None:
+    rng = np.random.default_rng(0)
+    left = sum(_thin(np.array([True, True]), np.zeros(2, dtype=bool), rng) for _ in range(2000))
+    assert left.sum() == 2000
+    assert abs(left[0] - 1000) < 5 * np.sqrt(500)
+
+
+def test_long_text_of_few_steps_is_not_cut_short_by_thinning(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer
+) -> None:
+    """All slots but those of the last step are behind, and the text doubles until then."""
+    scripted.image_logit, scripted.log_rate = -40.0, 5.0
+    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], settings(7), config, tokenizer)]
+    assert lengths[:-1] == [2, 4, 8, 16, 32, 64]
+    assert 64 < lengths[-1] < 64 + 33
+
+
 # The cap.
 
 
@@ -348,12 +431,11 @@ def test_text_fills_all_rows_though_any_token_could_have_been_an_image(
 
 
 def test_tokens_take_one_row_and_images_theirs_too(config: Config, tokenizer: Tokenizer) -> None:
-    """An image has four rows; there is room for two more tokens, or for one image beside a token."""
+    """An image has four rows and its token, and BOS one; an image that does not fit keeps no word away."""
     image, word = tokenizer.image, 65
-    for max_rows, tokens, fits in ((7, [word] * 6, 6), (7, [word] * 7, 6), (6, [image], 1), (5, [image], 0)):
+    for max_rows, tokens, fits in ((7, [word] * 6, 6), (7, [word] * 7, 6), (6, [image], 1), (5, [image, word], 1)):
         canvas = blank_canvas([], tokenizer, config.image, 1, 0)
-        is_room = _fit(canvas, np.array(tokens), image, max_rows)
-        assert is_room.sum() == fits, (max_rows, tokens)
+        assert _fit(canvas, np.array(tokens), image, max_rows).sum() == fits, (max_rows, tokens)
         assert canvas.hit_cap == (fits < len(tokens))
 
 

@@ -23,7 +23,7 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampler import SamplerSettings, generate, generate_steps
 
-SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4}
+SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4, "both": 5}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,12 +67,14 @@ def main() -> None:
     writer = Writer(model, config, load_tokenizer(config.data.tokenizer), dataclasses.replace(settings, **given))
 
     single = writer.write("single", [[]] * args.samples)
+    both = writer.write("both", [parse_prompt("<|hole|><|image|>", writer.tokenizer)] * args.samples)
     interleaved = writer.write("interleaved", [parse_prompt(COUNT_PROMPT, writer.tokenizer)] * args.samples)
     size = {"num_samples": args.samples, "sampler_steps": writer.settings.steps, "guidance": writer.settings.guidance}
     report = {
         **history,
         "num_parameters": num_parameters(model),
         "single": {**judge_single(single, writer.tokenizer), **size},
+        "both": {**judge_single(both, writer.tokenizer), **size},
         "interleaved": {**judge_interleaved(interleaved, writer.tokenizer), **size},
         "prompted": {**judge_prompted(writer, args.samples), **size},
     }

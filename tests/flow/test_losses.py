@@ -351,6 +351,37 @@ def test_closed_slots_and_padding_add_no_loss(
     torch.testing.assert_close(actual.stack(), expected.stack())
 
 
+@pytest.mark.parametrize("wild", [89.0, 1e4, 1e30, float("inf"), float("nan")])
+@pytest.mark.parametrize("normalize", ["batch", "paper"])
+def test_what_is_not_scored_may_be_anything(
+    make_noisy: Callable[..., NoisySample], normalize: str, wild: float
+) -> None:
+    """Nothing trains closed slots, rates where nothing is missing, clean images and padding: they may overflow."""
+    noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=2, num_bag_tokens=3)
+    is_open = np.array([1, 0, 1, 0, 1, 1, 1], dtype=bool)
+    noisy = replace(noisy, is_open=is_open, bag_slot=np.array([0, 2, 2]), image_is_scored=np.array([False, True]))
+    size = _size(pack([noisy], None))
+    batch = pack([noisy], replace(size, rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5))
+    tame = random_prediction(batch, 0)
+    names = ("zero_logit", "log_rate", "velocity")
+    is_scored = {
+        "zero_logit": batch.slot_weight > 0,
+        "log_rate": (batch.slot_weight > 0) & (batch.missing_count > 0),
+        "velocity": (batch.patch_weight > 0)[:, None].expand_as(tame.velocity),
+    }
+    found = []
+    for value in (0.0, wild):
+        inputs = {name: torch.where(is_scored[name], getattr(tame, name), value).requires_grad_() for name in names}
+        losses = losses_of(replace(tame, **inputs), batch, batch.counts, normalize, 1.0)
+        gradients = torch.autograd.grad(losses.total, list(inputs.values()))
+        found.append([losses.stack(), *gradients])
+        for name, gradient in zip(names, gradients, strict=True):
+            assert (gradient[~is_scored[name]] == 0.0).all(), name
+    assert found[0][0][-1] > 0.0
+    for same, other in zip(*found, strict=True):
+        assert torch.equal(same, other)
+
+
 def _size(batch: PackedBatch) -> Capacity:
     return Capacity(
         rows=len(batch.row_source),

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from scipy import stats
 from torch import Tensor
 
-from oneflow_kernels.sample_bag import lowest_best, sample_bag
+from oneflow_dist import config
+from oneflow_kernels.sample_bag import LEAST_TEMPERATURE, lowest_best, sample_bag
 from oneflow_kernels.vocabulary_part import VocabularyPart
 from tests.launching import Launcher
 
@@ -78,9 +79,13 @@ def test_a_token_depends_on_its_own_row_and_key_alone() -> None:
     assert (sample_bag(hidden, weight, keys + 1, 1.0) != tokens).float().mean() > 0.8
 
 
-def test_a_low_temperature_takes_the_likeliest_token() -> None:
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_low_temperature_takes_the_likeliest_token(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEFLOW_KERNELS", backend)
     hidden, weight = operands(50)
-    assert torch.equal(sample_bag(hidden, weight, torch.arange(50), 1e-4), (hidden @ weight.T).argmax(-1))
+    for temperature in (1e-4, LEAST_TEMPERATURE, config.LEAST_TEMPERATURE):
+        tokens = sample_bag(hidden, weight, torch.arange(50), temperature)
+        assert torch.equal(tokens, (hidden @ weight.T).argmax(-1))
 
 
 def test_no_slots_get_no_tokens() -> None:
@@ -101,7 +106,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
             (hidden, weight.bfloat16(), key, 1.0),
             "hidden is torch.float32 but weight is torch.bfloat16; cast one of them",
         ),
-        ((hidden, weight, key, 0.0), "temperature: 0.0 must be positive"),
+        *(((hidden, weight, key, t), f"temperature: {t} must be at least 1e-30") for t in (0.0, 1e-38, float("nan"))),
         ((hidden, weight, key, 1.0, 0), "limit: 0 must be positive"),
     ):
         with pytest.raises(ValueError) as error:

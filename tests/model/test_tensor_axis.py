@@ -30,6 +30,7 @@ def test_alone_means_that_all_is_own_and_nothing_is_exchanged() -> None:
     assert range(7)[ALONE.own(7)] == range(7)
     assert ALONE.gather(x) is x
     assert ALONE.scatter_sum(x) is x
+    assert ALONE.deal_rows(x) is x
     assert local(x) is x
 
 
@@ -87,6 +88,17 @@ def test_gather_and_scatter_sum_are_concatenation_and_sum_and_each_others_gradie
             assert found.keys() == expected.keys()
             for name, value in found.items():
                 assert torch.equal(value, expected[name]), f"{name} on rank {rank}, row {shape}"
+
+
+def dealt() -> Tensor:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
+    return axis.deal_rows(values(1, 12, 8).chunk(size, dim=1)[rank])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_dealt_rows_have_the_columns_of_all_ranks(launcher: Launcher, size: int) -> None:
+    assert torch.equal(torch.cat(launcher.call(size, dealt)), values(1, 12, 8))
 
 
 def products_of_cut_weights() -> dict[str, Any]:

@@ -149,14 +149,15 @@ def test_the_report_of_a_run_has_all_its_numbers(evaluated: Run) -> None:
     report: dict[str, Any] = json.loads((evaluated.folder / "report.json").read_text(), parse_constant=refuse)
     size = {"num_samples", "sampler_steps", "guidance"}
     assert list(report) == [
-        "steps", "train_seconds", "padding", "num_parameters", "single", "interleaved", "prompted"
+        "steps", "train_seconds", "padding", "num_parameters", "single", "both", "interleaved", "prompted"
     ]  # fmt: skip
-    assert set(report["single"]) == {"valid_text", "has_image", "agreement"} | size
+    assert set(report["single"]) == set(report["both"]) == {"valid_text", "has_image", "agreement"} | size
+    assert report["both"]["has_image"] > 0.0  # it is there from the start, and needs no luck
     assert set(report["interleaved"]) == {"valid_text", "has_image", "agreement", "documents_right"} | size
     assert set(report["prompted"]) == {"text_to_image", "image_to_text"} | size
     assert report["steps"] == 20
     assert report["num_parameters"] > 100_000
-    for section in ("single", "interleaved", "prompted"):
+    for section in ("single", "both", "interleaved", "prompted"):
         shares = [value for key, value in report[section].items() if key not in size]
         assert all(0.0 <= share <= 1.0 for share in shares)
         assert [report[section][key] for key in ("num_samples", "sampler_steps", "guidance")] == [8, 4, 2.0]
@@ -164,8 +165,8 @@ def test_the_report_of_a_run_has_all_its_numbers(evaluated: Run) -> None:
 
 def test_the_report_is_printed_and_the_pages_are_named(evaluated: Run) -> None:
     printed = evaluated.end.stdout
-    kinds = [line.split()[0] for line in printed.splitlines()[:4]]
-    assert kinds == ["single", "interleaved", "text_to_image", "image_to_text"]
+    kinds = [line.split()[0] for line in printed.splitlines()[:5]]
+    assert kinds == ["single", "both", "interleaved", "text_to_image", "image_to_text"]
     body = printed[printed.index("{") : printed.rindex("}") + 1]
     assert json.loads(body) == json.loads((evaluated.folder / "report.json").read_text())
     folder = evaluated.folder
