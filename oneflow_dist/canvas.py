@@ -22,8 +22,8 @@ from oneflow_dist.flow.noising import gaussian
 
 MOVING_TOLERANCE = 1e-9  # clocks are sums of 1/N
 
-# A token id, a clean latent [C, H, W], None: an image to paint, or `...`: a hole, where text may be written.
-Prompt = Sequence[int | np.ndarray | None | EllipsisType]
+# A token id, a clean latent [C, H, W], `...`: a hole, where text may be written, or None: an image to paint.
+Prompt = Sequence[int | np.ndarray | EllipsisType | None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,10 +145,10 @@ class Canvas:
         return found
 
 
-def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | None | EllipsisType]:
+def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | EllipsisType | None]:
     """Token ids of a prompt; "<|image|>" in it is an image to paint, "<|hole|>" a hole."""
-    marks: dict[str, None | EllipsisType] = {"<|image|>": None, "<|hole|>": ...}
-    prompt: list[int | None | EllipsisType] = []
+    marks: dict[str, EllipsisType | None] = {"<|image|>": None, "<|hole|>": ...}
+    prompt: list[int | EllipsisType | None] = []
     for part in re.split(r"(<\|image\|>|<\|hole\|>)", text):
         prompt += [marks[part]] if part in marks else tokenizer.encode(part)
     return prompt

@@ -25,7 +25,7 @@ TOKENIZER = load_tokenizer("bytes")
 BOS, IMAGE = TOKENIZER.bos, TOKENIZER.image
 
 
-def blank(config: Config, *prompt: int | np.ndarray | None | EllipsisType) -> Canvas:
+def blank(config: Config, *prompt: int | np.ndarray | EllipsisType | None) -> Canvas:
     return blank_canvas(prompt, TOKENIZER, config.image, seed=0, index=3)
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from oneflow_dist import sampler
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
@@ -26,7 +27,6 @@ from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist import sampler
 from oneflow_dist.sampler import (
     SamplerSettings,
     _draw_fires,
@@ -924,7 +924,9 @@ def step_all(
             if fire_prob <= 1e-12:
                 continue
             for left, left_prob in (thinned(fire, is_behind) if own.thinning else {fire: 1.0}).items():
-                tokens = [q.items() if is_left else [("", 1.0)] for is_left, (_, _, q) in zip(left, heads[text])]
+                tokens = [
+                    q.items() if is_left else [("", 1.0)] for is_left, (_, _, q) in zip(left, heads[text], strict=True)
+                ]
                 for combination in itertools.product(*tokens):
                     inserted = [letter for letter, _ in combination]
                     longer = inserted[0] + "".join(old + new for old, new in zip(text, inserted[1:], strict=True))

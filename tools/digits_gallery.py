@@ -18,15 +18,22 @@ WIDTH = 1240
 
 
 def draw_gallery(
-    path: Path, single: list[Canvas], interleaved: list[Canvas], tokenizer: Tokenizer, states: list[Canvas]
+    path: Path,
+    single: list[Canvas],
+    both: list[Canvas],
+    interleaved: list[Canvas],
+    tokenizer: Tokenizer,
+    states: list[Canvas],
 ) -> None:
     """Write the page. `states` is one document after each step, from before the first."""
-    cards = [_card(canvas, tokenizer) for canvas in single[: COLUMNS * ROWS]]
+    cards = [_card(canvas, tokenizer) for canvas in single[: COLUMNS * (ROWS - 1)]]
+    together = [_card(canvas, tokenizer) for canvas in both[:COLUMNS]]
     documents = [draw_document(c, tokenizer, width=WIDTH) for c in _varied(interleaved)]
     moments = np.unique(np.linspace(0, len(states) - 1, MOMENTS).round().astype(int))
     strip = [_moment(states[step], int(step), len(states) - 1, tokenizer) for step in moments]
     sections = [
         _section("Captions and images, written together from nothing", grid(cards, COLUMNS, gap=24)),
+        _section("An image to paint, and a hole for its caption, from the start", grid(together, COLUMNS, gap=24)),
         _section("Counting documents: the prompt is “count up:”", stack(documents, gap=14)),
         _section("One document being written: tokens and images appear, images sharpen", stack(strip, gap=10)),
     ]

@@ -79,7 +79,8 @@ def main() -> None:
         "prompted": {**judge_prompted(writer, args.samples), **size},
     }
     (args.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    draw_gallery(args.folder / "gallery.png", single, interleaved, writer.tokenizer, rewrite(writer, interleaved))
+    states = rewrite(writer, interleaved)
+    draw_gallery(args.folder / "gallery.png", single, both, interleaved, writer.tokenizer, states)
     print(json.dumps(report, indent=2))
     print(f"wrote {args.folder / 'report.json'} and {args.folder / 'gallery.png'}")
 

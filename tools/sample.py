@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="The prompt is --text, --image, --paint and --hole in the order given; without any, it starts from "
-        'nothing. A caption: --image FILE. An image: --text "a handwritten seven" --paint. Both at once: --hole --paint',
+        'nothing. A caption: --image FILE. An image: --text "a handwritten seven" --paint. Both: --hole --paint',
     )
     parser.set_defaults(parts=[])
     parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")

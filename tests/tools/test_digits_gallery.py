@@ -41,10 +41,10 @@ def test_a_page_shows_captions_counting_and_writing(
     single = [write("a handwritten one", BLACK)] * 40
     counts = [write("count up:", *(part for _ in range(n) for part in (" one", BLACK))) for n in (3, 1, 2, 3, 1)]
     states = [write("count up:", *[GREY] * min(step, 3)) for step in range(17)]
-    page = draw(tmp_path, single, counts, tokenizer, states)
+    page = draw(tmp_path, single, single, counts, tokenizer, states)
     black = (page == 0).all(-1)
     grey = (page == 128).all(-1)
-    # 32 cards, 8 to a row; a counting document for each number of images, 1 + 2 + 3; then 9 of 17 moments.
+    # 24 and 8 cards, 8 to a row; a counting document for each number of images, 1 + 2 + 3; then 9 of 17 moments.
     assert black.sum() == pytest.approx(32 * 112**2 + 6 * 64**2, rel=1e-3)
     assert grey.sum() == pytest.approx((0 + 2 + 7 * 3) * 56**2, rel=1e-2)
     assert page.shape[1] == 1240 + 2 * 32
@@ -59,6 +59,6 @@ def test_any_document_has_a_place(
     parts: list[str | float], write: Callable[..., Canvas], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     canvas = write(*parts)
-    page = draw(tmp_path, [canvas], [canvas], tokenizer, [canvas])
+    page = draw(tmp_path, [canvas], [canvas], [canvas], tokenizer, [canvas])
     assert (page.sum(-1) < 300).any()
     assert page.shape[1] < 3000  # one long line does not make the page unreadable
