@@ -31,10 +31,11 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
-ONE_THREAD = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
-ONE_THREAD["OMP_NUM_THREADS"] = (
-    "1"  # the environment of every program: two processes of two threads run 30 times slower
-)
+# Of tests and of every program: one, since two processes of two threads run 30 times slower; tools/stand_in_machines.py
+# sets another number.
+THREADS = os.environ.get("ONEFLOW_TEST_THREADS", "1")
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+ENVIRONMENT["OMP_NUM_THREADS"] = THREADS
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
 
@@ -92,7 +93,7 @@ class Launcher:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=ONE_THREAD,
+            env=ENVIRONMENT,
         )
 
     def ask(self, request: dict[str, Any]) -> Any:
@@ -215,7 +216,7 @@ def run_python(*arguments: str | Path) -> Finished:
     end = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=ONE_THREAD,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

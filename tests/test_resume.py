@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.launching import (
-    ONE_THREAD,
+    ENVIRONMENT,
     ROOT,
     TIMEOUT,
     TORCHRUN,
@@ -57,7 +57,7 @@ def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
 
     with (tmp_path / "output").open("w") as output:
         torchrun = [sys.executable, *TORCHRUN, "--nproc-per-node", "2", *command]
-        job = subprocess.Popen(torchrun, cwd=ROOT, env=ONE_THREAD, stdout=output, stderr=output)
+        job = subprocess.Popen(torchrun, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
         wait_for_step(tmp_path / "run", 12)
         kill_tree(job.pid)
         assert job.wait() == -signal.SIGKILL
