@@ -29,7 +29,7 @@ from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
-from tests.launching import group_of_one, launcher, torchrun_of_four, train_command, unbroken  # noqa: F401
+from tests.launching import THREADS, group_of_one, launcher, torchrun_of_four, train_command, unbroken  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 Grid = tuple[int, int]  # rows and columns of patches
@@ -39,9 +39,9 @@ settings.load_profile("facts")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Tests are small: threads cost more than they give, and one thread sums in one order."""
-    torch.set_num_threads(1)
+def _threads() -> None:
+    """One, if nothing else is asked for: tests are small, threads cost more than they give."""
+    torch.set_num_threads(int(THREADS))
 
 
 @contextmanager

@@ -104,21 +104,26 @@ def global_norm(tensors: list[torch.Tensor]) -> float:
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
 
 
+def norm_rounding(tensors: list[torch.Tensor]) -> float:
+    """How exact a norm over all of them is in float32: roundings of a long sum, up or down as they come."""
+    return torch.finfo(torch.float32).eps * sum(tensor.numel() for tensor in tensors) ** 0.5
+
+
 def test_clipping_scales_all_gradients_alike_and_returns_the_unclipped_norm(
     make_model: Callable[..., OneFlow], config: Config
 ) -> None:
     model = make_model(config)
     before = with_gradients(model, 1.0)
-    norm = global_norm(before)
-    assert float(clip_gradients(model, 0.5)) == pytest.approx(norm, rel=1e-6)
+    norm, rounding = global_norm(before), norm_rounding(before)
+    assert float(clip_gradients(model, 0.5)) == pytest.approx(norm, rel=rounding)
     for parameter, gradient in zip(model.parameters(), before, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient * (0.5 / norm), rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(parameter.grad, gradient * (0.5 / norm), rtol=rounding, atol=1e-9)
 
 
 def test_gradients_within_the_norm_are_left_bitwise(make_model: Callable[..., OneFlow], config: Config) -> None:
     model = make_model(config)
     before = with_gradients(model, 1e-5)
-    assert float(clip_gradients(model, 0.5)) == pytest.approx(global_norm(before), rel=1e-6)
+    assert float(clip_gradients(model, 0.5)) == pytest.approx(global_norm(before), rel=norm_rounding(before))
     for parameter, gradient in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter.grad, gradient)
 
@@ -236,11 +241,16 @@ def test_average_and_clipping_of_two_shards_are_those_of_one_process(
     for found in launcher.call(2, average_on_ranks, str(path)):
         assert found.keys() == expected.keys()
         assert torch.equal(found["before"], found["after"])
-        assert found.pop("norm") == pytest.approx(expected["norm"], rel=1e-6)
+        rounding = norm_rounding([tensor for name, tensor in expected.items() if name.startswith("weight ")])
+        assert found.pop("norm") == pytest.approx(expected["norm"], rel=rounding)
         for name, tensor in found.items():
-            if name.startswith(("weight ", "average ")):
+            if name.startswith("weight "):
                 assert torch.equal(tensor, expected[name]), name
-            else:
-                torch.testing.assert_close(
-                    tensor, expected[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
-                )
+            elif name.startswith("average "):  # a vector's product and sum may be rounded once, those of a rest twice
+                atol = torch.finfo(torch.float32).eps * float(expected[name].abs().max())
+                torch.testing.assert_close(tensor, expected[name], rtol=0.0, atol=atol, msg=name)
+            elif name.startswith("clipped "):
+                torch.testing.assert_close(tensor, expected[name], rtol=rounding, atol=0.0, msg=name)
+            else:  # velocities
+                error = float((tensor - expected[name]).abs().max() / expected[name].abs().max())
+                assert error <= 1e-5, f"{name}: {error:.1e} of the largest"

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.guard.watchdog import Place, Watchdog, name_ranks
-from tests.launching import ONE_THREAD, ROOT, TIMEOUT, TORCHRUN, Launcher, only_error, read_metrics
+from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, TORCHRUN, Launcher, only_error, read_metrics
 
 TrainCommand = Callable[..., list[str]]
 HANG_SECONDS = 10.0  # a step takes 0.1 s, on a busy machine 2 s
@@ -68,7 +68,7 @@ def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
     command = train_command(folder, *overrides, "checkpoint.every_steps=100000")
     torchrun = [sys.executable, *TORCHRUN, "--nproc-per-node", "2", *command]
     with (tmp_path / "output").open("w") as output:
-        job = subprocess.Popen(torchrun, cwd=ROOT, env=ONE_THREAD, stdout=output, stderr=output)
+        job = subprocess.Popen(torchrun, cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=output)
         wait_for_step(folder, 3)
         ranks = {int(environment(pid)["RANK"]): pid for pid in children(job.pid)}
         os.kill(ranks[1], signal.SIGSTOP)

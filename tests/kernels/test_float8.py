@@ -123,7 +123,9 @@ def test_rows_are_a_multiple_of_16_where_a_weight_is_to_have_a_gradient() -> Non
     )
     with torch.no_grad():
         whole = float8_linear(x, weight)
-        assert torch.equal(float8_linear(x[:7], weight), whole[:7])  # the outlier, so the scale, is in row 1
+        some = float8_linear(x[:7], weight)  # the outlier, so the scale, is in row 1
+    rounding = x.shape[1] * torch.finfo(torch.float32).eps * (x[:7].abs() @ weight.abs().t())  # of sums in any order
+    assert ((some - whole[:7]).abs() <= rounding).all()
 
 
 @pytest.mark.parametrize("shape", [(16, 24), (40, 32)])
