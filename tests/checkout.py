@@ -1,0 +1,305 @@
+"""Documented commands in small: each in a folder like a checkout, on data that other documented commands have made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from PIL import Image
+from torch.distributed.run import parse_args
+
+from digits import load_split
+from oneflow_dist.config import load_config
+from oneflow_dist.data.loader import packs_of_rank
+from oneflow_dist.model.llama import to_llama_config
+from oneflow_dist.parallel.mesh import check_tensor_axis, mesh_shape
+from tests.documents import ROOT, Command, read_command
+from tests.launching import ENVIRONMENT, Finished, Launcher
+from tests.precompute.making import document, encode, picture, write_tar
+
+NUM_RANKS = 2  # of what torchrun starts
+WORDS = {"$HEAD": "localhost", "CONFIG": "configs/oneflow_1b.toml", "FOLDER": "indexes"}  # for a user to fill in
+WORDS |= {"ADDRESS": "file://data/digits/single-train-000000.tar", "~/": ""}  # the folder of a checkout is at home
+
+# What the sizes of a cluster are cut to. What its ranks have to divide stays as it is: heads, rows and packs of plans.
+BIG = {"configs/oneflow_1b.toml", "configs/oneflow_8b.toml"}
+MODEL = ("model.width=256", "model.num_layers=2", "model.mlp_width=256", "model.vocab_size=1024")
+PACKS = ("data.rows_per_pack=1024", "data.tokens_per_pack=512", "data.bag_tokens_per_pack=512")
+PACKS += ("data.images_per_pack=4", "data.window_samples=8", "data.workers=0")
+RUN = (*MODEL, *PACKS, "data.packs_per_step=2", "train.compile=false", "metrics.wandb=off")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the commands of a program run in small."""
+
+    adds: tuple[str, ...] = ()  # to their arguments
+    adds_if_big: tuple[str, ...] = ()  # for the configs of BIG
+    reads_data: bool = True  # that a config names
+    code: int = 0
+    says: str = ""
+    needs: str = ""  # what has to be there, although no command names it
+    how: Literal["forked", "afresh", "here"] = "forked"  # from a process that has torch loaded; here: in this one
+
+
+WAYS = {
+    "oneflow_dist.train": Way(("train.steps=2", "data.workers=0"), RUN),
+    "tools/plan.py": Way((), MODEL, reads_data=False, how="here"),  # it forks itself from a server, which stays
+    "tools/export.py": Way((), MODEL, reads_data=False),
+    "tools/inspect_batches.py": Way(("--steps=2:4",), (*PACKS, "data.packs_per_step=8")),
+    "tools/sample.py": Way(("--steps=2",), needs="data/digits"),
+    "tools/evaluate_digits.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
+    "tools/make_digits.py": Way(("--documents=1025",)),
+    "tools/train_tokenizer.py": Way(),
+    "tools/train_autoencoder.py": Way(("--steps=2",)),
+    "tools/precompute_latents.py": Way(("--size=64",)),
+    "tools/index_shards.py": Way(needs="data/digits"),
+    "tools/measure_padding.py": Way(("--steps=2",)),
+    "tools/measure_checkpoint.py": Way(
+        ("--rounds=1", "--steps=1", "model.width=64", "model.num_layers=2", "run.folder=runs/measured")
+    ),
+    "tools/measure_gpu.py": Way(("--only=ours bf16 eager none", "--steps=1", "--config=configs/debug.toml")),
+    "tools/benchmark.py": Way(("--minutes=0",), code=1, says="no time left"),  # tests/tools/test_benchmark.py has time
+    "tools/benchmark_loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
+    "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=gate backward, bf16"), how="afresh"),
+    "oneflow_kernels.tune": Way(code=2, says="no GPU is here"),  # and none is looked for
+    ".venv/bin/pre-commit": Way(needs=".git", how="afresh"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a command ran, and what it printed."""
+
+    folder: Path
+    printed: str
+
+
+class Checkouts:
+    """Runs each command in a folder of its own, once.
+
+    Args:
+        commands: all that are documented: they make each other's data.
+    """
+
+    def __init__(self, folder: Path, launcher: Launcher, commands: Sequence[str]):
+        self.folder = folder
+        self.launcher = launcher
+        self.commands = [typed(text) for text in commands]
+        self.outcomes: dict[str, Outcome] = {}
+
+    def run(self, command: Command) -> Outcome:
+        """The outcome of a command; an assertion fails where it does not end as it should."""
+        if str(command) not in self.outcomes:
+            way, started, num_ranks = in_small(command)
+            here = self.new_folder()
+            for path in [*self.needed_by(command, here, way.reads_data), *way.needs.split()]:
+                self.put(path, here)
+            printed = self._start(started, way, num_ranks, here)
+            self.outcomes[str(command)] = Outcome(here, printed)
+        return self.outcomes[str(command)]
+
+    def new_folder(self) -> Path:
+        """All of the project but its data: `configs` with two shards for many, the rest as links."""
+        here = self.folder / str(len(list(self.folder.iterdir())))
+        (here / ".venv").mkdir(parents=True)
+        (here / ".venv/bin").symlink_to(Path(sys.executable).parent)
+        (here / "kernels").mkdir()  # results are written into it
+        (here / "kernels/oneflow_kernels").symlink_to(ROOT / "kernels/oneflow_kernels")
+        for path in ROOT.iterdir():
+            if path.name not in (".git", ".venv", "configs", "data", "kernels", "runs", "wheels"):
+                (here / path.name).symlink_to(path)
+        for path in (path for path in (ROOT / "configs").rglob("*") if path.is_file()):
+            copy = here / path.relative_to(ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(two_shards(path.read_text()))
+        (here / ".venv/installed").touch()
+        return here
+
+    def needed_by(self, command: Command, here: Path, reads_data: bool) -> list[str]:
+        """The data that a command, its configs or their mixtures name, without what it makes itself."""
+        said = " ".join(command.arguments)
+        for pattern in (r"configs/\w+\.toml", r"configs/data/\w+\.yaml") if reads_data else ():
+            said += " ".join((here / path).read_text() for path in re.findall(pattern, said))
+        return [
+            path
+            for path, maker in DATA.items()
+            if re.search(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", said)
+            and not (isinstance(maker, str) and re.search(maker, str(command)))
+        ]
+
+    def put(self, path: str, here: Path) -> None:
+        """Make or copy the data of a path of DATA."""
+        maker = DATA[path]
+        (here / path).parent.mkdir(parents=True, exist_ok=True)
+        if callable(maker):
+            maker(here / path)
+            return
+        command = next(command for command in self.commands if re.search(maker, str(command)))
+        made = self.run(command).folder / SAME_AS.get(path, path)
+        (shutil.copytree if made.is_dir() else shutil.copy)(made, here / path)
+
+    def _start(self, command: Command, way: Way, num_ranks: int, here: Path) -> str:
+        start = [command.program] if "/" in command.program else ["-m", command.program]
+        # The same everywhere: no GPU, and no cache but in this folder.
+        env = {"CUDA_VISIBLE_DEVICES": "", "HOME": str(here), **dict(command.environment)}
+        if way.how == "forked":
+            ends = self.launcher.start(*start, *command.arguments, num_ranks=num_ranks, env=env, folder=here).wait()
+        elif way.how == "afresh":
+            ends = [run_afresh([*start, *command.arguments], env, here)]
+        else:
+            ends = [run_here(command, here)]
+        printed = "\n".join(end.stdout + end.stderr for end in ends)
+        assert [end.code for end in ends] == [way.code] * len(ends), printed
+        assert "Traceback" not in printed, printed
+        assert way.says in printed, printed
+        return printed
+
+
+def in_small(command: Command) -> tuple[Way, Command, int]:
+    """How a command runs, what is started for it, and on how many ranks (0: without torchrun)."""
+    num_ranks = 0
+    if command.program == "torchrun":
+        command, num_ranks = without_torchrun(command), NUM_RANKS
+    assert command.program in WAYS, f"{command.program}: give it a place in WAYS of tests/checkout.py"
+    way, words = WAYS[command.program], command.arguments
+    added = way.adds
+    if "--world-size" in words and (way.reads_data or "--search" in words):
+        check_ranks(words, int(words[words.index("--world-size") + 1]))
+    if "--dry-run" in words:
+        way = dataclasses.replace(way, reads_data=False)
+    elif BIG & set(words):
+        added += way.adds_if_big
+    if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
+        added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
+    return way, Command(command.program, (*words, *added), command.environment), num_ranks
+
+
+def without_torchrun(command: Command) -> Command:
+    """What torchrun starts on every rank, with axes as long as NUM_RANKS."""
+    asked = parse_args(list(command.arguments))
+    words = asked.training_script_args
+    check_ranks(words, int(asked.nnodes.split(":")[-1]) * int(asked.nproc_per_node))
+    cut = [re.sub(r"^(parallel\.\w+)=\d+$", rf"\1={NUM_RANKS}", word) for word in words]
+    return Command(asked.training_script, tuple(cut), command.environment)
+
+
+def check_ranks(words: Sequence[str], world_size: int) -> None:
+    """Refuse, in small too, what a run on all the ranks of a command would refuse."""
+    for path in (word for word in words if word.endswith(".toml")):
+        config = load_config(ROOT / path, [word for word in words if re.match(r"[a-z]+\.\w+=", word)])
+        replicate, shard, _ = mesh_shape(config.parallel, world_size)
+        check_tensor_axis(config)
+        packs_of_rank(config, replicate * shard)
+
+
+def run_afresh(words: list[str], env: dict[str, str], here: Path) -> Finished:
+    """A program in a process of its own, which compiles kernels where this one interprets them."""
+    is_python = words[0] == "-m" or words[0].endswith(".py")
+    inherited = {key: value for key, value in ENVIRONMENT.items() if key != "TRITON_INTERPRET"}
+    end = subprocess.run(
+        [sys.executable, *words] if is_python else words,
+        cwd=here,
+        env={**inherited, "PYTHONPATH": f".{os.pathsep}kernels", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Finished(end.returncode, end.stdout, end.stderr)
+
+
+def run_here(command: Command, here: Path) -> Finished:
+    """A tool in this process; what it refuses is raised."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(here)
+        patch.setattr("sys.argv", [command.program, *command.arguments])
+        runpy.run_path(command.program)["main"]()
+    return Finished(0, printed.getvalue(), "")
+
+
+def typed(text: str) -> Command:
+    """A command with everything filled in, and two shards for many."""
+    for word, value in WORDS.items():
+        text = re.sub(rf"(?<![\w/]){re.escape(word)}", value, text)
+    return read_command(two_shards(text))
+
+
+def two_shards(text: str) -> str:
+    """`{00000..01242}` as `{00000..00001}`."""
+    return re.sub(r"\{(0+)\.\.\d+\}", lambda found: f"{{{found[1]}..{1:0{len(found[1])}}}}", text)
+
+
+def write_pairs(folder: Path) -> None:
+    """Pictures with captions: two shards under a number alone, and under the names of the emoji's."""
+    folder.mkdir()
+    for shard in range(2):
+        members = []
+        for number in range(4 * shard, 4 * shard + 4):
+            members.append((f"{number:03d}.png", encode(picture(number, 64, 64))))
+            members.append((f"{number:03d}.txt", f"picture number {number}".encode()))
+        for name in (f"{shard:05d}", f"emoji-train-{shard:06d}", f"emoji-val-{shard:06d}"):
+            write_tar(folder / f"{name}.tar", members)
+
+
+def write_documents(folder: Path) -> None:
+    """Two shards of documents with figures."""
+    folder.mkdir()
+    for shard in range(2):
+        members = [member for number in range(4) for member in document(4 * shard + number)]
+        write_tar(folder / f"openstax-train-{shard:06d}.tar", members)
+
+
+def write_llama(folder: Path) -> None:
+    """A Llama as transformers writes it, of the size that the 1B config is cut to."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = load_config(ROOT / "configs/oneflow_1b.toml", list(MODEL))
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(**to_llama_config(config, torch.float32))).save_pretrained(folder)
+
+
+def write_seven(path: Path) -> None:
+    """A handwritten seven that no model was trained on."""
+    images, labels = load_split("heldout")
+    Image.fromarray(images[list(labels).index(7)]).save(path)
+
+
+def init_git(folder: Path) -> None:
+    """An empty repository."""
+    subprocess.run(["git", "init", "--quiet", folder.parent], check=True)
+
+
+# What comes from outside is written by a function; the rest by the first documented command that matches.
+DATA: dict[str, str | Callable[[Path], None]] = {
+    "cc12m": write_pairs,
+    "data/emoji": write_pairs,
+    "data/openstax": write_documents,
+    "Llama-3.2-1B": write_llama,
+    "seven.png": write_seven,
+    ".git": init_git,
+    "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
+    "data/llama3.tiktoken": r"train_tokenizer\.py",
+    "data/digits": r"make_digits\.py data/digits$",
+    "data/emoji.tiktoken": r"train_tokenizer\.py",
+    "data/emoji-autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
+    "data/emoji-latents": r"precompute_latents\.py data/emoji/",
+    "data/captions": r"precompute_latents\.py cc12m/",
+    "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
+    "runs/from_llama": r"export\.py checkpoint .*=runs/from_llama$",
+    "exported": r"export\.py safetensors runs/from_llama exported$",
+}
+SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}

@@ -1,0 +1,180 @@
+"""What the documents say is so: every command runs, every link, path and key of a config exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import torch
+
+from oneflow_dist.config import Config, load_config
+from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.data.mixture import load_mixture
+from oneflow_dist.guard.bad_batches import keep_suspects
+from tests.checkout import Checkouts, typed
+from tests.documents import (
+    DOCUMENTS,
+    ROOT,
+    TOP,
+    Block,
+    Command,
+    blocks_of,
+    commands_of,
+    keys_of,
+    links_of,
+    paths_of,
+)
+from tests.launching import Launcher
+
+COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in commands_of(document)))
+BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if not block.holds_commands]
+PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import "))]
+MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
+# How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
+TREES = ("configs/ ", "runs/quickstart/\n", "tar shard -> ")
+MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ")
+COMMIT = ("area: ",)
+
+MADE = {"config.toml", "kernels/results", "kernels/oneflow_kernels/tuned"}  # by the tools
+SECTIONS = {field.name: get_type_hints(Config)[field.name] for field in dataclasses.fields(Config)}
+KEYS = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
+PARAMETERS = {"heads.norm"}  # of the model, under the name of a section
+
+
+def name_of(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@pytest.fixture(scope="module")
+def checkouts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Checkouts:
+    folder = tmp_path_factory.mktemp("checkouts")
+    made = Checkouts(folder, launcher, COMMANDS)
+    made.commands += recipes("quickstart", made.new_folder())  # digits are written by make alone
+    return made
+
+
+def recipes(target: str, here: Path) -> list[Command]:
+    """What make would run, and nothing of it done."""
+    end = subprocess.run(["make", "-n", target], cwd=here, capture_output=True, text=True, check=False)
+    assert end.returncode == 0, end.stderr
+    return [typed(line) for line in end.stdout.splitlines() if not line.startswith("make: ")]
+
+
+@pytest.mark.parametrize("text", COMMANDS, ids=COMMANDS)
+def test_a_command_runs(text: str, checkouts: Checkouts) -> None:
+    run(typed(text), checkouts)
+
+
+def run(command: Command, checkouts: Checkouts) -> None:
+    """In small; or, of the few that cannot run within a test, what they run in turn or whether it is here."""
+    if command.program in ELSEWHERE:
+        ELSEWHERE[command.program](command, checkouts)
+    else:
+        checkouts.run(command)
+
+
+def run_recipes(command: Command, checkouts: Checkouts) -> None:
+    """`make` would train for minutes and test these tests: its recipes run in small."""
+    assert command.arguments
+    for target in command.arguments:
+        for recipe in recipes(target, checkouts.new_folder()):
+            run(recipe, checkouts)
+
+
+def run_phases(command: Command, checkouts: Checkouts) -> None:
+    """`.ci/run` is what runs these tests: its phases are run one by one."""
+    phases = re.findall(r"^phase (.+)", (ROOT / command.program).read_text(), re.MULTILINE)
+    assert phases
+    for phase in phases:
+        run(typed(phase), checkouts)
+
+
+def find_tests(command: Command, checkouts: Checkouts) -> None:
+    """The tests that a command names are run with this one."""
+    for path in [argument for argument in command.arguments if argument.startswith("tests")]:
+        assert list((ROOT / path).rglob("test_*.py")) or (ROOT / path).is_file(), path
+
+
+def compare_versions(command: Command, checkouts: Checkouts) -> None:
+    """A test has no network: versions are those of requirements.lock and the Makefile, extras are in pyproject.toml."""
+    pinned = (ROOT / "requirements.lock").read_text() + (ROOT / "Makefile").read_text()
+    versions = dict(re.findall(r"([\w.-]+)==([\w.]+)", pinned))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for word in command.arguments:
+        for name, version in re.findall(r"^([\w.-]+)==([\w.]+)$", word):
+            assert versions.get(name, version) == version, word
+        assert set(re.findall(r"^oneflow_dist\[(\w+)\]$", word)) <= set(extras), word
+
+
+def find_program(command: Command, checkouts: Checkouts) -> None:
+    """Whole runs of linters are phases of `.ci/run`."""
+    assert (checkouts.new_folder() / command.program).exists(), command.program
+
+
+def not_ours(command: Command, checkouts: Checkouts) -> None:
+    """A program of the machine, which needs a GPU."""
+
+
+ELSEWHERE = {
+    "make": run_recipes,
+    ".ci/run": run_phases,
+    "pytest": find_tests,
+    "pip": compare_versions,
+    ".venv/bin/ruff": find_program,
+    ".venv/bin/mypy": find_program,
+    "nvidia-smi": not_ours,
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+def test_a_block_without_commands_is_of_a_kind_that_is_looked_at(block: Block) -> None:
+    assert block in (*PYTHON, *MIXTURES) or block.text.startswith((*TREES, *MESSAGES, *COMMIT)), (
+        f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
+    )
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.place)
+def test_python_runs(block: Block, checkouts: Checkouts, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = checkouts.new_folder()
+    for path in ("data/digits", "runs/quickstart"):
+        checkouts.put(path, here)
+    (here / "runs/quickstart").rename(here / "runs/1b")
+    monkeypatch.chdir(here)
+    loader = PackLoader(load_config("configs/quickstart.toml", ["data.workers=0"]), 0, 1)
+    keep_suspects(torch.ones(1, 5), loader.next_step(torch.device("cpu")), 812, "runs/1b")
+    (kept,) = Path("runs/1b").glob("*.pt")
+    kept.rename(*re.findall(r'"(runs/1b/bad-batch-\S+\.pt)"', block.text))
+    exec(compile(block.text, block.place, "exec"), {})
+
+
+@pytest.mark.parametrize("block", MIXTURES, ids=lambda block: block.place)
+def test_a_mixture_can_be_read(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "mixture.yaml").write_text(block.text)
+    assert load_mixture(str(tmp_path / "mixture.yaml"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    for link in links_of(document):
+        assert (document.parent / link.partition("#")[0]).exists(), link
+    files = [f"/{path.relative_to(ROOT)}" for top in TOP for path in (ROOT / top).rglob("*.*")]
+    for path in paths_of(document):
+        is_there = list(ROOT.glob(path.rstrip("/"))) or any(file.endswith(f"/{path}") for file in files)
+        assert is_there or path.rstrip("/") in MADE, path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_keys_of_configs_exist(document: Path) -> None:
+    for key in keys_of(document, list(SECTIONS)):
+        assert key in KEYS | PARAMETERS, key
+
+
+def test_the_table_of_configs_is_whole() -> None:
+    rows = re.findall(r"^\| (\w+\.toml) \|", (ROOT / "configs/README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(path.name for path in (ROOT / "configs").glob("*.toml"))
