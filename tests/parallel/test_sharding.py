@@ -229,7 +229,7 @@ def test_float8_gradients_are_near_those_of_bf16_on_any_layout(
         errors = errors_of(found, sharded_bf16)
         assert 0.05 < float(np.median([*errors.values()])) < 0.3
         assert max(errors.values()) < 0.6  # of a trunk 64 wide, whose sums have few terms
-        torch.testing.assert_close(found[1], sharded_bf16[1], rtol=0.02, atol=0.0)
+        torch.testing.assert_close(found[1], sharded_bf16[1], rtol=2.0**-4, atol=0.0)  # one rounding to float8
     assert_same_step(sharded, alone, rtol=0.1)
 
 
