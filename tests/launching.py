@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -37,6 +38,7 @@ THREADS = os.environ.get("ONEFLOW_TEST_THREADS", "1")
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
 ENVIRONMENT["OMP_NUM_THREADS"] = THREADS
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
+LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
 TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
 
 
@@ -232,6 +234,18 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What of metrics.jsonl is the same whenever a run is repeated."""
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def assert_same_losses(own: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
+    """Of two runs that sum in different orders: a mean over the thousand rows of a step, in float32.
+
+    The absolute part is of terms of size 1: the rate loss crosses 0, which makes it no more exact.
+    """
+    rounding = torch.finfo(torch.float32).eps * 1000**0.5
+    assert [line["step"] for line in own] == [line["step"] for line in theirs]
+    for key in LOSSES:
+        values = [[line[key] for line in lines] for lines in (own, theirs)]
+        np.testing.assert_allclose(*values, rtol=rounding, atol=rounding, err_msg=key)
 
 
 def read_checkpoint(folder: Path, scratch: Path) -> dict[str, Any]:

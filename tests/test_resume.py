@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,13 +21,12 @@ from tests.launching import (
     TORCHRUN,
     Launcher,
     Run,
+    assert_same_losses,
     only_error,
     read_checkpoint,
     read_metrics,
     without_timings,
 )
-
-LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
 
 
 def test_a_killed_run_ends_bitwise_as_the_unbroken_one(
@@ -67,7 +65,7 @@ def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
     assert [end.code for end in [*ends, *whole.wait()]] == [0] * 4
     assert [end.stdout for end in ends] == [f"continuing from {tmp_path}/run/checkpoints/step-00000010\n", ""]
     assert_bitwise_equal(tmp_path / "run", tmp_path / "whole", tmp_path)
-    assert_same_losses(tmp_path / "run", unbroken.folder)
+    assert_same_steps(tmp_path / "run", unbroken.folder)
 
 
 # Ranks, and what [parallel] says of them.
@@ -138,7 +136,7 @@ def test_a_run_continues_on_another_layout(
     ends = launcher.run_ranks(num_ranks, *train_command(folder, "sampling.every_steps=0", *parallel))
     assert [end.code for end in ends] == [0] * num_ranks, ends[0].stderr
     assert ends[0].stdout == f"continuing from {folder}/checkpoints/step-00000010\n"
-    assert_same_losses(folder, unbroken.folder)
+    assert_same_steps(folder, unbroken.folder)
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 
 
@@ -154,10 +152,10 @@ def test_a_run_killed_twice_and_continued_on_other_numbers_of_ranks_sees_the_sam
         assert [end.code for end in job.wait()] == [-signal.SIGKILL] * num_ranks
     end = launcher.run(*command)
     assert end.code == 0, end.stderr
-    assert_same_losses(folder, unbroken.folder)
+    assert_same_steps(folder, unbroken.folder)
     mine, theirs = (run / "checkpoints/step-00000020/progress.json" for run in (folder, unbroken.folder))
     own, other = (json.loads(path.read_text()) for path in (mine, theirs))
-    assert own.pop("guard") == pytest.approx(other.pop("guard"), rel=1e-6)  # the mean of norms that ranks have summed
+    assert own.pop("guard") == pytest.approx(other.pop("guard"), rel=1e-4)  # a mean of norms that ranks have summed
     assert own == other  # the same draws, the same samples waiting
 
 
@@ -279,11 +277,9 @@ def assert_bitwise_equal(folder: Path, expected: Path, scratch: Path) -> None:
             assert value == expected_state[key], key
 
 
-def assert_same_losses(folder: Path, expected: Path) -> None:
-    """To float32's sums in another order; the rate loss crosses 0, where only absolute differences say something."""
+def assert_same_steps(folder: Path, expected: Path) -> None:
+    """Losses, and the samples that they are of."""
     own, theirs = read_metrics(folder), read_metrics(expected)
-    assert [line["step"] for line in own] == [line["step"] for line in theirs]
-    for key in LOSSES:
-        np.testing.assert_allclose([x[key] for x in own], [x[key] for x in theirs], rtol=1e-6, atol=1e-7, err_msg=key)
+    assert_same_losses(own, theirs)
     for key in ("samples", "text_tokens", "bag_tokens", "padding"):
         assert [x[key] for x in own] == [x[key] for x in theirs]
