@@ -46,6 +46,17 @@ def in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
+def main() -> None:
+    """Entry point of a job, with its task as the only argument."""
+    task = json.loads(sys.argv[1])
+    link = Link(task["job"]["is_warming"])
+    sys.excepthook = link.on_error
+    from oneflow_dist.measuring.measure import measure_task  # here: a package that is missing is a result, too
+
+    measure_task(task, link)
+    leave(0)
+
+
 def leave(code: int) -> NoReturn:
     """End without the interpreter's shutdown, in which the threads of process groups and compilers may hang."""
     sys.stdout.flush()

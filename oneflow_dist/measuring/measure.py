@@ -1,9 +1,7 @@
-"""One job in this process: what `processes` starts, with its task as the only argument."""
+"""One job in this process, from its task to its numbers."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from oneflow_dist.measuring.jobs import AGAIN, TUNED, Job
 from oneflow_dist.measuring.kernel_checks import run_checks
 from oneflow_dist.measuring.kernel_times import kernel_times
 from oneflow_dist.measuring.kernels import all_cases, measure_cases, measure_launches
-from oneflow_dist.measuring.link import Link, leave
+from oneflow_dist.measuring.link import Link
 from oneflow_dist.measuring.machine import ROOT
 from oneflow_dist.measuring.peer import Titan
 from oneflow_dist.measuring.timing import INPUT_SETS, Steps, time_steps
@@ -151,17 +149,9 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def main() -> None:
-    """Entry point."""
-    task = json.loads(sys.argv[1])
+def measure_task(task: dict[str, Any], link: Link) -> None:
+    """A job as `processes` sends it."""
     fields: dict[str, Any] = task["job"]
     job = Job(**fields | {"what": tuple(fields["what"])})
-    link = Link(job.is_warming)
-    sys.excepthook = link.on_error
     config = load_config(task["config"], ["data.packs_per_step=1", *task["overrides"], *job.overrides])
     measure(job, config, Path(task["folder"]), link, start_process())
-    leave(0)
-
-
-if __name__ == "__main__":
-    main()

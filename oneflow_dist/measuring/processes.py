@@ -22,7 +22,7 @@ from typing import IO, Any
 from oneflow_dist.measuring.schedule import Line, Process
 
 GET_FLAGS, SET_FLAGS, IS_UP = 0x8913, 0x8914, 1  # of a network interface: see `man netdevice`
-MEASURE = (sys.executable, "-m", "oneflow_dist.measuring.measure")
+MEASURE = (sys.executable, "-c", "from oneflow_dist.measuring.link import main; main()")
 
 
 class Machine:

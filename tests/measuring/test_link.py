@@ -25,8 +25,16 @@ raise KeyError("no such thing\\nat all")
 """
 
 
-def run(way: str, answers: str) -> tuple[int, list[dict[str, object]], str]:
-    command = [sys.executable, "-c", SCRIPT, way]
+MISSING = """
+import sys
+sys.modules["braceexpand"] = None  # as where it is not installed
+from oneflow_dist.measuring.link import main
+main()
+"""
+
+
+def run(argument: str, answers: str, script: str = SCRIPT) -> tuple[int, list[dict[str, object]], str]:
+    command = [sys.executable, "-c", script, argument]
     end = subprocess.run(command, cwd=ROOT, input=answers, capture_output=True, text=True, check=False, timeout=60)
     return end.returncode, [json.loads(line) for line in end.stdout.splitlines()], end.stderr
 
@@ -48,6 +56,12 @@ def test_one_that_compiles_for_others_ends_where_it_would_ask_for_the_device() -
 def test_where_nobody_answers_any_more_it_ends() -> None:
     code, said, _ = run("measuring", "\n")
     assert (code, [line["kind"] for line in said]) == (1, ["rate", "ready"])
+
+
+def test_a_package_that_is_missing_is_said() -> None:
+    code, said, _ = run('{"job": {"is_warming": false}}', "\n", MISSING)
+    assert (code, said[0]["kind"]) == (1, "failure")
+    assert "braceexpand" in str(said[0]["reason"])
 
 
 def test_an_error_is_its_kind_and_the_first_line_of_its_message() -> None:

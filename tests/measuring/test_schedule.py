@@ -91,6 +91,25 @@ def test_what_compiles_has_no_limit_and_what_measures_has() -> None:
     assert told.world.now() == pytest.approx(SECONDS)
 
 
+def test_a_job_goes_on_when_its_number_is_written() -> None:
+    happened: list[str] = []
+
+    class Asking(FalseProcess):
+        def answer(self) -> None:
+            happened.append("answer")
+            super().answer()
+
+    class World(FalseWorld):
+        def start(self, job: Any) -> FalseProcess:
+            process = super().start(job)
+            process.__class__ = Asking
+            return process
+
+    tell = lambda line: happened.append(line["kind"])  # noqa: E731
+    Schedule([job("one", measures=0.0)], World(), tell, 1, 60.0).run()
+    assert happened == ["rate", "answer", "end"]
+
+
 def test_memory_is_shared_and_a_big_job_does_not_wait_for_ever() -> None:
     big = job("big", 20.0, gib=60.0)
     jobs = [big, job("bigger", gib=70.0), *(job(f"small {n}", gib=5.0) for n in range(8))]
