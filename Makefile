@@ -1,7 +1,7 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart test lint types format clean
+.PHONY: quickstart test lint types format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
@@ -21,6 +21,12 @@ types: .venv/installed
 format: .venv/installed
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+# What a machine without a network lacks to measure the peers, for its Python 3.12: docs/gpu.md. 1.6 MB together.
+wheels:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest wheels --no-deps --only-binary=:all: \
+	    --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+	    torchtitan==0.2.2 liger-kernel==0.8.5 tyro==1.0.17 docstring_parser==0.18.0 typeguard==4.6.0 braceexpand==0.1.7
 
 # Data and runs are the user's: they stay.
 clean:

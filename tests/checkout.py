@@ -31,7 +31,7 @@ from tests.launching import ENVIRONMENT, Finished, Launcher
 from tests.precompute.making import document, encode, picture, write_tar
 
 NUM_RANKS = 2  # of what torchrun starts
-WORDS = {"$HEAD": "localhost", "CONFIG": "configs/oneflow_1b.toml", "FOLDER": "indexes"}  # for a user to fill in
+WORDS = {"$HEAD": "localhost", "${OUT:-results}": "results", "CONFIG": "configs/oneflow_1b.toml", "FOLDER": "indexes"}  # for a user to fill in
 WORDS |= {"ADDRESS": "file://data/digits/single-train-000000.tar", "~/": ""}  # the folder of a checkout is at home
 
 # What the sizes of a cluster are cut to. What its ranks have to divide stays as it is: heads, rows and packs of plans.
@@ -71,7 +71,7 @@ WAYS = {
     "tools/measure_checkpoint.py": Way(
         ("--rounds=1", "--steps=1", "model.width=64", "model.num_layers=2", "run.folder=runs/measured")
     ),
-    "tools/measure_gpu.py": Way(("--only=ours bf16 eager none", "--steps=1", "--config=configs/debug.toml")),
+    "tools/measure_gpu.py": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
     "tools/benchmark.py": Way(("--minutes=0",), code=1, says="no time left"),  # tests/tools/test_benchmark.py has time
     "tools/benchmark_loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
     "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=gate backward, bf16"), how="afresh"),

@@ -128,27 +128,42 @@ class Timed(NamedTuple):
     launch: Launch
 
 
-def tune(device: torch.device, folder: Path, scale: int = 1, only: str = "") -> dict[str, list[Timed]]:
-    """Every launch of each kernel that has several, the fastest first: it is in use from here on, and remembered.
+def compiled_contests(device: torch.device, scale: int = 1, only: tuple[str, ...] = ("",)) -> list[Contest]:
+    """Those of kernels that have several launches, each of which has run once: nothing is left to compile.
 
     Args:
-        folder: of the GPU's file, written anew after each kernel.
-        only: kernels whose names contain this.
+        only: kernels whose names begin with one of these.
 
     Returns:
         Nothing where the definitions compute and no kernels, as on a CPU.
     """
     like = torch.empty(0, device=device)
-    found: dict[str, list[Timed]] = {}
-    for launches, call in contests(device, scale) if uses_triton(like) else ():
-        ways, place = launches.on_target(target_of(like)), (launches.kernel, like.get_device())
-        if len(ways) > 1 and only in launches.kernel:
-            times = [[_time(call, place, launch, like) for launch in ways] for _ in range(ROUNDS)]
-            medians = map(statistics.median, zip(*times, strict=True))
-            timed = found[launches.kernel] = sorted(map(Timed, medians, ways), key=lambda one: one.milliseconds)
-            chosen[place] = timed[0].launch
-            _remember(launches.kernel, timed, device_name(like), folder)
+    found = []
+    for contest in contests(device, scale) if uses_triton(like) else ():
+        ways = contest.launches.on_target(target_of(like))
+        if len(ways) > 1 and contest.launches.kernel.startswith(only):
+            for launch in ways:
+                chosen[contest.launches.kernel, like.get_device()] = launch
+                contest.call()
+            found.append(contest)
     return found
+
+
+def tune(compiled: list[Contest], device: torch.device, folder: Path) -> Iterator[tuple[str, list[Timed]]]:
+    """Every launch of each kernel, the fastest first: it is in use from here on, and remembered.
+
+    Args:
+        folder: of the GPU's file, written anew after each kernel.
+    """
+    like = torch.empty(0, device=device)
+    for launches, call in compiled:
+        ways, place = launches.on_target(target_of(like)), (launches.kernel, like.get_device())
+        times = [[_time(call, place, launch, like) for launch in ways] for _ in range(ROUNDS)]
+        medians = map(statistics.median, zip(*times, strict=True))
+        timed = sorted(map(Timed, medians, ways), key=lambda one: one.milliseconds)
+        chosen[place] = timed[0].launch
+        _remember(launches.kernel, timed, device_name(like), folder)
+        yield launches.kernel, timed
 
 
 def _time(call: Call, place: tuple[str, int], launch: Launch, like: Tensor) -> float:
@@ -161,8 +176,6 @@ def _time(call: Call, place: tuple[str, int], launch: Launch, like: Tensor) -> f
 
 
 def _remember(kernel: str, timed: list[Timed], device: str, folder: Path) -> None:
-    for milliseconds, launch in timed:
-        print(f"{kernel:<44} {launch!s:<36} {milliseconds:9.3f} ms", flush=True)
     path = tuned_file(folder, device)
     known = json.loads(path.read_text()) if path.exists() else {"launches": {}, "milliseconds": {}}
     known["launches"][kernel] = timed[0].launch._asdict()
@@ -175,13 +188,15 @@ def _remember(kernel: str, timed: list[Timed], device: str, folder: Path) -> Non
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="only kernels whose names contain this")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only kernels whose names begin with this")
     parser.add_argument("--output", type=Path, default=TUNED, help="folder of the file, if not that of the package")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("no GPU is here; launches are tuned on the GPU that they are for")
     device = torch.device("cuda", torch.cuda.current_device())
-    tune(device, arguments.output, only=arguments.only)
+    for kernel, timed in tune(compiled_contests(device, only=(arguments.only,)), device, arguments.output):
+        for milliseconds, launch in timed:
+            print(f"{kernel:<44} {launch!s:<36} {milliseconds:9.3f} ms", flush=True)
     print(f"wrote {tuned_file(arguments.output, torch.cuda.get_device_name(device))}")
 
 

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
+from oneflow_dist.containers import PackedBatch
 from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 
 SEVEN = (677, 1024, 1531, 2048, 3134, 3970, 4000)  # rows of documents, 16,384 together
+BLOCK = 2048  # rows whose scores exist at a time in float64
 Rule = str  # "document", "causal" or "transfusion"
 
 
@@ -31,6 +33,13 @@ class Shape:
     rule: Rule
     heads: tuple[int, int] = (32, 8)  # of queries; of keys and values
     width: int = 128
+    room: int = 0  # documents that cu_seqlens has room for; those that are not there are empty
+
+    @property
+    def longest(self) -> int:
+        """At least the longest document, as the packer rounds it where there is room for more."""
+        longest = max(self.documents)
+        return 1 << (longest - 1).bit_length() if self.room else longest
 
     @property
     def pairs(self) -> int:
@@ -42,18 +51,22 @@ class Shape:
 def attention_cases(device: torch.device, scale: int) -> Iterator[Case]:
     """All of them; on a CPU documents are `scale` times shorter."""
     seven = tuple(rows // scale for rows in SEVEN)
-    many = (64,) * (256 // scale)
     shapes = (
         Shape(name="7 documents", documents=seven, rule="document"),
-        Shape(name="7 documents, causal", documents=seven, rule="causal"),
         Shape(name="7 documents, Transfusion", documents=seven, rule="transfusion"),
-        Shape(name="7 documents, width 64", documents=seven, rule="document", width=64),
+        Shape(name="7 documents, causal", documents=seven, rule="causal"),
         Shape(name="1 document", documents=(16384 // scale,), rule="document"),
-        Shape(name="256 documents of 64", documents=many, rule="document"),
     )
     for shape in shapes:
-        for is_training in (False, True):
-            yield attention_case(shape, device, is_training)
+        yield attention_case(shape, device, is_training=True)
+
+
+def packed_case(batch: PackedBatch, heads: tuple[int, int], width: int, device: torch.device) -> Case:
+    """The documents of a pack, as the model attends to them."""
+    lengths = batch.cu_seqlens.diff().tolist()
+    documents = tuple(rows for rows in lengths if rows)
+    shape = Shape(name="real pack", documents=documents, rule="document", heads=heads, width=width, room=len(lengths))
+    return attention_case(shape, device, is_training=True)
 
 
 def attention_case(shape: Shape, device: torch.device, is_training: bool) -> Case:
@@ -91,7 +104,8 @@ def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
         torch.randn(rows, heads, shape.width, device=device, dtype=torch.bfloat16, generator=generator)
         for heads in (h, g, g, h)
     )
-    ends = torch.tensor([0, *shape.documents], device=device).cumsum(0, dtype=torch.int32)
+    empty = [0] * (shape.room - len(shape.documents))
+    ends = torch.tensor([0, *shape.documents, *empty], device=device).cumsum(0, dtype=torch.int32)
     return *(x.requires_grad_() for x in (query, key, value)), grad, ends
 
 
@@ -118,7 +132,7 @@ def make_ours(shape: Shape, inputs: Inputs) -> Call:
     """Triton, from intervals that are made once for all layers."""
     query, key, value, _, ends = inputs
     intervals = intervals_of(shape, ends)
-    return lambda: [interval_attention(query, key, value, intervals, max(shape.documents))]
+    return lambda: [interval_attention(query, key, value, intervals, shape.longest)]
 
 
 def make_varlen(shape: Shape, inputs: Inputs) -> Call:
@@ -126,7 +140,7 @@ def make_varlen(shape: Shape, inputs: Inputs) -> Call:
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value, _, ends = inputs
-    longest, window = max(shape.documents), (-1, 0) if shape.rule == "causal" else (-1, -1)
+    longest, window = shape.longest, (-1, 0) if shape.rule == "causal" else (-1, -1)
     options: dict[str, Any] = {"window_size": window}
     groups = shape.heads[0] // shape.heads[1]
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:
@@ -212,20 +226,39 @@ def padded_mask(
 
 
 def first_document_in_float64(shape: Shape, inputs: Inputs, is_training: bool) -> list[Tensor]:
-    """Its output and gradients, which no other document changes, head by head."""
+    """Its output and gradients, which no other document changes; of scores those of a few rows of a head at a time."""
     query, key, value, grad, ends = inputs
     rows, groups = shape.documents[0], shape.heads[0] // shape.heads[1]
     intervals = intervals_of(shape, ends)
-    other = torch.arange(rows, device=query.device)
-    is_seen = (intervals.start[:rows, None] <= other) & (other < intervals.end[:rows, None])
-    q, k, v = (x[:rows].detach().double().transpose(0, 1).requires_grad_() for x in (query, key, value))
-    scores = q @ k.repeat_interleave(groups, dim=0).mT * shape.width**-0.5
-    probs = scores.masked_fill(~is_seen, -torch.inf).softmax(-1)
-    out = probs @ v.repeat_interleave(groups, dim=0)
-    results = [out]
-    if is_training:
-        results += torch.autograd.grad(out, (q, k, v), grad[:rows].double().transpose(0, 1))
-    return [x.detach().transpose(0, 1) for x in results]
+    results = [
+        torch.zeros(rows, *x.shape[1:], dtype=torch.float64, device=x.device) for x in (query, query, key, value)
+    ]
+    for head in range(shape.heads[0]):
+        k, v = (x[:rows, head // groups].detach().double() for x in (key, value))
+        for block in torch.arange(rows, device=query.device).split(BLOCK):
+            q, slope = (x[block, head].detach().double() for x in (query, grad))
+            is_seen = _is_seen(intervals, block, rows)
+            out, *gradients = _attention_in_float64(q, k, v, slope, is_seen)
+            results[0][block, head] = out
+            results[1][block, head] = gradients[0]
+            for result, gradient in zip(results[2:], gradients[1:], strict=True):
+                result[:, head // groups] += gradient
+    return results if is_training else results[:1]
+
+
+def _is_seen(intervals: KeyIntervals, block: Int64[Tensor, "B"], rows: int) -> Bool[Tensor, "B L"]:
+    other = torch.arange(rows, device=block.device)
+    return (intervals.start[block, None] <= other) & (other < intervals.end[block, None])
+
+
+def _attention_in_float64(q: Tensor, k: Tensor, v: Tensor, slope: Tensor, is_seen: Tensor) -> list[Tensor]:
+    """Output, and gradients of query, key and value for a slope of the output."""
+    scale = q.shape[1] ** -0.5
+    probs = (q @ k.T * scale).masked_fill_(~is_seen, -torch.inf).softmax(-1)
+    out = probs @ v
+    change = slope @ v.T
+    change = change.sub_((slope * out).sum(-1, keepdim=True)).mul_(probs).mul_(scale)
+    return [out, change @ k, change.T @ q, probs.T @ slope]
 
 
 def _with_backward(call: Call, inputs: Inputs) -> Call:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from oneflow_dist.containers import PackedBatch
 from oneflow_dist.measuring.contest import Call, Case, Contender, Inputs, Outputs
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.sample_bag import sample_bag
@@ -23,36 +24,45 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # of rows, the unembedding an
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Half the slots are filled."""
+    """Sizes, and where the bags are: without `bag_slot` one token in every other slot."""
 
     name: str
     slots: int
     width: int
     vocab: int
-    bag_size: int = 1  # tokens in each filled slot
+    bag_slot: Tensor | None = None  # of all bag tokens, those of padding last
+    num_bags: int = 0  # bag tokens that are no padding
+    num_filled: int = 0  # slots with a bag, that of padding too
 
     @property
     def filled(self) -> int:
-        """Slots with a bag."""
-        return self.slots // 2
+        """Slots with logits."""
+        return self.num_filled or self.slots // 2
 
 
 def bag_cases(device: torch.device, scale: int) -> Iterator[Case]:
     """All of them; on a CPU every size is `scale` times smaller."""
-    slots, vocab = 16384 // scale, 128256 // scale
-    shapes = (
-        Shape(name="8B", slots=slots, width=4096 // scale, vocab=vocab),
-        Shape(name="8B, bags of 2", slots=slots, width=4096 // scale, vocab=vocab, bag_size=2),
-        Shape(name="1B", slots=slots, width=2048 // scale, vocab=vocab),
+    shape = Shape(name="8B", slots=16384 // scale, width=4096 // scale, vocab=128256 // scale)
+    yield loss_case(shape, device)
+    yield sampling_case(shape, device)
+
+
+def packed_case(batch: PackedBatch, width: int, vocab: int, device: torch.device) -> Case:
+    """The bags of a pack, padding included, as the model has them."""
+    shape = Shape(
+        name="real pack",
+        slots=len(batch.tokens),
+        width=width,
+        vocab=vocab,
+        bag_slot=batch.bag_slot.to(device),
+        num_bags=batch.counts.bag_tokens,
+        num_filled=batch.num_filled,
     )
-    for shape in shapes:
-        yield loss_case(shape, device, is_training=True)
-    yield loss_case(shapes[0], device, is_training=False)
-    yield sampling_case(shapes[0], device)
+    return loss_case(shape, device)
 
 
-def loss_case(shape: Shape, device: torch.device, is_training: bool) -> Case:
-    """The loss, with gradients or alone. Peers get the row of a slot again for each token of its bag."""
+def loss_case(shape: Shape, device: torch.device) -> Case:
+    """The loss with its gradients. Peers get a slot's row again for each token of its bag, and no padding."""
     peers: list[tuple[str, Loss, str]] = [
         ("logits, chunked", chunked_loss, ""),
         ("logits, compiled", torch.compile(whole_loss, dynamic=False), ""),
@@ -63,24 +73,24 @@ def loss_case(shape: Shape, device: torch.device, is_training: bool) -> Case:
     peers.append(("Liger fused linear", liger_loss, "liger_kernel"))
 
     def peer(name: str, loss: Loss, needs: str) -> Contender:
-        return Contender(name=name, prepare=lambda inputs: make_peer(loss, inputs, is_training), needs=needs)
+        return Contender(name=name, prepare=lambda inputs: make_peer(loss, inputs), needs=needs)
 
     return Case(
-        name=f"bag loss, {shape.name}, forward{' and backward' * is_training}",
+        name=f"bag loss, {shape.name}, forward and backward",
         make_inputs=lambda seed: make_inputs(shape, device, seed),
         contenders=(
-            Contender(name="ours", prepare=lambda inputs: make_ours(shape, inputs, is_training), is_ours=True),
+            Contender(name="ours", prepare=lambda inputs: make_ours(shape, inputs), is_ours=True),
             *(peer(*arguments) for arguments in peers),
         ),
-        flops=(6.0 if is_training else 2.0) * shape.filled * shape.width * shape.vocab,
-        outputs=("loss", "dhidden", "dweight") if is_training else ("loss",),
+        flops=6.0 * shape.filled * shape.width * shape.vocab,
+        outputs=("loss", "dhidden", "dweight"),
         parts=lambda outputs: [output[:COMPARED] if output.ndim else output for output in outputs],
-        truth=lambda inputs: loss_in_float64(inputs, is_training),
+        truth=loss_in_float64,
     )
 
 
 def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
-    """Hidden states, unembedding, and bags in every other slot."""
+    """Hidden states, unembedding and bags."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
@@ -88,38 +98,41 @@ def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
 
     hidden = normal(shape.slots, shape.width).requires_grad_()
     weight = (normal(shape.vocab, shape.width) * shape.width**-0.5).requires_grad_()
-    bag_slot = torch.arange(shape.filled, device=device).repeat_interleave(shape.bag_size) * 2
+    bag_slot = torch.arange(0, shape.slots, 2, device=device) if shape.bag_slot is None else shape.bag_slot
     bag_tokens = torch.randint(shape.vocab, (len(bag_slot),), device=device, generator=generator)
-    bag_weight = torch.full((len(bag_slot),), 1.0 / len(bag_slot), device=device)
+    num_bags = shape.num_bags or len(bag_slot)
+    bag_weight = (torch.arange(len(bag_slot), device=device) < num_bags).float() / num_bags
     return hidden, weight, bag_tokens, bag_slot, bag_weight
 
 
-def make_ours(shape: Shape, inputs: Inputs, is_training: bool) -> Call:
+def make_ours(shape: Shape, inputs: Inputs) -> Call:
     """As the model calls it."""
     hidden, weight, bag_tokens, bag_slot, bag_weight = inputs
 
     def loss() -> Tensor:
         return bag_cross_entropy(hidden, weight, bag_tokens, bag_slot, bag_weight, shape.filled)[0]
 
-    return _call(loss, inputs, is_training)
+    return _call(loss, inputs)
 
 
-def make_peer(loss: Loss, inputs: Inputs, is_training: bool) -> Call:
+def make_peer(loss: Loss, inputs: Inputs) -> Call:
     """The mean over bag tokens, of rows that are gathered and so get their gradients summed."""
-    hidden, weight, bag_tokens, bag_slot, _ = inputs
-    return _call(lambda: loss(hidden[bag_slot], weight, bag_tokens) / len(bag_slot), inputs, is_training)
+    hidden, weight, tokens, slots = without_padding(inputs)
+    return _call(lambda: loss(hidden[slots], weight, tokens) / len(slots), inputs)
 
 
-def _call(loss: Callable[[], Tensor], inputs: Inputs, is_training: bool) -> Call:
+def without_padding(inputs: Inputs) -> Inputs:
+    """All but the weights, which are equal then."""
+    hidden, weight, bag_tokens, bag_slot, bag_weight = inputs
+    return hidden, weight, bag_tokens[bag_weight > 0.0], bag_slot[bag_weight > 0.0]
+
+
+def _call(loss: Callable[[], Tensor], inputs: Inputs) -> Call:
     def both() -> Outputs:
         value = loss()
         return [value.detach(), *torch.autograd.grad(value, inputs[:2])]
 
-    @torch.no_grad()
-    def alone() -> Outputs:
-        return [loss()]
-
-    return both if is_training else alone
+    return both
 
 
 def whole_loss(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -146,9 +159,9 @@ def liger_loss(rows: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return LigerFusedLinearCrossEntropyLoss(reduction="sum")(weight, rows, targets)
 
 
-def loss_in_float64(inputs: Inputs, is_training: bool) -> list[Tensor]:
+def loss_in_float64(inputs: Inputs) -> list[Tensor]:
     """The loss, and the gradients of the first slots and of the first tokens' rows."""
-    hidden, weight, bag_tokens, bag_slot, _ = inputs
+    hidden, weight, bag_tokens, bag_slot = without_padding(inputs)
     weight, num_bags = weight.detach().double(), len(bag_tokens)
     first = torch.zeros(min(COMPARED, len(hidden)), hidden.shape[1], dtype=torch.float64, device=hidden.device)
     tokens = torch.zeros(min(COMPARED, len(weight)), hidden.shape[1], dtype=torch.float64, device=hidden.device)
@@ -157,12 +170,11 @@ def loss_in_float64(inputs: Inputs, is_training: bool) -> list[Tensor]:
         rows = hidden[slots].detach().double()
         log_probs = (rows @ weight.T).log_softmax(-1)
         loss -= log_probs.gather(1, targets[:, None]).sum() / num_bags
-        if is_training:
-            change = (log_probs.exp() - F.one_hot(targets, len(weight))) / num_bags
-            tokens += change[:, : len(tokens)].T @ rows
-            is_first = slots < len(first)
-            first.index_add_(0, slots[is_first], (change @ weight)[is_first])
-    return [loss, first, tokens] if is_training else [loss]
+        change = (log_probs.exp() - F.one_hot(targets, len(weight))) / num_bags
+        tokens += change[:, : len(tokens)].T @ rows
+        is_first = slots < len(first)
+        first.index_add_(0, slots[is_first], (change @ weight)[is_first])
+    return [loss, first, tokens]
 
 
 def sampling_case(shape: Shape, device: torch.device) -> Case:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneflow_dist.measuring.timing import peak_gib, reset_peak, synchronize
+from oneflow_dist.measuring.link import in_a_line
+from oneflow_dist.measuring.schedule import Line
+from oneflow_dist.measuring.timing import milliseconds_of, peak_gib, reset_peak
 from oneflow_dist.planning.gpus import GIB
 
 Inputs = tuple[Any, ...]
@@ -47,47 +48,49 @@ class Case:
     truth: Callable[[Inputs], list[Tensor]] | None = None  # the same parts in float64
 
 
-def run_case(case: Case, device: torch.device) -> dict[str, Any]:
-    """Times and errors of all contenders, and the inputs' sizes.
+@dataclass(slots=True)
+class Entrant:
+    """A contender that has run once: what is known of it, its calls, none if it cannot run, and their times."""
 
-    One that cannot run (its package is not there, it does not compile, its memory does not fit) is recorded with the
-    first line of its error; of ours none may fail.
+    line: Line
+    calls: list[Call]
+    milliseconds: list[float] = field(default_factory=list)
+
+
+def enter(case: Case, device: torch.device) -> list[Entrant]:
+    """Run every contender once, which compiles it, and compare it with the truth.
+
+    Whatever error one dies of is recorded, in a line, as its result.
     """
     sets = [case.make_inputs(seed) for seed in range(INPUT_SETS)]
     truth = case.truth(sets[0]) if case.truth else []
-    calls: dict[str, list[Call]] = {}
-    found: dict[str, dict[str, Any]] = {}
-    for contender in case.contenders:
-        found[contender.name], calls[contender.name] = _first_run(contender, case, sets, truth, device)
-    times: dict[str, list[float]] = {name: [] for name, own in calls.items() if own}
+    return [_first_run(contender, case, sets, truth, device) for contender in case.contenders]
+
+
+def time_in_turn(case: Case, entrants: Sequence[Entrant], device: torch.device) -> Iterator[Line]:
+    """In each round all contenders are timed; a line for each after each, of which the last one counts."""
+    yield from (entrant.line for entrant in entrants if not entrant.calls)
     for _ in range(ROUNDS):
-        for name, milliseconds in times.items():
-            milliseconds.append(_time(calls[name], device))
-    for name, milliseconds in times.items():
-        found[name] |= _rates(case, milliseconds)
-    return {"name": case.name, "flops": case.flops, "bytes": case.num_bytes, "contenders": list(found.values())}
+        for entrant in entrants:
+            if entrant.calls:
+                yield _time(case, entrant, device)
 
 
 def _first_run(
     contender: Contender, case: Case, sets: list[Inputs], truth: list[Tensor], device: torch.device
-) -> tuple[dict[str, Any], list[Call]]:
-    """Its entry with errors and peak memory, and its calls; no calls if it cannot run."""
-    entry: dict[str, Any] = {"name": contender.name, "is_ours": contender.is_ours}
+) -> Entrant:
+    line: Line = {"case": case.name, "name": contender.name, "is_ours": contender.is_ours}
     if contender.needs and find_spec(contender.needs) is None:
-        return entry | {"failed": f"{contender.needs} is not installed"}, []
+        return Entrant(line | {"failed": f"{contender.needs} is not installed"}, [])
     try:
         calls = [contender.prepare(inputs) for inputs in sets]
-        outputs = calls[0]()
-        errors = _errors(case, outputs, truth)
-        del outputs
+        errors = _errors(case, calls[0](), truth)
         before = reset_peak(device)
         calls[0]()
-    except RuntimeError as error:  # out of memory, or no kernel for this device: a result, as long as it is a peer's
-        if contender.is_ours:
-            raise
-        return entry | {"failed": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}, []
-    peak = peak_gib(device)
-    return entry | {"errors": errors, "peak_gib": None if peak is None else peak - before}, calls
+        peak = peak_gib(device)
+    except Exception as error:  # noqa: BLE001  out of memory, no kernel, a compiler's bug: no other contender's business
+        return Entrant(line | {"failed": in_a_line(error)}, [])
+    return Entrant(line | {"errors": errors, "peak_gib": None if peak is None else peak - before}, calls)
 
 
 def _errors(case: Case, outputs: Outputs, truth: list[Tensor]) -> dict[str, float]:
@@ -98,27 +101,17 @@ def _errors(case: Case, outputs: Outputs, truth: list[Tensor]) -> dict[str, floa
     return {name: float((part.detach().double() - right).norm() / right.norm()) for name, part, right in parts}
 
 
-def _time(calls: list[Call], device: torch.device) -> float:
-    """Median milliseconds of the calls, taken in turn."""
-    turns = itertools.cycle(calls)
-    if device.type == "cuda":
-        from triton.testing import do_bench
-
-        return float(do_bench(lambda: next(turns)(), warmup=25, rep=100, return_mode="median"))
-    times = []
-    for call in calls:
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-def _rates(case: Case, milliseconds: list[float]) -> dict[str, Any]:
-    median = statistics.median(milliseconds)
-    return {
+def _time(case: Case, entrant: Entrant, device: torch.device) -> Line:
+    turns = itertools.cycle(entrant.calls)
+    try:
+        entrant.milliseconds.append(milliseconds_of(lambda: next(turns)(), device))
+    except Exception as error:  # noqa: BLE001  as above
+        entrant.calls = []
+        return entrant.line | {"failed": in_a_line(error)}
+    median = statistics.median(entrant.milliseconds)
+    return entrant.line | {
         "ms": median,
-        "ms_range": [min(milliseconds), max(milliseconds)],
+        "ms_range": [min(entrant.milliseconds), max(entrant.milliseconds)],
         "tflops": case.flops / median / 1e9 if case.flops else None,
         "gib_per_second": case.num_bytes / GIB / median * 1e3 if case.num_bytes else None,
     }

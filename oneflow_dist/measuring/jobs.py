@@ -1,160 +1,119 @@
-"""Measurements in processes of their own, most important first, until the time is up."""
+"""Everything that is measured, the most worthy first, with what it is expected to take on an H100's machine."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import torch
-
-from oneflow_dist.measuring.kernels import all_cases
-
-START_SECONDS = 45.0  # what a process is expected to take until one of its kind has told
-LIMIT_SECONDS = 150.0  # of one process: what hangs must not use up the time of the others
 CHECKPOINTING = ("none", "selective", "full")
+SMALL_MODEL = ("model.num_layers=1", "model.vocab_size=1024")  # has the same blocks: they compile to the same code
+TRAINING, RULES = "forward and backward", ("documents", "causal", "Transfusion")
+AGAIN, TUNED = ", again", ", as tuned"
+
+# Seconds and GiB below are estimates for an H100 beside 16 cores; nothing of this has run on one.
+START = 10.0  # to import torch and ours and to start CUDA: 4 s here from a warm disk, and a fresh machine's is cold
+BLOCK = 45.0  # inductor on a block, forward and backward: 25 s here on one core for a CPU, more for Triton's kernels
+CACHED = 12.0  # the same from the cache: what is traced is traced again
+MODEL = 8.0  # first weights, four made-up packs, four steps
+KERNEL = 2.5  # one of ours in one form, alone on a core: 316 s for all 107 here
+FLEX = 100.0  # FlexAttention and its mask, forward and backward: 60 to 120 s elsewhere
+STEPS = 8.0  # two seconds of warm-up and twenty steps of .25 s
+OURS_GIB = 54.0  # planned without checkpointing: 50.2
+PEER_GIB = 64.0  # another unembedding with its optimizer, and logits of all rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One measurement. Jobs of one name are rounds of the same."""
+    """What one process measures."""
 
     name: str
-    kind: Literal["kernels", "tune", "case", "plan", "ours", "peer"]  # a case of `kernels.all_cases` has its name
+    kind: Literal["device", "ours", "peer", "case", "checks", "launches", "counters"]
+    gib: float  # of the device's memory, at most
+    compiles: float  # seconds until it asks for the device, or ends
+    measures: float = 0.0  # seconds that it has the device for itself; 0: never
+    after: tuple[str, ...] = ()  # jobs that have to end before, by the beginnings of their names
+    what: tuple[str, ...] = ()  # contests by name; checks and kernels by the beginnings of their names
     overrides: Sequence[str] = ()  # of the config
+    packs: Sequence[int] = (1,)  # of ours: microbatches in a step
+    is_profiled: bool = False  # two steps of ours, or a call of each contender, kernel by kernel
+    is_warming: bool = False  # ends where it would ask for the device: what it has compiled stays in the cache
     sequences: int = 0  # of the peer: equal documents in a step
     uses_fsdp: bool = True  # of the peer; else autocast
-    needs: str = ""  # a package that must be installed
+    needs: str = ""  # a package or a program that must be installed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What all jobs share."""
-
-    config: str  # TOML file
-    overrides: Sequence[str]
-    steps: int  # timed in each training measurement
-
-
-def all_jobs(rows: int, document_rows: int) -> list[Job]:
-    """Everything worth measuring, most important first; ours and the peer take turns.
+def first_part(rows: int, document_rows: int) -> list[Job]:
+    """What one wants to know if the machine vanishes at any moment.
 
     Args:
-        rows: of a step.
+        rows: of a pack.
         document_rows: of our longest documents; the peer has documents of this length, and a pair of the longest.
     """
-    tuning, kernels, first, second, *cases = kernel_jobs()
-    many, pair = rows // document_rows, 2
-    ours, peer = _ours("bf16", "compiled", "none"), _peer(many, rows // many, "none")
+    main, peer, pair = _ours("bf16", "compiled", "none"), _peer(rows // document_rows, document_rows, "none"), rows // 2
     return [
-        *(tuning, kernels, first, second),
-        *(ours, peer, ours, peer, _peer(pair, rows // pair, "none")),
-        _ours("bf16", "compiled", "selective"),
-        _peer(many, document_rows, "selective"),
-        _ours("float8", "compiled", "none"),
-        *cases[:8],
-        *_plans("bf16"),
-        _peer(pair, rows // pair, "selective"),
-        _peer(many, document_rows, "none", uses_fsdp=False),
-        _ours("bf16", "compiled", "full"),
-        *(_ours("bf16", "eager", checkpointing) for checkpointing in CHECKPOINTING),
-        *_plans("float8"),
-        *(_ours("float8", "compiled", checkpointing) for checkpointing in CHECKPOINTING[1:]),
-        *(_ours("float8", "eager", checkpointing) for checkpointing in CHECKPOINTING),
-        *cases[8:],
+        Job(name="device", kind="device", gib=6.0, compiles=START, measures=14.0),
+        replace(main, packs=(1, 4), is_profiled=True, compiles=START + MODEL + BLOCK, measures=STEPS + 8.0 + 12.0),
+        *_real_cases(),
+        *_checks(),
+        *_warmed(peer),
+        replace(main, name=main.name + AGAIN),
+        replace(peer, name=peer.name + AGAIN),
+        *_warmed(_peer(2, pair, "none")),
+        *_warmed(_ours("float8", "compiled", "none")),
+        *_warmed(_ours("bf16", "compiled", "selective")),
+        *_warmed(_peer(rows // document_rows, document_rows, "selective")),
+        *_warmed(_ours("bf16", "compiled", "full")),
     ]
 
 
-def kernel_jobs() -> list[Job]:
-    """The kernels' fastest launches, their numbers with those and the device itself, then contests between kernels."""
-    cases = all_cases(torch.device("cpu"))  # for their names
-    first = Job(name="fastest launches", kind="tune"), Job(name="kernels", kind="kernels")
-    return [*first, *(Job(name=case.name, kind="case") for case in cases)]
+def second_part(rows: int, document_rows: int) -> list[Job]:
+    """The fastest launches, all again with them, the contests that are left, and the memory of steps as planned."""
+    bag, attention = _real_cases()
+    return [
+        *_launches(),
+        *(_tuned(job) for job in (bag, attention)),
+        *(_ours("bf16", "eager", checkpointing) for checkpointing in CHECKPOINTING),
+        *_warmed(_peer(rows // document_rows, document_rows, "none", uses_fsdp=False)),
+        *_contests(),
+        Job(
+            name="counters",
+            kind="counters",
+            needs="ncu",
+            gib=8.0,
+            compiles=START + 8 * KERNEL,
+            measures=25.0,
+            after=("launches",),
+        ),
+        *(_tuned(job) for job in _checks()),
+    ]
 
 
-def run_jobs(
-    jobs: list[Job], settings: Settings, seconds: float, log: Path, on_end: Callable[[dict[str, Any]], None]
-) -> None:
-    """Run one job after the other; `on_end` gets the entry of each as soon as there is one.
-
-    An entry has the job's name, kind and overrides, and a status: "measured" with its numbers under "measured";
-    "failed" or "skipped" with a reason. A failed measurement ends its own process only.
-
-    Args:
-        seconds: for all jobs together. A job that is expected to take longer than what is left is skipped.
-        log: everything that jobs print.
-    """
-    end = time.monotonic() + seconds
-    longest: dict[str, float] = {}  # seconds by kind
-    for job in jobs:
-        left = end - time.monotonic()
-        start = time.monotonic()
-        if job.needs and find_spec(job.needs) is None:
-            outcome = {"status": "skipped", "reason": "not installed"}
-        elif left < longest.get(job.kind, min(START_SECONDS, seconds / 4)):
-            outcome = {"status": "skipped", "reason": "no time left"}
-        else:
-            outcome = run_job(job, settings, min(left, LIMIT_SECONDS), log)
-            longest[job.kind] = max(longest.get(job.kind, 0.0), time.monotonic() - start)
-        on_end({**asdict(job), **outcome, "seconds": time.monotonic() - start})
-
-
-def run_job(job: Job, settings: Settings, seconds: float, log: Path) -> dict[str, Any]:
-    """Run a job in a process of its own, killed with all that it has started when its time is up."""
-    result = log.with_suffix(".job.json")
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.kind == "plan" else {}  # a plan is made without a device
-    task = json.dumps({"job": asdict(job), "settings": asdict(settings), "result": str(result)})
-    with log.open("a", encoding="utf-8") as output:
-        output.write(f"\n===== {job.name}\n")
-        output.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "oneflow_dist.measuring.measure", task],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            env={**os.environ, **hidden},
-        )
-        code = _wait(process, seconds)
-    answer = json.loads(result.read_text()) if result.exists() else {}
-    result.unlink(missing_ok=True)
-    if "measured" in answer:
-        return {"status": "measured", **answer}
-    if code is None:
-        return {"status": "failed", "reason": f"stopped after {seconds:.0f} s"}
-    return {"status": "failed", "reason": answer.get("error", f"ended with code {code} and no error; see {log.name}")}
-
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """The process's exit code; None if its time was up. What it has started ends with it, or with this program."""
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        with suppress(ProcessLookupError):  # nothing of the group is left
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def kernel_jobs() -> tuple[list[Job], list[Job], list[Job]]:
+    """Launches, checks and contests, as many as there are without a config."""
+    return _launches(), _checks(), _contests()
 
 
 def _ours(precision: str, mode: str, checkpointing: str) -> Job:
-    compiled = f"train.compile={str(mode == 'compiled').lower()}"
-    name = f"ours {precision} {mode} {checkpointing}"
-    return Job(name=name, kind="ours", overrides=(*_way(precision, checkpointing), compiled))
+    is_compiled = mode == "compiled"
+    ways = f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"
+    return Job(
+        name=f"ours {precision} {mode} {checkpointing}",
+        kind="ours",
+        gib=OURS_GIB,
+        compiles=START + MODEL + (CACHED if is_compiled else 0.0),
+        measures=STEPS,
+        overrides=(*ways, f"train.compile={str(is_compiled).lower()}"),
+    )
 
 
 def _peer(sequences: int, length: int, checkpointing: str, uses_fsdp: bool = True) -> Job:
     return Job(
         name=f"torchtitan {sequences} x {length} {'' if uses_fsdp else 'autocast '}{checkpointing}",
         kind="peer",
+        gib=PEER_GIB,
+        compiles=START + MODEL + CACHED + 8.0,  # its loss over the whole vocabulary is compiled, and not in the cache
+        measures=STEPS,
         overrides=("train.compile=true", f"train.activation_checkpointing={checkpointing}"),
         sequences=sequences,
         uses_fsdp=uses_fsdp,
@@ -162,12 +121,102 @@ def _peer(sequences: int, length: int, checkpointing: str, uses_fsdp: bool = Tru
     )
 
 
-def _plans(precision: str) -> list[Job]:
+def _warmed(job: Job) -> list[Job]:
+    """A job after one that compiles the same blocks beside others, in little memory."""
+    name = f"compiling {job.name}"
+    warming = replace(
+        job,
+        name=name,
+        gib=4.0,
+        compiles=START + 4.0 + BLOCK,
+        measures=0.0,
+        overrides=(*job.overrides, *SMALL_MODEL),
+        is_warming=True,
+    )
+    return [warming, replace(job, after=(name,))]
+
+
+def _real_cases() -> list[Job]:
+    """Contests at a pack of the config as it comes."""
+    bag, attention = f"bag loss, real pack, {TRAINING}", f"attention, real pack, {TRAINING}"
     return [
-        Job(name=f"plan {precision} {checkpointing}", kind="plan", overrides=_way(precision, checkpointing))
-        for checkpointing in CHECKPOINTING
+        Job(name=bag, kind="case", what=(bag,), gib=10.0, compiles=START + 40.0, measures=14.0, is_profiled=True),
+        Job(
+            name=attention,
+            kind="case",
+            what=(attention,),
+            gib=6.0,
+            compiles=START + FLEX,
+            measures=14.0,
+            is_profiled=True,
+        ),
     ]
 
 
-def _way(precision: str, checkpointing: str) -> tuple[str, ...]:
-    return f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"
+def _checks() -> list[Job]:
+    """Three dtypes of each check: forward, two gradients and their sums; at 2.5 s a kernel."""
+    families = {
+        **{f"attention, {rule}": 36 for rule in RULES},
+        "bag loss": 12,
+        "rows and draws": 24,
+    }
+    rows = ("norm", "gate", "SwiGLU", "rotary", "drawn tokens", "first weights")
+    return [
+        Job(
+            name=f"numbers of {family}",
+            kind="checks",
+            gib=2.0,
+            compiles=START + KERNEL * kernels,
+            what=rows if family == "rows and draws" else (family,),
+        )
+        for family, kernels in families.items()
+    ]
+
+
+def _launches() -> list[Job]:
+    """Every launch of each kernel; what a group's calls take beside the kernel in question is compiled, too."""
+    groups = {  # names, kernels to compile, launches to time, GiB
+        "attention forward": (("attention forward",), 5, 5, 6.0),
+        "attention key gradient": (("attention key",), 14, 6, 6.0),
+        "attention query gradient": (("attention query",), 13, 5, 6.0),
+        "logits": (("bag softmax", "logsumexp", "best token"), 6, 6, 6.0),
+        "rows": (("row", "norm", "swiglu", "rotary"), 16, 14, 6.0),
+    }
+    return [
+        Job(
+            name=f"launches of {group}",
+            kind="launches",
+            gib=gib,
+            compiles=START + KERNEL * kernels,
+            measures=2.0 + launches,
+            what=names,
+        )
+        for group, (names, kernels, launches, gib) in groups.items()
+    ]
+
+
+def _tuned(job: Job) -> Job:
+    return replace(job, name=job.name + TUNED, after=("launches",))
+
+
+def _contests() -> list[Job]:
+    """All of `kernels.all_cases`, most important first."""
+    bag, sampling = f"bag loss, 8B, {TRAINING}", "sampling, 8B"
+    rows = ("norm and modulation", "gate and residual", "rotary", "SwiGLU")
+    kinds = "7 documents", *(f"7 documents, {rule}" for rule in ("Transfusion", "causal")), "1 document"
+    attention = [f"attention, {kind}, {TRAINING}" for kind in kinds]
+    return [
+        *(_contest(name, (name,), 8.0, FLEX) for name in attention),
+        _contest(bag, (bag,), 24.0, 40.0),
+        *(
+            _contest(f"rows, {size}", tuple(f"{row}, {size}, {TRAINING}" for row in rows), gib, 30.0)
+            for size, gib in (("1B", 8.0), ("8B", 14.0))
+        ),
+        _contest(sampling, (sampling,), 8.0, 20.0),
+    ]
+
+
+def _contest(name: str, cases: tuple[str, ...], gib: float, compiles: float) -> Job:
+    return Job(
+        name=name, kind="case", what=cases, gib=gib, compiles=START + compiles, measures=8.0, after=("launches",)
+    )

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oneflow_dist.measuring.link import in_a_line
+from oneflow_dist.measuring.schedule import Line
+from oneflow_dist.model.philox import normal_values
 from oneflow_kernels import reference_bag, reference_fused
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.interval_attention import interval_attention
@@ -38,16 +41,30 @@ class Check:
     definition: Function
 
 
-def run_checks(device: torch.device, rows: int) -> list[dict[str, Any]]:
-    """Every check in every dtype: errors of ours and of the definition, and whether all is as it must be."""
-    results = []
+def run_checks(device: torch.device, rows: int, only: tuple[str, ...] = ("",)) -> Iterator[Line]:
+    """Every check in every dtype: errors of ours and of the definition, and whether all is as it must be.
+
+    Args:
+        only: checks whose names begin with one of these.
+    """
     for check in all_checks(device, rows):
-        for dtype in DTYPES:
-            results.append({"name": check.name, "dtype": str(dtype).removeprefix("torch.")} | run_check(check, dtype))
-    return [*results, check_drawn_tokens(device, rows)]
+        for dtype in DTYPES if check.name.startswith(only) else ():
+            yield _named(check.name, dtype, functools.partial(run_check, check, dtype))
+    if "drawn tokens".startswith(only):
+        yield _named("drawn tokens", torch.bfloat16, functools.partial(check_drawn_tokens, device, rows))
+    if "first weights".startswith(only):
+        yield _named("first weights", torch.float32, functools.partial(check_first_weights, device, rows))
 
 
-def run_check(check: Check, dtype: torch.dtype) -> dict[str, Any]:
+def _named(name: str, dtype: torch.dtype, check: Callable[[], Line]) -> Line:
+    line = {"name": name, "dtype": str(dtype).removeprefix("torch.")}
+    try:
+        return line | check()
+    except Exception as error:  # noqa: BLE001  a kernel that does not compile is wrong, and the next is checked
+        return line | {"failed": in_a_line(error), "is_right": False}
+
+
+def run_check(check: Check, dtype: torch.dtype) -> Line:
     """Outputs and gradients."""
     inputs = tuple(_as_input(x, dtype) for x in check.inputs)
     widened = tuple(x.detach().double().requires_grad_() if x.requires_grad else x for x in inputs)
@@ -183,7 +200,7 @@ def row_checks(device: torch.device, rows: int, normal: Callable[..., Tensor]) -
     )
 
 
-def check_drawn_tokens(device: torch.device, rows: int) -> dict[str, Any]:
+def check_drawn_tokens(device: torch.device, rows: int) -> Line:
     """Drawn tokens are those of the largest noisy logits, computed from all logits in float64."""
     make = torch.Generator(device).manual_seed(1)
     hidden = torch.randn(rows, 96, device=device, generator=make).bfloat16()
@@ -195,13 +212,16 @@ def check_drawn_tokens(device: torch.device, rows: int) -> dict[str, Any]:
     noisy = (hidden.double() @ weight[:limit].double().T) / 0.7 + reference_bag.gumbel(keys, token).double()
     behind = float((noisy.amax(-1) - noisy.gather(1, drawn[:, None]).squeeze(1)).max())
     is_right = behind < 1e-3 and torch.equal(drawn, again)
-    return {
-        "name": "drawn tokens",
-        "dtype": "bfloat16",
-        "error": behind,
-        "error_of_definition": 0.0,
-        "is_right": is_right,
-    }
+    return {"error": behind, "error_of_definition": 0.0, "is_right": is_right}
+
+
+def check_first_weights(device: torch.device, rows: int) -> Line:
+    """First weights are those of a CPU, bit by bit."""
+    places = torch.arange(8 * rows, device=device)
+    drawn = normal_values(0, "first values", places, places)[-64:, -64:].cpu()
+    right = normal_values(0, "first values", places[-64:].cpu(), places[-64:].cpu())
+    error = float((drawn - right).norm() / right.norm())
+    return {"error": error, "error_of_definition": 0.0, "is_right": torch.equal(drawn, right)}
 
 
 def _as_input(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,7 +21,6 @@ class Steps:
     """Times of training steps, each from an idle device to an idle device."""
 
     seconds: list[float]
-    first_seconds: float  # of the very first step, which compiles
     peak_gib: float | None  # allocated at most while steps were timed; None on a CPU
     reserved_gib: float | None  # what the allocator held for that
 
@@ -31,35 +30,31 @@ class Steps:
             "steps": len(self.seconds),
             "step_ms": 1e3 * statistics.median(self.seconds),
             "step_ms_range": [1e3 * min(self.seconds), 1e3 * max(self.seconds)],
-            "first_step_seconds": self.first_seconds,
             "peak_gib": self.peak_gib,
             "reserved_gib": self.reserved_gib,
         }
 
 
 def time_steps(step: Callable[[int], object], count: int, device: torch.device) -> Steps:
-    """Time `count` steps after others that compile and warm up; `step` gets the number of the input set to use."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # of what drawing the first weights took
-    first_seconds = _seconds(step, 0, device)
-    start, number = time.perf_counter(), 1
-    while number < INPUT_SETS or (device.type == "cuda" and time.perf_counter() - start < WARM_SECONDS):
-        _seconds(step, number % INPUT_SETS, device)
+    """Time `count` steps after others that warm up; `step` gets the number of the input set to use."""
+    start, number = time.perf_counter(), 0
+    while number < 1 or (device.type == "cuda" and time.perf_counter() - start < WARM_SECONDS):
+        seconds_of(lambda used=number: step(used % INPUT_SETS), device)  # type: ignore[misc]
         number += 1
     reset_peak(device)
-    seconds = [_seconds(step, number % INPUT_SETS, device) for number in range(count)]
+    seconds = [seconds_of(lambda used=used: step(used % INPUT_SETS), device) for used in range(count)]  # type: ignore[misc]
     reserved = torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None
-    return Steps(seconds=seconds, first_seconds=first_seconds, peak_gib=peak_gib(device), reserved_gib=reserved)
+    return Steps(seconds=seconds, peak_gib=peak_gib(device), reserved_gib=reserved)
 
 
-def time_calls(function: Callable[[], Any], device: torch.device) -> list[float]:
-    """Milliseconds of each of several calls, after others that warm up."""
+def milliseconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Median of several calls, after others that warm up."""
     if device.type == "cuda":
         from triton.testing import do_bench
 
-        return do_bench(function, warmup=100, rep=400, return_mode="all")
-    function()
-    return [1e3 * _seconds(lambda _: function(), 0, device) for _ in range(5)]
+        return float(do_bench(call, warmup=25, rep=100, return_mode="median"))
+    call()
+    return 1e3 * statistics.median(seconds_of(call, device) for _ in range(3))
 
 
 def reset_peak(device: torch.device) -> float:
@@ -75,10 +70,11 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
 
 
-def _seconds(step: Callable[[int], object], input_set: int, device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """From an idle device to an idle device."""
     synchronize(device)
     start = time.perf_counter()
-    step(input_set)
+    call()
     synchronize(device)
     return time.perf_counter() - start
 

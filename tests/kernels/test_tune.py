@@ -48,6 +48,11 @@ def test_every_kernel_with_several_launches_is_in_a_contest() -> None:
     assert len(several) > 10
 
 
+def tuned(folder: Path) -> dict[str, list[tune.Timed]]:
+    with interpreted_kernels():
+        return dict(tune.tune(tune.compiled_contests(CPU), CPU, folder))
+
+
 def test_the_fastest_launch_is_used_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow, fast = Launch({"COLS": 16}, 4, 1), Launch({"COLS": 1024}, 4, 1)
     table = Launches("swiglu forward", on(NEW, slow, fast))
@@ -55,8 +60,7 @@ def test_the_fastest_launch_is_used_and_remembered(tmp_path: Path, monkeypatch: 
     gate, up = torch.randn(8, 256), torch.randn(8, 256)
     contests = [tune.Contest(table, lambda: swiglu(gate, up)), tune.Contest(Launches("one", on(NEW, slow)), list)]
     monkeypatch.setattr(tune, "contests", lambda device, scale: iter(contests))
-    with interpreted_kernels():
-        found = tune.tune(CPU, tmp_path)
+    found = tuned(tmp_path)
     assert [timed.launch for timed in found["swiglu forward"]] == [fast, slow]  # sixteen programs for one
     assert list(found) == ["swiglu forward"]
     assert table.best(gate) == fast
@@ -67,17 +71,15 @@ def test_the_fastest_launch_is_used_and_remembered(tmp_path: Path, monkeypatch: 
     assert table.best(gate) == fast
 
     contests[0] = tune.Contest(Launches("another", table.ways), lambda: swiglu(gate, up))
-    with interpreted_kernels():
-        tune.tune(CPU, tmp_path)
+    tuned(tmp_path)
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
     assert set(content["launches"]) == {"swiglu forward", "another"}
     assert set(content["milliseconds"]["swiglu forward"]) == {str(slow), str(fast)}
 
 
-def test_where_definitions_compute_there_is_nothing_to_tune(tmp_path: Path) -> None:
-    assert tune.tune(CPU, tmp_path) == {}
-    assert list(tmp_path.iterdir()) == []
+def test_where_definitions_compute_there_is_nothing_to_tune() -> None:
+    assert tune.compiled_contests(CPU) == []
 
 
 def test_the_program_needs_a_gpu(root: Path) -> None:

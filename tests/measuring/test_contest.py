@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from oneflow_dist.measuring.contest import INPUT_SETS, Call, Case, Contender, Inputs, run_case
+from oneflow_dist.measuring.contest import INPUT_SETS, ROUNDS, Call, Case, Contender, Inputs, enter, time_in_turn
+from tests.measuring.contests import run_case
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -15,10 +16,6 @@ def make_inputs(seed: int) -> Inputs:
 
 def squaring(name: str, factor: float = 1.0, is_ours: bool = False) -> Contender:
     return Contender(name=name, prepare=lambda inputs: lambda: [factor * inputs[0] @ inputs[0]], is_ours=is_ours)
-
-
-def refuse(inputs: Inputs) -> Call:
-    raise RuntimeError("no such GPU\nand a long trace")
 
 
 def case_of(*contenders: Contender) -> Case:
@@ -35,8 +32,7 @@ def case_of(*contenders: Contender) -> Case:
 
 
 def test_contenders_are_timed_and_compared_with_the_truth() -> None:
-    result = run_case(case_of(squaring("ours", is_ours=True), squaring("off by 1 %", 1.01)), CPU)
-    ours, other = result["contenders"]
+    ours, other = run_case(case_of(squaring("ours", is_ours=True), squaring("off by 1 %", 1.01)), CPU)
     assert (ours["is_ours"], other["is_ours"]) == (True, False)
     assert ours["errors"]["square"] < 1e-6
     assert other["errors"]["square"] == pytest.approx(0.01, rel=1e-3)
@@ -46,18 +42,42 @@ def test_contenders_are_timed_and_compared_with_the_truth() -> None:
         assert entry["gib_per_second"] == pytest.approx(8 * SIZE**2 / 2**30 / entry["ms"] * 1e3)
 
 
-def test_a_peer_that_cannot_run_is_recorded_with_its_error() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, KeyError])
+def test_a_contender_that_cannot_run_is_recorded_with_its_error_ours_too(error: type[Exception]) -> None:
+    def refuse(inputs: Inputs) -> Call:
+        raise error("no such GPU\nand a long trace")
+
     absent = Contender(name="absent", prepare=refuse, needs="no_such_package")
-    result = run_case(case_of(squaring("ours", is_ours=True), Contender(name="broken", prepare=refuse), absent), CPU)
-    ours, broken, missing = result["contenders"]
-    assert "ms" in ours
-    assert broken == {"name": "broken", "is_ours": False, "failed": "RuntimeError: no such GPU"}
-    assert missing["failed"] == "no_such_package is not installed"
+    broken = Contender(name="broken", prepare=refuse, is_ours=True)
+    found = {line["name"]: line for line in run_case(case_of(broken, squaring("peer"), absent), CPU)}
+    reason = "no such GPU" if error is not KeyError else "'no such GPU\\nand a long trace'"
+    assert found["broken"] == {
+        "case": "squares",
+        "name": "broken",
+        "is_ours": True,
+        "failed": f"{error.__name__}: {reason}",
+    }
+    assert found["absent"]["failed"] == "no_such_package is not installed"
+    assert "ms" in found["peer"]
 
 
-def test_ours_may_not_fail() -> None:
-    with pytest.raises(RuntimeError, match="no such GPU"):
-        run_case(case_of(Contender(name="ours", prepare=refuse, is_ours=True)), CPU)
+def test_one_that_dies_while_it_is_timed_ends_no_other() -> None:
+    calls: list[int] = []
+
+    def call() -> list[torch.Tensor]:
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("out of memory")
+        return [torch.ones(SIZE, SIZE)]
+
+    dies, lives = run_case(case_of(Contender(name="dies", prepare=lambda inputs: call), squaring("lives")), CPU)
+    assert dies["failed"] == "RuntimeError: out of memory"
+    assert "ms" in lives
+
+
+def test_there_is_a_line_after_each_round() -> None:
+    case = case_of(squaring("ours", is_ours=True), squaring("peer"))
+    assert [line["name"] for line in time_in_turn(case, enter(case, CPU), CPU)] == ["ours", "peer"] * ROUNDS
 
 
 def test_input_sets_take_turns() -> None:
@@ -68,4 +88,4 @@ def test_input_sets_take_turns() -> None:
 
     run_case(case_of(Contender(name="ours", prepare=prepare, is_ours=True)), CPU)
     assert len(set(used)) == INPUT_SETS
-    assert used[-INPUT_SETS:] == [float(make_inputs(seed)[0][0, 0]) for seed in range(INPUT_SETS)]
+    assert set(used[-INPUT_SETS:]) == {float(make_inputs(seed)[0][0, 0]) for seed in range(INPUT_SETS)}

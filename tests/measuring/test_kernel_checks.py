@@ -1,17 +1,34 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from oneflow_dist.measuring import kernel_checks
 from oneflow_dist.measuring.kernel_checks import DTYPES, Check, all_checks, poisoned_memory, run_check, run_checks
 
 CPU = torch.device("cpu")
 
 
 def test_all_that_runs_here_is_right() -> None:
-    results = run_checks(CPU, 20)
-    assert len(results) == len(DTYPES) * len(list(all_checks(CPU, 20))) + 1
+    results = list(run_checks(CPU, 20))
+    assert len(results) == len(DTYPES) * len(list(all_checks(CPU, 20))) + 2
     assert [result for result in results if not result["is_right"]] == []
     assert all(result["error"] < 0.05 for result in results)
+
+
+def test_checks_are_chosen_by_the_beginnings_of_their_names() -> None:
+    names = [result["name"] for result in run_checks(CPU, 20, ("SwiGLU", "drawn"))]
+    assert names == ["SwiGLU"] * len(DTYPES) + ["drawn tokens"]
+
+
+def test_a_check_that_dies_is_wrong_and_ends_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(device: torch.device, rows: int) -> None:
+        raise AssertionError("a compiler's bug")
+
+    monkeypatch.setattr(kernel_checks, "check_drawn_tokens", die)
+    dead, weights = run_checks(CPU, 20, ("drawn", "first"))
+    assert (dead["failed"], dead["is_right"]) == ("AssertionError: a compiler's bug", False)
+    assert weights["is_right"]
 
 
 def halves(x: torch.Tensor) -> torch.Tensor:

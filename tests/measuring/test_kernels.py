@@ -1,28 +1,49 @@
-"""The measurement of the kernels on a CPU: the same program on small shapes."""
+"""Contests and launches as jobs, on a CPU: the same program on small shapes."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from oneflow_dist.config import Config
 from oneflow_dist.measuring import kernels
-from oneflow_dist.measuring.kernels import all_cases, matmul_rate, measure_kernels
+from oneflow_dist.measuring.kernels import all_cases, measure_cases, measure_launches
+from oneflow_kernels.launches import NEW, Launch, Launches, on
+from oneflow_kernels.tune import Contest, Timed
+from tests.measuring.links import Kept
+
+CPU = torch.device("cpu")
 
 
-def test_a_device_and_its_kernels_are_measured() -> None:
-    result = measure_kernels(torch.device("cpu"))
-    assert result["first_values"]["is_same_as_on_cpu"]
-    assert result["matmul_tflops"] > 0.0
-    assert all(check["is_right"] for check in result["checks"])
+def test_the_real_pack_comes_first(make_config: Callable[..., Config]) -> None:
+    names = [case.name for case in all_cases(make_config(), CPU)]
+    assert names[:2] == [f"{what}, real pack, forward and backward" for what in ("bag loss", "attention")]
 
 
-def test_contests_have_names_of_their_own_and_the_main_ones_come_first() -> None:
-    names = [case.name for case in all_cases(torch.device("cpu"))]
-    assert len(names) == len(set(names)) > 20
-    assert names[:2] == ["bag loss, 8B, forward and backward", "attention, 7 documents, forward and backward"]
+def test_contests_are_compiled_then_timed_and_looked_into(make_config: Callable[..., Config]) -> None:
+    bag, attention, *_ = all_cases(make_config(), CPU)
+    cases = [replace(case, contenders=case.contenders[:1]) for case in (bag, attention)]
+    link = Kept()
+    measure_cases(cases, ", as tuned", True, link, CPU)
+    assert [line["kind"] for line in link.lines] == ["ready", *(["contender"] * 3 + ["kernels"]) * 2]
+    assert link.lines[1]["case"] == f"{bag.name}, as tuned"
+    assert link.lines[4]["name"] == f"{bag.name}, as tuned: ours"
 
 
-def test_the_rate_of_a_device_is_that_of_its_best_call_in_its_faster_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    milliseconds = iter([[4.0, 3.0, 9.0], [8.0, 2.0, 6.0]])
-    monkeypatch.setattr(kernels, "time_calls", lambda function, device: next(milliseconds))
-    assert matmul_rate(torch.device("cpu"), 100) == pytest.approx(2 * 100**3 / 2e-3 / 1e12)
+def test_launches_are_told_and_their_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = Launch({"COLS": 16}, 4, 1)
+    contest = Contest(Launches("swiglu forward", on(NEW, launch)), list)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "cpu.json").write_text("{}")
+    monkeypatch.setattr(kernels, "TUNED", tmp_path / "package")
+    monkeypatch.setattr("oneflow_kernels.tune.compiled_contests", lambda device, scale, only: [contest])
+    monkeypatch.setattr("oneflow_kernels.tune.tune", lambda *_: iter([("swiglu forward", [Timed(2.0, launch)])]))
+    link = Kept()
+    measure_launches(("swiglu",), tmp_path, link, CPU)
+    ready, told = link.lines
+    assert (ready["kind"], told["milliseconds"]) == ("ready", {str(launch): 2.0})
+    assert (tmp_path / "tuned-cpu.json").exists()

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from oneflow_dist.measuring.contest import run_case
 from oneflow_dist.measuring.row_cases import row_cases
+from tests.measuring.contests import run_case
 
 CPU = torch.device("cpu")
 NAMES = ("norm and modulation", "gate and residual", "rotary", "SwiGLU")
@@ -15,7 +15,7 @@ def test_every_small_kernel_meets_its_definition(monkeypatch: pytest.MonkeyPatch
     cases = list(row_cases(CPU, 64))
     assert [case.name.partition(", ")[0] for case in cases] == [*NAMES, *NAMES]
     for case in cases[:4]:
-        ours, compiled, eager = run_case(case, CPU)["contenders"]
+        ours, compiled, eager = run_case(case, CPU)
         assert (ours["name"], compiled["name"], eager["name"]) == ("ours", "compiled", "eager")
         assert len(ours["errors"]) == len(case.outputs)
         assert all(error < 0.02 for error in ours["errors"].values()), (case.name, ours)

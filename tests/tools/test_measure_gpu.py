@@ -2,94 +2,162 @@
 
 from __future__ import annotations
 
-import json
-import time
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from PIL import Image
 
 import measure_gpu
 from oneflow_dist.config import Config, write_config
-from oneflow_dist.measuring.jobs import Job, Settings, all_jobs
+from oneflow_dist.measuring.jobs import Job, first_part, second_part
+from oneflow_dist.measuring.lines import Notebook
+from oneflow_dist.measuring.report import by_job, of_kind
+from oneflow_dist.measuring.schedule import Line
 from tests.launching import Launcher, only_error
 
 SMALL = ("data.rows_per_pack=512", "data.tokens_per_pack=512", "model.vocab_size=384")
-
-
-def ours(precision: str, checkpointing: str) -> Job:
-    """A job of the list that compiles nothing."""
-    (job,) = (job for job in all_jobs(512, 128) if job.name == f"ours {precision} eager {checkpointing}")
-    return job
+JOBS = {job.name: job for job in (*first_part(512, 128), *second_part(512, 128))}
+COMMANDS = r"^    python3 -m pip install (?:.*\\\n)*.*tools/measure_gpu.py.*$"  # of docs/gpu.md
 
 
 @pytest.fixture
-def measure(
-    make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, Any]]:
-    """Measure jobs on a small config; returns the content of the result file."""
+def tiny(make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as all programs of tests have it
-    config = tmp_path / "config.toml"
-    config.write_text(write_config(make_config(*SMALL)))
+    (tmp_path / "config.toml").write_text(write_config(make_config(*SMALL)))
+    return tmp_path / "config.toml"
 
-    def run(jobs: list[Job], *overrides: str, seconds: float = 240.0) -> dict[str, Any]:
-        settings = Settings(config=str(config), overrides=overrides, steps=1)
-        path = measure_gpu.measure_all(jobs, settings, time.monotonic() + seconds, tmp_path / "results", "0123abc")
-        return json.loads(path.read_text())
+
+@pytest.fixture
+def measure(tiny: Path) -> Callable[..., Notebook]:
+    """Measure jobs on a small config."""
+
+    def run(jobs: list[Job], *overrides: str, seconds: float = 240.0) -> Notebook:
+        notebook = Notebook(tiny.parent / "results")
+        shared = {"config": str(tiny), "overrides": overrides, "folder": str(notebook.folder)}
+        measure_gpu.measure_all(jobs, shared, notebook, seconds, "0123abc")
+        return notebook
 
     return run
 
 
-def test_a_result_has_both_sides_memory_kernels_and_a_picture(
-    measure: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def reasons(lines: list[Line]) -> dict[str, str]:
+    return {end["job"]: end["reason"] for end in of_kind(lines, "end") if end["status"] != "measured"}
+
+
+def test_the_whole_program_measures_one_job_of_each_kind(
+    measure: Callable[..., Notebook], tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = [job for job in all_jobs(512, 128) if job.name in ("kernels", "plan bf16 none")]
-    peer = Job(name="torchtitan 4 x 128 none", kind="peer", sequences=4, overrides=("train.compile=false",))
-    result = measure([*jobs, ours("bf16", "none"), peer])
-    assert result["not_measured"] == {}
-    first, second = result["runs"]
-    assert first["measured"]["rows_per_second"] > 0.0
-    assert 0.0 < first["mfu_of_measured_matmul"] < 1.0
-    assert first["planned_peak_gib"] == result["plans"]["plan bf16 none"]["peak_gib"] > 0.0
-    assert second["measured"]["tflops_by_its_own_formula"] > 0.0
-    assert result["comparison"]["4 documents"]["rows_per_second_ratio"] == pytest.approx(
-        first["measured"]["rows_per_second"] / second["measured"]["rows_per_second"]
+    peer = replace(JOBS["torchtitan 4 x 128 none"], overrides=("train.compile=false",), after=())
+    real = JOBS["bag loss, real pack, forward and backward, as tuned"]
+    names = "device", "ours bf16 eager none", "numbers of rows and draws", "launches of rows"
+    jobs = [
+        *(JOBS[name] for name in names),
+        peer,
+        replace(real, after=()),
+        replace(JOBS["counters"], needs="no-such-program"),
+    ]
+    notebook = measure(jobs)
+    lines = notebook.lines
+    assert reasons(lines) == {"counters": "no-such-program is not installed"}
+    assert {line["kind"] for line in lines} == {"machine", "rate", "step", "check", "contender", "kernels", "end"}
+    assert all(check["is_right"] for check in of_kind(lines, "check"))
+    assert f"{real.name}" in by_job(lines, "contender", "case")
+    assert lines[0]["commit"] == "0123abc"
+    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
+    assert len(capsys.readouterr().out.splitlines()) == len(lines)
+
+    measure_gpu.plan(notebook, str(tiny), [])
+    measure_gpu.plan(notebook, str(tiny), [])  # what is planned is not planned again
+    (plan,) = of_kind(notebook.lines, "plan")
+    assert plan["peak_gib"] == pytest.approx(sum(plan["by_kind"].values()))
+    measure_gpu.draw(notebook)
+    files = {path.name for path in notebook.folder.iterdir()}
+    assert files == {"results.jsonl", "report.md", "log.txt", "steps.png", "contests.png"}
+
+
+def test_one_variant_that_cannot_be_made_ends_no_other(measure: Callable[..., Notebook]) -> None:
+    float8 = replace(JOBS["ours float8 compiled none"], after=())
+    lines = measure([float8, JOBS["ours bf16 eager none"]], "model.mlp_width=40").lines
+    assert list(reasons(lines)) == [float8.name]
+    assert reasons(lines)[float8.name].startswith("ValueError: blocks.0.mlp.gate: a weight of 40 x 32 cannot")
+    assert [step["name"] for step in of_kind(lines, "step")] == ["ours bf16 eager none"]
+
+
+def test_without_time_all_is_skipped_and_still_written(measure: Callable[..., Notebook]) -> None:
+    found = reasons(measure(list(JOBS.values()), seconds=0.0).lines)
+    assert found["device"] == "no time left"
+    assert found.keys() == JOBS.keys()
+
+
+def test_nothing_is_planned_while_the_device_is_there(root: Path) -> None:
+    for path in (root / "oneflow_dist" / "measuring").glob("*.py"):
+        assert "planning.trace" not in path.read_text(), path
+
+
+def documented(root: Path) -> list[str]:
+    """The commands to paste, as docs/gpu.md has them."""
+    return re.findall(COMMANDS, (root / "docs" / "gpu.md").read_text(), re.MULTILINE)
+
+
+def make_wheel(folder: Path) -> None:
+    """The smallest there is."""
+    folder.mkdir()
+    info = "nothing_at_all-1.0.dist-info"
+    with zipfile.ZipFile(folder / "nothing_at_all-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("nothing_at_all.py", "")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: nothing_at_all\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.parametrize("loopback", ["down", "up"])
+def test_the_commands_to_paste_start_on_a_machine_without_a_network(root: Path, tiny: Path, loopback: str) -> None:
+    first, second = documented(root)
+    command = {"down": first, "up": second}[loopback]
+    job = {"down": "device", "up": "ours bf16 eager none"}[loopback]
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody leave the network")
+    folder = tiny.parent / "copy"  # as it arrives on that machine: with wheels, without git
+    folder.mkdir()
+    for name in ("configs", "kernels", "oneflow_dist", "tools"):
+        (folder / name).symlink_to(root / name)
+    make_wheel(folder / "wheels")
+    small = f"--config {shlex.quote(str(tiny))} --only {shlex.quote(job)}"
+    raise_it = "ip link set lo up && " if loopback == "up" and shutil.which("ip") else ""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    site = {"PATH": path, "OUT": str(tiny.parent / "out"), "TMPDIR": str(tiny.parent)}
+    end = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", f"{raise_it}{command.strip()} {small}"],
+        cwd=folder,
+        env={**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **site},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
-    assert result["machine"]["torch"] == torch.__version__
-    assert result["machine"]["commit"] == "0123abc"
-    assert capsys.readouterr().out.count("torchtitan 4 x 128 none ") == 2  # as it ended, and in the table
-    (picture,) = (tmp_path / "results").glob("*.png")
-    with Image.open(picture) as image:
-        assert image.width > 1000
+    assert end.returncode == 0, end.stderr
+    lines = Notebook(tiny.parent / "out").lines
+    assert reasons(lines) == {}
+    assert any(line.get("job") == job for line in lines if line["kind"] != "end"), end.stdout
 
 
-def test_one_variant_that_cannot_be_made_ends_no_other(measure: Callable[..., dict[str, Any]]) -> None:
-    result = measure([ours("float8", "none"), ours("bf16", "none")], "model.mlp_width=40")
-    reasons = result["not_measured"]
-    assert list(reasons) == ["ours float8 eager none"]
-    assert reasons["ours float8 eager none"].startswith("ValueError: blocks.0.mlp.gate: a weight of 40 x 32 cannot")
-    assert [run["status"] for run in result["runs"]] == ["failed", "measured"]
-
-
-def test_without_time_all_is_skipped_and_still_written(measure: Callable[..., dict[str, Any]]) -> None:
-    result = measure(all_jobs(512, 128), seconds=0.0)
-    assert set(result["not_measured"].values()) == {"no time left"}
-    assert len(result["runs"]) > 15
-
-
-def test_names_are_listed_without_measuring(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, root: Path
-) -> None:
-    config = str(root / "configs" / "oneflow_1b.toml")
-    monkeypatch.setattr("sys.argv", ["measure_gpu", "--list", "--only", "peer 32", "--config", config])
-    measure_gpu.main()
-    assert capsys.readouterr().out == "\n"
-    monkeypatch.setattr("sys.argv", ["measure_gpu", "--list", "--only", "x 8192", "--config", config])
-    measure_gpu.main()
-    assert capsys.readouterr().out == "torchtitan 2 x 8192 none\ntorchtitan 2 x 8192 selective\n"
+def test_wheels_are_those_that_the_doc_names_and_the_tested_versions(root: Path) -> None:
+    named = dict(re.findall(r"([\w-]+)==([\d.]+)", (root / "Makefile").read_text().partition("\nwheels:")[2]))
+    locked = dict(re.findall(r"^([\w-]+)==([\d.]+)", (root / "requirements.lock").read_text(), re.MULTILINE))
+    assert {"torchtitan", "liger-kernel", "tyro"} <= named.keys()
+    for package in named.keys() & locked.keys():
+        assert named[package] == locked[package], package
 
 
 def test_a_config_that_is_not_there_is_said_in_one_line(launcher: Launcher) -> None:
