@@ -40,7 +40,7 @@ TREES = ("configs/ ", "runs/quickstart/\n", "tar shard -> ")
 MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ")
 COMMIT = ("area: ",)
 
-MADE = {"config.toml", "kernels/results", "kernels/oneflow_kernels/tuned"}  # by the tools
+MADE = {"config.toml", "report.md", "kernels/results", "kernels/oneflow_kernels/tuned"}  # by the tools
 SECTIONS = {field.name: get_type_hints(Config)[field.name] for field in dataclasses.fields(Config)}
 KEYS = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
 PARAMETERS = {"heads.norm"}  # of the model, under the name of a section
@@ -62,7 +62,8 @@ def recipes(target: str, here: Path) -> list[Command]:
     """What make would run, and nothing of it done."""
     end = subprocess.run(["make", "-n", target], cwd=here, capture_output=True, text=True, check=False)
     assert end.returncode == 0, end.stderr
-    return [typed(line) for line in end.stdout.splitlines() if not line.startswith("make: ")]
+    lines = end.stdout.replace("\\\n", " ").splitlines()
+    return [typed(line) for line in lines if not line.startswith("make: ")]
 
 
 @pytest.mark.parametrize("text", COMMANDS, ids=COMMANDS)
