@@ -188,7 +188,7 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
         way = dataclasses.replace(way, reads_data=False)
     elif BIG & set(words):
         added += way.adds_if_big
-    if "tools/benchmark.py" == command.program and "--check" in words:
+    if command.program == "tools/benchmark.py" and "--check" in words:
         way = dataclasses.replace(way, code=1)  # in no time nothing is found right
     if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
         added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
