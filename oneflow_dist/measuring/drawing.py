@@ -105,10 +105,10 @@ def draw_contests(lines: Sequence[Line], path: Path) -> None:
     columns = min(3, len(cases))
     rows = -(-len(cases) // columns)
     figure = Figure(figsize=(5.6 * columns, 0.6 + 2.3 * rows), dpi=100, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for (name, contenders), axes in zip(cases.items(), panels, strict=False):
         _draw_case(axes, name, contenders)
-    for axes in list(panels)[len(cases) :]:
+    for axes in panels[len(cases) :]:
         axes.set_axis_off()
     figure.suptitle(f"{_title(lines)}\nmilliseconds, lower is better", x=0.01, ha="left", fontsize=10, color=INK)
     figure.savefig(path)
