@@ -100,7 +100,7 @@ def generate_steps(
         The number of the step, from 1.
 
     Raises:
-        FloatingPointError: what the model says is not finite; the canvases are as they were after the step before.
+        FloatingPointError: what the model says is not finite; what went through that forward is as it was before.
 
     Source: arXiv:2510.03506 Algorithms 1 and 2.
     """
