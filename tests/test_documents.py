@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import tomllib
@@ -60,7 +61,8 @@ def checkouts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> C
 
 def recipes(target: str, here: Path) -> list[Command]:
     """What make would run, and nothing of it done."""
-    end = subprocess.run(["make", "-n", target], cwd=here, capture_output=True, text=True, check=False)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test` itself
+    end = subprocess.run(["make", "-n", target], cwd=here, env=env, capture_output=True, text=True, check=False)
     assert end.returncode == 0, end.stderr
     lines = end.stdout.replace("\\\n", " ").splitlines()
     return [typed(line) for line in lines if not line.startswith("make: ")]
