@@ -79,6 +79,7 @@ WAYS = {
     "tools/measure_gpu.py": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
     "tools/benchmark.py": Way(("--minutes=0",), says="no time left"),  # tests/tools/test_benchmark.py has time
     "tools/benchmark_loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
+    "tools/stand_in_machines.py": Way(("--machine=this machine", "tests/planning/test_gpus.py"), how="afresh"),
     "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=gate backward, bf16"), how="afresh"),
     "oneflow_kernels.tune": Way(code=2, says="no GPU is here"),  # and none is looked for
     ".venv/bin/pre-commit": Way(needs=".git", how="afresh"),

@@ -60,6 +60,7 @@ def main() -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, help=f"default: sampling.{name} of the checkpoint"
         )
+    parser.add_argument("--thinning", action=argparse.BooleanOptionalAction, help="likewise")
     args = parser.parse_args()
     if args.count < 1:
         raise ValueError(f"--count: {args.count} must be positive")

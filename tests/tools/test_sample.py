@@ -44,9 +44,10 @@ def test_documents_continue_the_given_text_and_image(
     sample: Sample, digit: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     prompt = ["--text", "zero", "--image", digit, "--text", "count up:"]
-    end = sample(tmp_path / "out", *prompt, "--count", "24", "--seed", "2")
+    end = sample(tmp_path / "out", *prompt, "--count", "24", "--seed", "2", "--time-power", "1.25", "--no-thinning")
     assert end.code == 0, end.stderr
     table = read_trace(tmp_path / "out")
+    assert (table["settings"]["time_power"], table["settings"]["thinning"]) == (1.25, False)
     assert table["seed"] == 2
     assert table["settings"]["steps"] == 6
     assert table["settings"]["guidance"] == 2.0  # of configs/debug.toml
