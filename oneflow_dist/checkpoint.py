@@ -37,7 +37,7 @@ from oneflow_dist.progress import (
     is_complete,
     read_progress,
 )
-from oneflow_dist.runtime import is_main
+from oneflow_dist.runtime import GLOO, is_main
 from oneflow_dist.stored_tensors import check_tensors, named_leaves, read_tensors, shapes
 
 Keys = dict[str, tuple[str, ...] | None]  # of the config: of some sections, or (None) all of a section
@@ -56,7 +56,7 @@ class CheckpointWriter:
         self.under_way: futures.Future[Any] | None = None
         if config.checkpoint.background:
             # A thread writes. Its messages must not mix with those of the steps, so they have a group of their own.
-            self.group = dist.new_group(backend="gloo")
+            self.group = dist.new_group(backend=GLOO)
             on_gpu = torch.cuda.is_available()
             self.stager = DefaultStager(
                 StagingOptions(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     import torch
 
+GLOO = "gloo_in_order"  # see `_make_gloo`
+
 
 def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.device:
     """Join the process group of torchrun, or be a group of one; returns this rank's device.
@@ -22,6 +24,7 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
     import torch.distributed as dist
 
     share_cores(data_workers)
+    dist.Backend.register_backend(GLOO, _make_gloo, extended_api=True, devices=["cpu"])
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
@@ -30,9 +33,9 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-        backend = "cpu:gloo,cuda:nccl"
+        backend = f"cpu:{GLOO},cuda:nccl"
     else:
-        device, backend = torch.device("cpu"), "gloo"
+        device, backend = torch.device("cpu"), GLOO
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend)
         dist.all_reduce(
@@ -41,6 +44,22 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
+
+
+def _make_gloo(place: Any, _: Any) -> Any:
+    """Gloo with one thread for the collectives of a group instead of two: in order, and without a race of torch's.
+
+    Each of torch's threads assigns the name of the collective that it has ended to one string, without a lock. A name
+    of more than 15 characters, as functional all-gathers and reduce-scatters have, is on the heap; where two threads
+    are at it at once it is freed twice, and sooner or later malloc crashes (torch 2.13, ProcessGroupGloo::runLoop).
+    """
+    from torch.distributed import ProcessGroupGloo
+
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._devices, options._threads = [ProcessGroupGloo.create_default_device()], 1
+    options._timeout, options.group_name = place.timeout, place.group_id
+    options.global_ranks_in_group = place.global_ranks_in_group
+    return ProcessGroupGloo(place.store, place.group_rank, place.group_size, options)
 
 
 def share_cores(others: int) -> None:

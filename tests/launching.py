@@ -184,9 +184,12 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
 
 
 @pytest.fixture
-def group_of_one() -> Iterator[None]:
-    """This process as a process group, as `start_process` makes it for a run without torchrun."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as a process group, as a run without torchrun is one."""
+    from oneflow_dist.runtime import start_process
+
+    monkeypatch.setenv("OMP_NUM_THREADS", THREADS)
+    start_process()
     yield
     dist.destroy_process_group()
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
-from oneflow_dist.runtime import is_main, log
+from oneflow_dist.runtime import GLOO, is_main, log
 from tests.launching import Launcher, only_error
 
 PROGRAM = """
@@ -104,6 +106,17 @@ def test_rank_0_prints_and_all_ranks_end_with_code_0(program: Program, launcher:
     ]
     ends = launcher.run_ranks(3, program(*body))
     assert [(end.code, end.stdout) for end in ends] == [(0, "3 ranks\nTrue \n"), (0, "False \n"), (0, "False \n")]
+
+
+def count_workers() -> list[int]:
+    """How many threads gloo has for the collectives of each group: of all ranks, like it, and of messages."""
+    groups = [dist.group.WORLD, dist.new_group(), dist.new_group(backend=GLOO)]
+    return [group._get_backend(torch.device("cpu")).options._threads for group in groups]
+
+
+def test_collectives_of_a_group_are_done_one_after_the_other(launcher: Launcher) -> None:
+    """By one thread: several of torch's race."""
+    assert launcher.call(2, count_workers) == [[1, 1, 1]] * 2
 
 
 def test_without_torchrun_a_process_is_a_group_of_one(program: Program, launcher: Launcher) -> None:
