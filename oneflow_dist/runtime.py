@@ -55,8 +55,10 @@ def _make_gloo(place: Any, _: Any) -> Any:
     """
     from torch.distributed import ProcessGroupGloo
 
+    names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+    devices = [ProcessGroupGloo.create_device(interface=name) for name in names]
     options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._devices, options._threads = [ProcessGroupGloo.create_default_device()], 1
+    options._devices, options._threads = devices or [ProcessGroupGloo.create_default_device()], 1
     options._timeout, options.group_name = place.timeout, place.group_id
     options.global_ranks_in_group = place.global_ranks_in_group
     return ProcessGroupGloo(place.store, place.group_rank, place.group_size, options)

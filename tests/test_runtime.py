@@ -119,6 +119,15 @@ def test_collectives_of_a_group_are_done_one_after_the_other(launcher: Launcher)
     assert launcher.call(2, count_workers) == [[1, 1, 1]] * 2
 
 
+def test_gloo_uses_the_network_interface_that_the_environment_names(program: Program, launcher: Launcher) -> None:
+    body = ["start_process()", "dist.barrier()", 'log("done")', "end_process()"]
+    ends = launcher.run_ranks(2, program(*body), env={"GLOO_SOCKET_IFNAME": "lo"})
+    assert [(end.code, end.stdout) for end in ends] == [(0, "done\n"), (0, "")]
+    end = launcher.run(program(*body), env={"GLOO_SOCKET_IFNAME": "nowhere"})
+    assert end.code == 1
+    assert "nowhere" in end.stderr
+
+
 def test_without_torchrun_a_process_is_a_group_of_one(program: Program, launcher: Launcher) -> None:
     body = ["device = start_process()", "print(device, dist.get_rank(), dist.get_world_size())", "end_process()"]
     end = launcher.run(program(*body, 'print("goes on")'))
