@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist.runtime import GLOO, is_main, log
-from tests.launching import Launcher, only_error
+from tests.launching import THREADS, Launcher, only_error
 
 PROGRAM = """
 import os, sys
@@ -142,7 +142,7 @@ def test_without_torchrun_a_process_is_a_group_of_one(program: Program, launcher
         ({}, 3, "5"),  # one for each data worker
         ({}, 20, "1"),
         ({"LOCAL_WORLD_SIZE": "4"}, 0, "2"),  # the ranks of one machine share its cores
-        ({"OMP_NUM_THREADS": "1"}, 0, "1"),
+        ({"OMP_NUM_THREADS": THREADS}, 0, THREADS),  # with which the launcher has loaded torch
     ],
 )
 def test_threads_are_the_cores_that_other_processes_leave(

@@ -70,7 +70,8 @@ def measure(config_path: str) -> Measured:
 
 def collectives_so_far() -> int:
     """As the process groups themselves count them."""
-    return sum(group._get_sequence_number_for_group() for group in dist.distributed_c10d._world.pg_map)
+    groups = [group._get_backend(torch.device("cpu")) for group in dist.distributed_c10d._world.pg_map]
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 def by_name(trace: Trace) -> dict[tuple[str, str, int], int]:
