@@ -92,6 +92,7 @@ def run_tests(machine: dict[str, str], arguments: list[str], log: Path) -> tuple
     variables = {name for settings in MACHINES.values() for name in settings}
     env = {name: value for name, value in os.environ.items() if name not in variables} | machine
     with tempfile.TemporaryDirectory() as folder, log.open("a") as output:
+        env["TMPDIR"] = folder  # compilers' caches are there, which do not ask for whom their code was made
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
         start = time.monotonic()

@@ -42,8 +42,10 @@ class Link:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Its kind and the first line of its message."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """Its kind and the first line of its message, with the next where that only announces it."""
+    first, _, rest = str(error).strip().partition("\n")
+    second = rest.strip().partition("\n")[0] if first.endswith(":") else ""
+    return f"{type(error).__name__}: {first} {second}".rstrip()
 
 
 def main() -> None:

@@ -64,7 +64,13 @@ def test_a_package_that_is_missing_is_said() -> None:
     assert "braceexpand" in str(said[0]["reason"])
 
 
-def test_an_error_is_its_kind_and_the_first_line_of_its_message() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        raise RuntimeError("\nout of memory\nand a table")
-    assert in_a_line(caught.value) == "RuntimeError: out of memory"
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("\nout of memory\nand a table", "RuntimeError: out of memory"),
+        ("inductor raised:\n\nno compiler\nand why", "RuntimeError: inductor raised: no compiler"),
+        ("raised:", "RuntimeError: raised:"),
+    ],
+)
+def test_an_error_is_its_kind_and_what_it_says_first(message: str, line: str) -> None:
+    assert in_a_line(RuntimeError(message)) == line

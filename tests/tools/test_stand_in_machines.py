@@ -16,6 +16,7 @@ from tests.launching import run_python
 def test_of_the_environment():
     assert (torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()) == (2, "AVX2")
     assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"
+    assert not os.environ["TMPDIR"].endswith("of_this_machine")
 
 def test_of_a_program():
     assert run_python("-c", "import torch; print(torch.get_num_threads())").stdout == "2\\n"
@@ -31,6 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set the tool's arguments, and an environment that it has to change; returns the folder of its table."""
     (tmp_path / "test_two.py").write_text(TESTS)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    monkeypatch.setenv("TMPDIR", f"{tmp_path}/of_this_machine")
     monkeypatch.setenv("ONEFLOW_TEST_THREADS", "1")
     monkeypatch.setattr("sys.argv", ["x", f"--output={tmp_path}/out/table.md", f"--machine={MACHINE}", f"{tmp_path}"])
     return tmp_path / "out"
