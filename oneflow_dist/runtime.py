@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,10 +53,16 @@ def _make_gloo(place: Any, _: Any) -> Any:
     Each of torch's threads assigns the name of the collective that it has ended to one string, without a lock. A name
     of more than 15 characters, as functional all-gathers and reduce-scatters have, is on the heap; where two threads
     are at it at once it is freed twice, and sooner or later malloc crashes (torch 2.13, ProcessGroupGloo::runLoop).
+
+    Raises:
+        ValueError: GLOO_SOCKET_IFNAME names a network interface that this machine has not.
     """
     from torch.distributed import ProcessGroupGloo
 
     names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+    there = [name for _, name in socket.if_nameindex()]
+    for name in set(names).difference(there):
+        raise ValueError(f"GLOO_SOCKET_IFNAME: this machine has no interface {name}; set one of {', '.join(there)}")
     devices = [ProcessGroupGloo.create_device(interface=name) for name in names]
     options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices, options._threads = devices or [ProcessGroupGloo.create_default_device()], 1

@@ -60,7 +60,9 @@ def main() -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, help=f"default: sampling.{name} of the checkpoint"
         )
-    parser.add_argument("--thinning", action=argparse.BooleanOptionalAction, help="likewise")
+    parser.add_argument(
+        "--thinning", action=argparse.BooleanOptionalAction, help="default: sampling.thinning of the checkpoint"
+    )
     args = parser.parse_args()
     if args.count < 1:
         raise ValueError(f"--count: {args.count} must be positive")

@@ -127,7 +127,10 @@ def test_the_commands_to_paste_start_on_a_machine_without_a_network(root: Path, 
     command = {"down": first, "up": second}[loopback]
     job = {"down": "device", "up": "ours bf16 eager none"}[loopback]
     if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody leave the network")
+        pytest.skip(
+            "to leave the network needs root or user namespaces. What jobs are given for a machine without one is "
+            "tested for everybody in tests/measuring/test_processes.py"
+        )
     folder = tiny.parent / "copy"  # as it arrives on that machine: with wheels, without git
     folder.mkdir()
     for name in ("configs", "kernels", "oneflow_dist", "tools"):
