@@ -22,10 +22,13 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
-from oneflow_dist.config import Config, load_config
+from oneflow_dist.config import Config
+from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.model.autoencoder import PIXELS
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.progress import (
+    TOKENIZER,
     Progress,
     checkpoint_folder,
     clear_place,
@@ -35,9 +38,10 @@ from oneflow_dist.progress import (
     find_latest,
     folder_beside,
     is_complete,
+    read_config,
     read_progress,
 )
-from oneflow_dist.runtime import GLOO, is_main
+from oneflow_dist.runtime import GLOO, is_main, log
 from oneflow_dist.stored_tensors import check_tensors, named_leaves, read_tensors, shapes
 
 Keys = dict[str, tuple[str, ...] | None]  # of the config: of some sections, or (None) all of a section
@@ -45,6 +49,9 @@ Keys = dict[str, tuple[str, ...] | None]  # of the config: of some sections, or 
 # Those that decide which parameters there are, and what they mean.
 ARCHITECTURE: Keys = {"model": None, "heads": None, "image": ("channels", "patch_size", "time_conditioning")}
 PLACE: Keys = {"data": ("packs_per_step", "window_samples"), "run": ("seed",)}  # what the states of lanes depend on
+# What decides how a run goes on; of the data, data/identity.py tells more than the paths do.
+COURSE = ("flow", "optim", "train", "data")
+NOT_COURSE = ("mixture", "tokenizer", "workers", "cached_samples", "offload", "compile", "gc_every_steps")
 
 
 class CheckpointWriter:
@@ -149,6 +156,11 @@ def load_checkpoint(
         ValueError: it is damaged, or belongs to another architecture or another cut of the data.
     """
     progress = read_progress(folder)
+    if progress.step > config.train.steps:
+        raise ValueError(
+            f"train.steps: {config.train.steps}, but {folder} has made {progress.step}; raise it, or name another "
+            "run.folder to start anew"
+        )
     if progress.step == 0:
         check_same(folder, config, ARCHITECTURE)
         read_tensors({"model": dict(model.named_parameters())}, folder)
@@ -162,23 +174,64 @@ def load_checkpoint(
 
 
 def load_model(path: str | Path) -> tuple[OneFlow, Config]:
-    """The averaged weights of a checkpoint, or of the last one of a run folder, on this process's device.
+    """The model of a checkpoint, or of the last one of a run folder, and its config.
 
     Raises:
         ValueError: there is no complete checkpoint, or it is damaged.
+    """
+    folder = find_checkpoint(path)
+    config = config_at_home(folder)
+    return load_weights(folder, config), config
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The folder of a checkpoint: `path` itself, or the last one of a run folder.
+
+    Raises:
+        ValueError: there is no complete checkpoint.
     """
     folder = Path(path) if is_complete(Path(path)) else find_latest(str(path))
     if folder is None:
         raise ValueError(
             f"{path}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"
         )
-    config = load_config(folder / "config.toml")
+    return folder
+
+
+def load_weights(folder: Path, config: Config) -> OneFlow:
+    """The averaged weights of a checkpoint, on this process's device.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
     weights = "model" if read_progress(folder).step == 0 else "ema"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
         read_tensors({weights: dict(model.named_parameters())}, folder, no_dist=True)
-    return model.eval(), config
+    return model.eval()
+
+
+def config_at_home(folder: Path) -> Config:
+    """The config of a checkpoint; its paths lead to the checkpoint's copy of the ranks file, from any working folder.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    config, data = read_config(folder), read_progress(folder).data
+    home = Path(data.get("working_folder", ""))
+    own, now = folder / TOKENIZER, home / config.data.tokenizer.partition("#")[0]
+    if own.exists() and now.is_file() and now.read_bytes() != own.read_bytes():
+        log(f"data.tokenizer: {now} is no longer the file that this run was trained with; using the copy in {folder}")
+    tokenizer = str(own) if own.exists() else config.data.tokenizer
+    pictures = config.sampling.autoencoder
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, tokenizer=tokenizer),
+        sampling=dataclasses.replace(
+            config.sampling, autoencoder=pictures if pictures == PIXELS else str(home / pictures)
+        ),
+    )
 
 
 def check_same(folder: Path, config: Config, keys_of: Keys) -> None:
@@ -187,7 +240,7 @@ def check_same(folder: Path, config: Config, keys_of: Keys) -> None:
     Raises:
         ValueError: the first that differs, with both values.
     """
-    theirs = load_config(folder / "config.toml")
+    theirs = read_config(folder)
     for section, keys in keys_of.items():
         there, here = getattr(theirs, section), getattr(config, section)
         for key in keys or [field.name for field in dataclasses.fields(here)]:
@@ -196,6 +249,18 @@ def check_same(folder: Path, config: Config, keys_of: Keys) -> None:
                     f"{folder}: {section}.{key} is {getattr(there, key)!r} there but {getattr(here, key)!r} here; "
                     "set another run.folder to start anew, or take the checkpoint's value to continue"
                 )
+
+
+def list_changes(folder: Path, config: Config) -> list[str]:
+    """What of the course of a run is another from this checkpoint on, defaults of the program among it; a line each."""
+    theirs, lines = read_config(folder), []
+    for section in COURSE:
+        there, here = getattr(theirs, section), getattr(config, section)
+        for key in (field.name for field in dataclasses.fields(here) if field.name not in NOT_COURSE):
+            before, now = getattr(there, key), getattr(here, key)
+            if before != now:
+                lines.append(f"{section}.{key}: {now!r}, before {before!r}")
+    return lines
 
 
 class _Writer(dcp.FileSystemWriter):
@@ -208,7 +273,10 @@ class _Writer(dcp.FileSystemWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On rank 0 alone, after all parts; DCP tells every rank when this fails, as when a part does."""
         super().finish(metadata, results)
-        complete(self.final, self.config, self.progress)
+        path = self.config.data.tokenizer
+        # As it was read when the run started; weights that a run starts from have seen no tokens.
+        tokenizer = load_tokenizer(path).content if self.progress.data and path != "bytes" else None
+        complete(self.final, self.config, self.progress, tokenizer)
         delete_old(self.config.run.folder, self.config.checkpoint)
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-LEAST_TEMPERATURE = 1e-30  # as in oneflow_kernels.sample_bag: below it logits overflow
+from oneflow_dist.ranges import RANGES, check_range
+
+# Files and folders, and what may stand there; "~" at their start is the user's home.
+PATHS = {
+    "run": {"folder": "a folder, as runs/mine"},
+    "data": {"mixture": "a YAML file, as configs/data/quickstart.yaml", "tokenizer": 'a ranks file, or "bytes"'},
+    "sampling": {"autoencoder": 'a folder, or "pixels"'},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +183,9 @@ class MetricsConfig:
 
     tensorboard: bool = False
     wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "oneflow_dist"
+    wandb_entity: str = ""  # team or user; "": the user's own default
+    wandb_tags: tuple[str, ...] = ()
     profile_step: int = 0  # write a trace of this step of each rank to <run>/traces; 0: none
 
 
@@ -218,7 +229,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a TOML file, apply `section.key=value` overrides (values are TOML; a bare word is a string), check.
 
     Raises:
-        ValueError: no such file, bad TOML, an unknown or missing key, a wrong type, an impossible combination.
+        ValueError: no such file, bad TOML, an unknown or missing key, a wrong type, a number out of its range, an
+            impossible combination.
     """
     path = Path(path)
     if not path.is_file():
@@ -229,7 +241,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise ValueError(f"{path}: not valid TOML: {error}") from error
     for override in overrides or []:
         _apply_override(table, override)
-    config = _build(Config, table, prefix="")
+    config = _at_home(_build(Config, table, prefix=""))
     check_config(config)
     return config
 
@@ -246,51 +258,22 @@ def write_config(config: Config) -> str:
 
 
 def check_config(config: Config) -> None:
-    """Combinations that cannot work.
+    """Numbers, paths and combinations that cannot work.
 
     Raises:
         ValueError: names the keys, their values and a way out.
     """
+    for section, ranges in RANGES.items():
+        for key, interval in ranges.items():
+            check_range(f"{section}.{key}", getattr(getattr(config, section), key), interval)
+    for section, paths in PATHS.items():
+        for key, what in paths.items():
+            path = getattr(getattr(config, section), key)
+            if not path.strip():
+                raise ValueError(f"{section}.{key}: is empty; name {what}")
+            if path.startswith("~"):  # what has a home is at home since `load_config`
+                raise ValueError(f"{section}.{key}: {path}: there is no such user here; ./{path} is what is called so")
     model, image, data = config.model, config.image, config.data
-    positive = {
-        "model": (
-            *("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size"),
-            "rope_scaling",
-        ),
-        "image": ("channels", "height", "width", "patch_size"),
-        "data": (
-            *("packs_per_step", "rows_per_pack", "tokens_per_pack", "bag_tokens_per_pack", "images_per_pack"),
-            *("max_sample_rows", "window_samples"),
-        ),
-        "optim": ("lr", "max_grad_norm"),
-        "train": ("steps",),
-        "checkpoint": ("every_steps", "keep"),
-        "sampling": ("steps", "max_rows"),
-        "flow": ("keep_exponent",),
-    }
-    for section, keys in positive.items():
-        for key in keys:
-            value = getattr(getattr(config, section), key)
-            if not value > 0:
-                raise ValueError(f"{section}.{key}: {value} must be positive")
-    optional = {
-        "data": ("workers", "cached_samples"),
-        "train": ("gc_every_steps",),
-        "checkpoint": ("keep_every_steps",),
-        "guard": ("spike_factor", "max_skipped_steps", "hang_seconds", "slow_ranks_every_steps"),
-        "metrics": ("profile_step",),
-        "sampling": ("every_steps", "top_k"),
-    }
-    for section, key in ((section, key) for section, keys in optional.items() for key in keys):
-        value = getattr(getattr(config, section), key)
-        if value < 0:
-            raise ValueError(f"{section}.{key}: {value} must not be negative; 0 switches it off")
-    for key, least in (("temperature", LEAST_TEMPERATURE), ("time_power", 1.0)):
-        value = getattr(config.sampling, key)
-        if not value >= least:
-            raise ValueError(f"sampling.{key}: {value} must be at least {least:g}")
-    if config.sampling.top_p == 0.0:
-        raise ValueError("sampling.top_p: 0.0 must be positive; it keeps no token")
     if model.width % model.num_attention_heads or (model.width // model.num_attention_heads) % 2:
         raise ValueError(
             f"model.width ({model.width}) / model.num_attention_heads ({model.num_attention_heads}) "
@@ -316,19 +299,11 @@ def check_config(config: Config) -> None:
             f"data.bag_tokens_per_pack ({data.bag_tokens_per_pack}) must be at least "
             f"data.max_sample_rows ({data.max_sample_rows}): all tokens of a sample can be missing at once"
         )
-    if data.sequences_per_pack < 2:
-        raise ValueError(f"data.sequences_per_pack: {data.sequences_per_pack} must be at least 2; one is for padding")
-    for section, key in (("flow", "condition_dropout_prob"), ("sampling", "top_p"), ("optim", "final_lr_fraction")):
-        value = getattr(getattr(config, section), key)
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{section}.{key}: {value} must lie in [0, 1]")
     if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):
         raise ValueError(
             f"parallel.async_tensor: needs parallel.tensor > 1 (it is {config.parallel.tensor}) "
             f"and train.compile = true (it is {str(config.train.compile).lower()})"
         )
-    if not 0.0 <= config.optim.ema_decay < 1.0:
-        raise ValueError(f"optim.ema_decay: {config.optim.ema_decay} must lie in [0, 1)")
 
 
 def _apply_override(table: dict[str, Any], override: str) -> None:
@@ -343,6 +318,15 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
     if not isinstance(table.setdefault(section, {}), dict):
         raise ValueError(f"{section}: expected a table [{section}], got {table[section]!r}")
     table[section][key] = value
+
+
+def _at_home(config: Config) -> Config:
+    """Shells expand "~" at the start of a word only, which the value of section.key=value is not."""
+    for section, paths in PATHS.items():
+        values = getattr(config, section)
+        own = {key: os.path.expanduser(getattr(values, key)) for key in paths}  # noqa: PTH111 # a Path would normalize
+        config = dataclasses.replace(config, **{section: dataclasses.replace(values, **own)})
+    return config
 
 
 def _build(kind: type, table: Any, prefix: str) -> Any:

@@ -52,10 +52,6 @@ class Document:
     key: str
     parts: tuple[TextPart | ImagePart, ...]
 
-    @property
-    def num_images(self) -> int:
-        return sum(isinstance(part, ImagePart) for part in self.parts)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -30,8 +32,9 @@ class Claim:
 
     def commit(self) -> None:
         """Give the file its name; from here on it survives a power cut."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.partial):
+            self.file.flush()
+            os.fsync(self.file.fileno())
         self.partial.rename(self.path)
         sync_folder(self.path.parent)
 
@@ -77,9 +80,33 @@ def write_whole(path: Path, content: bytes) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _is_named(file, _partial(path)):  # not so where another process has just written it
                 file.truncate(0)
-                file.write(content)
+                with naming(path):
+                    file.write(content)
                 Claim(path, _partial(path), file).commit()
                 return
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Inside, an error of the system that names no file gets this one: a write to an open file does not know it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line with the file, and what is left on its disk where that is the matter."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is None:
+        return str(error)
+    folder = next(parent for parent in Path(error.filename).absolute().parents if parent.exists())
+    usage = shutil.disk_usage(folder)
+    return (
+        f"{error.filename}: {error.strerror}: the disk of {folder} has {usage.free / 2**20:.1f} of "
+        f"{usage.total / 2**20:.1f} MiB left; make room and run the same command again"
+    )
 
 
 def sync_folder(folder: Path) -> None:

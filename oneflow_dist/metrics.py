@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import sys
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 import torch
@@ -17,6 +18,8 @@ from tqdm import tqdm
 
 from oneflow_dist.config import Config, write_config
 from oneflow_dist.containers import Counts, StepMetrics
+from oneflow_dist.files import naming, write_whole
+from oneflow_dist.runtime import bar_seconds, log
 
 
 class MetricsLog:
@@ -31,41 +34,43 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = _open_alone(folder / "metrics.jsonl")
         _cut_after(self._lines, first_step)
-        (folder / "config.toml").write_text(write_config(config))
+        write_whole(folder / "config.toml", write_config(config).encode())
         self._tensorboard = _open_tensorboard(folder, first_step) if config.metrics.tensorboard else None
-        self._wandb = _open_wandb(config, folder) if config.metrics.wandb != "off" else None
+        self._wandb = open_wandb(config, folder) if config.metrics.wandb != "off" else None
         self._bar = tqdm(
             total=config.train.steps,
             initial=first_step,
             unit="step",
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+            mininterval=bar_seconds(),
         )
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close(has_failed=error is not None)
 
-    def close(self) -> None:
+    def close(self, has_failed: bool = False) -> None:
         """Flush and close all sinks, whatever ended the run."""
         if not self.is_main:
             return
         self._bar.close()
-        self._lines.close()
+        with naming(self._lines.name):
+            self._lines.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            self._wandb.finish(exit_code=int(has_failed))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One step's values to every sink."""
         if not self.is_main:
             return
         line = {name: None if _is_broken(value) else value for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, **line}) + "\n")
-        self._lines.flush()
+        with naming(self._lines.name):
+            self._lines.write(json.dumps({"step": step, **line}) + "\n")
+            self._lines.flush()
         if self._tensorboard is not None:
             for name, value in values.items():
                 if not isinstance(value, str):
@@ -139,7 +144,7 @@ def _is_broken(value: float | str) -> bool:
 
 def _open_alone(path: Path) -> TextIO:
     """Open for appending what no other run writes to; so a run has its folder to itself for as long as it lives."""
-    file = path.open("a+")
+    file = path.open("a+", encoding="utf-8", errors="surrogateescape")  # damage is found by the line, not by the byte
     try:  # this lock is not inherited by data workers, who may outlive a killed run
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -151,13 +156,26 @@ def _open_alone(path: Path) -> TextIO:
 
 
 def _cut_after(file: TextIO, step: int) -> None:
-    """Keep the lines up to `step`; a half-written last line goes too."""
+    """Keep the lines up to `step`; a half-written last line goes too.
+
+    Raises:
+        ValueError: a line is damaged. Nothing has been cut then.
+    """
     file.seek(0)
-    num_kept = 0
-    for line in file.read().splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
+    num_kept, lines = 0, file.read().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            is_later = not line.endswith("\n") or json.loads(line)["step"] > step
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{file.name}, line {number}: damaged ({line[:40]!r}); remove that line, or move the file away: the "
+                "run goes on without it"
+            ) from error
+        if is_later:
             break
-        num_kept += len(line)  # JSON of ours is ASCII: a character is a byte
+        num_kept += len(line.encode("utf-8", "surrogateescape"))
+    if step == 0 and lines:
+        log(f"{file.name}: the {len(lines)} steps of an earlier try ended before a checkpoint; they are made again")
     file.truncate(num_kept)
 
 
@@ -167,17 +185,31 @@ def _open_tensorboard(folder: Path, first_step: int) -> Any:
     return SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
 
 
-def _open_wandb(config: Config, folder: Path) -> Any:
+def open_wandb(config: Config, folder: Path) -> Any:
+    """The run of this folder, or more of it: folders of one name are different runs.
+
+    Raises:
+        ValueError: W&B does not want it.
+    """
     import dataclasses
 
     import wandb
 
-    return wandb.init(
-        project="oneflow_dist",
-        name=folder.name,
-        id=folder.name,
-        resume="allow",
-        dir=folder,
-        mode=config.metrics.wandb,  # type: ignore[arg-type]
-        config=dataclasses.asdict(config),
-    )
+    own, metrics = folder / "wandb-id", config.metrics
+    if not own.exists():
+        write_whole(own, secrets.token_hex(4).encode())
+    try:
+        return wandb.init(
+            project=metrics.wandb_project,
+            entity=metrics.wandb_entity or None,
+            tags=metrics.wandb_tags,
+            name=folder.resolve().name,
+            id=own.read_text().strip(),
+            resume="allow" if metrics.wandb == "online" else None,  # offline there is nothing to look it up in
+            dir=folder,
+            mode=metrics.wandb,  # type: ignore[arg-type]
+            config=dataclasses.asdict(config),
+        )
+    except (wandb.Error, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")  # some of its messages have several lines
+        raise ValueError(f"metrics.wandb: {reason}; run `wandb login`, or set metrics.wandb=offline or off") from error

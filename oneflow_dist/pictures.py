@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from oneflow_dist.canvas import Canvas, blank_canvas, parse_prompt
 from oneflow_dist.config import Config
-from oneflow_dist.data.codec import decode_pixels, encode_pixels
+from oneflow_dist.data.codec import decode_pixels
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.files import naming
 from oneflow_dist.model.autoencoder import PIXELS, Autoencoder, load_autoencoder
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import is_main
@@ -23,6 +24,7 @@ from oneflow_dist.sampler import SamplerSettings, generate
 
 INK, FAINT, PAPER = "#1c1c28", "#8a8a99", "#ffffff"
 DOCUMENTS_PER_PROMPT = 4
+PAGE_WIDTH = 960  # pixels, without margins
 
 Box = tuple[str, str] | Image.Image  # a word and its colour, or a picture
 
@@ -45,14 +47,15 @@ def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     documents = [draw_document(canvas, tokenizer, config.sampling.autoencoder) for canvas in canvases]
     page = stack([text_line(f"step {step}", 18), *documents], gap=12)
-    with_margin(page, 24).save(path)
+    with naming(path):
+        with_margin(page, 24).save(path)
     return path
 
 
 def draw_document(
-    canvas: Canvas, tokenizer: Tokenizer, autoencoder: str = PIXELS, width: int = 960, image_height: int = 64
+    canvas: Canvas, tokenizer: Tokenizer, autoencoder: str = PIXELS, width: int = PAGE_WIDTH, image_height: int = 64
 ) -> Image.Image:
-    """Text and images of a document in reading order, wrapped at `width` pixels.
+    """Text and images of a document in reading order, wrapped at `width` pixels, on a page as wide as what it shows.
 
     Args:
         autoencoder: turns latents into pictures, as `sampling.autoencoder`.
@@ -67,19 +70,31 @@ def draw_document(
     return flow(boxes or [("(empty)", INK)], width, image_height)
 
 
+def draw_page(canvases: list[Canvas], tokenizer: Tokenizer, autoencoder: str = PIXELS) -> Image.Image:
+    """Documents with their numbers, short ones beside each other; the page is no larger than what it shows."""
+    documents = [
+        stack([text_line(f"{index:04d}", 13, FAINT), draw_document(canvas, tokenizer, autoencoder)], gap=4)
+        for index, canvas in enumerate(canvases)
+    ]
+    gap, widest = 24, max(document.width for document in documents)
+    columns = min(len(documents), max(1, (PAGE_WIDTH + gap) // (widest + gap)))
+    return with_margin(grid(documents, columns, gap, align="left"), 24)
+
+
 def flow(boxes: list[Box], width: int, image_height: int) -> Image.Image:
-    """Words and pictures, from left to right, wrapped at `width` pixels."""
+    """Words and pictures, from left to right, wrapped at `width` pixels; the page is no wider than they are."""
     font = ImageFont.load_default(18)
     has_image = any(isinstance(box, Image.Image) for box in boxes)
     line_height = image_height if has_image else 24
-    placed, x, y = [], 0, 0
+    placed, x, y, right = [], 0, 0, 1
     for box in boxes:
-        box_width = box.width if isinstance(box, Image.Image) else int(font.getlength(box[0]))
+        box_width = box.width if isinstance(box, Image.Image) else math.ceil(font.getlength(box[0]))
         if x > 0 and x + box_width > width:
             x, y = 0, y + line_height + 8
         placed.append((box, x, y))
+        right = max(right, x + box_width)
         x += box_width + 8
-    page = Image.new("RGB", (width, y + line_height), PAPER)
+    page = Image.new("RGB", (min(right, width), y + line_height), PAPER)
     draw = ImageDraw.Draw(page)
     for box, left, top in placed:
         if isinstance(box, Image.Image):
@@ -97,32 +112,27 @@ def decode_pictures(latents: list[Float32[np.ndarray, "C _ _"]], autoencoder: st
     """
     if autoencoder == PIXELS:
         return [decode_pixels(latent) for latent in latents]
-    decoder = load_decoder(autoencoder)
     pictures = []
     for latent in latents:
-        if len(latent) != decoder.channels:
-            raise ValueError(
-                f"sampling.autoencoder: {autoencoder} has latents of {decoder.channels} channels, but image.channels "
-                f"is {len(latent)}; name the one that encoded the data"
-            )
+        decoder = decoder_of(autoencoder, len(latent))
         raw = torch.from_numpy(latent) / decoder.scaling_factor + decoder.shift_factor
         pictures.append(decode_pixels(decoder.decode(raw[None])[0].numpy()))
     return pictures
 
 
-def encode_picture(data: bytes, config: Config, name: str) -> Float32[np.ndarray, "C _ _"]:
-    """A picture as the latent that the model sees, by `sampling.autoencoder`.
+def decoder_of(autoencoder: str, channels: int) -> Autoencoder:
+    """The autoencoder of `sampling.autoencoder`, for latents of so many channels.
 
     Raises:
-        ValueError: not a readable picture, or not of a size that patches fill.
+        ValueError: no such autoencoder, or one of other latents.
     """
-    if config.sampling.autoencoder == PIXELS:
-        return encode_pixels(data, config.image, name)
-    encoder = load_decoder(config.sampling.autoencoder)
-    step = encoder.downsample * config.image.patch_size
-    pixels = encode_pixels(data, dataclasses.replace(config.image, channels=3, patch_size=step), name)
-    mean, _ = encoder.encode(torch.from_numpy(pixels)[None])
-    return ((mean[0] - encoder.shift_factor) * encoder.scaling_factor).numpy()
+    decoder = load_decoder(autoencoder)
+    if decoder.channels != channels:
+        raise ValueError(
+            f"sampling.autoencoder: {autoencoder} has latents of {decoder.channels} channels, but image.channels "
+            f"is {channels}; name the one that encoded the data"
+        )
+    return decoder
 
 
 @functools.cache
@@ -157,14 +167,20 @@ def stack(pictures: list[Image.Image], gap: int, align: Literal["left", "centre"
     return page
 
 
-def grid(pictures: list[Image.Image], columns: int, gap: int) -> Image.Image:
-    """Pictures in rows of `columns`, each centred in a cell of the largest one's size."""
-    width, height = (int(np.max([getattr(p, side) for p in pictures])) + gap for side in ("width", "height"))
-    rows = -(-len(pictures) // columns)
-    page = Image.new("RGB", (columns * width - gap, rows * height - gap), PAPER)
-    for number, picture in enumerate(pictures):
-        left = (number % columns) * width + (width - gap - picture.width) // 2
-        page.paste(picture, (left, (number // columns) * height))
+def grid(
+    pictures: list[Image.Image], columns: int, gap: int, align: Literal["left", "centre"] = "centre"
+) -> Image.Image:
+    """Pictures in rows of `columns`, each in a cell as wide as the widest, in a row as high as its highest."""
+    cell = max(picture.width for picture in pictures) + gap
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    page = Image.new("RGB", (columns * cell - gap, sum(heights) + gap * (len(rows) - 1)), PAPER)
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            spare = (cell - gap - picture.width) // 2 if align == "centre" else 0
+            page.paste(picture, (column * cell + spare, top))
+        top += height + gap
     return page
 
 

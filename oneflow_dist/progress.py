@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oneflow_dist.config import CheckpointConfig, Config, write_config
+from oneflow_dist.config import CheckpointConfig, Config, load_config, write_config
 from oneflow_dist.files import sync_folder, write_whole
 from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.runtime import log
 
-FORMAT = 3  # of progress.json
+FORMAT = 4  # of progress.json
+COMPLETE = "COMPLETE"  # the last file of a checkpoint; not empty, since some tools leave empty files out of a copy
+NAME = r"step-\d{8,}"  # of a checkpoint's folder
 INCOMPLETE = ".incomplete"  # ends the name of a folder that is being written
+LAST_SAVED = "last_checkpoint"  # in the run folder: the name of the newest that has been complete
+GO_BACK = "copy this checkpoint again, or move its folder away to go on from the one before"
+TOKENIZER = "tokenizer.tiktoken"  # in a checkpoint: the ranks file that its ids mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,7 @@ class Progress:
 
     step: int
     lanes: dict[int, dict[str, Any]]
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)  # what it was trained on, see data/identity.py
     guard: GuardState = dataclasses.field(default_factory=GuardState)
 
 
@@ -43,43 +49,76 @@ def folder_beside(final: Path) -> Path:
 
 def is_complete(folder: Path) -> bool:
     """Whether all of a checkpoint has been written."""
-    return (folder / "COMPLETE").exists()
+    return (folder / COMPLETE).exists()
 
 
 def find_latest(run_folder: str) -> Path | None:
-    """The last complete checkpoint of a run; incomplete ones are named and left alone."""
-    complete = complete_steps(run_folder)
-    last = complete[max(complete)] if complete else None
-    advice = f"the last complete one is {last.name}" if last else "there is no complete one"
-    for folder in sorted((Path(run_folder) / "checkpoints").glob("step-*"), reverse=True):
-        if folder.suffix == INCOMPLETE or not is_complete(folder):
-            log(f"{folder} is incomplete (no COMPLETE file) and ignored; {advice}")
-    return last
+    """The newest checkpoint of a run; None where none has ever been complete.
+
+    Raises:
+        ValueError: there is something of a run to go on from, but it cannot be used.
+    """
+    folders = _steps(run_folder)
+    newest = folders[max(folders)] if folders else None
+    last_saved = Path(run_folder) / LAST_SAVED
+    saved = last_saved.read_text(errors="replace").strip() if last_saved.exists() else ""
+    if newest is None and saved:
+        raise ValueError(
+            f"{run_folder}: {saved} was saved here, but checkpoints/ holds none; mount its disk or copy them back, or "
+            "name another run.folder to start anew"
+        )
+    if newest is not None and not is_complete(newest):
+        others = [step for step, folder in folders.items() if is_complete(folder)]
+        then = f"go on from {folders[max(others)].name}" if others else "start anew in another run.folder"
+        raise ValueError(
+            f"{newest}: has no file {COMPLETE}, without which nobody knows whether it is whole: was it copied in part? "
+            f"Copy it again with all its files, or move it away to {then}"
+        )
+    for folder in sorted((Path(run_folder) / "checkpoints").glob(f"step-*{INCOMPLETE}")):
+        log(f"{folder} is left over from a save that was broken off, and ignored")
+    if newest is not None and re.fullmatch(NAME, saved) and _step(newest.name) < _step(saved):
+        log(f"{run_folder}: {saved}, the last that was saved, is not here; {newest.name} is the newest")
+    return newest
 
 
 def complete_steps(run_folder: str) -> dict[int, Path]:
     """The complete checkpoints of a run by step; a folder that was given another name is none."""
-    folders = [mark.parent for mark in (Path(run_folder) / "checkpoints").glob("step-*/COMPLETE")]
-    return {int(folder.name[5:]): folder for folder in folders if re.fullmatch(r"step-\d{8,}", folder.name)}
+    return {step: folder for step, folder in _steps(run_folder).items() if is_complete(folder)}
+
+
+def _steps(run_folder: str) -> dict[int, Path]:
+    folders = (Path(run_folder) / "checkpoints").glob("step-*")
+    return {_step(folder.name): folder for folder in folders if re.fullmatch(NAME, folder.name)}
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def clear_place(final: Path) -> None:
     """An empty folder beside `final`, in place of what a save that died has left."""
+    if final.exists():
+        raise FileExistsError(f"{final}: exists, and nothing is written over it; move it away")
     shutil.rmtree(folder_beside(final), ignore_errors=True)
-    shutil.rmtree(final, ignore_errors=True)
     folder_beside(final).mkdir(parents=True)
 
 
-def complete(final: Path, config: Config, progress: Progress) -> None:
-    """Add what is not tensors to the folder beside `final`, then give it that name; it survives a power cut."""
+def complete(final: Path, config: Config, progress: Progress, tokenizer: bytes | None = None) -> None:
+    """Add what is not tensors to the folder beside `final`, then give it that name; it survives a power cut.
+
+    Args:
+        tokenizer: the content of the ranks file; None for "bytes", or where nothing has been tokenized.
+    """
     beside = folder_beside(final)
     table = {"format": FORMAT, **dataclasses.asdict(progress)}
     write_whole(beside / "progress.json", json.dumps(table).encode())
     write_whole(beside / "config.toml", write_config(config).encode())
-    (beside / "COMPLETE").touch()
-    sync_folder(beside)
+    if tokenizer is not None:
+        write_whole(beside / TOKENIZER, tokenizer)
+    write_whole(beside / COMPLETE, b"All files of this checkpoint have been written.\n")
     beside.rename(final)
     sync_folder(final.parent)
+    write_whole(final.parents[1] / LAST_SAVED, f"{final.name}\n".encode())
 
 
 def read_progress(folder: Path) -> Progress:
@@ -92,14 +131,32 @@ def read_progress(folder: Path) -> Progress:
         raise ValueError(
             f"{folder}: no complete checkpoint (no COMPLETE file); name a folder as checkpoints/step-00000100"
         )
-    table = json.loads((folder / "progress.json").read_text())
-    if table.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder}: written by another version (format {table.get('format')}, this one reads {FORMAT}); "
-            "start a new run in another run.folder"
-        )
-    lanes = {int(index): lane for index, lane in table["lanes"].items()}
-    return Progress(step=table["step"], lanes=lanes, guard=GuardState(**table["guard"]))
+    path = folder / "progress.json"
+    try:
+        table = json.loads(path.read_text())
+        version = table.get("format")
+        if version == FORMAT:
+            lanes = {int(index): lane for index, lane in table["lanes"].items()}
+            return Progress(step=table["step"], lanes=lanes, data=table["data"], guard=GuardState(**table["guard"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}); {GO_BACK}") from error
+    raise ValueError(
+        f"{folder}: written by another version (format {version}, this one reads {FORMAT}); "
+        "start a new run in another run.folder"
+    )
+
+
+def read_config(folder: Path) -> Config:
+    """The config that a checkpoint was written with.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path = folder / "config.toml"
+    try:
+        return load_config(path)
+    except ValueError as error:
+        raise ValueError(f"{folder}: its config.toml is missing or damaged ({error}); {GO_BACK}") from error
 
 
 def delete_old(run_folder: str, config: CheckpointConfig) -> None:
@@ -111,4 +168,6 @@ def delete_old(run_folder: str, config: CheckpointConfig) -> None:
     every = config.keep_every_steps
     passing = sorted(step for step in complete if step > 0 and not (every and step % every == 0))
     for step in passing[: -config.keep]:
-        shutil.rmtree(complete[step])
+        folder = complete[step]
+        if not folder.is_symlink():  # the user keeps it elsewhere
+            shutil.rmtree(folder.rename(folder_beside(folder)))  # first the name: what is half deleted is no checkpoint

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from oneflow_dist.files import describe_os_error
 
 if TYPE_CHECKING:
     import torch
@@ -114,9 +117,7 @@ def end_process() -> None:
 
 def is_main() -> bool:
     """Whether this rank prints and writes for all; a process without a group does."""
-    import torch.distributed as dist
-
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def log(message: str) -> None:
@@ -125,17 +126,34 @@ def log(message: str) -> None:
         print(message, flush=True)
 
 
+def bar_seconds() -> float:
+    """Between two looks of a progress bar: a terminal shows how it moves, a log gets a line now and then."""
+    return 0.5 if sys.stderr.isatty() else 15.0
+
+
 def run_program(main: Callable[[], None]) -> None:
     """Call `main`; what a user can mend ends the program with one line and exit code 2, broken numbers with code 1."""
     try:
         main()
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt:
+        _exit_with("interrupted", code=128 + signal.SIGINT)
+    except OSError as error:
+        _exit_with(describe_os_error(error), code=2)
+    except ValueError as error:
         _exit_with(str(error), code=2)
     except FloatingPointError as error:
         _exit_with(str(error), code=1)
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        reason = str(error).partition("] ")[2] or error  # without gloo's line of its source
+        _exit_with(f"another rank has ended or cannot be reached, its message tells why ({reason})", code=1)
     except _failed_checkpoint() as error:
         step, failures = error.args
-        reasons = "; ".join(f"rank {rank}: {reason}" for rank, (reason, _) in failures.items())
+        reasons = "; ".join(
+            f"rank {rank}: {describe_os_error(reason) if isinstance(reason, OSError) else reason}"
+            for rank, (reason, _) in failures.items()
+        )
         if step == "read":
             advice = "it is damaged: move its folder away to continue from the one before"
             _exit_with(f"a checkpoint could not be read: {reasons}; {advice}", code=2)
@@ -143,11 +161,20 @@ def run_program(main: Callable[[], None]) -> None:
         _exit_with(f"a checkpoint could not be written: {reasons}; {advice}", code=2)
 
 
-def _failed_checkpoint() -> Any:
-    """What torch raises, on all ranks, when one of them cannot write or read its part of a checkpoint."""
-    from torch.distributed.checkpoint.api import CheckpointException
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because a rank has gone: gloo tells it by a text alone."""
+    import torch.distributed as dist
 
-    return CheckpointException
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def _failed_checkpoint() -> Any:
+    """What torch raises, on all ranks, when one of them cannot write or read its part of a checkpoint.
+
+    Before anything has loaded torch's part for checkpoints, nothing can raise it; --help need not load it.
+    """
+    api = sys.modules.get("torch.distributed.checkpoint.api")
+    return api.CheckpointException if api else ()
 
 
 def _exit_with(message: str, code: int) -> NoReturn:

@@ -15,13 +15,14 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
-from oneflow_dist.config import LEAST_TEMPERATURE, Config, SamplingConfig
+from oneflow_dist.config import Config, SamplingConfig
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.ranges import LEAST_TEMPERATURE
 
 MAX_LOG_RATE = 80.0  # no rate is larger: its exponential is finite, and a slot with it fires whenever it may
 

@@ -1,168 +1,21 @@
-"""The training step and the loop: `python -m oneflow_dist.train configs/x.toml [section.key=value ...]`."""
+"""The command that trains: `python -m oneflow_dist.train configs/x.toml [section.key=value ...]`.
+
+It loads torch, which takes seconds, only when the command line is understood and signals are heard.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import time
 
-import torch
-import torch.distributed as dist
-from jaxtyping import Float32
-from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
-
-from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import Counts, Losses, PackedBatch, StepMetrics
-from oneflow_dist.data.loader import PackLoader
-from oneflow_dist.flow.losses import compute_losses
-from oneflow_dist.guard.guard import Guard
-from oneflow_dist.metrics import MetricsLog, step_values, traced
-from oneflow_dist.model.flops import describe, step_flops
-from oneflow_dist.model.initialization import initialize
-from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradients
-from oneflow_dist.parallel.titan import collect_garbage
-from oneflow_dist.pictures import draw_progress, load_decoder
-from oneflow_dist.progress import Progress, find_latest
-from oneflow_dist.runtime import any_algorithms, end_process, is_main, log, run_program, start_process
-
-
-def train_step(
-    model: OneFlow,
-    optimizer: torch.optim.Optimizer,
-    batches: list[PackedBatch],
-    step: int,
-    config: Config,
-    guard: Guard,
-) -> StepMetrics:
-    """One optimizer step over the gradient-accumulation `batches` of this rank, unless `guard` leaves it out.
-
-    Raises:
-        FloatingPointError: too many steps were left out. The weights are still those before the step.
-    """
-    guard.enter("waiting for the other ranks", step)
-    counts = global_counts(batches)  # of the whole step: one all-reduce
-    guard.enter("forward and backward", step)
-    losses = forward_backward(model, batches, counts, config)
-    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    *sums, norm, stops = sum_over_ranks(losses, grad_norm, guard.stop_signal).cpu()  # the only wait for the device
-    metrics = StepMetrics(losses=Losses.unstack(torch.stack(sums)), grad_norm=norm.item(), counts=counts)
-    skipped = guard.reason_to_skip(metrics, losses, batches, step)
-    guard.enter("optimizer step", step)
-    if not skipped:
-        set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-        optimizer.step()
-    optimizer.zero_grad()
-    return dataclasses.replace(metrics, skipped=skipped, is_last=stops.item() > 0.0)
-
-
-def forward_backward(
-    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config
-) -> Float32[Tensor, "m 5"]:
-    """Gradients summed over all microbatches and ranks; returns the losses of each of this rank's m microbatches."""
-    sums = []
-    for number, batch in enumerate(batches, start=1):
-        sync_gradients(model, is_last=number == len(batches))
-        losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
-        losses.total.backward()
-        sums.append(losses.stack())
-    return torch.stack(sums)
-
-
-def sum_over_ranks(
-    losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
-) -> Float32[Tensor, "7"]:
-    """The losses of the whole step, its gradient norm, and how many ranks have been told to stop.
-
-    Every rank gets the same bits, so that all decide alike. The norm is rank 0's, as replicas may differ in the last
-    bit; one that is not finite on any rank is NaN on all.
-    """
-    norm = grad_norm if dist.get_rank() == 0 else grad_norm * 0.0
-    stop = losses.new_full((1,), float(stop_signal != ""))
-    values = torch.cat([losses.sum(0), norm.to(losses)[None], stop])
-    dist.all_reduce(values)
-    return values
-
-
-def global_counts(batches: list[PackedBatch]) -> Counts:
-    """The counts of all microbatches of all ranks."""
-    own = sum((batch.counts for batch in batches), Counts.zeros())
-    values = torch.tensor(dataclasses.astuple(own), dtype=torch.int64)
-    dist.all_reduce(values)
-    return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), values.tolist(), strict=True)))
-
-
-def train(config: Config, device: torch.device) -> None:
-    """Train to `train.steps`, from the last checkpoint of the run folder if there is one."""
-    mesh = make_mesh(config, dist.get_world_size(), device.type)
-    model = build_model(config, mesh, device)
-    optimizer = make_optimizer(model, config.optim)
-    ema = MovingAverage(model, config.optim.ema_decay)
-    if config.sampling.every_steps:
-        load_decoder(config.sampling.autoencoder)  # now, so that a folder that is missing ends the run at its start
-    latest = find_latest(config.run.folder)
-    progress = Progress(step=0, lanes={})
-    if latest is not None:
-        progress = load_checkpoint(latest, config, model, optimizer, ema)
-        log(f"continuing from {latest}")
-    loader = PackLoader(config, *data_place(mesh), progress.lanes or None)
-    collect = collect_garbage(config.train.gc_every_steps)
-    guard = Guard(config, progress.guard)
-    with (
-        MetricsLog(config, progress.step, is_main()) as metrics_log,
-        CheckpointWriter(config, model, optimizer, ema) as checkpoints,
-        guard,
-    ):
-        for step in range(progress.step + 1, config.train.steps + 1):
-            start = time.perf_counter()
-            with traced(config, step):
-                guard.enter("waiting for data", step)
-                batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
-                metrics = train_step(model, optimizer, batches, step, config, guard)
-                if not metrics.skipped:
-                    ema.update(model, step)
-            seconds = time.perf_counter() - start
-            collect(step)
-            lr = learning_rate(step, config.train.steps, config.optim)
-            values = step_values(metrics, lr, seconds, step_flops(metrics.counts, config))
-            metrics_log.write(step, values | guard.slowest_rank(step))
-            if step % config.checkpoint.every_steps == 0 or step == config.train.steps or metrics.is_last:
-                guard.enter("checkpoint", step)
-                checkpoints.save(Progress(step=step, lanes=loader.states, guard=guard.state))
-            if metrics.is_last:
-                log(f"stopped by {guard.stop_signal or 'a signal'} after step {step}; run the same command to go on")
-                break
-            if config.sampling.every_steps and step % config.sampling.every_steps == 0:
-                guard.enter("sampling", step)
-                with ema.applied(model), any_algorithms():
-                    path = draw_progress(model, config, step)
-                metrics_log.add_image(step, path)
-
-
-def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFlow:
-    """The sharded model with its first weights: no rank ever holds all of it."""
-    with torch.device("meta"):
-        model = OneFlow(config, tensor_axis(mesh))
-    shard_model(model, mesh, config)
-    model.to_empty(device="cpu" if config.optim.offload else device)
-    initialize(model, config.run.seed, config.model.num_layers)
-    return model
-
-
-def dry_run(config: Config) -> None:
-    """Print the config, the parameters and the capacities, without data or devices."""
-    with torch.device("meta"):
-        model = OneFlow(config)
-    print(write_config(config))
-    print(describe(model, config))
+from oneflow_dist.runtime import end_process, log, run_program, start_process
+from oneflow_dist.signals import StopSignals
 
 
 def main() -> None:
     """Entry point."""
+    signals = StopSignals()
+    signals.listen()
     parser = argparse.ArgumentParser(description="Train a OneFlow model; run the same command again to resume.")
     parser.add_argument("config", help="TOML file, as configs/quickstart.toml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values are TOML")
@@ -172,9 +25,25 @@ def main() -> None:
     if args.dry_run:
         dry_run(config)
         return
+    log(f"{config.run.folder}: {config.train.steps} steps of {args.config}; loading torch")
+    from oneflow_dist.training import train
+
     device = start_process(config.data.workers, config.train.deterministic)
-    train(config, device)
+    train(config, device, signals)
     end_process()
+
+
+def dry_run(config: Config) -> None:
+    """Print the config, the parameters and the capacities, without data or devices."""
+    import torch
+
+    from oneflow_dist.model.flops import describe
+    from oneflow_dist.model.oneflow import OneFlow
+
+    with torch.device("meta"):
+        model = OneFlow(config)
+    print(write_config(config))
+    print(describe(model, config))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ from typing import Literal
 
 import pytest
 import torch
-from PIL import Image
 from torch.distributed.run import parse_args
 
-from digits import load_split
 from oneflow_dist.config import load_config
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.model.llama import to_llama_config
@@ -280,12 +278,6 @@ def write_llama(folder: Path) -> None:
     LlamaForCausalLM(LlamaConfig(**to_llama_config(config, torch.float32))).save_pretrained(folder)
 
 
-def write_seven(path: Path) -> None:
-    """A handwritten seven that no model was trained on."""
-    images, labels = load_split("heldout")
-    Image.fromarray(images[list(labels).index(7)]).save(path)
-
-
 def init_git(folder: Path) -> None:
     """An empty repository."""
     subprocess.run(["git", "init", "--quiet", folder.parent], check=True)
@@ -297,7 +289,6 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/emoji": write_pairs,
     "data/openstax": write_documents,
     "Llama-3.2-1B": write_llama,
-    "seven.png": write_seven,
     ".git": init_git,
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",

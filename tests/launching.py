@@ -355,9 +355,8 @@ def _load() -> None:
     from diffusers import AutoencoderKL  # noqa: F401
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-    import oneflow_dist.train  # noqa: F401
+    import oneflow_dist.training  # noqa: F401
 
-    del sys.modules["oneflow_dist.train"]
     pick_vec_isa()  # tries the processor's instructions in a process of its own, and remembers
     gc.freeze()  # what is loaded is not searched for garbage at the end of each program
 

@@ -53,7 +53,7 @@ def write_sources(folder: Path) -> str:
     notes     120 texts, of which a filter leaves out half
     """
     rng = np.random.default_rng(0)
-    autoencoder = {"autoencoder": {"scaling_factor": 0.5, "shift_factor": 0.1}}
+    autoencoder = {"autoencoder": {"name": "pixels", "scaling_factor": 0.5, "shift_factor": 0.1}}
     for shard in range(2):
         members = {}
         for number in range(30):

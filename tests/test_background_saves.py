@@ -101,10 +101,8 @@ def test_a_run_killed_while_it_writes_goes_on_from_the_checkpoint_before(
 
     ends = launcher.run_ranks(2, *command)
     assert [end.code for end in ends] == [0, 0], ends[0].stderr
-    assert ends[0].stdout.splitlines() == [
-        f"{beside} is incomplete (no COMPLETE file) and ignored; the last complete one is step-00000005",
-        f"continuing from {folder}/checkpoints/step-00000005",
-    ]
+    assert f"{beside} is left over from a save that was broken off, and ignored\n" in ends[0].stdout
+    assert f"continuing from {folder}/checkpoints/step-00000005\n" in ends[0].stdout
     assert without_timings(read_metrics(folder)) == without_timings(read_metrics(expected))
     for step in STEPS:
         assert_equal_checkpoints(*(run / f"checkpoints/step-{step:08d}" for run in (folder, expected)), tmp_path)

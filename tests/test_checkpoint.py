@@ -271,15 +271,6 @@ def test_the_last_checkpoints_are_kept(run_config: Config) -> None:
 
 
 @pytest.mark.usefixtures("group_of_one")
-def test_an_incomplete_folder_does_not_take_the_place_of_a_checkpoint_to_keep(run_config: Config) -> None:
-    config = replace(run_config, checkpoint=replace(run_config.checkpoint, keep=1))
-    torn = checkpoint_folder(config.run.folder, 99)  # as a copy that was broken off leaves it
-    torn.mkdir(parents=True)
-    CheckpointWriter(config, *trained(config)).save(PROGRESS)
-    assert find_latest(config.run.folder) == checkpoint_folder(config.run.folder, 7)
-
-
-@pytest.mark.usefixtures("group_of_one")
 def test_a_complete_checkpoint_is_not_written_again(run_config: Config) -> None:
     parts = trained(run_config)
     CheckpointWriter(run_config, *parts).save(PROGRESS)

@@ -26,6 +26,7 @@ from tests.launching import (
     run_python,
     without_timings,
 )
+from tests.tars import npy, write_tar
 
 TrainCommand = Callable[..., list[str]]
 
@@ -58,7 +59,24 @@ def test_a_bad_config_ends_the_run_before_it_writes(
     overrides: list[str], message: str, launcher: Launcher, train_command: TrainCommand, tmp_path: Path
 ) -> None:
     end = launcher.run(*train_command(tmp_path / "run", *overrides))
-    assert (end.code, end.stdout, end.stderr) == (2, "", f"error: {message}\n")
+    assert (end.code, end.stderr) == (2, f"error: {message}\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_by_another_autoencoder_than_that_of_the_data_are_refused(
+    launcher: Launcher, train_command: TrainCommand, tmp_path: Path
+) -> None:
+    made_by = {"name": "vae", "config_sha256": "c", "weights_sha256": "w", "scaling_factor": 1.0, "shift_factor": 0.0}
+    latents = {
+        f"{n}.{kind}": npy(np.zeros((2, 1, 8, 8))) if kind == "npy" else b"a"
+        for n in range(4)
+        for kind in ("npy", "txt")
+    }
+    write_tar(tmp_path / "digits.tar", latents, {"autoencoder": made_by})
+    end = launcher.run(*train_command(tmp_path / "run", f"data.mixture={write_mixture(tmp_path, 'digits.tar')}"))
+    assert end.code == 2
+    assert only_error(end).startswith("error: sampling.autoencoder: pixels (")
+    assert "is not what made the images of the data, vae (" in only_error(end)
     assert not (tmp_path / "run").exists()
 
 
@@ -107,7 +125,7 @@ def test_a_cut_off_shard_is_named(launcher: Launcher, train_command: TrainComman
         (
             lambda: {"txt": b"a digit", "png": png()[:60]},
             [],
-            "broken image (",
+            "its picture is broken (",
         ),
         (
             lambda: {"txt": b"a digit", "png": png(9)},
@@ -318,9 +336,10 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist import train
+from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.runtime import run_program
 
-make_packs = train.PackLoader.next_step
+make_packs = PackLoader.next_step
 calls = []
 
 
@@ -332,7 +351,7 @@ def next_step(self, device):
     return packs
 
 
-train.PackLoader.next_step = next_step
+PackLoader.next_step = next_step
 run_program(train.main)
 """
 

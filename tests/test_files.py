@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from oneflow_dist.files import claim, write_whole
+from oneflow_dist.files import claim, describe_os_error, naming, write_whole
 
 FORK = multiprocessing.get_context("fork")
 
@@ -221,3 +222,18 @@ def test_a_reader_sees_one_of_the_contents_whole_whoever_writes(tmp_path: Path) 
     assert seen <= contents
     assert path.read_bytes() in contents
     assert names(tmp_path) == ["a"]
+
+
+def test_a_write_that_fails_names_its_file_and_what_is_left_on_its_disk(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with pytest.raises(OSError) as caught, naming(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    said = describe_os_error(caught.value)
+    assert said.startswith(f"{path}: No space left on device: the disk of {tmp_path} has ")
+    assert said.endswith(" MiB left; make room and run the same command again")
+
+
+def test_a_file_that_an_error_names_itself_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, naming(tmp_path / "log"):
+        (tmp_path / "nowhere").read_bytes()
+    assert describe_os_error(caught.value) == f"[Errno 2] No such file or directory: '{tmp_path}/nowhere'"

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts, Losses, StepMetrics
-from oneflow_dist.metrics import MetricsLog, padding, step_values, traced
+from oneflow_dist.metrics import MetricsLog, open_wandb, padding, step_values, traced
 from tests.launching import Launcher, read_metrics
 
 VALUES = {"loss": 1.5, "loss/bag": 0.25, "tokens_per_second": 1000.0}
@@ -128,6 +128,61 @@ def test_wandb_offline_records_a_run_without_a_network(
     assert all(name.encode() in written for name in read_metrics(folder)[0] if name != "step")
     (picture,) = folder.glob("wandb/offline-run-*/files/media/images/*.png")
     assert picture.read_bytes() == (folder / "samples/step-00000002.png").read_bytes()
+
+
+class WandbOnPaper:
+    """In the place of `wandb.init` and of the runs that it opens: what it was asked, and how each run ended."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.exit_codes: list[int] = []
+
+    def __call__(self, **settings: Any) -> WandbOnPaper:
+        self.asked.append(settings)
+        return self
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
+
+
+@pytest.fixture
+def on_paper(monkeypatch: pytest.MonkeyPatch) -> WandbOnPaper:
+    paper = WandbOnPaper()
+    monkeypatch.setattr("wandb.init", paper)
+    return paper
+
+
+def test_a_folder_goes_on_as_its_own_run_of_wandb(
+    make_config: Callable[..., Config], on_paper: WandbOnPaper, tmp_path: Path
+) -> None:
+    keys = ("metrics.wandb_project=mine", "metrics.wandb_entity=us", 'metrics.wandb_tags=["a", "b"]')
+    for folder in ("x/base", "y/base", "x/base"):
+        run = (f"run.folder={tmp_path / folder}", "metrics.wandb=online", "metrics.tensorboard=false")
+        with MetricsLog(make_config(*run, *keys), 0, True):
+            pass
+    first, other, again = on_paper.asked
+    assert first == again
+    assert first["id"] != other["id"]
+    assert (first["name"], other["name"]) == ("base", "base")
+    assert (first["project"], first["entity"], first["tags"]) == ("mine", "us", ("a", "b"))
+
+
+def test_wandb_is_told_whether_a_run_failed(run_config: Config, on_paper: WandbOnPaper) -> None:
+    config = replace(run_config, metrics=replace(run_config.metrics, wandb="offline"))
+    with MetricsLog(config, 0, True):
+        pass
+    with pytest.raises(FloatingPointError), MetricsLog(config, 0, True):
+        raise FloatingPointError
+    assert on_paper.exit_codes == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["project", "tags"])
+def test_what_wandb_does_not_want_is_said_in_one_line(run_config: Config, key: str, tmp_path: Path) -> None:
+    unwanted = {"project": {"wandb_project": "a/b"}, "tags": {"wandb_tags": ("x" * 100,)}}[key]
+    config = replace(run_config, metrics=replace(run_config.metrics, wandb="offline", **unwanted))
+    with pytest.raises(ValueError, match=r"^metrics\.wandb: .*; run `wandb login`, or set ") as error:
+        open_wandb(config, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 COUNTS = Counts(

@@ -23,7 +23,7 @@ from oneflow_dist.optim import (
 )
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import reshard
-from oneflow_dist.train import build_model
+from oneflow_dist.training import build_model
 from tests.launching import Launcher
 
 OPTIM = OptimConfig(

@@ -18,12 +18,15 @@ from oneflow_dist.progress import (
     delete_old,
     find_latest,
     folder_beside,
+    is_complete,
+    read_config,
     read_progress,
 )
 
 PROGRESS = Progress(
     step=7,
     lanes={0: {"draws": [3], "waiting": [[0, 2]]}, 11: {"draws": [5], "waiting": []}},
+    data={"tokenizer": "a hash"},
     guard=GuardState(norm_mean=0.1 + 0.2, accepted=6, skipped=1),
 )
 
@@ -43,6 +46,7 @@ def test_a_checkpoint_that_is_completed_has_its_name_and_says_where_the_run_stoo
     (folder_beside(final) / "part").write_text("weights")
     complete(final, config, PROGRESS)
     assert [path.name for path in final.parent.iterdir()] == ["step-00000007"]
+    assert (final / "COMPLETE").stat().st_size > 0  # tools that leave empty files out of a copy keep it
     assert sorted(path.name for path in final.iterdir()) == ["COMPLETE", "config.toml", "part", "progress.json"]
     assert read_progress(final) == PROGRESS
     assert load_config(final / "config.toml") == config
@@ -53,36 +57,80 @@ def test_progress_is_plain_json(config: Config, tmp_path: Path) -> None:
     clear_place(final)
     complete(final, config, PROGRESS)
     assert json.loads((final / "progress.json").read_text()) == {
-        "format": 3,
+        "format": 4,
         "step": 7,
+        "data": {"tokenizer": "a hash"},
         "lanes": {str(index): lane for index, lane in PROGRESS.lanes.items()},
         "guard": {"norm_mean": 0.1 + 0.2, "accepted": 6, "skipped": 1},
     }
 
 
+def test_a_checkpoint_has_the_ranks_file_that_its_ids_mean(config: Config, tmp_path: Path) -> None:
+    final = checkpoint_folder(str(tmp_path), 7)
+    clear_place(final)
+    complete(final, config, PROGRESS, b"YQ== 0\n")
+    assert (final / "tokenizer.tiktoken").read_bytes() == b"YQ== 0\n"
+
+
 def test_a_place_is_cleared_of_what_a_save_that_died_has_left(tmp_path: Path) -> None:
     final = checkpoint_folder(str(tmp_path), 7)
-    for folder in (final, folder_beside(final)):
-        folder.mkdir(parents=True)
-        (folder / "__0_0.distcp").write_bytes(b"half")
+    folder_beside(final).mkdir(parents=True)
+    (folder_beside(final) / "__0_0.distcp").write_bytes(b"half")
     clear_place(final)
     assert [path.name for path in final.parent.rglob("*")] == ["step-00000007.incomplete"]
 
 
-def test_incomplete_checkpoints_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_has_the_name_of_a_checkpoint_is_never_written_over(tmp_path: Path) -> None:
+    write_marks(tmp_path, 7)
+    with pytest.raises(OSError, match=r"step-00000007: exists, and nothing is written over it"):
+        clear_place(checkpoint_folder(str(tmp_path), 7))
+    assert is_complete(checkpoint_folder(str(tmp_path), 7))
+
+
+def test_what_saves_that_were_broken_off_have_left_is_named_and_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert find_latest(str(tmp_path)) is None
-    names = ("step-00000010", "step-00000020.incomplete", "step-00000030")
-    for name in names:
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    (tmp_path / "checkpoints/step-00000020.incomplete/COMPLETE").touch()  # killed before it got its name
+    left = tmp_path / "checkpoints/step-00000020.incomplete"
+    left.mkdir(parents=True)
+    (left / "COMPLETE").touch()  # killed before it got its name
     assert find_latest(str(tmp_path)) is None
-    ends = [f"{tmp_path}/checkpoints/{name} is incomplete (no COMPLETE file) and ignored; " for name in reversed(names)]
-    assert capsys.readouterr().out.splitlines() == [f"{start}there is no complete one" for start in ends]
-    (tmp_path / "checkpoints/step-00000010/COMPLETE").touch()
+    assert capsys.readouterr().out.startswith(f"{left} is left over from a save that was broken off")
+    write_marks(tmp_path, 10)
     assert find_latest(str(tmp_path)) == tmp_path / "checkpoints/step-00000010"
-    assert capsys.readouterr().out.splitlines() == [
-        f"{start}the last complete one is step-00000010" for start in ends[:2]
-    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "advice"), [([], "start anew in another run.folder"), ([10, 20], "go on from step-00000020")]
+)
+def test_a_newest_checkpoint_without_its_mark_is_refused(before: list[int], advice: str, tmp_path: Path) -> None:
+    write_marks(tmp_path, *before, 30)
+    (checkpoint_folder(str(tmp_path), 30) / "COMPLETE").unlink()
+    with pytest.raises(ValueError) as error:
+        find_latest(str(tmp_path))
+    assert str(error.value).startswith(f"{tmp_path}/checkpoints/step-00000030: has no file COMPLETE, ")
+    assert str(error.value).endswith(f"or move it away to {advice}")
+
+
+def test_an_older_one_without_its_mark_is_in_nobodys_way(tmp_path: Path) -> None:
+    write_marks(tmp_path, 10, 20)
+    (checkpoint_folder(str(tmp_path), 10) / "COMPLETE").unlink()
+    assert find_latest(str(tmp_path)) == checkpoint_folder(str(tmp_path), 20)
+
+
+def test_checkpoints_that_have_been_and_are_not_there_are_missed(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (7, 8):
+        clear_place(checkpoint_folder(str(tmp_path), step))
+        complete(checkpoint_folder(str(tmp_path), step), config, PROGRESS)
+    checkpoints = tmp_path / "checkpoints"
+    shutil.move(checkpoint_folder(str(tmp_path), 8), tmp_path / "elsewhere")
+    assert find_latest(str(tmp_path)) == checkpoint_folder(str(tmp_path), 7)
+    assert "step-00000008, the last that was saved, is not here" in capsys.readouterr().out
+    checkpoints.rename(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"step-00000008 was saved here, but checkpoints/ holds none; mount its disk"):
+        find_latest(str(tmp_path))
 
 
 def test_a_folder_that_was_given_another_name_is_no_checkpoint(tmp_path: Path) -> None:
@@ -116,12 +164,38 @@ def test_the_newest_checkpoints_and_the_multiples_and_the_first_weights_are_kept
     assert sorted(complete_steps(str(tmp_path))) == kept
 
 
-def test_incomplete_folders_are_neither_counted_nor_deleted(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_a_link_is_not_deleted(tmp_path: Path) -> None:
     write_marks(tmp_path, 1, 2)
-    torn = checkpoint_folder(str(tmp_path), 99)  # as a copy that was broken off leaves it
-    torn.mkdir()
+    first = checkpoint_folder(str(tmp_path), 1)
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere")
     delete_old(str(tmp_path), CheckpointConfig(every_steps=1, keep=1))
-    assert sorted(path.name for path in torn.parent.iterdir()) == ["step-00000002", "step-00000099"]
+    assert is_complete(first)
+
+
+def damage(name: str, content: str | None, config: Config, tmp_path: Path) -> Path:
+    """A checkpoint of which one file is another, or (None) missing."""
+    final = checkpoint_folder(str(tmp_path), 7)
+    clear_place(final)
+    complete(final, config, PROGRESS)
+    (final / name).unlink()
+    if content is not None:
+        (final / name).write_text(content)
+    return final
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"format": 4}', '{"format": 4, "step": 7, "lanes": 3}'])
+def test_a_damaged_progress_is_named_with_a_way_out(content: str | None, config: Config, tmp_path: Path) -> None:
+    final = damage("progress.json", content, config, tmp_path)
+    with pytest.raises(ValueError, match=rf"^{final}/progress.json: damaged .*; copy this checkpoint again, or move"):
+        read_progress(final)
+
+
+@pytest.mark.parametrize("content", [None, "", "garbage"])
+def test_a_damaged_config_is_named_with_a_way_out(content: str | None, config: Config, tmp_path: Path) -> None:
+    final = damage("config.toml", content, config, tmp_path)
+    with pytest.raises(ValueError, match=rf"^{final}: its config.toml is missing or damaged .*; copy this checkpoint"):
+        read_config(final)
 
 
 def test_what_is_no_complete_checkpoint_or_of_another_version_is_refused(config: Config, tmp_path: Path) -> None:
@@ -138,6 +212,6 @@ def test_what_is_no_complete_checkpoint_or_of_another_version_is_refused(config:
     with pytest.raises(ValueError) as error:
         read_progress(tmp_path / "old")
     assert str(error.value) == (
-        f"{tmp_path / 'old'}: written by another version (format None, this one reads 3); "
+        f"{tmp_path / 'old'}: written by another version (format None, this one reads 4); "
         "start a new run in another run.folder"
     )

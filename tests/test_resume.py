@@ -41,7 +41,7 @@ def test_a_killed_run_ends_bitwise_as_the_unbroken_one(
 
     end = launcher.run(*command)
     assert end.code == 0, end.stderr
-    assert end.stdout == f"continuing from {tmp_path}/run/checkpoints/step-00000010\n"
+    assert f"continuing from {tmp_path}/run/checkpoints/step-00000010\n" in end.stdout
     assert_bitwise_equal(tmp_path / "run", unbroken.folder, tmp_path)
     own, theirs = (folder / "samples/step-00000020.png" for folder in (tmp_path / "run", unbroken.folder))
     assert own.read_bytes() == theirs.read_bytes()
@@ -63,7 +63,8 @@ def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
 
     ends = launcher.run_ranks(2, *command)
     assert [end.code for end in [*ends, *whole.wait()]] == [0] * 4
-    assert [end.stdout for end in ends] == [f"continuing from {tmp_path}/run/checkpoints/step-00000010\n", ""]
+    assert f"continuing from {tmp_path}/run/checkpoints/step-00000010\n" in ends[0].stdout
+    assert ends[1].stdout == ""  # rank 0 speaks for all
     assert_bitwise_equal(tmp_path / "run", tmp_path / "whole", tmp_path)
     assert_same_steps(tmp_path / "run", unbroken.folder)
 
@@ -135,7 +136,7 @@ def test_a_run_continues_on_another_layout(
     num_ranks, parallel = LAYOUTS[after]
     ends = launcher.run_ranks(num_ranks, *train_command(folder, "sampling.every_steps=0", *parallel))
     assert [end.code for end in ends] == [0] * num_ranks, ends[0].stderr
-    assert ends[0].stdout == f"continuing from {folder}/checkpoints/step-00000010\n"
+    assert f"continuing from {folder}/checkpoints/step-00000010\n" in ends[0].stdout
     assert_same_steps(folder, unbroken.folder)
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 
@@ -177,26 +178,111 @@ def test_a_second_run_in_the_folder_of_a_living_one_is_refused(
     again.wait()
 
 
-def test_incomplete_checkpoints_are_named_and_ignored(
+def test_what_a_save_that_was_broken_off_has_left_is_ignored(
     launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     stop_at_step_10(unbroken.folder, folder)
-    torn, beside = folder / "checkpoints/step-00000015", folder / "checkpoints/step-00000020.incomplete"
-    shutil.copytree(folder / "checkpoints/step-00000010", torn)
-    (torn / "COMPLETE").unlink()
+    beside = folder / "checkpoints/step-00000020.incomplete"
     beside.mkdir()
     (beside / "__0_0.distcp").write_bytes(b"half a file")
-
     end = launcher.run(*train_command(folder, "sampling.every_steps=0"))
     assert end.code == 0, end.stderr
-    assert end.stdout.splitlines() == [
-        f"{beside} is incomplete (no COMPLETE file) and ignored; the last complete one is step-00000010",
-        f"{torn} is incomplete (no COMPLETE file) and ignored; the last complete one is step-00000010",
-        f"continuing from {folder}/checkpoints/step-00000010",
-    ]
+    assert f"continuing from {folder}/checkpoints/step-00000010" in end.stdout
     assert_bitwise_equal(folder, unbroken.folder, tmp_path)
     assert not beside.exists()  # step 20 took its place
+
+
+def lose_the_mark(run: Path) -> None:
+    (run / "checkpoints/step-00000010/COMPLETE").unlink()
+
+
+def lose_the_checkpoints(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+
+
+def empty_the_progress(run: Path) -> None:
+    (run / "checkpoints/step-00000010/progress.json").write_text("")
+
+
+def lose_the_config(run: Path) -> None:
+    (run / "checkpoints/step-00000010/config.toml").unlink()
+
+
+def cut_the_tensors(run: Path) -> None:
+    os.truncate(run / "checkpoints/step-00000010/__0_0.distcp", 100)
+
+
+def damage_the_metrics(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text().replace('{"step": 2,', "garbage", 1))
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (lose_the_mark, "step-00000010: has no file COMPLETE"),
+        (lose_the_checkpoints, "step-00000020 was saved here, but checkpoints/ holds none"),
+        (empty_the_progress, "step-00000010/progress.json: damaged"),
+        (lose_the_config, "step-00000010: its config.toml is missing or damaged"),
+        (cut_the_tensors, "step-00000010: __0_0.distcp is missing or cut off"),
+        (damage_the_metrics, "metrics.jsonl, line 2: damaged"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_where_something_of_a_run_cannot_be_used_nothing_is_begun_or_overwritten(
+    harm: Callable[[Path], None],
+    named: str,
+    launcher: Launcher,
+    train_command: Callable[..., list[str]],
+    unbroken: Run,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    stop_at_step_10(unbroken.folder, folder)
+    harm(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    end = launcher.run(*train_command(folder, "sampling.every_steps=0"))
+    assert end.code == 2
+    assert named in only_error(end)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_fewer_steps_than_a_run_has_made_are_refused(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    end = launcher.run(*train_command(folder, "train.steps=19"))
+    assert end.code == 2
+    assert only_error(end).startswith(f"error: train.steps: 19, but {folder}/checkpoints/step-00000020 has made 20; ")
+    assert (folder / "config.toml").read_bytes() == (unbroken.folder / "config.toml").read_bytes()
+
+
+def test_what_changes_the_course_of_a_run_is_told(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    stop_at_step_10(unbroken.folder, folder)
+    end = launcher.run(*train_command(folder, "sampling.every_steps=0", "optim.lr=1e-3", "train.steps=11"))
+    assert end.code == 0, end.stderr
+    told = [line for line in end.stdout.splitlines() if "from here on" in line]
+    assert told == ["  from here on optim.lr: 0.001, before 0.002", "  from here on train.steps: 11, before 20"]
+
+
+def test_a_checkpoint_that_was_moved_and_linked_does_not_stop_saving(
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken.folder, folder)
+    (folder / "checkpoints/step-00000010").rename(tmp_path / "elsewhere")
+    (folder / "checkpoints/step-00000010").symlink_to(tmp_path / "elsewhere")
+    more = ["train.steps=23", "checkpoint.every_steps=1", "checkpoint.keep=1", "sampling.every_steps=0"]
+    end = launcher.run(*train_command(folder, *more))
+    assert end.code == 0, end.stderr
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000023"]
+    assert (tmp_path / "elsewhere/COMPLETE").exists()
 
 
 def test_the_same_command_after_the_end_changes_nothing(

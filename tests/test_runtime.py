@@ -53,6 +53,11 @@ def test_what_a_user_can_mend_ends_a_program_with_one_line(
     assert (end.code, end.stdout, end.stderr) == (code, "", "error: x: 1 is too small; raise it\n")
 
 
+def test_ctrl_c_ends_a_program_with_one_line(program: Program, launcher: Launcher) -> None:
+    end = launcher.run(program("raise KeyboardInterrupt"))
+    assert (end.code, end.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.parametrize("error", ['RuntimeError("ours")', 'AssertionError("ours")', 'KeyError("ours")'])
 def test_our_own_mistakes_keep_their_traceback(error: str, program: Program, launcher: Launcher) -> None:
     end = launcher.run(program(f"raise {error}"))
@@ -93,7 +98,8 @@ def test_an_error_ends_a_rank_that_others_wait_for(program: Program, launcher: L
     body = ["start_process()", 'if dist.get_rank() == 1: raise ValueError("here")', "dist.barrier()"]
     first, second = launcher.run_ranks(2, program(*body))
     assert (second.code, second.stderr) == (2, "error (rank 1): here\n")
-    assert first.code != 0  # it learns that the other is gone, and does not wait for ever
+    assert first.code == 1  # it learns that the other is gone, and does not wait for ever
+    assert only_error(first).startswith("error: another rank has ended or cannot be reached, its message tells why (")
 
 
 def test_rank_0_prints_and_all_ranks_end_with_code_0(program: Program, launcher: Launcher) -> None:

@@ -39,7 +39,7 @@ from oneflow_dist.sampler import (
     guided_velocity,
     sample_tokens,
 )
-from oneflow_dist.train import build_model
+from oneflow_dist.training import build_model
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from oneflow_dist.data.picture import decode_picture
 from oneflow_dist.model.autoencoder import Autoencoder
 from oneflow_dist.precompute.crop import crop_to, nearest_bucket
-from oneflow_dist.precompute.picture import read_picture
 from oneflow_dist.precompute.run import Precompute
 from oneflow_dist.precompute.settings import Options, Tools, load_tools
 from oneflow_dist.precompute.source import is_picture, list_raw, open_raw
@@ -62,7 +62,7 @@ def read_batches(tools: Tools, shards: list[Path]) -> list[torch.Tensor]:
         for sample in raw.samples:
             files = raw.read(sample)
             for member in filter(is_picture, sample.members):
-                picture, width, height = read_picture(files[member.extension], lambda *_: 1.0)
+                picture, width, height = decode_picture(files[member.extension], "RGB")
                 cropped = crop_to(picture, nearest_bucket(tools.crop, height, width))
                 pixels = torch.frombuffer(bytearray(cropped.tobytes()), dtype=torch.uint8)
                 image = pixels.view(cropped.height, cropped.width, 3).permute(2, 0, 1) / 127.5 - 1.0

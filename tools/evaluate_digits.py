@@ -18,11 +18,17 @@ from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.files import naming
 from oneflow_dist.model.flops import num_parameters
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampler import SamplerSettings, generate, generate_steps
 
+NEXT = """next, after `source .venv/bin/activate`:
+  python tools/sample.py {folder} out --text "a handwritten seven" --paint --count 4
+  python tools/sample.py {folder} out --image data/digits/seven.png
+  python -m oneflow_dist.train configs/quickstart.toml run.folder=runs/mine optim.lr=1e-3"""
 SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4, "both": 5}
 
 
@@ -57,14 +63,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="sampler steps; default: sampling.steps of the run")
     parser.add_argument("--guidance", type=float, help="default: sampling.guidance of the run")
     args = parser.parse_args()
-    if args.samples < 1:
-        raise ValueError(f"--samples: {args.samples} must be positive")
+    check_range("--samples", args.samples, "[1, inf)")
+    given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}
+    for key, value in given.items():
+        check_range(f"--{key}", value, RANGES["sampling"][key])
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(args.folder)
-    history = read_metrics(args.folder / "metrics.jsonl")
-    settings = SamplerSettings.from_config(config.sampling)
-    given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}
-    writer = Writer(model, config, load_tokenizer(config.data.tokenizer), dataclasses.replace(settings, **given))
+    history, tokenizer = read_metrics(args.folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer)
+    check_digits(args.folder, config, tokenizer)
+    settings = dataclasses.replace(SamplerSettings.from_config(config.sampling), **given)
+    writer = Writer(model, config, tokenizer, settings)
 
     single = writer.write("single", [[]] * args.samples)
     both = writer.write("both", [parse_prompt("<|hole|><|image|>", writer.tokenizer)] * args.samples)
@@ -78,11 +86,33 @@ def main() -> None:
         "interleaved": {**judge_interleaved(interleaved, writer.tokenizer), **size},
         "prompted": {**judge_prompted(writer, args.samples), **size},
     }
-    (args.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     states = rewrite(writer, interleaved)
-    draw_gallery(args.folder / "gallery.png", single, both, interleaved, writer.tokenizer, states)
+    with naming(args.folder):
+        (args.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        draw_gallery(args.folder / "gallery.png", single, both, interleaved, writer.tokenizer, states)
     print(json.dumps(report, indent=2))
     print(f"wrote {args.folder / 'report.json'} and {args.folder / 'gallery.png'}")
+    print(NEXT.format(folder=args.folder))
+
+
+def check_digits(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a model of something else: what it writes would be judged by another grammar and another eye.
+
+    Raises:
+        ValueError: its images are not those of digits, or its vocabulary has learned other words.
+    """
+    if config.image.shape != (1, 8, 8):
+        channels, height, width = config.image.shape
+        raise ValueError(
+            f"{folder}: its images are {height}x{width}x{channels}, but digits are 8x8x1; tools/sample.py shows what "
+            "other models write"
+        )
+    words = [f" {word}" for word in WORDS]
+    if config.data.tokenizer != "bytes" and any(len(tokenizer.encode(word)) > 1 for word in words):
+        raise ValueError(
+            f"{folder}: {config.data.tokenizer} is not the vocabulary of digits, which has a token for each of "
+            f"{', '.join(WORDS)}; tools/sample.py shows what other models write"
+        )
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from oneflow_dist.data.index import ShardIndex, file_sha256, index_tar, open_index
+from oneflow_dist.data.index import ShardIndex, decode_index, file_sha256, index_tar, open_index
 from oneflow_dist.data.shards import fetch_whole, index_name, is_remote, list_shards
 from oneflow_dist.files import write_whole
 from oneflow_dist.runtime import run_program
@@ -22,7 +22,7 @@ def main() -> None:
     args = parser.parse_args()
     paths = list_shards("shards", args.shards)
     if args.output:
-        Path(args.output).mkdir(parents=True, exist_ok=True)
+        Path(args.output).expanduser().mkdir(parents=True, exist_ok=True)
     samples, num_bytes = 0, 0
     with tqdm(paths, unit="shard") as bar:
         for path in bar:
@@ -43,11 +43,10 @@ def index_remote(url: str, folder: str | None) -> ShardIndex:
     """The index of a remote shard, which is fetched once; written to `folder`."""
     if folder is None:
         raise ValueError(f"{url}: an index cannot be written beside a remote shard; give --output FOLDER")
-    target = Path(index_name(url, folder))
     with fetch_whole(url) as file:
-        if not target.exists():
-            write_whole(target, index_tar(Path(file.name), url))
-        return open_index(Path(file.name), target, url)
+        content = index_tar(Path(file.name), url)
+    write_whole(Path(index_name(url, folder)), content)
+    return decode_index(memoryview(content), url)
 
 
 def check(path: Path, index: ShardIndex) -> None:

@@ -1,4 +1,4 @@
-"""Write scikit-learn's handwritten digits as WebDataset shards: captioned images and counting documents."""
+"""Write scikit-learn's handwritten digits as WebDataset shards: captioned images and counting documents; and a seven."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from digits import CAPTIONS, COUNT_PROMPT, WORDS, count_up, load_split
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
+from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import run_program
 
 SHARD_SAMPLES = 1024
@@ -25,8 +26,8 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=4096, help="counting documents of the training split")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.documents < 1:
-        raise ValueError(f"--documents: {args.documents} must be positive")
+    check_range("--documents", args.documents, "[1, inf)")
+    check_range("--seed", args.seed, RANGES["run"]["seed"])
     args.folder.mkdir(parents=True, exist_ok=True)
     texts = []
     for split, num_documents in (("train", args.documents), ("heldout", args.documents // 8)):
@@ -37,6 +38,8 @@ def main() -> None:
         _write(args.folder, f"single-{split}", pairs)
         _write(args.folder, f"count-{split}", documents)
         texts += [str(files["txt"]) for files in pairs]
+        if split == "heldout":  # a picture to describe
+            (args.folder / "seven.png").write_bytes(_png(images[list(labels).index(7)]))
     texts += 2 * [COUNT_PROMPT, *(f" {word}" for word in WORDS)]  # with the blank, captions and counts share tokens
     write_ranks(args.folder / "words.tiktoken", train_ranks(texts, vocab_size=512))
 

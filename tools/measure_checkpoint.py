@@ -21,7 +21,7 @@ from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.progress import Progress, checkpoint_folder
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
-from oneflow_dist.train import build_model, train_step
+from oneflow_dist.training import build_model, train_step
 
 
 def main() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import Cluster, estimate
-from oneflow_dist.planning.gpus import GIB, GPUS
-from oneflow_dist.planning.report import plan_json, plan_text
-from oneflow_dist.planning.search import search
-from oneflow_dist.planning.trace import trace_step
+from oneflow_dist.planning.gpus import GIB, GPUS, find_gpu
+from oneflow_dist.ranges import check_range
 from oneflow_dist.runtime import run_program
+
+if TYPE_CHECKING:
+    from oneflow_dist.planning.cluster import Cluster
 
 
 def main() -> None:
@@ -22,13 +23,22 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values are TOML")
     parser.add_argument("--world-size", type=int, required=True, help="ranks")
     parser.add_argument("--mesh", help="replicate,shard,tensor instead of [parallel], as 1,64,8")
-    parser.add_argument("--gpu", choices=sorted(GPUS), default="h100-80gb")
+    parser.add_argument("--gpu", default="h100-80gb", help=f"{', '.join(GPUS)} (%(default)s)")
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--search", action="store_true", help="compare all layouts and plan the fastest that fits")
     args = parser.parse_intermixed_args()
+    for name in ("world_size", "gpus_per_node"):
+        check_range(f"--{name.replace('_', '-')}", getattr(args, name), "[1, inf)")
+    gpu = find_gpu(args.gpu)
     config = load_config(args.config, [*args.overrides, *mesh_overrides(args.mesh)])
-    cluster = Cluster(gpu=GPUS[args.gpu], gpus_per_node=args.gpus_per_node)
+    print(f"planning {args.config} on {args.world_size} x {gpu.name}", file=sys.stderr, flush=True)
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.planning.cluster import Cluster, estimate
+    from oneflow_dist.planning.report import plan_json, plan_text
+    from oneflow_dist.planning.trace import trace_step
+
+    cluster = Cluster(gpu=gpu, gpus_per_node=args.gpus_per_node)
     if args.search:
         config = best_layout(config, args.world_size, cluster)
     trace = trace_step(config, args.world_size)
@@ -55,6 +65,8 @@ def mesh_overrides(mesh: str | None) -> list[str]:
 
 def best_layout(config: Config, world_size: int, cluster: Cluster) -> Config:
     """The fastest layout that fits, after a table of all; the one that needs least memory if none fits."""
+    from oneflow_dist.planning.search import search
+
     plans = search(config, world_size, cluster)
     print(
         f"{'replicate':>9} {'shard':>6} {'tensor':>6} {'checkpointing':>14} {'GiB':>8} {'step s':>8} {'MFU':>6}",

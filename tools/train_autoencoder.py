@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from oneflow_dist.data.codec import decode_pixels, open_picture, pixels_to_latent
+from oneflow_dist.data.codec import decode_pixels, pixels_to_latent
+from oneflow_dist.data.picture import read_picture
 from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder, psnr_db
 from oneflow_dist.pictures import enlarge, grid, stack, text_line, with_margin
-from oneflow_dist.runtime import run_program, share_cores
+from oneflow_dist.ranges import RANGES, check_range
+from oneflow_dist.runtime import bar_seconds, run_program, share_cores
+from oneflow_dist.signals import StopSignals
 
 STATISTICS_IMAGES = 1024  # enough for a mean and a standard deviation
 SHOWN_IMAGES = 16
@@ -31,17 +34,27 @@ SHOWN_IMAGES = 16
 
 def main() -> None:
     """Entry point."""
-    args = parse_arguments()
+    signals = StopSignals()
+    signals.listen()
+    make_autoencoder(parse_arguments(), signals)
+
+
+def make_autoencoder(args: argparse.Namespace, signals: StopSignals) -> None:
+    """Train, measure and write an autoencoder; one that was stopped is written as it is then."""
     share_cores(others=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images, val_images = open_images(args.shards, args.val, args.seed)
+    model = make_model(args.channels, args.widths, args.layers, args.size, args.seed).to(device)
     args.folder.parent.mkdir(parents=True, exist_ok=True)
+    signals.begin()
     with tempfile.TemporaryDirectory(dir=args.folder.parent, prefix=f".{args.folder.name}-") as partial:
         folder = Path(partial) / "autoencoder"
-        model = make_model(args.channels, args.widths, args.layers, args.size, args.seed).to(device)
         start = time.perf_counter()
-        loss = train(model, images, args)
+        losses = train(model, images, args, signals)
+        signals.end()
         seconds = time.perf_counter() - start
+        if len(losses) < args.steps:
+            print(f"stopped after {len(losses)} of {args.steps} steps; measuring and writing", flush=True)
         shift, std = measure_latents(model, images, args)
         model.register_to_config(shift_factor=shift, scaling_factor=1.0 / std)
         model.save_pretrained(folder)
@@ -50,7 +63,8 @@ def main() -> None:
         psnr = {size: measure_psnr(autoencoder, val_images, size, args.batch) for size in args.val_size}
         metrics = {
             "psnr_db": psnr,
-            "loss": loss,
+            "loss": float(np.mean(losses[-max(1, len(losses) // 10) :])),
+            "steps": len(losses),
             "seconds": seconds,
             "shift_factor": shift,
             "scaling_factor": 1.0 / std,
@@ -86,11 +100,9 @@ def parse_arguments() -> argparse.Namespace:
     args.val_size = args.val_size or [args.size]
     if args.folder.exists():
         raise ValueError(f"{args.folder} exists; name a new folder or remove it")
-    for name in ("size", "channels", "layers", "steps", "batch", "lr"):
-        if not getattr(args, name) > 0:
-            raise ValueError(f"--{name}: {getattr(args, name)} must be positive")
-    if not args.kl_weight >= 0:
-        raise ValueError(f"--kl-weight: {args.kl_weight} must not be negative")
+    ranges = {**dict.fromkeys(("size", "channels", "layers", "steps", "batch"), "[1, inf)"), "lr": "(0, inf)"}
+    for name, interval in {**ranges, "kl_weight": "[0, inf)", "seed": RANGES["run"]["seed"]}.items():
+        check_range(f"--{name.replace('_', '-')}", getattr(args, name), interval)
     downsample = 2 ** (len(args.widths) - 1)
     for size in (args.size, *args.val_size):
         if size <= 0 or size % downsample:
@@ -120,7 +132,7 @@ class ImageSet:
         """Image [3, size, size] in [-1, 1], its short side resized to `size`; a random crop, or the centre."""
         shards, number, extension = self.places[index]
         record = shards.read(number)
-        picture = open_picture(record.files[extension], f"{record.key}.{extension}").convert("RGB")
+        picture = read_picture(record.files[extension], "RGB", f"{record.key}.{extension}")
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
         if picture.size != (width, height):
@@ -196,15 +208,15 @@ def make_nearly_linear(model: Any) -> None:
             torch.nn.init.zeros_(parameter)
 
 
-def train(model: Any, images: ImageSet, args: argparse.Namespace) -> float:
-    """Train on random crops; the mean loss of the last tenth of the steps."""
+def train(model: Any, images: ImageSet, args: argparse.Namespace, signals: StopSignals) -> list[float]:
+    """Train on random crops until all steps are made or a signal asks for the end; the loss of each step."""
     rng = np.random.default_rng([args.seed, 1])
     noise = torch.Generator(model.device).manual_seed(args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args.steps))
-    losses = []
+    losses: list[float] = []
     model.train()
-    with tqdm(range(args.steps), desc="training", unit="step") as bar:
+    with tqdm(range(args.steps), desc="training", unit="step", mininterval=bar_seconds()) as bar:
         for step in bar:
             batch = images.read_batch(rng.integers(len(images), size=args.batch), args.size, rng).to(model.device)
             loss = compute_loss(model, batch, args.kl_weight, noise)
@@ -217,8 +229,10 @@ def train(model: Any, images: ImageSet, args: argparse.Namespace) -> float:
             optimizer.zero_grad()
             schedule.step()
             bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
+            if signals.name:
+                break
     model.eval()
-    return float(np.mean(losses[-max(1, args.steps // 10) :]))
+    return losses
 
 
 def lr_factor(step: int, num_steps: int) -> float:

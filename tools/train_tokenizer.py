@@ -11,7 +11,7 @@ from tqdm import tqdm
 from oneflow_dist.data.decoding import read_fields, read_segments
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_ranks, write_ranks
-from oneflow_dist.runtime import run_program
+from oneflow_dist.runtime import bar_seconds, run_program
 
 
 def main() -> None:
@@ -23,6 +23,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.vocab_size < 256:
         raise ValueError(f"--vocab-size: {args.vocab_size} must be at least 256, one for each byte")
+    if args.output.exists():
+        raise ValueError(f"{args.output} exists, and runs may depend on it; name a new file or remove it")
     texts = list(read_texts(args.shards))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     partial = args.output.with_name(args.output.name + ".partial")
@@ -39,7 +41,7 @@ def main() -> None:
 def read_texts(pattern: str) -> Iterator[str]:
     """Every text of every sample."""
     shards = open_shards("shards", pattern)
-    for index in tqdm(range(len(shards)), unit="sample"):
+    for index in tqdm(range(len(shards)), unit="sample", mininterval=bar_seconds()):
         record = shards.read(index)
         yield from (segment.text for segment in read_segments(record, read_fields(record)) if segment.text)
 

@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from oneflow_dist.config import ImageConfig
+from oneflow_dist.data.picture import read_picture
 
 MODES = {1: "L", 3: "RGB"}
-MAX_PIXELS = 64 * 1024 * 1024
-Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded, and is an error instead of a warning
 
 
 def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndarray, "C H W"]:
@@ -26,29 +24,13 @@ def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndar
     """
     if image.channels not in MODES:
         raise ValueError(f"image.channels: {image.channels} is not 1 (grey) or 3 (colour), the channels of pixels")
-    pixels = np.asarray(open_picture(data, name).convert(MODES[image.channels]), dtype=np.uint8)
+    pixels = np.asarray(read_picture(data, MODES[image.channels], name), dtype=np.uint8)
     if pixels.shape[0] % image.patch_size or pixels.shape[1] % image.patch_size:
         raise ValueError(
             f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, but image.patch_size ({image.patch_size}) must "
             "divide width and height; crop or resize the images"
         )
     return pixels_to_latent(pixels)
-
-
-def open_picture(data: bytes, name: str) -> Image.Image:
-    """A decoded picture.
-
-    Raises:
-        ValueError: not a readable picture, or one of more than `MAX_PIXELS` pixels.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{name}: {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; shrink it")
-            picture.load()
-            return picture
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{name}: broken image ({error}); write it again or remove the sample") from error
 
 
 def pixels_to_latent(pixels: np.ndarray) -> Float32[np.ndarray, "C H W"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
 
 BESIDE = ("tokens", "mirrored", "features")  # how the names of arrays end that are no image
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can spell one alone, and there are no bytes of it
+MARK = "\ufeff"  # of byte order, with which some editors begin a file of text
 CAPTION = "txt"  # the caption that is a file of its own; any other is a field of the .json
 
 
@@ -35,6 +39,20 @@ class Reading:
     answer: str = "answer"
 
 
+@contextmanager
+def naming_sample(key: str) -> Iterator[None]:
+    """Inside, whatever libraries raise of a sample's content is a ValueError that names the sample."""
+    try:
+        yield
+    except MemoryError:  # the machine's fault
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"sample {key}"):
+            raise
+        reason = str(error) if isinstance(error, ValueError) else f"broken ({error!r}); write it again or remove it"
+        raise ValueError(f"sample {key}: {reason}") from error
+
+
 def decode_record(
     record: ShardRecord,
     fields: Mapping[str, Any],
@@ -42,37 +60,22 @@ def decode_record(
     reading: Reading,
     tokenizer: Tokenizer,
     image: ImageConfig,
+    without: str = "",
 ) -> Document:
     """The text and the images of a record, in reading order.
 
     Args:
         fields: of its .json, see `read_fields`.
         caption: "txt", or the field that holds the caption of a pair.
+        without: "images" or "text", which then is neither decoded nor in the document.
 
     Raises:
         ValueError: it is no pair, document or question with its answer; an image is broken, missing or named twice;
-            its tokens are another tokenizer's.
+            its tokens are another tokenizer's; its text cannot be tokenized.
     """
-    segments = read_segments(record, fields, caption, reading)
-    is_default = caption == CAPTION and reading == Reading()  # the texts that tools/precompute_latents.py tokenizes
-    stored = _stored_tokens(record, tokenizer) if is_default else []
-    num_texts = sum(segment.text is not None for segment in segments)
-    if stored and len(stored) != num_texts:
-        raise ValueError(
-            f"sample {record.key}: tokens of {len(stored)} texts, but it has {num_texts}; "
-            "write it again by tools/precompute_latents.py"
-        )
-    tokens = iter(stored)
-    parts: list[TextPart | ImagePart] = []
-    for segment in segments:
-        if segment.image is not None:
-            parts.append(_decode_image(record, segment.image, image))
-        elif segment.text is not None:
-            ids = next(tokens, None)
-            parts.append(
-                TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, is_answer=segment.is_answer)
-            )
-    return Document(key=record.key, parts=tuple(parts))
+    with naming_sample(record.key):
+        parts = _decode_parts(record, fields, caption, reading, tokenizer, image, without)
+        return Document(key=record.key, parts=parts)
 
 
 def read_fields(record: ShardRecord) -> Mapping[str, Any]:
@@ -108,7 +111,7 @@ def read_segments(
     if CAPTION not in record.files:
         return pictures
     try:
-        text = record.files[CAPTION].decode("utf-8").strip()
+        text = _clean(record.files[CAPTION].decode("utf-8")).strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"sample {record.key}: its caption is no UTF-8 ({error}); write it again") from error
     if not text:
@@ -125,6 +128,37 @@ def is_image(extension: str) -> bool:
     """Whether a member is a picture or a latent, and not text or an array that belongs to one of them."""
     stem, _, kind = extension.rpartition(".")
     return kind in IMAGE_EXTENSIONS or (kind == "npy" and stem.rpartition(".")[2] not in BESIDE)
+
+
+def _decode_parts(
+    record: ShardRecord,
+    fields: Mapping[str, Any],
+    caption: str,
+    reading: Reading,
+    tokenizer: Tokenizer,
+    image: ImageConfig,
+    without: str,
+) -> tuple[TextPart | ImagePart, ...]:
+    segments = read_segments(record, fields, caption, reading)
+    is_default = caption == CAPTION and reading == Reading()  # the texts that tools/precompute_latents.py tokenizes
+    stored = _stored_tokens(record, tokenizer) if is_default else []
+    num_texts = sum(segment.text is not None for segment in segments)
+    if stored and len(stored) != num_texts:
+        raise ValueError(
+            f"sample {record.key}: tokens of {len(stored)} texts, but it has {num_texts}; "
+            "write it again by tools/precompute_latents.py"
+        )
+    tokens = iter(stored)
+    parts: list[TextPart | ImagePart] = []
+    for segment in segments:
+        if segment.image is not None and without != "images":
+            parts.append(_decode_image(record, segment.image, image))
+        elif segment.text is not None and without != "text":
+            ids = next(tokens, None)
+            parts.append(
+                TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, is_answer=segment.is_answer)
+            )
+    return tuple(parts)
 
 
 def _read_document(record: ShardRecord, entries: Any, images: list[str]) -> list[Segment]:
@@ -145,7 +179,7 @@ def _read_segment(record: ShardRecord, entry: Any) -> Segment:
     if kind not in ("text", "image") or not isinstance(entry.get(kind), str):
         raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor image; write the sample again")
     if kind == "text":
-        return Segment(text=entry["text"], is_answer=entry.get("role") == "answer")
+        return Segment(text=_clean(entry["text"]), is_answer=entry.get("role") == "answer")
     return Segment(image=entry["image"].lower().rpartition(".")[0])
 
 
@@ -153,11 +187,12 @@ def _read_text(record: ShardRecord, fields: Mapping[str, Any], name: str) -> str
     value = fields.get(name)
     if isinstance(value, bool | int | float):
         return json.dumps(value)
-    if not isinstance(value, str) or not value.strip():
+    text = _clean(value).strip() if isinstance(value, str) else ""
+    if not text:
         raise ValueError(
             f"sample {record.key}: its .json has no text in {name!r}, but {value!r}; write it or filter it"
         )
-    return value.strip()
+    return text
 
 
 def _decode_image(record: ShardRecord, name: str, image: ImageConfig) -> ImagePart:
@@ -184,3 +219,10 @@ def _stored_tokens(record: ShardRecord, tokenizer: Tokenizer) -> list[list[int]]
             "set data.tokenizer to the file that tools/precompute_latents.py was given"
         )
     return decode_texts(record.files["tokens.npy"], f"sample {record.key}, tokens")
+
+
+def _clean(text: str) -> str:
+    """Without a byte order mark at its start; half a surrogate pair becomes U+FFFD."""
+    if HALF.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.removeprefix(MARK)

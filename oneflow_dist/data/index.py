@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import suppress
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +19,8 @@ from jaxtyping import Int64
 from oneflow_dist.data.tar import TarContents, scan_tar
 from oneflow_dist.files import claim
 
-FORMAT = "oneflow index 2"
+FORMATS = "oneflow index "
+FORMAT = f"{FORMATS}3"
 EDGE_BYTES = 64 * 1024
 CHUNK_BYTES = 1 << 20
 
@@ -32,6 +34,8 @@ class ShardIndex:
     edges_sha256: str  # of the tar's first and last 64 KiB: cheap enough to compare each time it is opened
     header: dict[str, Any]  # what the writer of the shard says of it
     extensions: tuple[str, ...]
+    counts: dict[str, int]  # how many members have each extension
+    unread: dict[str, int]  # members of other kinds, by kind, see `TarContents`
     first_member: Int64[np.ndarray, "n1"]  # of each sample, then the number of all members
     key_end: Int64[np.ndarray, "n1"]  # where the key of each sample ends in `keys`; starts with 0
     extension: Int64[np.ndarray, "m"]  # of each member, an index into `extensions`
@@ -76,8 +80,8 @@ def encode_index(contents: TarContents, num_bytes: int, sha256: str, edges: str)
     for member in contents.members:
         samples.setdefault(member.key, []).append(member)
     members = [member for of_sample in samples.values() for member in of_sample]
-    extensions = sorted({member.extension for member in members})
-    number_of = {extension: number for number, extension in enumerate(extensions)}
+    counts = dict(sorted(Counter(member.extension for member in members).items()))
+    number_of = {extension: number for number, extension in enumerate(counts)}
     keys = [key.encode() for key in samples]
     body = b"".join(
         np.array(numbers, dtype=np.int64).tobytes()
@@ -96,7 +100,8 @@ def encode_index(contents: TarContents, num_bytes: int, sha256: str, edges: str)
         "tar_bytes": num_bytes,
         "tar_sha256": sha256,
         "edges_sha256": edges,
-        "extensions": extensions,
+        "members": counts,
+        "unread": dict(sorted(contents.unread.items())),
         "header": contents.header,
     }
     line = json.dumps(head | {"sha256": _checksum(head, body)}).encode()
@@ -109,7 +114,8 @@ def decode_index(content: memoryview, name: str) -> ShardIndex:
     Raises:
         ValueError: it is damaged or of another format.
     """
-    end = bytes(content[: 1 << 20]).find(b"\n") + 1
+    line = re.search(rb"\n", content)  # without a copy
+    end = line.end() if line else 0
     try:
         head = json.loads(bytes(content[:end]))
         body = content[end:]
@@ -126,7 +132,9 @@ def decode_index(content: memoryview, name: str) -> ShardIndex:
         tar_sha256=head["tar_sha256"],
         edges_sha256=head["edges_sha256"],
         header=head["header"],
-        extensions=tuple(head["extensions"]),
+        extensions=tuple(head["members"]),
+        counts=head["members"],
+        unread=head["unread"],
         first_member=first_member,
         key_end=key_end,
         extension=extension,
@@ -137,7 +145,7 @@ def decode_index(content: memoryview, name: str) -> ShardIndex:
 
 
 def open_index(path: Path, index_path: Path, name: str) -> ShardIndex:
-    """The index of a local tar; scans the tar and writes the index where there is none, or one of another tar.
+    """The index of a local tar; scans the tar and writes the index where there is none, or an older or other one.
 
     In a folder that cannot be written to, the index lives in memory only.
     """
@@ -145,7 +153,7 @@ def open_index(path: Path, index_path: Path, name: str) -> ShardIndex:
     def is_fresh(index_path: Path) -> bool:
         return _is_index_of(path, index_path)
 
-    while not is_fresh(index_path):
+    if not is_fresh(index_path):
         try:
             index_path.parent.mkdir(parents=True, exist_ok=True)
             claimed = claim(index_path, wait=True, is_done=is_fresh)
@@ -156,6 +164,11 @@ def open_index(path: Path, index_path: Path, name: str) -> ShardIndex:
                 claimed.file.write(index_tar(path, name))
                 claimed.commit()
     return decode_index(np.memmap(index_path, mode="r").data, str(index_path))
+
+
+def is_outdated(content: bytes) -> bool:
+    """Whether an index file is of an earlier format: it is made again when its tar is opened."""
+    return content.startswith(f'{{"format": "{FORMATS}'.encode()) and f'"{FORMAT}"'.encode() not in content[:99]
 
 
 def file_sha256(file: BinaryIO) -> str:
@@ -182,19 +195,11 @@ def _checksum(head: dict[str, Any], body: bytes | memoryview) -> str:
 
 
 def _is_index_of(path: Path, index_path: Path) -> bool:
-    """Whether there is an index, and the tar was not written again since: of its size, and older or with its edges."""
+    """Whether there is an index, and it is of a tar of this size and was written after it."""
     tar = path.stat()
     try:
         with index_path.open("rb") as file:
             head, written = json.loads(file.readline()), os.fstat(file.fileno()).st_mtime_ns
-            is_right = head["format"] == FORMAT and head["tar_bytes"] == tar.st_size
+            return bool(head["format"] == FORMAT and head["tar_bytes"] == tar.st_size and tar.st_mtime_ns <= written)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if not is_right or tar.st_mtime_ns <= written:
-        return is_right
-    with path.open("rb") as file:
-        is_right = edges_sha256(file, tar.st_size) == head["edges_sha256"]
-    if is_right:
-        with suppress(OSError):  # a read-only folder
-            os.utime(index_path)
-    return is_right

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy as np
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Document, NoisySample, PackedBatch, Sample
-from oneflow_dist.data.decoding import decode_record, read_fields
+from oneflow_dist.data.decoding import decode_record, list_images, read_fields
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.order import make_order
 from oneflow_dist.data.packing import choose_samples, pack, size_of
-from oneflow_dist.data.samples import cut_window, make_sample, num_rows
+from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample, num_rows
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import keyed_generator, noise_sample, set_key
@@ -58,6 +59,7 @@ class Lane:
         self.draws = np.zeros(len(sources), dtype=np.int64)
         self.used = np.zeros(len(sources), dtype=np.int64)
         self.window: deque[Waiting] = deque()
+        self.note: Callable[[str], None] = lambda _: None  # is told each sample before it is read
         self._rng = keyed_generator(config.run.seed, 0, "")  # given the key of each sample in turn
         self._read = functools.lru_cache(maxsize=data.cached_samples)(self._read_document)
 
@@ -72,16 +74,31 @@ class Lane:
         return pack(samples, self.capacity)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next packs depend on, besides the config: a few integers."""
-        waiting = [[w.source, w.draw] for w in self.window]
-        return {"draws": self.draws.tolist(), "used": self.used.tolist(), "waiting": waiting}
+        """Everything that the next packs depend on, besides the config: names, weights and a few integers."""
+        return {
+            "sources": [source.name for source in self.sources],
+            "weights": self.weights.tolist(),
+            "draws": self.draws.tolist(),
+            "used": self.used.tolist(),
+            "waiting": [[w.source, w.draw] for w in self.window],
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; the waiting samples are read and noised again, with the same result."""
-        self.draws = np.array(state["draws"], dtype=np.int64)
-        self.used = np.array(state["used"], dtype=np.int64)
-        made = [(source, draw, self._make(source, draw)) for source, draw in state["waiting"]]
-        self.window = deque(_waiting(source, draw, noisy) for source, draw, noisy in made if noisy is not None)
+        """Continue from `state`; the waiting samples are read and noised again, with the same result.
+
+        Sources are known by their names: one that is gone takes its waiting samples along, a new one begins. Where
+        weights have changed they hold from now on: counts start anew, so that nothing is made up for.
+        """
+        place_of = {source.name: place for place, source in enumerate(self.sources)}
+        places = [place_of.get(name) for name in state["sources"]]  # of the sources that the state speaks of
+        weights = dict(zip((source.name for source in self.sources), self.weights.tolist(), strict=True))
+        is_same = weights == dict(zip(state["sources"], state["weights"], strict=True))
+        for place, draws, used in zip(places, state["draws"], state["used"], strict=True):
+            if place is not None:
+                self.draws[place], self.used[place] = draws, used if is_same else 0
+        waiting = [(place, draw) for old, draw in state["waiting"] if (place := places[old]) is not None]
+        made = [(place, draw, self._make(place, draw)) for place, draw in waiting]
+        self.window = deque(_waiting(place, draw, noisy) for place, draw, noisy in made if noisy is not None)
 
     def _draw(self) -> None:
         """Put one more sample in the window, from the source furthest behind its weight."""
@@ -106,10 +123,12 @@ class Lane:
         """The n-th sample that this lane takes of a source, noised; None if it is left out."""
         pass_index, index = self.orders[source].locate(draw)
         rng = self._rng
-        set_key(rng, self.config.run.seed, pass_index, self.shards[source].name(index))
+        name = self.shards[source].name(index)
+        self.note(name)
+        set_key(rng, self.config.run.seed, pass_index, name)
         entry = self.sources[source]
         task, caption = _choose(entry.tasks, rng), _choose(entry.captions, rng)
-        document = self._read(source, index, caption)
+        document = self._read(source, index, caption, LEFT_OUT.get(task, ""))
         if document is None:
             return None
         sample = make_sample(document, task, self.prompts[source], self.tokenizer, self.config.image, rng)
@@ -118,14 +137,15 @@ class Lane:
             return None
         return noise_sample(fitting, self.schedule, self.config.flow.condition_dropout_prob, rng)
 
-    def _read_document(self, source: int, index: int, caption: str) -> Document | None:
-        """A sample of a source, decoded; None if its filters leave it out."""
+    def _read_document(self, source: int, index: int, caption: str, without: str) -> Document | None:
+        """A sample of a source, what its task wants of it decoded; None if its filters or `max_images` leave it out."""
         entry, record = self.sources[source], self.shards[source].read(index)
         fields = read_fields(record)
         if not all(rule.passes(fields) for rule in entry.filters):
             return None
-        document = decode_record(record, fields, caption, entry.reading, self.tokenizer, self.config.image)
-        return document if entry.max_images is None or document.num_images <= entry.max_images else None
+        if entry.max_images is not None and len(list_images(record)) > entry.max_images:
+            return None
+        return decode_record(record, fields, caption, entry.reading, self.tokenizer, self.config.image, without)
 
     def _fit(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
         data = self.config.data

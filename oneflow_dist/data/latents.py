@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ def decode_array(data: bytes, name: str) -> np.ndarray:
     try:
         dtype, shape = _read_npy_head(data[:start])
         return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
-    except (ValueError, SyntaxError, TypeError, TokenError) as error:
+    except Exception as error:  # numpy raises all kinds: its head is Python, its sizes are anybody's
         raise ValueError(f"{name}: broken .npy ({error}); {CHECK}") from error
 
 
@@ -53,11 +52,12 @@ def decode_texts(data: bytes, name: str) -> list[list[int]]:
     Raises:
         ValueError: broken, or the lengths do not add up.
     """
-    stored = decode_array(data, name).ravel().tolist()
+    array = decode_array(data, name)
+    stored = array.ravel().tolist() if array.dtype.kind == "i" else []
     num_texts = stored[0] if stored else 0
     ends = list(itertools.accumulate(stored[1 : 1 + num_texts], initial=1 + num_texts))
     if not stored or len(ends) != 1 + num_texts or ends[-1] != len(stored):
-        raise ValueError(f"{name}: {len(stored)} numbers are no texts with their lengths; {CHECK}")
+        raise ValueError(f"{name}: {array.size} numbers are no texts with their lengths; {CHECK}")
     return [stored[start:end] for start, end in itertools.pairwise(ends)]
 
 
@@ -79,6 +79,8 @@ def decode_latent(
             f"{name}: a latent of shape {list(posterior.shape)}, not [2, image.channels ({image.channels}), height, "
             "width]; set image.channels to the autoencoder's"
         )
+    if 0 in posterior.shape:
+        raise ValueError(f"{name}: a latent of shape {list(posterior.shape)}, of no size; {CHECK}")
     if posterior.shape[2] % image.patch_size or posterior.shape[3] % image.patch_size:
         raise ValueError(
             f"{name}: image.patch_size ({image.patch_size}) does not divide the latent's height and width "

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch
+from oneflow_dist.data.identity import describe_data
 from oneflow_dist.data.lanes import Lane
 from oneflow_dist.data.mixture import load_mixture
+from oneflow_dist.data.report import report_source
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.data.workers import Note, Workers
 
 LaneStates = dict[int, dict[str, Any]]
+Item = tuple[int, PackedBatch | ValueError | OSError, dict[str, Any]]  # of the lane of this index, with its new state
 
 
 def can_share_packs(config: Config, world_size: int) -> bool:
@@ -55,47 +59,41 @@ class PackLoader:
                 f"({config.data.tokenizer}); raise it"
             )
         shards = [open_shards(source.name, source.shards, source.index) for source in sources]
+        self.report = [report_source(source, of_source) for source, of_source in zip(sources, shards, strict=True)]
+        self.identity = describe_data(sources, shards, tokenizer)
         indices = range(rank, config.data.packs_per_step, world_size)
         lanes = [Lane(index, config, sources, shards, tokenizer) for index in indices]
         self.states = {lane.index: states[lane.index] if states else lane.state() for lane in lanes}
-        stream = _LaneStream(lanes, states)
-        workers = max(w for w in range(config.data.workers + 1) if w == 0 or len(lanes) % w == 0)
-        self._packs = iter(
-            DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
-        )
+        count = max(w for w in range(config.data.workers + 1) if w == 0 or len(lanes) % w == 0)
+        streams = [functools.partial(_make_packs, lanes[w::count], states) for w in range(count)]
+        self._packs = Workers(streams) if streams else _make_packs(lanes, states)
 
     def next_step(self, device: torch.device) -> list[PackedBatch]:
         """This rank's packs of the next step.
 
         Raises:
-            ValueError: a sample cannot be used.
+            ValueError: a sample cannot be used, or a worker has died.
+            OSError: a shard cannot be read.
         """
         batches = []
         for _ in range(self.packs_per_step):
             index, batch, state = next(self._packs)
-            if isinstance(batch, ValueError):
+            if not isinstance(batch, PackedBatch):
                 raise batch
             self.states[index] = state
             batches.append(batch.to(device))
         return batches
 
 
-class _LaneStream(IterableDataset):  # type: ignore[type-arg]
-    """Takes one pack of each lane in turn; several workers share the lanes so that the order stays the same."""
-
-    def __init__(self, lanes: list[Lane], states: LaneStates | None):
-        self.lanes = lanes
-        self.states = states
-
-    def __iter__(self) -> Iterator[tuple[int, PackedBatch | ValueError, dict[str, Any]]]:
-        worker = get_worker_info()
-        lanes = self.lanes[worker.id :: worker.num_workers] if worker else self.lanes
-        try:
+def _make_packs(lanes: list[Lane], states: LaneStates | None, note: Note = lambda _: None) -> Iterator[Item]:
+    """One pack of each lane in turn."""
+    try:
+        for lane in lanes:
+            lane.note = note
+            if states is not None:
+                lane.load_state(states[lane.index])
+        while True:
             for lane in lanes:
-                if self.states is not None:
-                    lane.load_state(self.states[lane.index])
-            while True:
-                for lane in lanes:
-                    yield lane.index, lane.next_pack(), lane.state()
-        except ValueError as error:  # handed to the trainer as it is: a worker would wrap it in its traceback
-            yield -1, error, {}
+                yield lane.index, lane.next_pack(), lane.state()
+    except (ValueError, OSError) as error:  # for the trainer, who may be another process
+        yield -1, error, {}

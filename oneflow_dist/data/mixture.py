@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ class Filter:
             return False
         value = fields[self.field]
         if self.one_of is not None:
-            return value in self.one_of
+            return any(value == choice and _is_truth(value) == _is_truth(choice) for choice in self.one_of)
         return isinstance(value, int | float) and self.min <= value <= self.max
 
 
@@ -58,15 +59,24 @@ class _Table(dict[str, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with `_Table`s, in which a key stands once."""
+    """Safe YAML with `_Table`s, in which a key stands once, and the plain values of YAML 1.2.
+
+    PyYAML is of version 1.1, where no is false, 1:30 is 90, 010 is 8, 2024-01-01 is a date, and 1e5 a text.
+    """
+
+
+def _make_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
 
 
 def _make_table(loader: _Loader, node: yaml.MappingNode) -> _Table:
     table = _Table()
     table.line, table.lines = node.start_mark.line + 1, {}
     for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node, deep=True))
         line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise _LineError(line, "a list or table as a key; keys are names")
+        key = key_node.value
         if key in table:
             raise _LineError(line, f"{key} stands here a second time, first in line {table.lines[key]}; remove one")
         table[key] = loader.construct_object(value_node, deep=True)
@@ -74,7 +84,21 @@ def _make_table(loader: _Loader, node: yaml.MappingNode) -> _Table:
     return table
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _make_table)
+TAG = "tag:yaml.org,2002:"
+PLAIN = {  # what is none of these is text
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _kind, (_pattern, _first) in PLAIN.items():
+    _Loader.add_implicit_resolver(f"{TAG}{_kind}", re.compile(rf"(?:{_pattern})\Z"), _first)
+_Loader.add_constructor(f"{TAG}map", _make_table)
+_Loader.add_constructor(f"{TAG}int", _make_int)
 
 
 class _LineError(Exception):
@@ -100,10 +124,15 @@ def load_mixture(path: str) -> tuple[Source, ...]:
         _check_keys(table, ("sources",), ("sources",))
         sources = _get_table(table, "sources")
         return tuple(_read_source(name, _get_table(sources, name)) for name in sources)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag, as !!int, before what it cannot be
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     except _LineError as error:
         raise ValueError(f"{path}, {error}") from None
+
+
+def _is_truth(value: Any) -> bool:
+    """Whether it is true or false, which Python takes for 1 and 0."""
+    return isinstance(value, bool)
 
 
 def _read_source(name: str, entry: _Table) -> Source:

@@ -10,6 +10,7 @@ from oneflow_dist.data.codec import cut_images
 from oneflow_dist.data.latents import CHECK, draw_latent
 from oneflow_dist.data.tokenizer import Tokenizer
 
+LEFT_OUT = {"text_only": "images", "image_only": "text"}  # what a task does not look at
 TASKS = ("text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only", "instruct")
 
 

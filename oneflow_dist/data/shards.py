@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import bisect
 import glob
+import hashlib
 import itertools
-import mmap
+import os
+import re
 import resource
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import braceexpand
 from tqdm import tqdm
 
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.index import ShardIndex, decode_index, edges_sha256, file_sha256, open_index
+from oneflow_dist.data.tar import describe_unread
 from oneflow_dist.runtime import is_main
 
+OWN_FILES = re.compile(  # that this package writes beside shards
+    r".*\.(index|partial|report\.json)|settings\.json|manifest\.json|quarantine\.jsonl|contact_sheet\.png"
+)
 REMOTE_SHARDS_KEPT = 2  # per lane and source: the one in use and the next, on the local disk
 
 
@@ -31,11 +38,11 @@ class ShardSet:
         self.paths = paths
         self.index_folder = index_folder
         self.indexes = indexes
-        self.prefixes = [f"{source}/{Path(path).stem}" for path in paths]
+        self.prefixes = [f"{source}/{name}" for name in _name_shards(paths)]
         self.first_sample = list(itertools.accumulate(map(len, indexes), initial=0))  # of each shard, then the total
         self.is_remote = any(is_remote(path) for path in paths)
-        self._maps: dict[int, mmap.mmap] = {}
-        self._fetches: dict[int, Future[mmap.mmap]] = {}
+        self._files: dict[int, OpenShard] = {}
+        self._fetches: dict[int, Future[OpenShard]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -53,6 +60,16 @@ class ShardSet:
         shard = bisect.bisect_right(self.first_sample, index) - 1
         return shard, index - self.first_sample[shard]
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How many members have each extension, in all shards."""
+        return _add_up(index.counts for index in self.indexes)
+
+    @property
+    def unread(self) -> Counter[str]:
+        """How many members are not read, by kind, in all shards."""
+        return _add_up(index.unread for index in self.indexes)
+
     def name(self, index: int) -> str:
         """The key that messages and random numbers know a sample by."""
         shard, sample = self.locate(index)
@@ -62,22 +79,26 @@ class ShardSet:
         """The encoded files of one sample.
 
         Raises:
-            ValueError: the shard is not the one that was indexed.
+            ValueError: the shard is not the one that was indexed, or was cut off since.
+            OSError: it cannot be read.
         """
         shard, sample = self.locate(index)
-        data, contents = self._maps.get(shard) or self._open(shard), self.indexes[shard]
-        files = {extension: data[offset : offset + size] for extension, offset, size in contents.members(sample)}
-        return ShardRecord(key=self.name(index), files=files, header=contents.header)
+        file, contents = self._files.get(shard) or self._open(shard), self.indexes[shard]
+        key = contents.key(sample)
+        where = f"{self.paths[shard]}, sample {key}"
+        members = contents.members(sample)
+        files = {extension: read_at(file.descriptor, offset, size, where) for extension, offset, size in members}
+        return ShardRecord(key=f"{self.prefixes[shard]}/{key}", files=files, header=contents.header)
 
     def prefetch(self, shard: int) -> None:
         """Begin to fetch a remote shard, in a thread."""
-        if is_remote(self.paths[shard]) and shard not in self._fetches and shard not in self._maps:
+        if is_remote(self.paths[shard]) and shard not in self._fetches and shard not in self._files:
             self._pool = self._pool or ThreadPoolExecutor(1)
             self._fetches[shard] = self._pool.submit(_fetch, self.source, self.paths[shard], self.indexes[shard])
             for old in list(self._fetches)[:-REMOTE_SHARDS_KEPT]:
                 del self._fetches[old]  # not read after all: its samples were in memory
 
-    def _open(self, shard: int) -> mmap.mmap:
+    def _open(self, shard: int) -> OpenShard:
         path, index = self.paths[shard], self.indexes[shard]
         if not is_remote(path):
             with Path(path).open("rb") as file:
@@ -86,19 +107,47 @@ class ShardSet:
                         f"{path}: not the shard that {index_name(path, self.index_folder)} was made of; "
                         "delete that index, it is then made again"
                     )
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return self._maps[shard]
+                self._files[shard] = OpenShard(file)
+            return self._files[shard]
         self.prefetch(shard)
-        self._maps[shard] = self._fetches.pop(shard).result()
-        for old in list(self._maps)[:-REMOTE_SHARDS_KEPT]:
-            del self._maps[old]  # the last reference: its disk space is free again
-        return self._maps[shard]
+        self._files[shard] = self._fetches.pop(shard).result()
+        for old in list(self._files)[:-REMOTE_SHARDS_KEPT]:
+            del self._files[old]  # the last reference: its disk space is free again
+        return self._files[shard]
+
+
+class OpenShard:
+    """A file for reading, open until nobody refers to it; also in processes that are forked."""
+
+    def __init__(self, file: BinaryIO):
+        self.descriptor = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+def read_at(descriptor: int, offset: int, size: int, where: str) -> bytes:
+    """A member of a tar; from any thread. Not through a memory map: there a fault of the disk kills the process.
+
+    Raises:
+        ValueError: the file ends before it.
+        OSError: the disk or its server says so.
+    """
+    try:
+        content = os.pread(descriptor, size, offset)
+    except OSError as error:
+        error.filename = where
+        raise
+    if len(content) < size:
+        raise ValueError(f"{where}: the shard was cut off since it was opened; copy it again")
+    return content
 
 
 def open_shards(source: str, pattern: str, index_folder: str | None = None) -> ShardSet:
     """Open the tars of a brace or wildcard pattern, or of URLs with braces: all members with one key are one sample.
 
     Args:
+        pattern: as `list_shards` takes it.
         index_folder: where the index of each shard lies; None: beside it.
 
     Raises:
@@ -106,8 +155,10 @@ def open_shards(source: str, pattern: str, index_folder: str | None = None) -> S
     """
     shards = _open_all(source, list_shards(source, pattern), index_folder)
     if len(shards) == 0:
+        unread = f" (not read: {describe_unread(shards.unread)})" if shards.unread else ""
         raise ValueError(
-            f"source {source}: no samples in {pattern}; a sample is members with one key, as 0001.png + 0001.txt"
+            f"source {source}: no samples in {pattern}{unread}; a sample is members with one key, as "
+            "0001.png + 0001.txt"
         )
     return shards
 
@@ -132,10 +183,10 @@ def fetch_whole(url: str, folder: str | None = None) -> tempfile._TemporaryFileW
 
 def _open_all(source: str, paths: list[str], index_folder: str | None) -> ShardSet:
     _allow_open_files(source, 2 * len(paths))
-    index_names = [index_name(path, index_folder) for path in paths]
-    name, times = Counter(index_names).most_common(1)[0]
+    path, times = Counter(map(_whole_path, paths)).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"source {source}: {times} shards share the index {name}; name each once")
+        raise ValueError(f"source {source}: {path} is named {times} times; name each shard once")
+    index_names = [index_name(path, index_folder) for path in paths]
     missing = sum(not is_remote(name) and not Path(name).exists() for name in index_names)
     pairs = zip(paths, index_names, strict=True)
     bar = tqdm(pairs, f"{source}: indexing", len(paths), unit="shard", disable=missing < 2 or not is_main())
@@ -157,17 +208,17 @@ def _open_one(source: str, path: str, index_name: str) -> ShardIndex:
         raise ValueError(f"{error}; if there is none yet, {advice}, and set `index` in the mixture") from error
 
 
-def _fetch(source: str, url: str, index: ShardIndex) -> mmap.mmap:
+def _fetch(source: str, url: str, index: ShardIndex) -> OpenShard:
     with fetch_whole(url) as file:
         with Path(file.name).open("rb") as content:
             if file_sha256(content) != index.tar_sha256:
                 raise ValueError(f"{source}: {url} is not the shard that its index was made of; index it again")
         with Path(file.name).open("rb") as content:
-            return mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
+            return OpenShard(content)
 
 
 def _allow_open_files(source: str, needed: int) -> None:
-    """A map keeps its file open, and the usual limit is 1024."""
+    """A shard and the map of its index stay open, and the usual limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed + 256 > soft and (hard == resource.RLIM_INFINITY or needed + 256 <= hard):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -180,16 +231,26 @@ def _allow_open_files(source: str, needed: int) -> None:
 def list_shards(source: str, pattern: str) -> list[str]:
     """The shards of a brace or wildcard pattern, in order; an address stands for itself.
 
+    As much of its start as exists is meant as it is written, and the rest is a pattern: `set [v2]/*.tar` may lie in a
+    folder of that name. Wildcards leave out what this package writes itself.
+
     Raises:
-        ValueError: a part of the pattern has none.
+        ValueError: a part of the pattern has none, or is a folder.
     """
-    paths = []
-    for part in braceexpand.braceexpand(pattern):
-        found = [part] if is_remote(part) else sorted(glob.glob(part))  # noqa: PTH207 - Path.glob takes no absolute one
-        if not found:
-            raise ValueError(f"source {source}: no such shard {part}; write the shards first or mend the pattern")
-        paths += found
-    return paths
+    if is_remote(pattern):
+        return list(braceexpand.braceexpand(pattern))
+    pattern = os.path.expanduser(pattern)  # noqa: PTH111 - a Path would change the pattern
+    readings = [start for start in _starts(pattern) if _is_start(pattern[:start]) and _is_balanced(pattern[start:])]
+    if not readings:
+        raise ValueError(f"source {source}: {pattern}: its braces are not balanced; mend the pattern")
+    missing = []
+    for start in readings:
+        parts = [pattern[:start] + part for part in braceexpand.braceexpand(pattern[start:])]
+        found = {part: _match(part, start) for part in parts}
+        missing += [part for part in parts if not found[part]]
+        if all(found.values()):
+            return [_refuse_folder(source, path) for part in parts for path in found[part]]
+    raise ValueError(f"source {source}: no such shard {missing[0]}; write the shards first or mend the pattern")
 
 
 def is_remote(path: str) -> bool:
@@ -198,5 +259,69 @@ def is_remote(path: str) -> bool:
 
 
 def index_name(path: str, index_folder: str | None) -> str:
-    """Where the index of a shard lies: beside it, or in a folder of indexes."""
-    return f"{path}.index" if index_folder is None else f"{index_folder}/{path.rpartition('/')[2]}.index"
+    """Where the index of a shard lies: beside it, or in a folder of indexes, which shards of one name may share."""
+    if index_folder is None:
+        return f"{path}.index"
+    whole = hashlib.sha256(os.fsencode(_whole_path(path))).hexdigest()
+    folder = os.path.expanduser(index_folder)  # noqa: PTH111 - it may be an address
+    return f"{folder}/{path.rpartition('/')[2]}.{whole[:12]}.index"
+
+
+def _starts(pattern: str) -> list[int]:
+    """Places behind which what is special in a pattern may begin, the last first."""
+    return [len(pattern), *reversed([match.end() for match in re.finditer(r"[]}/]", pattern)]), 0]
+
+
+def _is_start(text: str) -> bool:
+    """Whether the path of some file begins like this."""
+    return not text or bool(glob.glob(f"{glob.escape(text)}*"))  # noqa: PTH207 - Path.glob takes no absolute one
+
+
+def _is_balanced(pattern: str) -> bool:
+    opened, closed = (len(re.findall(rf"(?<!\\)\{brace}", pattern)) for brace in "{}")
+    return opened == closed
+
+
+def _match(pattern: str, start: int) -> list[str]:
+    """The files of a wildcard pattern, of which nothing before `start` is special."""
+    before, after = glob.escape(pattern[:start]), pattern[start:]
+    for end in _starts(after):
+        reading = before + after[:end].replace("[", "[[]") + after[end:]
+        found = glob.glob(reading)  # noqa: PTH207 - Path.glob takes no absolute one
+        shards = [path for path in found if path == pattern or not OWN_FILES.fullmatch(path.rpartition("/")[2])]
+        if shards or "[" not in after:
+            return sorted(shards)
+    return []
+
+
+def _refuse_folder(source: str, path: str) -> str:
+    if Path(path).is_dir():
+        raise ValueError(f"source {source}: {path} is a folder; name its shards, as {path.rstrip('/')}/*.tar")
+    return path
+
+
+def _whole_path(path: str) -> str:
+    return path if is_remote(path) else str(Path(path).absolute())
+
+
+def _name_shards(paths: list[str]) -> list[str]:
+    """The stem of each; where some share one, after as many of their folders as tell them apart."""
+    alike: dict[str, list[Path]] = {}
+    for path in paths:
+        whole = Path(_whole_path(path))
+        alike.setdefault(whole.stem, []).append(whole)
+    names: dict[Path, str] = {}
+    for stem, group in alike.items():
+        is_stem_enough = len({path.parent for path in group}) == len(group)
+        parts = [(path.parent / stem if is_stem_enough else path).parts for path in group]
+        lengths = range(1, 1 + max(map(len, parts)))
+        length = next(n for n in lengths if len({part[-n:] for part in parts}) == len(group))
+        names |= {path: "/".join(part[-length:]) for path, part in zip(group, parts, strict=True)}
+    return [names[Path(_whole_path(path))] for path in paths]
+
+
+def _add_up(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total = Counter[str]()
+    for count in counts:
+        total.update(count)
+    return total

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
-EXTENSIONS = ("txt", "json", "npy", *IMAGE_EXTENSIONS)  # what is read; nothing else is, and nothing is unpickled
+TEXT_EXTENSIONS = ("txt", "json")  # with nothing before them: 0.png is an image of a sample, but 0.txt no text
+EXTENSIONS = (*TEXT_EXTENSIONS, "npy", *IMAGE_EXTENSIONS)  # what is read; nothing else is, and nothing is unpickled
 PICKLES = ("pkl", "pickle", "pt", "pth", "joblib")  # running them runs code: never read, and named where all is checked
+DOTTED = "*."  # how the kind of an unread text or .json begins whose extension has further dots
+KINDS_SHOWN = 8  # in a line
 HEADER_KEY = "ONEFLOW.header"  # of the pax header that tells how a shard was made
 
 
@@ -39,6 +43,7 @@ class TarContents:
 
     members: list[Member] = field(default_factory=list)  # in tar order
     pickles: list[Member] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)  # files of samples by kind: "gif", "*.txt", "" without any
     faults: list[Fault] = field(default_factory=list)  # in tar order
     header: dict[str, Any] = field(default_factory=dict)  # what the writer of the shard says of it
 
@@ -51,7 +56,7 @@ def scan_tar(file: BinaryIO, num_bytes: int) -> TarContents:
     while start < num_bytes:
         file.seek(start)
         try:
-            tar = tarfile.TarFile(fileobj=file, ignore_zeros=True)
+            tar = tarfile.TarFile(fileobj=file, ignore_zeros=True, encoding="utf-8")
             for info in tar:
                 if end != info.offset and not _is_blank(file, end, info.offset):
                     end = _skip_global_headers(file, end)
@@ -59,7 +64,9 @@ def scan_tar(file: BinaryIO, num_bytes: int) -> TarContents:
                     found.faults.append(Fault("", f"damaged at byte {end}", end))
                 end = tar.offset  # of the header that follows
                 if end > num_bytes:
-                    found.faults.append(Fault(info.name, f"the tar is cut off inside it, at byte {num_bytes}"))
+                    found.faults.append(
+                        Fault(_printable(info.name), f"the tar is cut off inside it, at byte {num_bytes}")
+                    )
                     return found
                 _add(found, seen, info)
             _add_header(found, tar.pax_headers)
@@ -80,27 +87,46 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
+def describe_unread(unread: Mapping[str, int]) -> str:
+    """What of some tars is not read, as `8 .gif, 3 .caption`, the most frequent first."""
+    ordered = sorted(unread.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = [f"{count} {f'.{kind}' if kind else 'without an extension'}" for kind, count in ordered[:KINDS_SHOWN]]
+    rest = [count for _, count in ordered[KINDS_SHOWN:]]
+    return ", ".join([*shown, *([f"{sum(rest)} of {len(rest)} more kinds"] if rest else [])])
+
+
 def _add(found: TarContents, seen: set[tuple[str, str]], info: tarfile.TarInfo) -> None:
     key, extension = split_name(info.name)
     member = Member(key, extension, info.offset_data, info.size)
-    kind = member.extension.rpartition(".")[2]
-    if (
-        not key.rpartition("/")[2]
-        or not (info.isreg() or info.issym() or info.islnk())
-        or kind not in (*EXTENSIONS, *PICKLES)
-    ):
+    stem, _, kind = extension.rpartition(".")
+    if not key.rpartition("/")[2] or not (info.isreg() or info.issym() or info.islnk()):
         return
-    if not info.isreg():
-        found.faults.append(Fault(info.name, "a link, not a file"))
+    if kind not in (*EXTENSIONS, *PICKLES) or (stem and kind in TEXT_EXTENSIONS):
+        found.unread[f"{DOTTED}{kind}" if kind in EXTENSIONS else kind] += 1
+        return
+    name = _printable(info.name)
+    if name != info.name:
+        found.faults.append(Fault(name, "its name is not UTF-8"))
+    elif not info.isreg():
+        found.faults.append(Fault(name, "a link, not a file"))
     elif info.name.startswith("/") or ".." in info.name.split("/"):
-        found.faults.append(Fault(info.name, "its name leaves the archive"))
+        found.faults.append(Fault(name, "its name leaves the archive"))
     elif info.issparse():
-        found.faults.append(Fault(info.name, "a sparse file, not stored as it is"))
+        found.faults.append(Fault(name, "a sparse file, not stored as it is"))
     elif (member.key, member.extension) in seen:
-        found.faults.append(Fault(info.name, "the tar holds it twice"))
+        found.faults.append(Fault(name, "the tar holds it twice"))
+    elif kind in PICKLES:
+        seen.add((member.key, member.extension))
+        found.pickles.append(member)
+        found.unread[kind] += 1
     else:
         seen.add((member.key, member.extension))
-        (found.pickles if kind in PICKLES else found.members).append(member)
+        found.members.append(member)
+
+
+def _printable(name: str) -> str:
+    """A name with escapes for bytes that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _add_header(found: TarContents, pax_headers: Mapping[str, str]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tiktoken
+
+from oneflow_dist.files import naming
 
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|image|>", "<|prompt|>")
 
@@ -19,13 +22,17 @@ CUT_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+MAX_BLANKS = 100_000  # in a row: at a million tiktoken ends the process
+BLANKS = re.compile(r"\s+")
+
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
     """Byte-pair encoding with special tokens after the last rank."""
 
     encoding: tiktoken.Encoding
-    sha256: str  # of its ranks file
+    content: bytes = field(repr=False)  # of its ranks file; "bytes" for that of single bytes
+    sha256: str  # of the content
     bos: int
     image: int
     separator: tuple[int, ...]  # between two texts of a document: an empty line
@@ -35,7 +42,14 @@ class Tokenizer:
         return self.encoding.n_vocab
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens spelled out in `text` stay text."""
+        """Token ids; special tokens spelled out in `text` stay text.
+
+        Raises:
+            ValueError: more than `MAX_BLANKS` blanks in a row.
+        """
+        longest = max(map(len, BLANKS.findall(text)), default=0) if len(text) > MAX_BLANKS else 0
+        if longest > MAX_BLANKS:
+            raise ValueError(f"a text with {longest} blanks in a row, more than {MAX_BLANKS}; shorten or remove it")
         return self.encoding.encode_ordinary(text)
 
     def decode(self, tokens: list[int]) -> str:
@@ -67,6 +81,7 @@ def load_tokenizer(path: str) -> Tokenizer:
     encoding = tiktoken.Encoding(path, pat_str=CUT_PATTERN, mergeable_ranks=ranks, special_tokens=special)
     return Tokenizer(
         encoding=encoding,
+        content=content,
         sha256=sha256,
         bos=special["<|bos|>"],
         image=special["<|image|>"],
@@ -95,7 +110,8 @@ def train_ranks(texts: list[str], vocab_size: int) -> dict[bytes, int]:
 def write_ranks(path: Path, ranks: dict[bytes, int]) -> None:
     """Write a tiktoken ranks file: a line for each token, base64, blank, rank."""
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
-    path.write_text("".join(lines))
+    with naming(path):
+        path.write_text("".join(lines))
 
 
 def _read_ranks(path: str, content: bytes) -> dict[bytes, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.files import write_whole
 
 MAX_KEPT = 4  # batches of one step, over all ranks
 MAX_NAMED = 8  # samples in a message
@@ -43,8 +45,9 @@ def keep_suspects(
     for suspect in kept:
         if suspect.rank == dist.get_rank():
             name = f"bad-batch-step-{step:08d}-rank-{suspect.rank}-pack-{suspect.number}.pt"
-            batch = batches[suspect.number].to(torch.device("cpu"))
-            torch.save(dataclasses.asdict(batch), Path(run_folder) / name)
+            content = io.BytesIO()
+            torch.save(dataclasses.asdict(batches[suspect.number].to(torch.device("cpu"))), content)
+            write_whole(Path(run_folder) / name, content.getvalue())
     dist.barrier()
     ranks = ", ".join(str(rank) for rank in sorted({suspect.rank for suspect in suspects}))
     keys = [key for suspect in suspects for key in suspect.keys]

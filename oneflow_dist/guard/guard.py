@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import socket
 import statistics
 import time
@@ -21,13 +20,13 @@ from oneflow_dist.flow.losses import are_finite
 from oneflow_dist.guard.bad_batches import keep_suspects
 from oneflow_dist.guard.watchdog import Place, Watchdog
 from oneflow_dist.runtime import log
+from oneflow_dist.signals import StopSignals
 
 MEMORY_STEPS = 50  # of the mean gradient norm: of so many steps the plain mean, from then on exponential
 WARMUP_STEPS = 20  # so many steps are accepted before a norm is called a spike
 PATIENCE = 10.0  # of guard.hang_seconds: the first step compiles and connects, checkpoints and pictures take long
 SLOW_PHASES = ("checkpoint", "sampling")
 OWN_PHASES = ("waiting for data", "optimizer step")  # in which a rank waits for no other
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of schedulers that want the machine back
 WORTH_A_LINE = 0.05  # of a step's time
 
 
@@ -60,11 +59,11 @@ class Times:
 
 
 class Guard:
-    """The guard of one rank; inside `with guard:` it listens for signals and watches for hangs."""
+    """The guard of one rank; inside `with guard:` it watches for hangs, and a signal stops the run after its step."""
 
-    def __init__(self, config: Config, state: GuardState | None = None):
+    def __init__(self, config: Config, state: GuardState | None = None, signals: StopSignals | None = None):
         self.state = state or GuardState()
-        self.stop_signal = ""  # the name of the one that has come
+        self._signals = signals or StopSignals()
         self._config = config
         self._first_step: int | None = None
         self.place = Place(step=0, phase="start", since=time.monotonic(), limit=math.inf)
@@ -72,17 +71,21 @@ class Guard:
         self._watchdog: Watchdog | None = None
 
     def __enter__(self) -> Guard:
-        self._handlers = {number: signal.signal(number, self._note_signal) for number in STOP_SIGNALS}
+        self._signals.begin()
         if self._config.guard.hang_seconds > 0.0:
             folder = Path(self._config.run.folder) / "hangs"
             self._watchdog = Watchdog(lambda: self.place, folder, min(1.0, self._config.guard.hang_seconds / 5))
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._signals.end()
         if self._watchdog is not None:
             self._watchdog.close()
+
+    @property
+    def stop_signal(self) -> str:
+        """The name of the signal that this rank has been sent, if any."""
+        return self._signals.name
 
     def enter(self, phase: str, step: int) -> None:
         """From here on this rank is in `phase` of `step`, until it enters another."""
@@ -145,9 +148,6 @@ class Guard:
                 f"each of the last {times.steps} steps; it waits {for_data:.3g} s for data"
             )
         return {"slowest_rank": slowest, "slowest_behind_seconds": behind}
-
-    def _note_signal(self, number: int, frame: object) -> None:
-        self.stop_signal = signal.Signals(number).name
 
     def _judge(self, metrics: StepMetrics) -> tuple[str, str]:
         """What is wrong with a step, in short and with its values; two empty strings if nothing is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -98,9 +97,7 @@ class Watchdog:
         _within(ANSWER_SECONDS, lambda: self._write_stacks(place))
         if is_first is not False or not self._has_been_said():
             self._say(place, seconds)
-        for child in multiprocessing.active_children():
-            child.kill()  # a data worker that is stuck would outlive us
-        os._exit(1)
+        os._exit(1)  # data workers, stuck or not, are killed with it
 
     def _has_been_said(self) -> bool:
         """Wait until the rank that was first has spoken; it has three answers to wait for itself.

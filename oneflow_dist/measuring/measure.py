@@ -26,7 +26,7 @@ from oneflow_dist.model.flops import num_parameters, step_flops, training_flops
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.runtime import start_process
-from oneflow_dist.train import build_model, train_step
+from oneflow_dist.training import build_model, train_step
 
 STEPS = 20  # packs, timed in steps of one or several
 

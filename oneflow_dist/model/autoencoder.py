@@ -30,6 +30,11 @@ class Autoencoder:
     weights_sha256: str  # of the bytes of the safetensors file
     _model: Any = field(repr=False)  # diffusers' AutoencoderKL; None: pixels
 
+    def describe(self) -> dict[str, str | int | float]:
+        """What the header of a shard says of the autoencoder of its latents."""
+        fields = ("name", "config_sha256", "weights_sha256", "scaling_factor", "shift_factor", "channels", "downsample")
+        return {field: getattr(self, field) for field in fields}
+
     @torch.inference_mode()
     def encode(
         self, images: Float32[Tensor, "n 3 H W"]

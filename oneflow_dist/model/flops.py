@@ -42,6 +42,12 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def describe_step(config: Config) -> str:
+    """The size of a step in few words."""
+    packs, rows = config.data.packs_per_step, config.data.rows_per_pack
+    return f"{packs * rows:,} rows a step in {packs} packs"
+
+
 def describe(model: nn.Module, config: Config) -> str:
     """Parameters by part, and the sizes of a packed batch."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}

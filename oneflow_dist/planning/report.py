@@ -12,6 +12,7 @@ from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace
 
+CHECKPOINT_BYTES = 16  # of a parameter: weight, two moments and average, all of float32
 KINDS = ("parameters", "gradients", "optimizer", "average", "activations", "gathered", "batch", "temporary")
 
 
@@ -29,11 +30,13 @@ def plan_text(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster
 def what_lines(trace: Trace, config: Config, cluster: Cluster) -> list[str]:
     """What is planned."""
     replicate, shard, tensor = trace.mesh
-    train = config.train
+    train, keep = config.train, config.checkpoint.keep
+    size = CHECKPOINT_BYTES * trace.num_parameters / GIB
     return [
         f"{replicate * shard * tensor} x {cluster.gpu.name}: replicate {replicate} x shard {shard} x tensor {tensor}",
         f"{trace.num_parameters:,} parameters, {train.precision}, checkpointing {train.activation_checkpointing}",
         f"{trace.microbatches} packs of {config.data.rows_per_pack:,} rows a step and tensor group",
+        f"a checkpoint takes {size:.2f} GiB, checkpoint.keep ({keep}) and the next {size * (keep + 1):.2f}",
     ]
 
 
@@ -66,7 +69,7 @@ def time_lines(trace: Trace, estimate: Estimate, config: Config, cluster: Cluste
     again = trace.flops / estimate.model_flops - 1.0
     links = "hidden" if config.parallel.async_tensor else "added"
     moved = "bytes (n - 1) / n, for all_reduce twice"
-    rates = f"{gpu.node_bytes_per_second / 1e9:.0f} GB/s in a node, {gpu.network_bytes_per_second / 1e9:.0f} between"
+    rates = f"{gpu.node_bytes_per_second / 1e9:g} GB/s in a node, {gpu.network_bytes_per_second / 1e9:g} between"
     formula = f"({moved}) / ({cluster.link_efficiency} x rate) + {cluster.latency_seconds:g} each; {rates}"
     computed = f"{trace.flops:.4g} / ({peak} x {cluster.compute_efficiency})"
     return [
@@ -78,7 +81,13 @@ def time_lines(trace: Trace, estimate: Estimate, config: Config, cluster: Cluste
         f"  step    {estimate.step_seconds:8.4f} s = max(compute, data), tensor {links}",
         f"  MFU     {estimate.mfu:8.1%}   = model FLOPs / (step x {peak})",
         f"  rows    {estimate.rows_per_second:8,.0f}   per second and device",
+        f"  run     {run_seconds(estimate, config) / 86400:8.2f} days = train.steps ({config.train.steps:,}) x step",
     ]
+
+
+def run_seconds(estimate: Estimate, config: Config) -> float:
+    """Of all steps; without checkpoints, pictures, and whatever breaks."""
+    return config.train.steps * estimate.step_seconds
 
 
 def plan_json(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster) -> dict[str, Any]:
@@ -95,6 +104,8 @@ def plan_json(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster
             for c, count in sorted(trace.collectives.items())
         ],
         "flops": trace.flops,
+        "checkpoint_bytes": CHECKPOINT_BYTES * trace.num_parameters,
+        "run_seconds": run_seconds(estimate, config),
         "estimate": {**dataclasses.asdict(estimate), "fits": estimate.fits},
         "cluster": dataclasses.asdict(cluster),
     }

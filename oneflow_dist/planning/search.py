@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from typing import Literal
 
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from oneflow_dist.parallel.mesh import can_deal
 from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
 from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace, fresh_processes, trace_here
+from oneflow_dist.runtime import bar_seconds
 
 Plan = tuple[Config, Trace, Estimate]
 CHECKPOINTING: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")  # cheapest first
@@ -45,11 +46,28 @@ def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
     """Every layout, planned with few layers; those that fit first, the fastest of them first.
 
     A layout checkpoints no more activations than it has to, as each degree of it costs time.
+
+    Raises:
+        ValueError: there is no layout of so many ranks.
     """
     found = list(layouts(config, world_size, cluster.gpus_per_node))
-    with fresh_processes(os.cpu_count() or 1) as pool, ThreadPoolExecutor(len(found) or 1) as threads:
-        tasks = [threads.submit(plan_layout, layout, world_size, cluster, pool) for layout in found]
-        plans = [plan for task in tqdm(as_completed(tasks), total=len(tasks), unit="layout") for plan in task.result()]
+    if not found:
+        raise ValueError(
+            f"--world-size: no layout of {world_size} ranks suits the model and data.packs_per_step "
+            f"({config.data.packs_per_step}); name a divisor of data.packs_per_step"
+        )
+    with (
+        fresh_processes(os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(len(found)) as threads,
+        tqdm(total=len(found), unit="layout") as bar,
+    ):
+        waiting = {threads.submit(plan_layout, layout, world_size, cluster, pool) for layout in found}
+        plans: list[Plan] = []
+        while waiting:
+            done, waiting = wait(waiting, timeout=bar_seconds(), return_when=FIRST_COMPLETED)
+            plans += [plan for task in done for plan in task.result()]
+            bar.update(len(done))
+            bar.refresh()  # a layout takes many seconds: the clock shows that it is being planned
     return sorted(plans, key=lambda plan: (not plan[2].fits, plan[2].step_seconds, plan[2].peak_bytes))
 
 

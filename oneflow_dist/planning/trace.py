@@ -29,7 +29,7 @@ from oneflow_dist.optim import MovingAverage, clip_gradients, make_optimizer
 from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import shard_model, share_batch
 from oneflow_dist.planning.recorder import Collective, Recorder
-from oneflow_dist.train import forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.training import forward_backward, global_counts, sum_over_ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ from PIL import Image
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.decoding import BESIDE, CAPTION, Segment, read_fields, read_segments
 from oneflow_dist.data.latents import encode_texts
+from oneflow_dist.data.picture import decode_picture
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.precompute.crop import REDUCING_GAP, CropPolicy, cover_scale, crop_to, nearest_bucket
 from oneflow_dist.precompute.features import View
-from oneflow_dist.precompute.picture import read_picture
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -61,6 +62,7 @@ def prepare_sample(key: str, files: dict[str, bytes], how: Preparation) -> Prepa
     Raises:
         ValueError: what is wrong with it.
     """
+    files = {name: data.removeprefix(codecs.BOM_UTF8) if name == CAPTION else data for name, data in files.items()}
     if how.allow_missing_text and not files.get(CAPTION, b"-").strip():
         files = {extension: content for extension, content in files.items() if extension != CAPTION}
     record = ShardRecord(key=key, files=files)
@@ -114,7 +116,7 @@ def _prepare_picture(extension: str, content: bytes, how: Preparation) -> tuple[
         return max(scale, how.view.scale_of(height, width)) if how.view else scale
 
     try:
-        picture, width, height = read_picture(content, scale_of)
+        picture, width, height = decode_picture(content, "RGB", scale_of)
     except ValueError as error:
         raise ValueError(f"{extension}: {error}") from error
     cropped = crop_to(picture, nearest_bucket(how.crop, height, width))
@@ -127,7 +129,8 @@ def _with_size(
 ) -> list[tuple[str, bytes] | Picture]:
     """Add the size that the picture had to the .json of a pair, where it does not say so itself."""
     size = {"width": width, "height": height}
-    content = json.dumps({**fields, **size, **fields}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = json.dumps({**fields, **size, **fields}, ensure_ascii=False)
+    content = text.encode("utf-8", "backslashreplace")  # what UTF-8 cannot say becomes an escape of JSON
     places = [place for place, member in enumerate(members) if not isinstance(member, Picture) and member[0] == "json"]
     if not places:
         return [*members, ("json", content)]

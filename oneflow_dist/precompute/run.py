@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,12 +15,13 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from oneflow_dist.data.index import file_sha256
 from oneflow_dist.files import Claim, claim
 from oneflow_dist.precompute.encoder import Batcher
 from oneflow_dist.precompute.manifest import read_report, write_final_files
 from oneflow_dist.precompute.prepare import Picture, Preparation, PreparedSample
 from oneflow_dist.precompute.settings import Tools, keep_settings, world
-from oneflow_dist.precompute.shard_work import Outcome, ShardWork, prepare
+from oneflow_dist.precompute.shard_work import Outcome, ShardWork, prepare, report_path
 from oneflow_dist.precompute.source import RawSample, open_raw
 
 T = TypeVar("T")
@@ -36,13 +37,14 @@ class Summary:
     samples: int
     quarantined: int
     shards: int
+    unread: dict[str, int]  # files of the raw shards, by kind, that are neither picture nor text
     seconds: float  # at work, from the first claim to the last commit
     images_per_second: float
     encoder_images_per_second: float  # inside the networks alone
     overhead: float  # time beside the networks, as a part of theirs
 
     def describe(self) -> dict[str, Any]:
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 class Precompute:
@@ -56,6 +58,7 @@ class Precompute:
         self.decode_threads = decode_threads
         self.encoder = tools.encoder()
         self.num_shards = self.num_samples = self.num_bad = 0  # of committed shards
+        self.unread = Counter[str]()
         self.seconds = 0.0  # at work, without the wait for others
         self._open: list[ShardWork] = []
 
@@ -129,6 +132,7 @@ class Precompute:
         self.num_shards += 1
         self.num_samples += work.num_written
         self.num_bad += work.num_bad
+        self.unread += work.raw.unread
 
     def _abandon(self) -> None:
         """Let go of shards that an error has left half done."""
@@ -142,6 +146,7 @@ class Precompute:
             samples=self.num_samples,
             quarantined=self.num_bad,
             shards=self.num_shards,
+            unread=dict(self.unread),
             seconds=seconds,
             images_per_second=encoder.num_images / seconds if seconds else 0.0,
             encoder_images_per_second=encoder.num_images / encoder.seconds if encoder.seconds else 0.0,
@@ -222,12 +227,18 @@ def _next_batches(work: ShardWork, outcome: Outcome | None, batcher: Batcher) ->
 
 
 def _check_source(shard: Path, output: Path) -> None:
-    """Compare a raw shard with the one that a complete shard was made of, by its size."""
-    num_bytes, was = shard.stat().st_size, read_report(output)["source"]["bytes"]
-    if num_bytes != was:
+    """Compare a raw shard with the one that a complete shard was made of; with its sha256 only where it is younger."""
+    was, report, now = read_report(output)["source"], report_path(output), shard.stat()
+    is_same = now.st_size == was["bytes"]
+    if is_same and now.st_mtime_ns > report.stat().st_mtime_ns:
+        with shard.open("rb") as file:
+            is_same = file_sha256(file) == was["sha256"]
+        if is_same:
+            report.touch()  # so that this is found out once
+    if not is_same:
         raise ValueError(
-            f"{shard}: {num_bytes} bytes, but {output} was made of a shard of this name with {was} bytes; "
-            f"use another output folder for other data"
+            f"{shard}: not the shard any more that {output} was made of; delete {output} and run this again to encode "
+            "it again, or use another output folder for other data"
         )
 
 

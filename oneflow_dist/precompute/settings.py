@@ -76,10 +76,9 @@ class Tools:
 
     def header(self) -> dict[str, Any]:
         """What every shard says of how it was made."""
-        fields = ("name", "config_sha256", "weights_sha256", "scaling_factor", "shift_factor", "channels", "downsample")
         packages = ("oneflow_dist", "torch", "diffusers", *["transformers"] * (self.tower is not None))
         return {
-            "autoencoder": {field: getattr(self.autoencoder, field) for field in fields},
+            "autoencoder": self.autoencoder.describe(),
             "tokenizer": {
                 "name": Path(self.options.tokenizer.partition("#")[0]).name,
                 "sha256": self.tokenizer.sha256,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from oneflow_dist.data.decoding import naming_sample
 from oneflow_dist.data.index import edges_sha256, encode_index, file_sha256
 from oneflow_dist.data.latents import encode_array, stack_posterior
 from oneflow_dist.files import Claim, write_whole
@@ -139,8 +140,10 @@ def prepare(raw: RawShard, sample: RawSample, how: Preparation) -> Outcome:
     """Read a sample and make it ready for the encoder; from any thread."""
     if sample.refusal is not None:
         return BadSample(sample.key, sample.refusal)
+    files = raw.read(sample)
     try:
-        return prepare_sample(sample.key, raw.read(sample), how)
+        with naming_sample(sample.key):
+            return prepare_sample(sample.key, files, how)
     except ValueError as error:
         return BadSample(sample.key, str(error).removeprefix(f"sample {sample.key}: "))
 

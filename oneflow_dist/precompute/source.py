@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from oneflow_dist.data.index import file_sha256
-from oneflow_dist.data.shards import is_remote, list_shards
+from oneflow_dist.data.shards import is_remote, list_shards, read_at
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS, Member, TarContents, scan_tar, split_name
 
 
@@ -35,10 +34,17 @@ class RawShard:
     num_bytes: int
     samples: list[RawSample]
     damage: list[str]  # stretches in which no name is readable
+    unread: Counter[str]  # files of other kinds, see `TarContents`
 
     def read(self, sample: RawSample) -> dict[str, bytes]:
-        """The files of a sample by extension; from any thread."""
-        return {member.extension: os.pread(self.file.fileno(), member.size, member.offset) for member in sample.members}
+        """The files of a sample by extension; from any thread.
+
+        Raises:
+            ValueError: the shard was cut off since it was opened.
+            OSError: it cannot be read.
+        """
+        descriptor, where = self.file.fileno(), f"{self.path}, sample {sample.key}"
+        return {member.extension: read_at(descriptor, member.offset, member.size, where) for member in sample.members}
 
     def describe(self) -> dict[str, Any]:
         """What the header of its output says of it; reads all of it."""
@@ -79,6 +85,7 @@ def open_raw(path: Path) -> RawShard:
         num_bytes=num_bytes,
         samples=[RawSample(key=key, members=members.get(key, []), refusal=refusals.get(key)) for key in keys],
         damage=[fault.reason for fault in contents.faults if not fault.name],
+        unread=contents.unread,
     )
 
 
@@ -97,9 +104,6 @@ def _find_refusals(contents: TarContents) -> dict[str, str]:
         found.setdefault(pickle.key, f"it holds a pickle ({pickle.extension}), which could run code when it is read")
     for key, reason in _find_torn(contents).items():
         found.setdefault(key, reason)
-    for key in {member.key for member in contents.members}:
-        if not _is_text(key):
-            found.setdefault(key, "its name is not UTF-8")
     return found
 
 
@@ -120,11 +124,3 @@ def _find_torn(contents: TarContents) -> dict[str, str]:
         for key, damage in beside.items()
         if (missing := usual - kinds[key])
     }
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -16,6 +16,7 @@ LAYERS = [
     {"oneflow_dist.measuring"},
     {"oneflow_dist.planning", "oneflow_dist.precompute"},
     {"oneflow_dist.train"},
+    {"oneflow_dist.training"},
     {"oneflow_dist.inspection"},
     {"oneflow_dist.pictures"},
     {"oneflow_dist.sampler"},
@@ -25,7 +26,8 @@ LAYERS = [
     {"oneflow_dist.parallel"},
     {"oneflow_dist.data", "oneflow_dist.model"},
     {"oneflow_dist.flow"},
-    {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.files", "oneflow_dist.runtime"},
+    {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.runtime"},
+    {"oneflow_dist.files", "oneflow_dist.ranges", "oneflow_dist.signals"},
     {"oneflow_kernels"},
 ]
 LEVEL = {package: -level for level, layer in enumerate(LAYERS) for package in layer}

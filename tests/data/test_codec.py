@@ -12,6 +12,7 @@ from PIL import Image
 
 from oneflow_dist.config import ImageConfig
 from oneflow_dist.data.codec import cut_images, decode_pixels, encode_pixels, to_latent, to_patches
+from oneflow_dist.data.picture import ORIENTATION
 
 GREY = ImageConfig(channels=1, height=6, width=4, patch_size=2, time_conditioning="added")
 COLOUR = ImageConfig(channels=3, height=6, width=4, patch_size=2, time_conditioning="added")
@@ -70,9 +71,22 @@ def test_values_beyond_the_range_are_clipped() -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P"])
 @both
 def test_a_picture_of_another_mode_is_converted(image: ImageConfig, mode: str) -> None:
-    latent = encode_pixels(png(Image.new(mode, (4, 6))), image, "x")
+    opaque = ((0, 0, 0, 255),) if mode == "RGBA" else ()
+    latent = encode_pixels(png(Image.new(mode, (4, 6), *opaque)), image, "x")
     assert latent.shape == image.shape
     assert (latent == -1.0).all()
+
+
+@both
+def test_pixels_are_of_the_upright_picture_on_white(image: ImageConfig) -> None:
+    transparent = Image.new("LA", (4, 6), (0, 0))
+    assert (encode_pixels(png(transparent), image, "x") == 1.0).all()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    buffer = io.BytesIO()
+    original = picture(image)
+    original.transpose(Image.Transpose.ROTATE_90).save(buffer, format="PNG", exif=exif)
+    assert np.array_equal(encode_pixels(buffer.getvalue(), image, "x"), encode_pixels(png(original), image, "x"))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -141,8 +155,8 @@ def test_a_picture_that_patches_do_not_fill_is_named_with_its_size(size: tuple[i
 
 def test_what_is_no_picture_is_named() -> None:
     message = refusal(b"this is no picture")
-    assert message.startswith("sample a/b/c, image 0: broken image (")
-    assert message.endswith("); write it again or remove the sample")
+    assert message.startswith("sample a/b/c, image 0: its picture is no readable PNG, JPEG or WebP; ")
+    assert message.endswith("; write it again or remove the sample")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -153,7 +167,7 @@ def test_a_truncated_picture_is_named(kind: str, part: float) -> None:
         data[: int(part * len(data))],
         ImageConfig(channels=3, height=64, width=64, patch_size=2, time_conditioning="added"),
     )
-    assert message.startswith("sample a/b/c, image 0: broken image (")
+    assert message.startswith("sample a/b/c, image 0: its picture is ")
 
 
 @given(st.data(), st.sampled_from(["PNG", "JPEG", "WEBP"]))
@@ -182,5 +196,6 @@ def header_of(width: int, height: int) -> bytes:
 def test_a_picture_that_would_fill_the_memory_is_refused_before_it_is_decoded(width: int) -> None:
     """One above our limit, one at which Pillow warns, one that it refuses itself."""
     assert refusal(header_of(width, 8192)) == (
-        f"sample a/b/c, image 0: {width}x8192 pixels, more than 67108864; shrink it"
+        f"sample a/b/c, image 0: its picture has {width}x8192 pixels, more than 67108864; "
+        "write it again or remove the sample"
     )

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.data import index as index_module
-from oneflow_dist.data.index import FORMAT, ShardIndex, decode_index, index_tar, open_index
+from oneflow_dist.data.index import FORMAT, ShardIndex, decode_index, index_tar, is_outdated, open_index
 from tests.tars import PAIRS, write_tar
 
 FORK = multiprocessing.get_context("fork")
@@ -53,15 +53,25 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_an_index_tells_where_the_files_of_each_sample_lie(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", {**PAIRS, "a/b/käse.v2.json": b"{}"}, {"made": "by hand"})
+    path = write_tar(tmp_path / "x.tar", {**PAIRS, "a/b/käse.json": b"{}", "0001.gif": b""}, {"made": "by hand"})
     index = open_beside(path)
     assert read(path, index) == [
         ("0001", {"png": b"first image", "txt": b"one"}),
         ("0002", {"txt": b"two", "png": b"second image"}),
-        ("a/b/käse", {"v2.json": b"{}"}),
+        ("a/b/käse", {"json": b"{}"}),
     ]
+    assert index.counts == {"json": 1, "png": 2, "txt": 2}
+    assert index.unread == {"gif": 1}
     assert index.header == {"made": "by hand"}
     assert index.tar_bytes == path.stat().st_size
+
+
+def test_a_tar_may_hold_any_number_of_kinds(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", {f"1.{number:050d}.png": b"" for number in range(1000)})
+    content = index_tar(path, "x")
+    line = content[: content.index(b"\n")]
+    content = content.replace(line, line + b" " * (1 << 20))
+    assert len(decode_index(memoryview(content), "x").members(0)) == 1000
 
 
 def test_members_of_one_sample_need_not_lie_together(tmp_path: Path) -> None:
@@ -124,19 +134,28 @@ def test_the_index_of_a_younger_tar_with_other_content_is_replaced(tmp_path: Pat
     before = open_beside(path)
     write_tar(path, {"0001.txt": b"other", "0009.txt": b""})
     assert path.stat().st_size == before.tar_bytes
-    os.utime(path, (time.time() + 10, time.time() + 10))
+    os.utime(tmp_path / "x.tar.index", (0, 0))
     for _ in range(2):
         assert [key for key, _ in read(path, open_beside(path))] == ["0001", "0009"]
     assert len(scans) == 2
 
 
-def test_a_tar_that_was_only_touched_keeps_its_index(tmp_path: Path, scans: list[int]) -> None:
+def test_a_younger_tar_is_scanned_again_whatever_its_edges_say(tmp_path: Path, scans: list[int]) -> None:
+    members = {f"{number}.txt": bytes(100_000) for number in range(3)}
+    path = write_tar(tmp_path / "x.tar", members)
+    open_beside(path)
+    write_tar(path, {**members, "1.txt": bytes(50_000), "3.txt": bytes(49_000)})
+    os.utime(tmp_path / "x.tar.index", (0, 0))
+    assert len(open_beside(path)) == 4
+    assert len(scans) == 2
+
+
+def test_a_tar_of_the_future_is_scanned_once_a_start(tmp_path: Path, scans: list[int]) -> None:
     path = write_tar(tmp_path / "x.tar", PAIRS)
-    open_beside(path)
-    os.utime(path)
-    open_beside(path)
-    assert len(scans) == 1
-    assert (tmp_path / "x.tar.index").stat().st_mtime_ns >= path.stat().st_mtime_ns
+    os.utime(path, (time.time() + 1000, time.time() + 1000))
+    for starts in (1, 2):
+        assert len(open_beside(path)) == 2
+        assert len(scans) == starts
 
 
 def test_an_index_that_is_replaced_can_still_be_read_by_who_has_opened_it(tmp_path: Path) -> None:
@@ -160,20 +179,20 @@ def test_where_no_index_can_be_written_it_lives_in_memory(tmp_path: Path, scans:
 
 
 @pytest.mark.parametrize("is_written_again", [False, True])
-def test_in_a_read_only_folder_an_index_is_used_if_it_is_right(
+def test_in_a_read_only_folder_an_index_is_used_if_it_is_not_older(
     tmp_path: Path, scans: list[int], monkeypatch: pytest.MonkeyPatch, is_written_again: bool
 ) -> None:
-    """A copied data set is often younger than its indexes. Whoever runs this may write anywhere, so it is pretended."""
+    """Whoever runs this may write anywhere, so it is pretended."""
     path = write_tar(tmp_path / "x.tar", PAIRS)
     open_beside(path)
-    write_tar(path, OTHER if is_written_again else PAIRS)
-    os.utime(path, (time.time() + 10, time.time() + 10))
+    if is_written_again:
+        write_tar(path, OTHER)
+        os.utime(tmp_path / "x.tar.index", (0, 0))
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError("read-only file system")
 
     monkeypatch.setattr(index_module, "claim", refuse)
-    monkeypatch.setattr(index_module.os, "utime", refuse)
     files = dict(read(path, open_beside(path)))
     assert files["0001"]["txt"] == (b"ONE" if is_written_again else b"one")
     assert len(scans) == 1 + is_written_again
@@ -273,6 +292,13 @@ def test_beside_a_tar_an_index_with_damaged_numbers_is_named(tmp_path: Path) -> 
     )
 
 
+def test_an_index_of_an_earlier_format_is_known(tmp_path: Path) -> None:
+    content = index_tar(write_tar(tmp_path / "x.tar", PAIRS), "x")
+    assert is_outdated(content.replace(FORMAT.encode(), b"oneflow index 2"))
+    assert not is_outdated(content)
+    assert not is_outdated(b"<html>404</html>")
+
+
 def test_an_index_of_another_format_is_not_read(tmp_path: Path) -> None:
     content = index_tar(write_tar(tmp_path / "x.tar", PAIRS), "x")
     head = json.loads(content[: content.index(b"\n")])
@@ -286,9 +312,10 @@ def test_an_index_of_another_format_is_not_read(tmp_path: Path) -> None:
         (PAIRS, 1024 + 600, "x.tar, member 0001.txt: the tar is cut off inside it, at byte 1536"),
         ({"../evil.txt": b""}, 0, "x.tar, member ../evil.txt: its name leaves the archive"),
         ({"1.txt": b"", "1.TXT": b""}, 0, "x.tar, member 1.TXT: the tar holds it twice"),
+        ({"1.txt": b"", "caf\udce9.txt": b""}, 0, "x.tar, member caf\\udce9.txt: its name is not UTF-8"),
         (PAIRS, 100, "x.tar: not a readable tar"),
     ],
-    ids=["cut off", "evil name", "twice", "no tar"],
+    ids=["cut off", "evil name", "twice", "no UTF-8", "no tar"],
 )
 def test_a_tar_with_a_fault_has_no_index(tmp_path: Path, members: dict[str, bytes], cut: int, message: str) -> None:
     path = write_tar(tmp_path / "x.tar", members)

@@ -203,7 +203,7 @@ def test_a_state_is_a_few_integers_and_no_data(make_lane: MakeLane, heldout: str
     lane = make_lane(heldout)
     lane.next_pack()
     state = lane.state()
-    assert set(state) == {"draws", "used", "waiting"}
+    assert set(state) == {"sources", "weights", "draws", "used", "waiting"}
     numbers = [*state["draws"], *state["used"], *(number for pair in state["waiting"] for number in pair)]
     assert all(type(number) is int for number in numbers)
     assert len(state["waiting"]) == len(lane.window) > 0
@@ -218,6 +218,73 @@ def test_a_state_does_not_grow_with_the_data_or_the_time(make_lane: MakeLane, tm
             lane.next_pack()
             sizes.append(len(json.dumps(lane.state())))
     assert max(sizes) < 600
+
+
+# A mixture that changes on the way.
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A mixture of texts by name and weight; each source has 400."""
+    folder = tmp_path_factory.mktemp("pets")
+    for name in ("cats", "dogs", "hens"):
+        write_tar(folder / f"{name}.tar", {f"{n:03d}.txt": f"{name} {n}".encode() for n in range(400)})
+
+    def mixture(**weights: float) -> str:
+        entries = (
+            f"{name}: {{shards: '{folder}/{name}.tar', weight: {weight}, tasks: {{text_only: 1}}}}"
+            for name, weight in weights.items()
+        )
+        return f"{{{', '.join(entries)}}}"
+
+    return mixture
+
+
+def draws_of(lane: Lane) -> dict[str, int]:
+    return dict(zip((source.name for source in lane.sources), lane.draws.tolist(), strict=True))
+
+
+def keys_of(lane: Lane, num_packs: int) -> list[str]:
+    return [key for _ in range(num_packs) for key in lane.next_pack().keys]
+
+
+def resumed(lane: Lane, state: dict[str, object]) -> Lane:
+    lane.load_state(json.loads(json.dumps(state)))
+    return lane
+
+
+def test_sources_go_on_by_name_wherever_they_stand_in_the_mixture(
+    make_lane: MakeLane, pets: Callable[..., str]
+) -> None:
+    lane = make_lane(pets(cats=1, dogs=1), 0, BYTES)
+    before = keys_of(lane, 5)
+    again = resumed(make_lane(pets(dogs=1, cats=1), 0, BYTES), lane.state())
+    assert draws_of(again) == draws_of(lane)
+    waiting = [waiting.noisy.key for waiting in lane.window]
+    assert [waiting.noisy.key for waiting in again.window] == waiting
+    later = keys_of(again, 5)
+    assert len(set(before + later)) == len(before + later)  # nothing comes twice in a pass
+    assert set(keys_of(lane, 3)) & set(later)
+
+
+def test_a_source_may_come_and_another_go(make_lane: MakeLane, pets: Callable[..., str]) -> None:
+    lane = make_lane(pets(cats=1, dogs=1), 0, BYTES)
+    before = keys_of(lane, 5)
+    again = resumed(make_lane(pets(hens=1, cats=1), 0, BYTES), lane.state())
+    assert draws_of(again) == {"hens": 0, "cats": draws_of(lane)["cats"]}
+    later = keys_of(again, 5)
+    assert {key.partition("/")[0] for key in later} == {"hens", "cats"}
+    assert not set(before) & set(later)
+
+
+def test_new_weights_hold_from_now_on_and_nothing_is_made_up_for(make_lane: MakeLane, pets: Callable[..., str]) -> None:
+    lane = make_lane(pets(cats=9, dogs=1), 0, BYTES)
+    keys_of(lane, 6)
+    again = resumed(make_lane(pets(cats=1, dogs=1), 0, BYTES), lane.state())
+    start = draws_of(again)
+    keys_of(again, 6)
+    drawn = {name: draws_of(again)[name] - start[name] for name in start}
+    assert abs(drawn["cats"] - drawn["dogs"]) <= 1
 
 
 # Every sample by itself: what comes of it depends on the seed, the pass and its name.
@@ -294,6 +361,17 @@ def test_a_few_good_samples_among_many_are_found_by_every_lane(make_lane: MakeLa
     for index in range(NUM_LANES):
         lane = make_lane(source(path, "tasks: {text_only: 1}, filters: {score: {max: 4}}"), index, BYTES)
         assert {key.rpartition("/")[2] for _ in range(3) for key in lane.next_pack().keys} <= set("01234")
+
+
+def test_a_task_decodes_only_what_it_looks_at(make_lane: MakeLane, tmp_path: Path) -> None:
+    """Pictures that patches do not fill, and a text that cannot be read, are in nobody's way."""
+    members = {}
+    for number in range(8):
+        members |= {f"{number}.png": png(9, (9, 9)), f"{number}.txt": b"text"}
+    path = write_tar(tmp_path / "x.tar", members)
+    assert make_lane(source(path, "tasks: {text_only: 1}"), 0, BYTES).next_pack().counts.text_tokens > 0
+    with pytest.raises(ValueError, match="9x9 pixels, but "):
+        make_lane(source(path, "tasks: {both: 1}"), 0, BYTES).next_pack()
 
 
 def test_a_filter_and_a_limit_of_images_leave_samples_out(make_lane: MakeLane, tmp_path: Path) -> None:

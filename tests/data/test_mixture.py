@@ -100,6 +100,36 @@ def test_names_that_are_numbers_are_text(tmp_path: Path) -> None:
     assert load_mixture(str(path))[0].name == "2024"
 
 
+@pytest.mark.parametrize("name", ["no", "010", "1e5", "2024-01-01", "1:30", "null", "true", "~"])
+def test_a_name_is_text_as_it_is_written(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, f"sources: {{{name}: {{shards: a.tar, weight: 1, tasks: {{both: 1}}}}}}\n")
+    assert load_mixture(str(path))[0].name == name
+
+
+@pytest.mark.parametrize("text", ["no", "Yes", "on", "2024-01-01", "2024-01-01 10:00:00", "1:30", "1_000", "0x10", "="])
+def test_what_is_text_in_yaml_12_is_text(tmp_path: Path, text: str) -> None:
+    source = source_with(tmp_path, f"    prompt: {text}\n    filters: {{x: {{one_of: [{text}]}}}}\n")
+    assert (source.prompt, source.filters[0].one_of) == (text, (text,))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("-3", -3),
+        ("1e5", 1e5),
+        ("1.5E-3", 1.5e-3),
+        (".5", 0.5),
+        ("true", True),
+        ("False", False),
+        ("~", None),
+    ],
+)
+def test_numbers_truth_and_nothing_are_those_of_yaml_12(tmp_path: Path, text: str, value: Any) -> None:
+    (rule,) = source_with(tmp_path, f"    filters: {{x: {{one_of: [{text}]}}}}\n").filters
+    assert (rule.one_of, type(rule.one_of[0]) if rule.one_of else None) == ((value,), type(value))
+
+
 def test_a_mixture_may_hold_any_letters(tmp_path: Path) -> None:
     assert source_with(tmp_path, "    prompt: 'zähle 数える:'\n").prompt == "zähle 数える:"
 
@@ -131,6 +161,13 @@ def test_the_mixtures_of_the_project_can_be_read(path: Path) -> None:
         (Filter(field="x", one_of=(1, 2)), 2, True),
         (Filter(field="x", one_of=(None,)), None, True),
         (Filter(field="x", one_of=()), None, False),
+        (Filter(field="x", one_of=(0, 1)), False, False),
+        (Filter(field="x", one_of=(False,)), 0, False),
+        (Filter(field="x", one_of=(False,)), False, True),
+        (Filter(field="x", one_of=(1,)), "1", False),
+        (Filter(field="x", one_of=("1",)), 1, False),
+        (Filter(field="x", one_of=(1,)), 1.0, True),
+        (Filter(field="x", one_of=(1.5, 2.0)), 2, True),
     ],
 )
 def test_a_filter_compares_a_field(rule: Filter, value: Any, passes: bool) -> None:
@@ -175,7 +212,9 @@ def test_what_is_no_yaml_is_named_with_its_line(tmp_path: Path, text: str, line:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("content", [b"sources: \xff\n", b"\x00\x01", b"sources: !!python/object/apply:os.getcwd []\n"])
+@pytest.mark.parametrize(
+    "content", [b"sources: \xff\n", b"\x00\x01", b"sources: !!python/object/apply:os.getcwd []\n", b"a: !!int b\n"]
+)
 def test_what_is_no_plain_yaml_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mixture.yaml").write_bytes(content)
     assert refusal(tmp_path / "mixture.yaml").startswith(f"{tmp_path}/mixture.yaml: not valid YAML: ")
@@ -190,6 +229,7 @@ def test_what_is_no_plain_yaml_is_named(tmp_path: Path, content: bytes) -> None:
         ("# nothing\nsource: {a: 1}\n", "line 2: unknown key source; did you mean sources?"),
         ("sources: {a: 1}\nmore: 1\n", "line 2: unknown key more; known keys: sources"),
         ("{}\n", "line 1: sources is missing; add it"),
+        ("[a]: 1\n", "line 1: a list or table as a key; keys are names"),
         ("\nsources:\n", "line 2: sources: None is not a table with entries"),
         ("sources: {}\n", "line 1: sources: {} is not a table with entries"),
         ("sources: [a]\n", "line 1: sources: ['a'] is not a table with entries"),
@@ -210,11 +250,11 @@ MISTAKES = {
     "prompt": ("    prompt: 3\n", "line 6: prompt: 3 is not text; put it in quotes"),
     "prompt is nothing": ("    prompt:\n", "line 6: prompt: None is not text; put it in quotes"),
     "index": ("    index: [a]\n", "line 6: index: ['a'] is not text; put it in quotes"),
-    "question": ("    question: yes\n", "line 6: question: True is not text; put it in quotes"),
+    "question": ("    question: true\n", "line 6: question: True is not text; put it in quotes"),
     "answer": ("    answer: 1.5\n", "line 6: answer: 1.5 is not text; put it in quotes"),
     "max_images": ("    max_images: -1\n", "line 6: max_images: -1 is not a whole number from 0 on"),
     "max_images part": ("    max_images: 1.5\n", "line 6: max_images: 1.5 is not a whole number from 0 on"),
-    "max_images yes": ("    max_images: yes\n", "line 6: max_images: True is not a whole number from 0 on"),
+    "max_images yes": ("    max_images: true\n", "line 6: max_images: True is not a whole number from 0 on"),
     "max_images none": ("    max_images:\n", "line 6: max_images: None is not a whole number from 0 on"),
     "caption": ("    caption: 3\n", "line 6: caption: 3 is not a table with entries"),
     "no captions": ("    caption: {}\n", "line 6: caption: {} is not a table with entries"),
@@ -273,7 +313,7 @@ TASK_NAMES = "text_to_image, image_to_text, both, interleaved, text_only, image_
             (f"{{shards: a.tar, weight: {value}, tasks: {{both: 1}}}}", f"weight: {shown} is not a weight; ")
             for value, shown in (
                 *(("0", "0"), ("-1", "-1"), ("much", "'much'"), (".nan", "nan"), (".inf", "inf")),
-                *(("yes", "True"), ("null", "None"), ("[1]", "[1]")),
+                *(("true", "True"), ("null", "None"), ("[1]", "[1]"), ("1:30", "'1:30'")),
             )
         ),
         ("{shards: a.tar, weight: 1, tasks: {both: 0}}", "both: 0 is not a weight; weights are positive numbers"),

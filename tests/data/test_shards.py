@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -14,7 +15,7 @@ import pytest
 
 from oneflow_dist.data import shards as shards_module
 from oneflow_dist.data.index import index_tar
-from oneflow_dist.data.shards import REMOTE_SHARDS_KEPT, ShardSet, fetch_whole, open_shards
+from oneflow_dist.data.shards import REMOTE_SHARDS_KEPT, ShardSet, fetch_whole, index_name, list_shards, open_shards
 from tests.tars import PAIRS, serve, write_tar
 
 
@@ -42,7 +43,7 @@ def test_members_with_one_key_are_one_sample(tmp_path: Path) -> None:
 
 def test_a_sample_is_named_by_source_shard_and_key(tmp_path: Path) -> None:
     write_tar(tmp_path / "cats-000.tar", PAIRS)
-    write_tar(tmp_path / "cats-001.tar", {"a/b/0003.v2.json": b"{}"})
+    write_tar(tmp_path / "cats-001.tar", {"a/b/0003.json": b"{}"})
     shards = open_shards("pets", f"{tmp_path}/cats-{{000..001}}.tar")
     names = ["pets/cats-000/0001", "pets/cats-000/0002", "pets/cats-001/a/b/0003"]
     assert names_of(shards) == names
@@ -84,6 +85,92 @@ def test_shards_without_a_sample_lie_between_others_unseen(tmp_path: Path) -> No
     shards = open_shards("pets", f"{tmp_path}/*.tar")
     assert names_of(shards) == ["pets/b/0001", "pets/b/0002", "pets/e/9"]
     assert shards.read(2).files == {"txt": b""}
+
+
+AS_WRITTEN = {
+    "a folder": ("set [v2]/a.tar", "set [v2]/a.tar"),
+    "wildcards behind brackets": ("set [v2]/*.tar", "set [v2]/a.tar set [v2]/b.tar"),
+    "braces behind brackets": ("set [v2]/{b,a}.tar", "set [v2]/b.tar set [v2]/a.tar"),
+    "braces around a folder": ("{x,y}/a-{0..1}.tar", "{x,y}/a-0.tar {x,y}/a-1.tar"),
+    "a brace that does not close": ("odd{/*.tar", "odd{/a.tar"),
+    "a file with brackets": ("[1]-a.tar", "[1]-a.tar"),
+    "files with brackets and a wildcard": ("[1]-*.tar", "[1]-a.tar [1]-b.tar"),
+    "a folder of several with brackets": ("{set [v2],odd{}/a.tar", "{set [v2],odd{}/a.tar"),
+    "brackets in braces": ("{set [v2],plain}/a.tar", "set [v2]/a.tar plain/a.tar"),
+    "brackets behind a wildcard": ("*/set [v2]/a.tar", "deep/set [v2]/a.tar"),
+    "brackets that are a pattern": ("plain/[ab].tar", "plain/a.tar plain/b.tar"),
+    "braces that are a pattern": ("{plain,deep/set [[]v2]}/a.tar", "plain/a.tar deep/set [v2]/a.tar"),
+}
+
+
+@pytest.mark.parametrize(("pattern", "expected"), AS_WRITTEN.values(), ids=AS_WRITTEN)
+def test_as_much_of_a_pattern_as_exists_means_itself(tmp_path: Path, pattern: str, expected: str) -> None:
+    names = [
+        *("set [v2]/a.tar", "set [v2]/b.tar", "{x,y}/a-0.tar", "{x,y}/a-1.tar", "odd{/a.tar", "[1]-a.tar", "[1]-b.tar"),
+        *("1-a.tar", "plain/a.tar", "plain/b.tar", "deep/set [v2]/a.tar", "{set [v2],odd{}/a.tar"),
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.removeprefix(f"{tmp_path}/") for path in list_shards("pets", f"{tmp_path}/{pattern}")]
+    assert found == expected.replace(".tar ", ".tar\n").split("\n")
+
+
+def test_a_shard_that_is_missing_behind_a_folder_with_braces_is_named_in_it(tmp_path: Path) -> None:
+    (tmp_path / "{x,y}").mkdir()
+    (tmp_path / "{x,y}" / "a-0.tar").touch()
+    assert refusal(f"{tmp_path}/{{x,y}}/a-{{0..1}}.tar").startswith(
+        f"source pets: no such shard {tmp_path}/{{x,y}}/a-1.tar; "
+    )
+
+
+def test_a_tilde_is_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_tar(tmp_path / "a.tar", PAIRS)
+    assert len(open_shards("pets", "~/*.tar", "~/indexes")) == 2
+    assert len(list((tmp_path / "indexes").iterdir())) == 1
+
+
+def test_wildcards_leave_out_what_this_package_writes_beside_shards(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", PAIRS)
+    for name in ("a.tar.index", "a.tar.report.json", "b.tar.partial", "settings.json", "manifest.json"):
+        (tmp_path / name).touch()
+    for name in ("quarantine.jsonl", "contact_sheet.png"):
+        (tmp_path / name).touch()
+    assert list_shards("pets", f"{tmp_path}/*") == [f"{tmp_path}/a.tar"]
+    assert list_shards("pets", f"{tmp_path}/manifest.json") == [f"{tmp_path}/manifest.json"]
+
+
+@pytest.mark.parametrize("folder", [None, "indexes"])
+def test_shards_of_one_name_have_indexes_and_keys_of_their_own(tmp_path: Path, folder: str | None) -> None:
+    indexes = None if folder is None else f"{tmp_path}/{folder}"
+    for name in ("a/0", "b/0", "b/1", "c/a/0"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_tar(tmp_path / f"{name}.tar", {"k.txt": name.encode()})
+    one, other = (open_shards("pets", f"{tmp_path}/{part}/0.tar", indexes) for part in "ab")
+    assert (one.read(0).files, other.read(0).files) == ({"txt": b"a/0"}, {"txt": b"b/0"})
+    assert names_of(one) == names_of(other) == ["pets/0/k"]
+    assert names_of(open_shards("pets", f"{tmp_path}/{{a,b}}/*.tar", indexes)) == [
+        "pets/a/0/k",
+        "pets/b/0/k",
+        "pets/1/k",
+    ]
+    deep = open_shards("pets", f"{tmp_path}/{{a,c/a}}/0.tar", indexes)
+    assert names_of(deep) == [f"pets/{tmp_path.name}/a/0/k", "pets/c/a/0/k"]
+
+
+def test_shards_that_differ_in_their_extension_alone_have_keys_of_their_own(tmp_path: Path) -> None:
+    for name in ("0.tar", "0.old"):
+        write_tar(tmp_path / name, PAIRS)
+    names = names_of(open_shards("pets", f"{tmp_path}/0.{{tar,old}}"))
+    assert [name.partition("/0001")[0] for name in names[::2]] == ["pets/0.tar", "pets/0.old"]
+
+
+def test_what_shards_hold_and_what_is_not_read_is_added_up(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", {**PAIRS, "1.gif": b""})
+    write_tar(tmp_path / "b.tar", {"9.txt": b"nine", "9.gif": b"", "9.caption": b""})
+    shards = open_shards("pets", f"{tmp_path}/*.tar")
+    assert (shards.counts, shards.unread) == ({"png": 2, "txt": 3}, {"gif": 2, "caption": 1})
 
 
 def test_that_several_shards_are_indexed_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,17 +251,20 @@ def indexes(site: Site, tmp_path: Path) -> str:
     folder = tmp_path / "indexes"
     folder.mkdir()
     for path in site.folder.glob("*.tar"):
-        (folder / f"{path.name}.index").write_bytes(index_tar(path, path.name))
+        Path(index_name(f"{site.address}/{path.name}", str(folder))).write_bytes(index_tar(path, path.name))
     return str(folder)
 
 
 @pytest.mark.parametrize("where", ["local folder", "beside", "folder of the site"])
 def test_remote_shards_are_read_as_local_ones(site: Site, indexes: str, where: str) -> None:
     folder: str | None = indexes
-    if where != "local folder":
-        target = site.folder if where == "beside" else site.folder / "offsets"
-        shutil.copytree(indexes, target, dirs_exist_ok=True)
-        folder = None if where == "beside" else f"{site.address}/offsets"
+    if where == "beside":
+        folder = None
+        for path in site.folder.glob("*.tar"):
+            path.with_name(f"{path.name}.index").write_bytes(index_tar(path, path.name))
+    elif where == "folder of the site":
+        shutil.copytree(indexes, site.folder / "offsets")
+        folder = f"{site.address}/offsets"
     remote = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", folder)
     local = open_shards("pets", f"{site.folder}/x-{{0..3}}.tar")
     assert remote.is_remote
@@ -213,8 +303,8 @@ def test_no_more_than_two_remote_shards_are_kept_and_no_file_is_left(
     assert REMOTE_SHARDS_KEPT == 2
     for index in (0, 3, 6, 9, 0):
         shards.read(index)
-        kept = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(scratch) in line]
-        assert len(kept) <= 2
+        opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        assert sum(str(scratch) in str(path) for path in opened) <= 2
     assert list(scratch.iterdir()) == []
     assert site.fetched == {"x-0.tar": 2, "x-1.tar": 1, "x-2.tar": 1, "x-3.tar": 1}
 
@@ -262,6 +352,22 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     assert refusal(f"{tmp_path}/y-*.tar") == f"source pets: no such shard {tmp_path}/y-*.tar; {advice}"
 
 
+def test_braces_that_do_not_close_are_named(tmp_path: Path) -> None:
+    assert refusal(f"{tmp_path}/x-{{0..1.tar") == (
+        f"source pets: {tmp_path}/x-{{0..1.tar: its braces are not balanced; mend the pattern"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["", "/", "/deep/*"])
+def test_a_folder_is_refused_with_what_to_write(tmp_path: Path, pattern: str) -> None:
+    inner = tmp_path / "deep" / "inner"
+    inner.mkdir(parents=True)
+    folder = inner if pattern == "/deep/*" else tmp_path
+    assert refusal(f"{tmp_path}{pattern}") == (
+        f"source pets: {folder}{pattern[:1] * (pattern == '/')} is a folder; name its shards, as {folder}/*.tar"
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>404 not found</html>" * 40, b"\x1f\x8b" + b"x" * 2000])
 def test_what_is_no_tar_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x-000.tar"
@@ -281,7 +387,8 @@ def test_a_shard_with_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> No
 def test_shards_with_nothing_to_read_are_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x-000.tar", {"1.mp4": b"x"})
     assert refusal(path) == (
-        f"source pets: no samples in {path}; a sample is members with one key, as 0001.png + 0001.txt"
+        f"source pets: no samples in {path} (not read: 1 .mp4); a sample is members with one key, as "
+        "0001.png + 0001.txt"
     )
 
 
@@ -303,6 +410,30 @@ def test_a_shard_that_lost_its_end_after_it_was_indexed_is_refused(tmp_path: Pat
     )
 
 
+def test_a_shard_that_is_cut_off_while_it_is_open_is_named_with_the_sample(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x-000.tar", {"1.txt": b"one", "2.txt": bytes(10_000)})
+    shards = open_shards("pets", str(path))
+    assert shards.read(0).files == {"txt": b"one"}
+    with path.open("r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(ValueError) as error:
+        shards.read(1)
+    assert str(error.value) == f"{path}, sample 2: the shard was cut off since it was opened; copy it again"
+    assert shards.read(0).files == {"txt": b"one"}
+
+
+def test_an_error_of_the_disk_is_named_with_shard_and_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = write_tar(tmp_path / "x-000.tar", PAIRS)
+    shards = open_shards("pets", str(path))
+    monkeypatch.setattr(shards_module.os, "pread", fail)
+    with pytest.raises(OSError, match="Input/output error") as error:
+        shards.read(1)
+    assert error.value.filename == f"{path}, sample 0002"
+
+
 def test_other_content_of_the_same_size_and_age_is_found_when_the_shard_is_read(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x-000.tar", PAIRS)
     open_shards("pets", str(path))
@@ -318,17 +449,10 @@ def test_other_content_of_the_same_size_and_age_is_found_when_the_shard_is_read(
     assert open_shards("pets", str(path)).read(0).files["txt"] == b"ONE"
 
 
-def test_two_shards_that_would_share_an_index_are_refused(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        write_tar(tmp_path / folder / "x.tar", PAIRS)
-    assert refusal(f"{tmp_path}/{{a,b}}/x.tar", f"{tmp_path}/indexes") == (
-        f"source pets: 2 shards share the index {tmp_path}/indexes/x.tar.index; name each once"
-    )
-    assert refusal(f"{tmp_path}/{{a,a}}/x.tar") == (
-        f"source pets: 2 shards share the index {tmp_path}/a/x.tar.index; name each once"
-    )
-    assert len(open_shards("pets", f"{tmp_path}/{{a,b}}/x.tar")) == 4
+def test_a_shard_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", PAIRS)
+    assert refusal(f"{tmp_path}/{{x,x}}.tar") == f"source pets: {path} is named 2 times; name each shard once"
+    assert refusal(f"{tmp_path}{{/,//}}x.tar") == f"source pets: {path} is named 2 times; name each shard once"
 
 
 def test_more_shards_than_files_can_be_open_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +470,7 @@ def test_a_remote_shard_without_an_index_is_refused_with_the_command_that_makes_
     url = f"{site.address}/x-0.tar"
     advice = f"write it with: python tools/index_shards.py '{url}' --output FOLDER"
     assert refusal(url, str(tmp_path)) == (
-        f"{url}: a remote shard is read through its index, but {tmp_path}/x-0.tar.index is missing; {advice}"
+        f"{url}: a remote shard is read through its index, but {index_name(url, str(tmp_path))} is missing; {advice}"
     )
     message = refusal(url)
     assert message.startswith(f"{url}.index: cannot be fetched: FileNotFoundError(")
@@ -364,15 +488,12 @@ def test_a_remote_shard_that_is_not_there_is_named(site: Site, indexes: str) -> 
     assert str(error.value).endswith("; check the address and the network")
 
 
-def test_a_server_that_is_not_there_is_named(indexes: str) -> None:
-    url = "http://127.0.0.1:1/x-0.tar"
-    with pytest.raises(ValueError, match=r"^http://127.0.0.1:1/x-0.tar: cannot be fetched: "):
-        open_shards("pets", url, indexes).read(0)
-
-
-def test_an_address_of_an_unknown_kind_is_named(indexes: str) -> None:
-    with pytest.raises(ValueError, match=r"^nothing://there/x-0.tar: cannot be fetched: "):
-        open_shards("pets", "nothing://there/x-0.tar", indexes).read(0)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x-0.tar", "nothing://there/x-0.tar"], ids=["server", "kind"])
+def test_an_address_at_which_nothing_is_is_named(tmp_path: Path, url: str) -> None:
+    path = write_tar(tmp_path / "x-0.tar", PAIRS)
+    Path(index_name(url, str(tmp_path))).write_bytes(index_tar(path, "x"))
+    with pytest.raises(ValueError, match=f"^{url}: cannot be fetched: "):
+        open_shards("pets", url, str(tmp_path)).read(0)
 
 
 @pytest.mark.parametrize("place", [600, -1])
@@ -389,5 +510,6 @@ def test_a_remote_shard_of_another_checksum_is_refused(site: Site, indexes: str,
 
 
 def test_a_damaged_index_of_a_remote_shard_is_named(site: Site, indexes: str) -> None:
-    (Path(indexes) / "x-0.tar.index").write_bytes(b"<html>404</html>")
-    assert refusal(f"{site.address}/x-0.tar", indexes).startswith(f"{indexes}/x-0.tar.index: damaged index (")
+    name = index_name(f"{site.address}/x-0.tar", indexes)
+    Path(name).write_bytes(b"<html>404</html>")
+    assert refusal(f"{site.address}/x-0.tar", indexes).startswith(f"{name}: damaged index (")

@@ -12,7 +12,7 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.data.tar import EXTENSIONS, HEADER_KEY, Fault, Member, TarContents, scan_tar
+from oneflow_dist.data.tar import EXTENSIONS, HEADER_KEY, Fault, Member, TarContents, describe_unread, scan_tar
 from tests.tars import PAIRS, write_tar
 
 LONG = "a/" * 60 + "x" * 150
@@ -62,10 +62,10 @@ def test_members_are_found_in_the_order_of_the_tar(kind: int) -> None:
 
 
 def test_the_key_ends_at_the_first_dot_of_the_name_and_the_extension_is_in_lower_case() -> None:
-    found = scan(tar_of({"a.b/c.d/0001.0.PNG": b"", "0001.v2.Json": b"", "./0002.txt": b""}))
+    found = scan(tar_of({"a.b/c.d/0001.0.PNG": b"", "0001.Json": b"", "./0002.txt": b""}))
     assert [(m.key, m.extension) for m in found.members] == [
         ("a.b/c.d/0001", "0.png"),
-        ("0001", "v2.json"),
+        ("0001", "json"),
         ("./0002", "txt"),
     ]
 
@@ -85,15 +85,33 @@ def test_long_and_foreign_names_are_read(kind: str, name: str) -> None:
 
 def test_what_is_not_text_picture_or_array_is_no_member() -> None:
     assert EXTENSIONS == ("txt", "json", "npy", "png", "jpg", "jpeg", "webp")
-    found = scan(tar_of({"1.txt": b"", "1.exe": b"", "README": b"", "1.mp4": b"", "1.txt.gz": b"", "1.npz": b""}))
+    found = scan(tar_of({"1.txt": b"", "1.exe": b"", "README": b"", "1.mp4": b"", "1.txt.gz": b"", "2.MP4": b""}))
     assert [m.extension for m in found.members] == ["txt"]
     assert (found.pickles, found.faults) == ([], [])
+    assert found.unread == {"exe": 1, "": 1, "mp4": 2, "gz": 1}
+    assert describe_unread(found.unread) == "2 .mp4, 1 without an extension, 1 .exe, 1 .gz"
+    many = describe_unread({f"{number:03d}": 3 for number in range(100)})
+    assert many.startswith("3 .000, 3 .001, ")
+    assert many.endswith(" more kinds")
+
+
+def test_text_whose_key_has_a_dot_is_not_read_and_counted() -> None:
+    """Nothing asks for a text by a name, but documents name their pictures."""
+    found = scan(tar_of({"a.v1.5.txt": b"", "b.v2.txt": b"", "a.v1.json": b"", "a.v1.5.png": b"", "a.0.npy": b""}))
+    assert [m.extension for m in found.members] == ["v1.5.png", "0.npy"]
+    assert found.unread == {"*.txt": 2, "*.json": 1}
+
+
+def test_folders_and_hidden_files_are_not_counted_as_unread() -> None:
+    assert scan(tar_of({"1.txt": b"", "a/._1.jpg": b"", ".DS_Store": b""})).unread == {}
+    assert scan(tar_of_kinds(tarfile.DIRTYPE, tarfile.REGTYPE, extension="gif")).unread == {"gif": 1}
 
 
 @pytest.mark.parametrize("extension", ["pkl", "pickle", "pt", "PTH", "joblib", "0.pkl"])
 def test_pickles_are_listed_and_never_members(extension: str) -> None:
     found = scan(tar_of({"1.txt": b"fine", f"1.{extension}": b"danger"}))
     assert [(m.key, m.extension) for m in found.pickles] == [("1", extension.lower())]
+    assert found.unread == {extension.lower().rpartition(".")[2]: 1}
     assert [m.extension for m in found.members] == ["txt"]
     assert found.faults == []
 
@@ -104,6 +122,13 @@ def test_hidden_files_are_no_members(name: str) -> None:
     found = scan(tar_of({"0001.txt": b"", name: b""}))
     assert [m.key for m in found.members] == ["0001"]
     assert found.faults == []
+
+
+@pytest.mark.parametrize("kind", ["gnu", "ustar"])
+def test_a_name_that_is_not_utf8_is_a_fault_that_can_be_printed(kind: str) -> None:
+    found = scan(tar_of({"1.txt": b"", "caf\u00e9.txt": b"", "caf\u00e9.gif": b""}, FORMATS[kind], encoding="latin-1"))
+    assert found.faults == [Fault("caf\\udce9.txt", "its name is not UTF-8")]
+    assert [m.key for m in found.members] == ["1"]
 
 
 def tar_of_kinds(*kinds: bytes, extension: str = "txt") -> bytes:

@@ -10,7 +10,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.data.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_ranks, write_ranks
+from oneflow_dist.data.tokenizer import MAX_BLANKS, SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_ranks, write_ranks
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -46,6 +46,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
 def test_bytes_decode_to_what_was_encoded(text: str) -> None:
     assert BYTES.encode(text) == list(text.encode())
     assert BYTES.decode(BYTES.encode(text)) == text
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u3000", "\n"])
+def test_more_blanks_in_a_row_than_the_library_bears_are_refused(blank: str) -> None:
+    """At a million tiktoken panics, which no `except Exception` catches; its own limit is far above ours."""
+    text = f"a{blank * MAX_BLANKS}b"
+    assert BYTES.decode(BYTES.encode(text)) == text
+    with pytest.raises(ValueError) as error:
+        BYTES.encode(f"a b{blank * (MAX_BLANKS + 1)}c")
+    assert str(error.value) == (
+        f"a text with {MAX_BLANKS + 1} blanks in a row, more than {MAX_BLANKS}; shorten or remove it"
+    )
+
+
+def test_half_a_surrogate_pair_becomes_the_unknown_character() -> None:
+    assert BYTES.encode("a\ud800b") == list("a\ufffdb".encode())
 
 
 @given(any_text | near_text)

@@ -24,7 +24,7 @@ from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
 from oneflow_dist.optim import clip_gradients, make_optimizer
 from oneflow_dist.parallel.mesh import data_place, make_mesh
-from oneflow_dist.train import build_model, forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.training import build_model, forward_backward, global_counts, sum_over_ranks
 from tests.launching import Launcher
 from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
 

@@ -22,7 +22,7 @@ from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
 from oneflow_dist.optim import clip_gradients
 from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import cut_weights, share_batch, sync_gradients, use_float8
-from oneflow_dist.train import build_model, forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.training import build_model, forward_backward, global_counts, sum_over_ranks
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
 from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples

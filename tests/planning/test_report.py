@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def test_a_page_says_what_is_planned_and_whether_it_fits(config: Config) -> None
     assert "  shard (16 ranks, over the network) all_gather        4     5.000" in page
     assert "max(compute, data), tensor added" in page
     assert max(map(len, page.splitlines())) <= 140
+
+
+def test_a_page_says_what_a_whole_run_takes(config: Config) -> None:
+    found = dataclasses.replace(estimate(TRACE, config, H100), step_seconds=86.4)
+    page = plan_text(TRACE, found, config, H100)
+    assert f"{config.train.steps / 1000:.2f} days" in page
+    assert f"a checkpoint takes {16 * TRACE.num_parameters / GIB:.2f} GiB" in page
+    table = plan_json(TRACE, found, config, H100)
+    assert table["run_seconds"] == config.train.steps * 86.4
+    assert table["checkpoint_bytes"] == 16 * TRACE.num_parameters
 
 
 def test_a_page_says_it_loudly_when_it_does_not_fit(config: Config) -> None:

@@ -21,7 +21,7 @@ from oneflow_dist.parallel.sharding import share_batch
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
 from oneflow_dist.planning.trace import Trace, full_pack, trace_step
-from oneflow_dist.train import build_model, train_step
+from oneflow_dist.training import build_model, train_step
 from tests.launching import Launcher
 
 CPU = torch.device("cpu")

@@ -51,6 +51,21 @@ def test_a_pair_learns_the_size_that_its_picture_had() -> None:
     assert json.loads(content(prepare({"png": png(0, 30, 40), "txt": b"x"}), "json")) == {"width": 40, "height": 30}
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text() -> None:
+    sample = prepare({"txt": b"\xef\xbb\xbfa cat", "png": png(0)})
+    assert content(sample, "txt") == b"a cat"
+    assert np.array_equal(tokens(sample), decode_array(encode_texts([list(b"a cat")]), "x"))
+    assert refusal({"txt": b"\xef\xbb\xbf", "png": png(0)}).startswith("its caption is empty; ")
+    assert tokens(prepare({"txt": b"\xef\xbb\xbf", "png": png(0)}, allow_missing_text=True)).tolist() == [0]
+
+
+def test_half_a_surrogate_pair_is_stored_as_json_and_tokenized_as_unknown() -> None:
+    fields = b'{"question": "a\\ud800", "answer": "b"}'
+    sample = prepare({"json": fields, "png": png(0)})
+    assert json.loads(content(sample, "json").decode("utf-8"))["question"] == "a\ud800"
+    assert bytes(tokens(sample)[3:].tolist()) == "a\ufffdb".encode()
+
+
 def test_a_document_keeps_its_json_and_names_its_pictures() -> None:
     segments = [{"type": "text", "text": "one"}, {"type": "image", "image": "0.png"}, {"type": "text", "text": "two"}]
     files = {"json": to_json({"segments": segments}), "0.png": png(0)}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.decoding import Reading, decode_record, read_fields
+from oneflow_dist.data.index import FORMAT
 from oneflow_dist.data.samples import make_sample as to_sample
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.model.autoencoder import Autoencoder
 from oneflow_dist.precompute import run as run_module
 from oneflow_dist.precompute.run import ahead, in_order
+from oneflow_dist.precompute.verify import check_output
 from tests.precompute.making import (
     contents,
     document,
@@ -207,13 +210,63 @@ def test_a_shard_that_another_holds_is_taken_over_when_he_lets_go(
 def test_another_raw_shard_of_the_same_name_is_refused(shards: list[Path], tmp_path: Path) -> None:
     run(shards, tmp_path / "out")
     other = write_tar(tmp_path / shards[0].name, [*pair(0)])
-    was = shards[0].stat().st_size
     with pytest.raises(ValueError) as error:
         run([other], tmp_path / "out")
     assert str(error.value) == (
-        f"{other}: {other.stat().st_size} bytes, but {tmp_path}/out/{other.name} was made of a shard of this name with "
-        f"{was} bytes; use another output folder for other data"
+        f"{other}: not the shard any more that {tmp_path}/out/{other.name} was made of; "
+        f"delete {tmp_path}/out/{other.name} and run this again to encode it again, "
+        "or use another output folder for other data"
     )
+
+
+def test_a_raw_shard_that_was_written_again_is_refused_until_its_output_is_deleted(tmp_path: Path) -> None:
+    raw = write_tar(tmp_path / "raw.tar", [("0.png", png(0)), ("0.txt", b"red")])
+    run([raw], tmp_path / "out")
+    write_tar(raw, [("0.png", png(0)), ("0.txt", b"a blue one")])
+    os.utime(tmp_path / "out" / "raw.tar.report.json", (0, 0))
+    with pytest.raises(ValueError, match=f"^{raw}: not the shard any more that {tmp_path}/out/raw.tar was made of; "):
+        run([raw], tmp_path / "out")
+    (tmp_path / "out" / "raw.tar").unlink()
+    run([raw], tmp_path / "out")
+    assert read_tar(tmp_path / "out" / "raw.tar")["0.txt"] == b"a blue one"
+    run([raw], tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_raw_shard_that_was_only_touched_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = write_tar(tmp_path / "raw.tar", [("0.png", png(0)), ("0.txt", b"red")])
+    run([raw], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    os.utime(tmp_path / "out" / "raw.tar.report.json", (0, 0))
+    hashed = []
+    hash_file = run_module.file_sha256
+    monkeypatch.setattr(run_module, "file_sha256", lambda file: hashed.append(file) or hash_file(file))
+    for _ in range(2):
+        run([raw], tmp_path / "out")
+    assert len(hashed) == 1
+    assert contents(tmp_path / "out") == before
+
+
+def test_what_is_not_read_is_counted_and_changes_no_byte(tmp_path: Path) -> None:
+    files = [("0.png", png(0)), ("0.txt", b"red")]
+    summary = run([write_tar(tmp_path / "raw.tar", files)], tmp_path / "without")
+    assert summary.unread == {}
+    more = [("0.gif", b"x"), ("0.caption", b"x"), ("1.gif", b"x")]
+    summary = run([write_tar(tmp_path / "raw.tar", [*files, *more])], tmp_path / "with")
+    assert summary.unread == summary.describe()["unread"] == {"gif": 2, "caption": 1}
+    assert read_tar(tmp_path / "with" / "raw.tar") == read_tar(tmp_path / "without" / "raw.tar")
+
+
+def test_shards_can_be_added_to_an_output_of_an_earlier_version(tmp_path: Path) -> None:
+    """Its indexes are made again."""
+    shards = write_shards(tmp_path / "raw", num_shards=2, samples=2)
+    run(shards, tmp_path / "whole")
+    run(shards[:1], tmp_path / "out")
+    index = tmp_path / "out" / f"{shards[0].name}.index"
+    index.write_bytes(index.read_bytes().replace(FORMAT.encode(), b"oneflow index 2"))
+    assert [one.problem for one in check_output(tmp_path / "out", None)] == [None]
+    run(shards, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_more_shards_can_be_added_to_an_output(shards: list[Path], tmp_path: Path) -> None:

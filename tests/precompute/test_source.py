@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from oneflow_dist.precompute.shard_work import prepare
 from oneflow_dist.precompute.source import list_raw, open_raw
-from tests.precompute.making import pair, write_tar
+from tests.precompute.making import make_tools, pair, write_tar
 
 HEAD = 512
 
@@ -102,7 +103,17 @@ def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
         info.size = 1
         tar.addfile(info, io.BytesIO(b"x"))
     assert content != path.read_bytes()
-    assert refusals(path) == {"b\udcff": "its name is not UTF-8"}
+    assert refusals(path) == {"b\\udcff": "b\\udcff.txt: its name is not UTF-8"}
+
+
+def test_a_shard_that_is_cut_off_while_it_is_open_ends_the_run(shard: Path) -> None:
+    """Its samples are not bad."""
+    raw = open_raw(shard)
+    with raw.file:
+        with shard.open("r+b") as file:
+            file.truncate(raw.samples[3].members[0].offset)
+        with pytest.raises(ValueError, match=r"a\.tar, sample 003: the shard was cut off since it was opened; "):
+            prepare(raw, raw.samples[3], make_tools().preparation())
 
 
 def test_a_header_for_all_members_is_no_damage(tmp_path: Path) -> None:

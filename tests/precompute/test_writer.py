@@ -16,7 +16,7 @@ def write() -> tuple[TarWriter, BinaryIO]:
     writer = TarWriter(file, {"dtype": "float16", "name": "ü"})
     writer.add("000", "txt", b"text")
     writer.add(LONG, "0.npy", bytes(1000))
-    writer.add("000", "empty.json", b"")
+    writer.add("000", "json", b"")
     writer.close()
     return writer, file
 
@@ -30,7 +30,7 @@ def test_a_scan_finds_what_the_writer_says_it_wrote() -> None:
     assert [(member.key, member.extension) for member in writer.contents.members] == [
         ("000", "txt"),
         (LONG, "0.npy"),
-        ("000", "empty.json"),
+        ("000", "json"),
     ]
 
 

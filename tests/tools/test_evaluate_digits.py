@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,11 +12,11 @@ import pytest
 from PIL import Image
 
 from digits import load_split, read_images
-from evaluate_digits import count_parts, judge_interleaved, judge_single, read_metrics
+from evaluate_digits import check_digits, count_parts, judge_interleaved, judge_single, read_metrics
 from oneflow_dist.canvas import Canvas, blank_canvas
 from oneflow_dist.config import Config
 from oneflow_dist.data.codec import pixels_to_latent
-from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer, train_ranks, write_ranks
 from tests.launching import Launcher, Run, only_error
 
 Write = Callable[..., Canvas]
@@ -187,7 +188,7 @@ def test_the_gallery_of_a_run_is_a_page(evaluated: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples", "0"], "--samples: 0 must be positive"),
+        (["--samples", "0"], "--samples: 0 must lie in [1, inf)"),
         ([], "{folder}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"),
     ],
 )
@@ -197,6 +198,18 @@ def test_what_cannot_be_evaluated_is_refused_with_one_line(
     end = launcher.run("tools/evaluate_digits.py", tmp_path, *arguments)
     assert (end.code, only_error(end)) == (2, f"error: {message.format(folder=tmp_path)}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_something_else_is_refused(config: Config, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    check_digits(tmp_path, config, tokenizer)
+    other = dataclasses.replace(config, image=dataclasses.replace(config.image, channels=16))
+    with pytest.raises(ValueError, match="its images are 8x8x16, but digits are 8x8x1; "):
+        check_digits(tmp_path, other, tokenizer)
+    write_ranks(tmp_path / "other.tiktoken", train_ranks(["a red car", "a blue car"], vocab_size=262))
+    data = dataclasses.replace(config.data, tokenizer=str(tmp_path / "other.tiktoken"))
+    other = dataclasses.replace(config, data=data)
+    with pytest.raises(ValueError, match=r"other\.tiktoken is not the vocabulary of digits"):
+        check_digits(tmp_path, other, load_tokenizer(data.tokenizer))
 
 
 def test_a_run_without_metrics_is_refused_before_documents_are_generated(launcher: Launcher, unbroken: Run) -> None:

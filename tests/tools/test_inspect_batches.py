@@ -90,7 +90,7 @@ def test_a_pack_is_drawn_and_all_keys_are_printed(inspect: Inspect, tmp_path: Pa
     assert len(line.split()) == 6 + int(line.split()[5])
     assert drawn == f"drew the first pack of step 1: {tmp_path}/pack.png"
     with Image.open(tmp_path / "pack.png") as picture:
-        assert picture.width == 1248
+        assert 600 < picture.width <= 1248
         colors = {color for _, color in picture.getcolors(1 << 24)}
     assert (0xC0, 0x39, 0x2B) in colors  # what is missing
 
@@ -105,6 +105,6 @@ def test_checkpoints_of_another_version_and_bad_steps_are_refused(
     shutil.copytree(unbroken.folder / "checkpoints" / "step-00000010", old)
     (old / "progress.json").write_text('{"step": 10, "lanes": {}}')
     assert only_error(inspect("--steps", "10:12", "--checkpoint", old)) == (
-        f"error: {old}: written by another version (format None, this one reads 3); start a new run in another "
+        f"error: {old}: written by another version (format None, this one reads 4); start a new run in another "
         "run.folder"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import Launcher, only_error
+from tests.launching import Launcher, Run, only_error
 
 DEBUG = ("tools/plan.py", "configs/debug.toml", "--world-size", "4")
 
@@ -26,6 +26,15 @@ def test_a_plan_is_json_and_overrides_count(launcher: Launcher) -> None:
     assert table["cluster"]["gpu"]["name"] == "h200-141gb"
 
 
+def test_a_checkpoint_is_as_large_as_planned(launcher: Launcher, unbroken: Run) -> None:
+    end = launcher.run("tools/plan.py", "configs/debug.toml", "--world-size", "1", "--format", "json")
+    assert end.code == 0, end.stderr
+    written = sum(path.stat().st_size for path in (unbroken.folder / "checkpoints/step-00000020").glob("*.distcp"))
+    assert json.loads(end.stdout)["checkpoint_bytes"] == pytest.approx(
+        written, rel=0.2
+    )  # kilobytes around each small tensor
+
+
 def test_a_search_shows_all_layouts_and_plans_the_best(launcher: Launcher) -> None:
     end = launcher.run(*DEBUG, "--search", "--format", "json")
     assert end.code == 0, end.stderr
@@ -38,6 +47,14 @@ def test_a_search_shows_all_layouts_and_plans_the_best(launcher: Launcher) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--gpus-per-node", "0"), "--gpus-per-node: 0 must lie in [1, inf)"),
+        (
+            ("--search", "data.packs_per_step=3"),
+            (
+                "--world-size: no layout of 4 ranks suits the model and data.packs_per_step (3); "
+                "name a divisor of data.packs_per_step"
+            ),
+        ),
         (("--mesh", "2,2"), "--mesh: '2,2' is not replicate,shard,tensor; write three whole numbers, as 1,64,8"),
         (
             ("--mesh", "2,4,2"),

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,13 @@ import pytest
 from PIL import Image
 
 from digits import load_split
+from oneflow_dist.canvas import blank_canvas, parse_prompt
+from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
-from tests.launching import Finished, Launcher, Run, only_error
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.sampler import SamplerSettings, generate_steps
+from sample import remove_old, steps_left
+from tests.launching import ENVIRONMENT, Finished, Launcher, Run, only_error
 
 Sample = Callable[..., Finished]
 
@@ -125,7 +133,7 @@ def test_an_image_to_paint_at_the_end_is_all_that_is_made(sample: Sample, tokeni
     end = sample(tmp_path / "out", "--text", "a handwritten seven", "--paint")
     assert end.code == 0, end.stderr
     assert (tmp_path / "out/0000.txt").read_text() == "a handwritten seven [0000-0.png]\n"
-    assert end.stdout.splitlines()[0] == "a handwritten seven [0000-0.png]"
+    assert end.stdout.splitlines()[1] == "a handwritten seven [0000-0.png]"
     (document,) = read_trace(tmp_path / "out")["documents"]
     assert document["tokens"][-1] == {
         "token": tokenizer.image,
@@ -144,7 +152,7 @@ def test_a_document_that_is_full_says_so(sample: Sample, tmp_path: Path) -> None
     assert end.code == 0, end.stderr
     is_full = [document["hit_cap"] for document in read_trace(tmp_path / "out")["documents"]]
     assert any(is_full)
-    printed = end.stdout.splitlines()[:8]
+    printed = end.stdout.splitlines()[1:9]
     assert [line.endswith(" (stopped at max_rows)") for line in printed] == is_full
 
 
@@ -155,43 +163,97 @@ def test_a_single_checkpoint_can_be_named(launcher: Launcher, unbroken: Run, tmp
     assert (tmp_path / "out/0000.txt").exists()
 
 
-def test_sampling_prints_its_documents_and_only_a_progress_bar_to_stderr(sample: Sample, tmp_path: Path) -> None:
+def test_sampling_prints_its_documents_and_only_a_progress_bar_to_stderr(
+    sample: Sample, unbroken: Run, tmp_path: Path
+) -> None:
     end = sample(tmp_path / "out")
     assert end.code == 0, end.stderr
     assert end.stdout.splitlines() == [
+        f"loading {unbroken.folder}",
         (tmp_path / "out/0000.txt").read_text().rstrip("\n"),
         f"wrote 1 documents to {tmp_path / 'out'}; all of them in documents.png, their history in trace.json",
     ]
     bars = [line for line in end.stderr.replace("\r", "\n").splitlines() if line]
     assert all(line.startswith("generating: ") for line in bars), end.stderr
+    assert re.search(r" 100%\|.*\| (\d+)/\1 ", bars[-1])
+
+
+def test_marks_in_a_text_are_images_to_paint_and_holes(sample: Sample, tmp_path: Path) -> None:
+    for name, prompt in (
+        ("marks", ["--text", "<|hole|><|image|>one"]),
+        ("parts", ["--hole", "--paint", "--text", "one"]),
+    ):
+        end = sample(tmp_path / name, *prompt, "--count", "2")
+        assert end.code == 0, end.stderr
+    marks, parts = ((tmp_path / name / "trace.json").read_text() for name in ("marks", "parts"))
+    assert marks == parts
+
+
+def test_a_call_with_fewer_documents_leaves_none_of_the_call_before(sample: Sample, tmp_path: Path) -> None:
+    for count in ("3", "1"):
+        end = sample(tmp_path, "--paint", "--count", count, "--steps", "2")
+        assert end.code == 0, end.stderr
+        (tmp_path / "note.txt").touch()
+    names = {"0000.txt", "0000-0.png", "trace.json", "documents.png", "note.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_what_is_not_of_an_earlier_call_stays(tmp_path: Path) -> None:
+    (tmp_path / "0001.txt").touch()
+    remove_old(tmp_path)
+    assert (tmp_path / "0001.txt").exists()
+
+
+@pytest.mark.parametrize("late", [0, 2, 4, 5])
+def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
+    late: int, config: Config, tokenizer: Tokenizer, make_model: Callable[..., OneFlow]
+) -> None:
+    """Whenever the last image begins."""
+    settings = SamplerSettings(steps=5, time_power=1.5, max_rows=40)
+    prompt = parse_prompt("one<|image|><|hole|>", tokenizer)
+    canvases = [blank_canvas(prompt, tokenizer, config.image, 0, index) for index in range(4)]
+    totals = [max(steps_left(canvas, 5, 0) for canvas in canvases)]
+    for step in generate_steps(make_model(config), canvases, settings, config, tokenizer):
+        if step == late:
+            canvases[1].insert(np.array([1]), np.array([tokenizer.image]), step, tokenizer.image)
+        totals.append(step + max(steps_left(canvas, 5, step) for canvas in canvases))
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] == len(totals) - 1
+
+
+def test_the_help_is_there_at_once() -> None:
+    code = "import sys, sample; sys.argv = ['sample.py', '--help']; sample.main()"
+    runs = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], cwd="tools", env=ENVIRONMENT, check=True, capture_output=True)
+        runs.append(time.perf_counter() - start)
+    assert min(runs) < 1.0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--image", "nowhere.png"], "--image: no such file nowhere.png"),
-        (["--count", "0"], "--count: 0 must be positive"),
-        (["--steps", "0"], "sampling.steps: 0 must be positive"),
-        (["--temperature", "0"], "sampling.temperature: 0.0 must be at least 1e-30"),
-        (["--image", "{text}"], "{text}: broken image (cannot identify image file); write it again or remove it"),
+        (["--count", "0"], "--count: 0 must lie in [1, inf)"),
+        (["--seed", str(2**63)], f"--seed: {2**63} must lie in [0, 2^63)"),
+        (["--steps", "0"], "--steps: 0 must lie in [1, inf)"),
+        (["--temperature", "0"], "--temperature: 0.0 must lie in [1e-30, inf)"),
+        (["--guidance", "nan"], "--guidance: nan must lie in (-inf, inf)"),
+        (["--top-p", "0"], "--top-p: 0.0 must lie in (0, 1]"),
         (
-            ["--image", "{large}"],
-            "{large}: 9x9 pixels, but image.patch_size (4) must divide width and height; crop or resize the images",
+            ["--text", "a" * 20, "--max-rows", "4"],
+            "--max-rows: 4, but the prompt alone takes 21 rows; raise it, or shorten the prompt",
         ),
+        (["--autoencoder", "nowhere"], 'nowhere: no such folder; name one with a saved AutoencoderKL, or "pixels"'),
     ],
-    ids=["no such image", "no documents", "no steps", "no temperature", "no image", "another size"],
 )
 def test_what_cannot_be_sampled_is_refused_before_anything_is_written(
     arguments: list[str], message: str, sample: Sample, tmp_path: Path
 ) -> None:
-    files = {"text": tmp_path / "text.png", "large": tmp_path / "large.png"}
-    files["text"].write_text("no picture")
-    Image.new("L", (9, 9)).save(files["large"])
-    end = sample(tmp_path / "out", *(argument.format(**files) for argument in arguments))
-    assert end.code == 2
-    shown = re.sub(r"\(cannot identify image file [^)]*\)", "(cannot identify image file)", only_error(end))
-    shown = shown.replace("remove the sample", "remove it")
-    assert shown == f"error: {message.format(**files)}"
+    end = sample(tmp_path / "out", *arguments)
+    assert (end.code, only_error(end)) == (2, f"error: {message}")
+    assert "generating" not in end.stderr
     assert not (tmp_path / "out").exists()
 
 

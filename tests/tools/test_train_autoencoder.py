@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import tarfile
 import time
 from collections.abc import Callable
@@ -15,7 +17,8 @@ from PIL import Image
 
 import train_autoencoder
 from oneflow_dist.model.autoencoder import load_autoencoder
-from tests.launching import TIMEOUT, Launcher, only_error
+from oneflow_dist.signals import StopSignals
+from tests.launching import TIMEOUT, Job, Launcher, only_error
 from train_autoencoder import lr_factor, make_model, open_images
 
 TINY = ["--size", "16", "--widths", "8,8,8,8", "--channels", "4", "--batch", "2"]
@@ -58,7 +61,7 @@ def train(shards: str) -> Callable[..., None]:
     def run(folder: Path, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["train_autoencoder.py", str(folder), shards, *TINY, *arguments])
-            train_autoencoder.main()
+            train_autoencoder.make_autoencoder(train_autoencoder.parse_arguments(), StopSignals())
 
     return run
 
@@ -84,7 +87,7 @@ def test_the_folder_is_whole_and_nothing_is_left_beside_it(trained: Path) -> Non
     metrics = read_metrics(trained)
     assert (metrics["images"], metrics["val_images"]) == (18, 2)
     assert set(metrics["psnr_db"]) == {"16", "24"}
-    assert metrics["settings"]["steps"] == 120
+    assert metrics["steps"] == metrics["settings"]["steps"] == 120
 
 
 def test_training_improves_the_reconstruction(trained: Path, train: Callable[..., None], tmp_path: Path) -> None:
@@ -162,8 +165,10 @@ def test_a_folder_that_exists_is_refused(launcher: Launcher, shards: str, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "--steps: 0 must be positive"),
-        (["--kl-weight", "-1"], "--kl-weight: -1.0 must not be negative"),
+        (["--steps", "0"], "--steps: 0 must lie in [1, inf)"),
+        (["--kl-weight", "-1"], "--kl-weight: -1.0 must lie in [0, inf)"),
+        (["--lr", "inf"], "--lr: inf must lie in (0, inf)"),
+        (["--seed", "-1"], "--seed: -1 must lie in [0, 2^63)"),
         (["--size", "20"], "size 20: must be a multiple of 8, what 4 levels divide by"),
         (["--val-size", "12"], "size 12: must be a multiple of 8, what 4 levels divide by"),
         (["--val", "nowhere.tar"], "source images: no such shard nowhere.tar"),
@@ -191,7 +196,7 @@ def test_shards_without_images_are_refused(tmp_path: Path) -> None:
 
 def test_a_broken_image_fails_the_run_and_leaves_no_folder(train: Callable[..., None], tmp_path: Path) -> None:
     broken = write_shard(tmp_path / "a.tar", [{"png": b"not a picture"}])
-    with pytest.raises(ValueError, match=r"^images/a/0\d+\.png: broken image \(cannot identify .*\); write it again"):
+    with pytest.raises(ValueError, match=r"^images/a/0\d+\.png: its picture is .*; write it again"):
         train(tmp_path / "out", "--steps", "1", "--val", broken)  # found after the training
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "a.tar.index"]
 
@@ -202,13 +207,31 @@ def test_a_loss_that_is_not_finite_ends_the_run(train: Callable[..., None], tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_run_leaves_no_folder(launcher: Launcher, shards: str, tmp_path: Path) -> None:
+@pytest.fixture
+def training(launcher: Launcher, shards: str, tmp_path: Path) -> Job:
+    """A long training that has begun."""
     job = launcher.start("tools/train_autoencoder.py", tmp_path / "out", shards, *TINY, "--steps", "100000")
     _, stderr = job.streams[0]
     deadline = time.monotonic() + TIMEOUT
     while not (stderr.exists() and "step/s" in stderr.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    job.kill()
-    assert job.wait()[0].code == -9
+    return job
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_is_written_as_it_is(training: Job, number: signal.Signals, tmp_path: Path) -> None:
+    os.kill(training.pids[0], number)
+    (end,) = training.wait()
+    assert end.code == 0, end.stderr
+    num_steps = read_metrics(tmp_path / "out")["steps"]
+    assert 0 < num_steps < 100000
+    assert f"stopped after {num_steps} of 100000 steps" in end.stdout
+    assert load_autoencoder(str(tmp_path / "out"), "cpu", torch.float32).channels == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_killed_run_leaves_no_folder(training: Job, tmp_path: Path) -> None:
+    training.kill()
+    assert training.wait()[0].code == -9
     assert not (tmp_path / "out").exists()

@@ -30,6 +30,14 @@ def test_the_vocabulary_shortens_the_text_that_it_was_learned_from(
     assert [file.name for file in path.parent.iterdir()] == ["words.tiktoken"]
 
 
+def test_a_vocabulary_that_is_there_stays(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "words.tiktoken"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=f"^{path} exists, .*; name a new file or remove it$"):
+        run(monkeypatch, digits / "single-train-000000.tar", path)
+    assert path.read_text() == "mine"
+
+
 def test_fewer_ranks_than_bytes_are_refused(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="--vocab-size: 255 must be at least 256, one for each byte"):
         run(monkeypatch, digits / "single-train-000000.tar", tmp_path / "x", "--vocab-size", "255")

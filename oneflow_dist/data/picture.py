@@ -1,4 +1,4 @@
-"""An encoded picture of unknown origin becomes RGB pixels, or a reason why not."""
+"""An encoded picture of unknown origin becomes grey or RGB pixels, or a reason why not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from oneflow_dist.data.codec import MAX_PIXELS
-
+MAX_PIXELS = 64 * 1024 * 1024
+Image.MAX_IMAGE_PIXELS = None  # ours is checked before anything is decoded, and is an error instead of a warning
 FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow reads dozens more under any name, some by starting other programs
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
 ORIENTATION = 0x0112  # of EXIF
@@ -28,11 +28,26 @@ TURNS = {
 SIDEWAYS = (5, 6, 7, 8)
 
 
-def read_picture(data: bytes, scale_of: Callable[[int, int], float]) -> tuple[Image.Image, int, int]:
-    """A picture upright, on white, in RGB; then the width and height that it was stored with, upright.
+def read_picture(data: bytes, mode: str, name: str) -> Image.Image:
+    """A picture upright and on white, in the mode "L" or "RGB".
+
+    Raises:
+        ValueError: as `decode_picture`, with its name.
+    """
+    try:
+        return decode_picture(data, mode)[0]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; write it again or remove the sample") from error
+
+
+def decode_picture(
+    data: bytes, mode: str, scale_of: Callable[[int, int], float] | None = None
+) -> tuple[Image.Image, int, int]:
+    """A picture upright and on white, in the mode "L" or "RGB"; then the width and height of all of it, upright.
 
     Args:
         scale_of: by how much one of this height and width will shrink at most; a JPEG is decoded no larger than that.
+            None: all of it is wanted.
 
     Raises:
         ValueError: it is not a PNG, JPEG or WebP, is damaged, cut off, or over the pixel limit.
@@ -49,11 +64,12 @@ def read_picture(data: bytes, scale_of: Callable[[int, int], float]) -> tuple[Im
                 _check_sums(data)
             turn = _orientation(picture)
             width, height = picture.size[::-1] if turn in SIDEWAYS else picture.size
-            scale = scale_of(height, width)
-            picture.draft("RGB", (math.ceil(scale * picture.width), math.ceil(scale * picture.height)))
+            if scale_of is not None:
+                scale = scale_of(height, width)
+                picture.draft(mode, (math.ceil(scale * picture.width), math.ceil(scale * picture.height)))
             picture.load()
             upright = picture.transpose(TURNS[turn]) if turn in TURNS else picture
-            return _on_white(upright), width, height
+            return _on_white(upright, mode), width, height
         except BROKEN as error:
             raise ValueError(f"its picture is broken ({error})") from error
 
@@ -85,12 +101,12 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def _on_white(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits, of which `convert` would keep the lower eight
-        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert(mode)
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture.convert(mode)
     opaque = Image.new("RGB", picture.size, "white")
     with_alpha = picture.convert("RGBA")
     opaque.paste(with_alpha, mask=with_alpha.getchannel("A"))
-    return opaque
+    return opaque.convert(mode)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oneflow_dist.precompute.picture import ORIENTATION, TURNS, read_picture
+from oneflow_dist.data.picture import ORIENTATION, TURNS, decode_picture, read_picture
 from tests.precompute.making import encode, picture, png, png_of_size
 
 
-def read(data: bytes, scale: float = 1.0) -> Image.Image:
-    return read_picture(data, lambda height, width: scale)[0]
+def read(data: bytes, mode: str = "RGB") -> Image.Image:
+    return decode_picture(data, mode)[0]
 
 
 def refusal(data: bytes) -> str:
@@ -26,7 +26,7 @@ def test_a_picture_stands_upright_as_its_exif_says(turn: int) -> None:
     exif[ORIENTATION] = turn
     data = encode(picture(1, 8, 24), exif=exif)
     expected = ImageOps.exif_transpose(picture(1, 8, 24)) if turn == 1 else picture(1, 8, 24).transpose(TURNS[turn])
-    image, width, height = read_picture(data, lambda height, width: 1.0)
+    image, width, height = decode_picture(data, "RGB")
     assert (width, height) == image.size == expected.size
     assert np.array_equal(np.asarray(image), np.asarray(expected))
 
@@ -38,23 +38,36 @@ def test_what_is_transparent_is_white() -> None:
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert pixels[1, 1].tolist() == [0, 0, 255]
     palette = encode(picture(0).convert("P"), transparency=bytes(256))
-    assert np.asarray(read(palette)).min() == 255
+    for mode in ("L", "RGB"):
+        assert np.asarray(read(palette, mode)).min() == 255
+    faint = encode(Image.new("LA", (4, 4), (0, 51)))
+    assert (np.asarray(read(faint, "L")) == 204).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    image = read(encode(picture(0).convert(mode), "TIFF" if mode == "x" else "JPEG" if mode == "CMYK" else "PNG"))
-    assert (image.mode, image.size) == ("RGB", (16, 16))
+def test_every_mode_becomes_the_one_that_is_wanted(mode: str) -> None:
+    data = encode(picture(0).convert(mode), "JPEG" if mode == "CMYK" else "PNG")
+    for wanted in ("L", "RGB"):
+        image = read(data, wanted)
+        assert (image.mode, image.size) == (wanted, (16, 16))
+
+
+def test_grey_levels_are_their_own() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(np.asarray(read(encode(Image.fromarray(levels)), "L")), levels)
+    opaque = Image.fromarray(levels).convert("LA")
+    assert np.array_equal(np.asarray(read(encode(opaque), "L")), levels)
 
 
 def test_sixteen_bits_keep_the_upper_eight() -> None:
     image = Image.fromarray(np.array([[0, 256, 0x80FF, 65535]], dtype=np.uint16))
     assert np.asarray(read(encode(image)))[0, :, 0].tolist() == [0, 1, 0x80, 255]
+    assert np.asarray(read(encode(image), "L"))[0].tolist() == [0, 1, 0x80, 255]
 
 
 def test_a_jpeg_that_will_be_small_is_decoded_small() -> None:
     data = encode(picture(0, 256, 512), "JPEG")
-    image, width, height = read_picture(data, lambda height, width: 0.25)
+    image, width, height = decode_picture(data, "RGB", lambda height, width: 0.25)
     assert (image.size, width, height) == ((128, 64), 512, 256)
 
 
@@ -75,7 +88,14 @@ def test_what_is_no_whole_picture_is_refused() -> None:
     assert refusal(encode(picture(0, 64, 64), "JPEG")[:-700]).startswith(
         "its picture is broken (image file is truncated"
     )
-    assert refusal(encode(picture(0), "BMP")) == "its picture is no readable PNG, JPEG or WebP"
+    for kind in ("BMP", "GIF", "TIFF", "EPS"):  # Pillow reads the last by starting ghostscript
+        assert refusal(encode(picture(0), kind)) == "its picture is no readable PNG, JPEG or WebP"
+
+
+def test_a_named_picture_is_refused_with_its_name() -> None:
+    with pytest.raises(ValueError) as error:
+        read_picture(b"", "L", "sample a/b/c")
+    assert str(error.value) == ("sample a/b/c: its picture is empty (0 bytes); write it again or remove the sample")
 
 
 def test_a_flipped_bit_in_the_pixels_of_a_png_is_found() -> None:

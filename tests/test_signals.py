@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from oneflow_dist.signals import PASSED_ON_SECONDS, STOP_SIGNALS, StopSignals
+from tests.launching import ENVIRONMENT, ROOT, TIMEOUT
+
+# Says "ready", then sleeps where no bytecode of its main thread runs, as in a collective.
+PROGRAM = """
+import signal, sys, time
+from oneflow_dist.signals import StopSignals, end_with_parent, ignore_stop_signals
+
+signals = StopSignals()
+{body}
+print("ready", flush=True)
+signal.pthread_sigmask(signal.SIG_BLOCK, [])
+import ctypes
+deadline = time.monotonic() + 60
+while time.monotonic() < deadline:
+    ctypes.CDLL(None).usleep(200_000)
+    if signals.name and {leaves}:
+        print(signals.name)
+        break
+"""
+
+
+def start(*body: str, leaves: bool = True, nohup: bool = False) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [*["nohup"] * nohup, sys.executable, "-c", PROGRAM.format(body="\n".join(body), leaves=leaves)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_before_the_loop_a_signal_ends_the_process_with_one_line(number: signal.Signals) -> None:
+    process = start("signals.listen()")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 128 + number
+    assert (stdout, stderr.strip()) == ("", f"stopped by {number.name} before its first step; nothing to save")
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_in_the_loop_a_signal_is_noted_and_one_that_is_passed_on_at_once_changes_nothing(
+    number: signal.Signals,
+) -> None:
+    process = start("signals.listen()", "signals.begin()")
+    process.send_signal(number)
+    process.send_signal(number)
+    stdout, _ = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, stdout) == (0, f"{number.name}\n")
+
+
+def test_the_same_signal_again_ends_a_process_that_does_not_come_to_its_end() -> None:
+    process = start("signals.listen()", "signals.begin()", leaves=False)
+    process.send_signal(signal.SIGINT)
+    time.sleep(PASSED_ON_SECONDS + 0.2)
+    process.send_signal(signal.SIGTERM)  # another signal is not the same wish again
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 128 + signal.SIGINT
+    assert stderr.splitlines()[-1] == "ended at once by a second SIGINT; what was saved before is kept"
+
+
+def test_when_the_loop_is_over_signals_come_too_late() -> None:
+    process = start("signals.listen()", "signals.begin()", "signals.end()", leaves=False)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    process = start("signals.listen()", leaves=False, nohup=True)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_a_process_of_torchrun_is_asked_to_stop_when_torchrun_is_gone() -> None:
+    """Here `sh` stands for torchrun, and is killed."""
+    program = PROGRAM.format(body="signals.listen()", leaves=False)
+    shell = subprocess.Popen(
+        ["sh", "-c", '"$0" -c "$1"; true', sys.executable, program],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "TORCHELASTIC_RUN_ID": "a run"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert shell.stdout is not None
+    assert shell.stdout.readline() == "ready\n"
+    shell.kill()
+    _, stderr = shell.communicate(timeout=TIMEOUT)  # until its child has closed it, too
+    assert stderr.strip() == "stopped by SIGTERM before its first step; nothing to save"
+
+
+def test_who_does_not_listen_has_been_asked_nothing() -> None:
+    assert StopSignals().name == ""
+    assert os.getpid() > 0
+
+
+def test_a_helper_ignores_the_signals_and_is_killed_with_its_parent(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    body = (
+        "import os",
+        "signals.listen()",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])",
+        "pid = os.fork()",
+        "if pid == 0:",
+        "    ignore_stop_signals()",
+        f"    open({str(pid_file)!r}, 'w').write(str(os.getpid()))",
+        "    time.sleep(60)",
+    )
+    process = start(*body, leaves=False)
+    while not (pid_file.exists() and pid_file.read_text()):
+        time.sleep(0.01)
+    helper = int(pid_file.read_text())
+    for number in STOP_SIGNALS:
+        os.kill(helper, number)
+    time.sleep(0.3)
+    assert is_alive(helper)
+    assert process.poll() is None  # and its parent has not heard of them
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + TIMEOUT
+    while is_alive(helper):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
