@@ -1,4 +1,4 @@
-"""Write scikit-learn's handwritten digits as WebDataset shards: captioned images and counting documents; and a seven."""
+"""Write scikit-learn's handwritten digits as WebDataset shards: captioned images, counting documents; and a seven."""
 
 from __future__ import annotations
 
