@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from oneflow_dist.files import describe_os_error
@@ -180,4 +183,7 @@ def _failed_checkpoint() -> Any:
 def _exit_with(message: str, code: int) -> NoReturn:
     rank = os.environ.get("RANK", "0")
     print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if report:  # torchrun ends its own report, forty lines, with what it finds here of the rank that failed first
+        Path(report).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
     os._exit(code)  # other threads and ranks may be waiting for us: do not wait for them

@@ -77,6 +77,9 @@ WAYS = {
     "tools/measure_gpu.py": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
     "tools/benchmark.py": Way(("--minutes=0",), says="no time left"),  # tests/tools/test_benchmark.py has time
     "tools/benchmark_loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
+    "tools/torture_signals.py": Way(
+        ("--signals=SIGTERM", "--receivers=worker", "--moments=start"), needs="data/digits", how="afresh"
+    ),
     "tools/stand_in_machines.py": Way(("--machine=this machine", "tests/planning/test_gpus.py"), how="afresh"),
     "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=gate backward, bf16"), how="afresh"),
     "oneflow_kernels.tune": Way(code=2, says="no GPU is here"),  # and none is looked for
@@ -110,7 +113,7 @@ class Checkouts:
         if str(command) not in self.outcomes:
             way, started, num_ranks = in_small(command)
             here = self.new_folder()
-            for path in [*self.needed_by(command, here, way.reads_data), *way.needs.split()]:
+            for path in dict.fromkeys([*self.needed_by(command, here, way.reads_data), *way.needs.split()]):
                 self.put(path, here)
             printed = self._start(started, way, num_ranks, here)
             self.outcomes[str(command)] = Outcome(here, printed)

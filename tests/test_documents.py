@@ -38,7 +38,8 @@ PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import "
 MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
 # How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
 TREES = ("configs/ ", "runs/quickstart/\n", "tar shard -> ")
-MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ")
+MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ")
+TRANSCRIPTS = [block for block in BLOCKS if block.text.startswith("$ ")]
 COMMIT = ("area: ",)
 
 MADE = {"config.toml", "report.md", "kernels/results", "kernels/oneflow_kernels/tuned"}  # by the tools
@@ -136,7 +137,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_a_block_without_commands_is_of_a_kind_that_is_looked_at(block: Block) -> None:
-    assert block in (*PYTHON, *MIXTURES) or block.text.startswith((*TREES, *MESSAGES, *COMMIT)), (
+    assert block in (*PYTHON, *MIXTURES, *TRANSCRIPTS) or block.text.startswith((*TREES, *MESSAGES, *COMMIT)), (
         f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
     )
 
@@ -154,6 +155,17 @@ def test_python_runs(block: Block, checkouts: Checkouts, monkeypatch: pytest.Mon
     (kept,) = Path("runs/1b").glob("*.pt")
     kept.rename(*re.findall(r'"(runs/1b/bad-batch-\S+\.pt)"', block.text))
     exec(compile(block.text, block.place, "exec"), {})
+
+
+@pytest.mark.parametrize("block", TRANSCRIPTS, ids=lambda block: block.place)
+def test_a_transcript_is_of_commands_that_run_and_shows_no_traceback(block: Block, checkouts: Checkouts) -> None:
+    typed_there = re.findall(r"^\$ (.+(?:\\\n.*)*)", block.text, re.MULTILINE)
+    assert typed_there
+    assert "Traceback" not in block.text
+    for text in typed_there:
+        words = text.replace("\\\n", " ").removeprefix("source .venv/bin/activate").removeprefix(" && ")
+        if words.startswith(("make", "python")):
+            run(typed(words), checkouts)
 
 
 @pytest.mark.parametrize("block", MIXTURES, ids=lambda block: block.place)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist.runtime import GLOO, is_main, log
-from tests.launching import THREADS, Launcher, only_error
+from tests.launching import THREADS, TORCHRUN, Launcher, only_error, run_python
 
 PROGRAM = """
 import os, sys
@@ -56,6 +56,15 @@ def test_what_a_user_can_mend_ends_a_program_with_one_line(
 def test_ctrl_c_ends_a_program_with_one_line(program: Program, launcher: Launcher) -> None:
     end = launcher.run(program("raise KeyboardInterrupt"))
     assert (end.code, end.stderr) == (130, "error: interrupted\n")
+
+
+def test_torchrun_ends_its_report_with_what_a_rank_said(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(body='raise ValueError("x: 1 is too small; raise it")'))
+    end = run_python(*TORCHRUN, "--nproc-per-node", "1", program)
+    assert end.code == 1
+    *_, last = [line for line in end.stderr.splitlines() if "traceback" in line]
+    assert last.strip() == "traceback : x: 1 is too small; raise it"
 
 
 @pytest.mark.parametrize("error", ['RuntimeError("ours")', 'AssertionError("ours")', 'KeyError("ours")'])

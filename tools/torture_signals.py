@@ -28,7 +28,6 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGKILL")
 RECEIVERS = ("group", "agent", "rank", "worker")
 MOMENTS = ("start", "step", "save")
 PATIENCE = 120.0  # seconds, for a run to come to a moment, and to end
-ROOT = Path(__file__).parents[1]
 # A model that is slow enough to save that a signal finds it at it.
 RUN = (
     *(
@@ -103,7 +102,7 @@ def run_cell(cell: Cell, folder: Path, overrides: list[str]) -> tuple[str, bool]
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "oneflow_dist.train"]
     words += ["configs/debug.toml", f"run.folder={folder / 'run'}", *RUN, *overrides]
     with (folder / "output").open("w") as output:
-        agent = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=output, stderr=output)
+        agent = subprocess.Popen([sys.executable, *words], stdout=output, stderr=output)
     try:
         processes = reach(cell, agent.pid, folder)
         for pid in processes.receivers(cell.receiver):

@@ -32,7 +32,7 @@ class Filter:
         value = fields[self.field]
         if self.one_of is not None:
             return any(value == choice and _is_truth(value) == _is_truth(choice) for choice in self.one_of)
-        return isinstance(value, int | float) and self.min <= value <= self.max
+        return isinstance(value, int | float) and not _is_truth(value) and self.min <= value <= self.max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

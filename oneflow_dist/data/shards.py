@@ -200,12 +200,13 @@ def _open_one(source: str, path: str, index_name: str) -> ShardIndex:
     if not is_remote(index_name):
         if not Path(index_name).exists():
             raise ValueError(f"{path}: a remote shard is read through its index, but {index_name} is missing; {advice}")
-        return decode_index(memoryview(Path(index_name).read_bytes()), index_name)
     try:
+        if not is_remote(index_name):
+            return decode_index(memoryview(Path(index_name).read_bytes()), index_name)
         with fetch_whole(index_name) as file:
             return decode_index(memoryview(Path(file.name).read_bytes()), index_name)
     except ValueError as error:
-        raise ValueError(f"{error}; if there is none yet, {advice}, and set `index` in the mixture") from error
+        raise ValueError(f"{error}; that of a remote shard: {advice}, and set `index` in the mixture") from error
 
 
 def _fetch(source: str, url: str, index: ShardIndex) -> OpenShard:

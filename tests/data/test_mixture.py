@@ -155,6 +155,7 @@ def test_the_mixtures_of_the_project_can_be_read(path: Path) -> None:
         (Filter(field="x", min=1.0), "2", False),
         (Filter(field="x", min=1.0), None, False),
         (Filter(field="x", min=1.0), [2], False),
+        (Filter(field="x", min=1.0), True, False),
         (Filter(field="x", one_of=("a", "b")), "a", True),
         (Filter(field="x", one_of=("a", "b")), "c", False),
         (Filter(field="x", one_of=("a", "b")), ["a"], False),

@@ -475,8 +475,18 @@ def test_a_remote_shard_without_an_index_is_refused_with_the_command_that_makes_
     message = refusal(url)
     assert message.startswith(f"{url}.index: cannot be fetched: FileNotFoundError(")
     assert message.endswith(
-        f"; check the address and the network; if there is none yet, {advice}, and set `index` in the mixture"
+        f"; check the address and the network; that of a remote shard: {advice}, and set `index` in the mixture"
     )
+
+
+def test_a_damaged_or_older_index_of_a_remote_shard_is_refused_with_the_same_command(
+    site: Site, tmp_path: Path
+) -> None:
+    url = f"{site.address}/x-0.tar"
+    Path(index_name(url, str(tmp_path))).write_bytes(b'{"format": "oneflow index 2"}\n')
+    message = refusal(url, str(tmp_path))
+    assert message.startswith(f"{index_name(url, str(tmp_path))}: damaged index (")
+    assert f"python tools/index_shards.py '{url}' --output FOLDER" in message
 
 
 def test_a_remote_shard_that_is_not_there_is_named(site: Site, indexes: str) -> None:

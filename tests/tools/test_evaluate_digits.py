@@ -171,7 +171,11 @@ def test_the_report_is_printed_and_the_pages_are_named(evaluated: Run) -> None:
     body = printed[printed.index("{") : printed.rindex("}") + 1]
     assert json.loads(body) == json.loads((evaluated.folder / "report.json").read_text())
     folder = evaluated.folder
-    assert printed.splitlines()[-1] == f"wrote {folder / 'report.json'} and {folder / 'gallery.png'}"
+    *_, wrote, _, sample, describe, train = printed.splitlines()
+    assert wrote == f"wrote {folder / 'report.json'} and {folder / 'gallery.png'}"
+    assert f"sample.py {folder} out" in sample  # what to type next
+    assert f"sample.py {folder} out --image" in describe
+    assert "oneflow_dist.train configs/quickstart.toml" in train
 
 
 def test_an_evaluation_warns_of_nothing(evaluated: Run) -> None:
