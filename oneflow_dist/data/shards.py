@@ -197,9 +197,8 @@ def _open_one(source: str, path: str, index_name: str) -> ShardIndex:
     if not is_remote(path):
         return open_index(Path(path), Path(index_name), f"{source}/{Path(path).name}")
     advice = f"write it with: python tools/index_shards.py '{path}' --output FOLDER"
-    if not is_remote(index_name):
-        if not Path(index_name).exists():
-            raise ValueError(f"{path}: a remote shard is read through its index, but {index_name} is missing; {advice}")
+    if not (is_remote(index_name) or Path(index_name).exists()):
+        raise ValueError(f"{path}: a remote shard is read through its index, but {index_name} is missing; {advice}")
     try:
         if not is_remote(index_name):
             return decode_index(memoryview(Path(index_name).read_bytes()), index_name)
