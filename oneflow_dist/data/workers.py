@@ -9,9 +9,11 @@ import pickle
 import signal
 import socket
 import sys
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from oneflow_dist.signals import STOP_SIGNALS, ignore_stop_signals
 
 AHEAD = 2  # items of each worker that wait to be taken
 ALIGNMENT = 64  # bytes, of every tensor in the memory that a pack travels in
+END_SECONDS = 2.0  # for killed workers to be gone; one that waits for a dead disk server may never be
 NAME_BYTES = 1024  # of what a worker reads, for the message about its death
 
 Note = Callable[[str], None]  # says what will be read next
@@ -60,9 +63,10 @@ class Workers:
         self._turn = (number + 1) % len(self._workers)
         try:
             item = _receive(worker.connection)
-            worker.connection.send(b"+")
-        except (EOFError, OSError) as error:
+        except (EOFError, ConnectionError) as error:
             raise ValueError(_describe_death(number, worker)) from error
+        with suppress(OSError):  # one that has ended, perhaps after an error that this is, is found at its next turn
+            worker.connection.send(b"+")
         return item
 
 
@@ -89,7 +93,10 @@ def _end(owner: int, workers: list[_Worker]) -> None:
     for worker in workers:
         worker.connection.close()
         os.kill(worker.pid, signal.SIGKILL)
-        os.waitpid(worker.pid, 0)
+    deadline = time.monotonic() + END_SECONDS
+    for worker in workers:
+        while os.waitpid(worker.pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.001)
     workers.clear()
 
 

@@ -105,6 +105,21 @@ def test_a_mistake_in_a_worker_keeps_its_traceback(capfd: pytest.CaptureFixture[
     assert "KeyError: 'a mistake of ours'" in capfd.readouterr().err
 
 
+def ends(note: Note) -> Iterator[Any]:
+    yield 1
+    yield ValueError("a bad sample")
+
+
+def test_what_a_worker_has_sent_before_it_ended_arrives_however_late() -> None:
+    workers, (pid,) = started([ends])
+    deadline = time.monotonic() + TIMEOUT
+    assert next(workers) == 1
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert str(next(workers)) == "a bad sample"
+
+
 def stuck(note: Note) -> Iterator[int]:
     time.sleep(1000)
     yield 0

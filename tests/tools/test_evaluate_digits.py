@@ -166,7 +166,7 @@ def test_the_report_of_a_run_has_all_its_numbers(evaluated: Run) -> None:
 
 def test_the_report_is_printed_and_the_pages_are_named(evaluated: Run) -> None:
     printed = evaluated.end.stdout
-    kinds = [line.split()[0] for line in printed.splitlines()[:5]]
+    kinds = [line.split()[0] for line in printed.splitlines()[1:6]]
     assert kinds == ["single", "both", "interleaved", "text_to_image", "image_to_text"]
     body = printed[printed.index("{") : printed.rindex("}") + 1]
     assert json.loads(body) == json.loads((evaluated.folder / "report.json").read_text())
