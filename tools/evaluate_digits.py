@@ -67,11 +67,11 @@ def main() -> None:
     given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}
     for key, value in given.items():
         check_range(f"--{key}", value, RANGES["sampling"][key])
-    print(f"{args.folder}: writing and judging {args.samples} documents of each of five kinds", flush=True)
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(args.folder)
     history, tokenizer = read_metrics(args.folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer)
     check_digits(args.folder, config, tokenizer)
+    print(f"{args.folder}: writing and judging {args.samples} documents of each of five kinds", flush=True)
     settings = dataclasses.replace(SamplerSettings.from_config(config.sampling), **given)
     writer = Writer(model, config, tokenizer, settings)
 

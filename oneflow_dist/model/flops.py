@@ -45,7 +45,7 @@ def num_parameters(model: nn.Module) -> int:
 def describe_step(config: Config) -> str:
     """The size of a step in few words."""
     packs, rows = config.data.packs_per_step, config.data.rows_per_pack
-    return f"{packs * rows:,} rows a step in {packs} packs"
+    return f"{packs * rows:,} rows a step in {packs} pack{'s' * (packs != 1)}"
 
 
 def describe(model: nn.Module, config: Config) -> str:
