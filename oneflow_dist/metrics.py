@@ -145,7 +145,7 @@ def _is_broken(value: float | str) -> bool:
 def _open_alone(path: Path) -> TextIO:
     """Open for appending what no other run writes to; so a run has its folder to itself for as long as it lives."""
     file = path.open("a+", encoding="utf-8", errors="surrogateescape")  # damage is found by the line, not by the byte
-    try:  # this lock is not inherited by data workers, who may outlive a killed run
+    try:  # this lock is not inherited by data workers, who end a moment after a killed run
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.ranges import LEAST_TEMPERATURE
+from oneflow_dist.ranges import RANGES, check_range
 
 MAX_LOG_RATE = 80.0  # no rate is larger: its exponential is finite, and a slot with it fires whenever it may
 
@@ -42,14 +42,9 @@ class SamplerSettings:
     pack_rows: int = 16384  # documents are packed to at most this for one forward
 
     def __post_init__(self) -> None:
-        for name in ("steps", "top_p", "max_rows", "pack_rows"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"sampling.{name}: {getattr(self, name)} must be positive")
-        for name, least in (("temperature", LEAST_TEMPERATURE), ("time_power", 1.0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"sampling.{name}: {getattr(self, name)} must be at least {least:g}")
-        if self.top_k < 0:
-            raise ValueError(f"sampling.top_k: {self.top_k} is negative; 0 draws from all tokens")
+        ranges = {**RANGES["sampling"], "pack_rows": "[1, inf)"}
+        for name in (field.name for field in fields(self) if field.name in ranges):
+            check_range(f"sampling.{name}", getattr(self, name), ranges[name])
 
     def step_size(self, canvas: Canvas) -> float:
         """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""

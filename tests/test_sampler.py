@@ -582,14 +582,14 @@ def test_top_p_is_a_part_of_what_top_k_has_left() -> None:
 def test_a_negative_top_k_is_refused() -> None:
     with pytest.raises(ValueError) as error:
         settings(top_k=-1)
-    assert str(error.value) == "sampling.top_k: -1 is negative; 0 draws from all tokens"
+    assert str(error.value) == "sampling.top_k: -1 must lie in [0, inf)"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-31, 1e-310, -1.0, float("nan")])
 def test_a_temperature_that_logits_cannot_be_divided_by_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError) as error:
         settings(temperature=temperature)
-    assert str(error.value) == f"sampling.temperature: {temperature} must be at least 1e-30"
+    assert str(error.value) == f"sampling.temperature: {temperature} must lie in [1e-30, inf)"
 
 
 def test_at_the_lowest_temperature_the_likeliest_token_is_taken() -> None:
@@ -769,7 +769,7 @@ def test_ranks_that_share_the_model_write_what_one_process_does(
 
 @pytest.mark.parametrize("name", ["steps", "top_p", "max_rows", "pack_rows"])
 def test_settings_must_be_positive(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^sampling.{name}: 0 must be positive$"):
+    with pytest.raises(ValueError, match=rf"^sampling\.{name}: 0 must lie in [\[(]"):
         settings(**{name: 0})
 
 
@@ -783,7 +783,7 @@ def test_settings_are_those_of_the_config(config: Config) -> None:
 def test_late_steps_are_not_the_larger_ones() -> None:
     with pytest.raises(ValueError) as error:
         settings(time_power=0.5)
-    assert str(error.value) == "sampling.time_power: 0.5 must be at least 1"
+    assert str(error.value) == "sampling.time_power: 0.5 must lie in [1, inf)"
 
 
 # With exact heads the sampler reaches the data. All texts are enumerated: nothing here is random.

@@ -74,8 +74,26 @@ def decode_record(
             its tokens are another tokenizer's; its text cannot be tokenized.
     """
     with naming_sample(record.key):
-        parts = _decode_parts(record, fields, caption, reading, tokenizer, image, without)
-        return Document(key=record.key, parts=parts)
+        segments = read_segments(record, fields, caption, reading)
+        is_default = caption == CAPTION and reading == Reading()  # the texts that tools/precompute_latents.py tokenizes
+        stored = _stored_tokens(record, tokenizer) if is_default else []
+        num_texts = sum(segment.text is not None for segment in segments)
+        if stored and len(stored) != num_texts:
+            raise ValueError(
+                f"sample {record.key}: tokens of {len(stored)} texts, but it has {num_texts}; "
+                "write it again by tools/precompute_latents.py"
+            )
+        tokens = iter(stored)
+        parts: list[TextPart | ImagePart] = []
+        for segment in segments:
+            if segment.image is not None and without != "images":
+                parts.append(_decode_image(record, segment.image, image))
+            elif segment.text is not None and without != "text":
+                ids = next(tokens, None)
+                parts.append(
+                    TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, is_answer=segment.is_answer)
+                )
+        return Document(key=record.key, parts=tuple(parts))
 
 
 def read_fields(record: ShardRecord) -> Mapping[str, Any]:
@@ -128,37 +146,6 @@ def is_image(extension: str) -> bool:
     """Whether a member is a picture or a latent, and not text or an array that belongs to one of them."""
     stem, _, kind = extension.rpartition(".")
     return kind in IMAGE_EXTENSIONS or (kind == "npy" and stem.rpartition(".")[2] not in BESIDE)
-
-
-def _decode_parts(
-    record: ShardRecord,
-    fields: Mapping[str, Any],
-    caption: str,
-    reading: Reading,
-    tokenizer: Tokenizer,
-    image: ImageConfig,
-    without: str,
-) -> tuple[TextPart | ImagePart, ...]:
-    segments = read_segments(record, fields, caption, reading)
-    is_default = caption == CAPTION and reading == Reading()  # the texts that tools/precompute_latents.py tokenizes
-    stored = _stored_tokens(record, tokenizer) if is_default else []
-    num_texts = sum(segment.text is not None for segment in segments)
-    if stored and len(stored) != num_texts:
-        raise ValueError(
-            f"sample {record.key}: tokens of {len(stored)} texts, but it has {num_texts}; "
-            "write it again by tools/precompute_latents.py"
-        )
-    tokens = iter(stored)
-    parts: list[TextPart | ImagePart] = []
-    for segment in segments:
-        if segment.image is not None and without != "images":
-            parts.append(_decode_image(record, segment.image, image))
-        elif segment.text is not None and without != "text":
-            ids = next(tokens, None)
-            parts.append(
-                TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, is_answer=segment.is_answer)
-            )
-    return tuple(parts)
 
 
 def _read_document(record: ShardRecord, entries: Any, images: list[str]) -> list[Segment]:

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from oneflow_dist.config import Config, ParallelConfig
 from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
+from oneflow_dist.ranges import RANGES, check_range
 
 AXES = ("replicate", "shard", "tensor")
 SHARD_TENSOR = "shard_tensor"  # both of them at once
@@ -18,13 +19,11 @@ def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int, int
     """Ranks along (replicate, shard, tensor).
 
     Raises:
-        ValueError: the axes do not multiply to the number of ranks.
+        ValueError: an axis has no ranks, or they do not multiply to the number of ranks.
     """
+    for axis in AXES:
+        check_range(f"parallel.{axis}", getattr(parallel, axis), RANGES["parallel"][axis])
     replicate, shard, tensor = parallel.replicate, parallel.shard, parallel.tensor
-    if replicate < 1 or tensor < 1 or (shard < 1 and shard != -1):
-        raise ValueError(
-            f"parallel: replicate ({replicate}), shard ({shard}) and tensor ({tensor}) must be positive, or shard = -1"
-        )
     if shard == -1:
         shard = max(1, world_size // (replicate * tensor))
     size = replicate * shard * tensor

@@ -75,11 +75,8 @@ def test_a_mesh_that_is_not_all_ranks_is_refused(
 @pytest.mark.parametrize("axes", [(0, -1, 1), (-1, 8, 1), (1, 0, 1), (1, -2, 1), (1, -1, 0), (1, 8, -1)])
 def test_an_axis_without_ranks_is_refused(axes: tuple[int, int, int]) -> None:
     replicate, shard, tensor = axes
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^parallel\.(replicate|shard|tensor): -?\d must lie in "):
         mesh_shape(ParallelConfig(replicate=replicate, shard=shard, tensor=tensor), 8)
-    assert str(error.value) == (
-        f"parallel: replicate ({replicate}), shard ({shard}) and tensor ({tensor}) must be positive, or shard = -1"
-    )
 
 
 FITS_8 = (
