@@ -68,12 +68,12 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards of digits, their vocabulary and the mixture of the quickstart."""
-    import make_digits
+    from tools.digits import make
 
     folder = tmp_path_factory.mktemp("digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["make_digits", str(folder), "--documents", "256"])
-        make_digits.main()
+        patch.setattr("sys.argv", ["make.py", str(folder), "--documents", "256"])
+        make.main()
     (folder / "mixture.yaml").write_text(
         "sources:\n"
         f"  single: {{shards: '{folder}/single-train-*.tar', weight: 1, "

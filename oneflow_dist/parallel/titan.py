@@ -1,4 +1,4 @@
-"""What training takes from torchtitan, and nothing else of it: an upgrade touches this file and measuring/peer.py."""
+"""What training takes from torchtitan, and nothing else of it: an upgrade touches this file and benchmark/peer.py."""
 
 from __future__ import annotations
 
