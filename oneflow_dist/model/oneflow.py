@@ -65,12 +65,11 @@ class OneFlow(nn.Module):
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
         _, bag_weight = text_weights(batch, self.normalize)
         bags = batch.bag_tokens, batch.bag_slot, bag_weight, batch.num_filled
-        zero_logit, log_rate, bag_loss, bag_nll = self.heads(slot_hidden, self._unembedding(), *bags)
+        zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
             zero_logit=zero_logit,
             log_rate=log_rate,
             bag_loss=bag_loss,
-            bag_nll=bag_nll,
             velocity=velocity,
             slot_hidden=slot_hidden,
         )

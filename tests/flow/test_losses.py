@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -32,9 +32,14 @@ class ChosenKeep(np.random.Generator):
         return np.where(self.keep, 0.25, 0.75)
 
 
-def losses_of(
-    prediction: Prediction, batch: PackedBatch, counts: Counts, normalize: str, image_weight: float
-) -> Losses:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored(Prediction):
+    """A prediction whose bag loss `losses_of` makes."""
+
+    bag_nll: Tensor  # of each bag token
+
+
+def losses_of(prediction: Scored, batch: PackedBatch, counts: Counts, normalize: str, image_weight: float) -> Losses:
     """The losses, once the likelihoods of bag tokens are summed as the model sums them."""
     bag_loss = (text_weights(batch, normalize)[1] * prediction.bag_nll).sum()
     return compute_losses(replace(prediction, bag_loss=bag_loss), batch, counts, normalize, image_weight)
@@ -56,7 +61,7 @@ class Table:
 
     def losses(self, zero_logit: Tensor, log_rate: Tensor, bag_logits: Tensor, normalize: str) -> Losses:
         log_probs = bag_logits.log_softmax(-1)[self.view_of_slot[self.batch.bag_slot]]
-        prediction = Prediction(
+        prediction = Scored(
             zero_logit=zero_logit[self.view_of_slot],
             log_rate=log_rate[self.view_of_slot],
             bag_loss=torch.zeros(()),
@@ -179,8 +184,8 @@ def slots(
     return pack([replace(noisy, is_open=np.array(is_open)) if is_open else noisy], None)
 
 
-def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Prediction:
-    return Prediction(
+def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Scored:
+    return Scored(
         zero_logit=zero_logit,
         log_rate=log_rate,
         bag_loss=torch.zeros(()),
@@ -278,10 +283,10 @@ def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
     assert losses.velocity.item() == pytest.approx(float(np.mean(squares)), rel=1e-6)
 
 
-def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
+def random_prediction(batch: PackedBatch, seed: int) -> Scored:
     generator = torch.Generator().manual_seed(seed)
     zero_logit, log_rate = torch.randn(2, len(batch.tokens), generator=generator)
-    return Prediction(
+    return Scored(
         zero_logit=zero_logit,
         log_rate=log_rate,
         bag_loss=torch.zeros(()),
@@ -291,10 +296,10 @@ def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
     )
 
 
-def join(predictions: list[Prediction]) -> Prediction:
+def join(predictions: list[Scored]) -> Scored:
     """All but the bag loss, which `losses_of` makes."""
-    parts = {f.name: [getattr(p, f.name) for p in predictions] for f in fields(Prediction) if f.name != "bag_loss"}
-    return Prediction(bag_loss=torch.zeros(()), **{name: torch.cat(values) for name, values in parts.items()})
+    parts = {f.name: [getattr(p, f.name) for p in predictions] for f in fields(Scored) if f.name != "bag_loss"}
+    return Scored(bag_loss=torch.zeros(()), **{name: torch.cat(values) for name, values in parts.items()})
 
 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
