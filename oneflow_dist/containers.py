@@ -209,8 +209,7 @@ class Prediction:
 
     zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
     log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
-    bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * nll; over a tensor axis this rank's share
-    bag_nll: Float32[Tensor, "B"]  # -log Q(bag token), nats; without gradient
+    bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * -log Q(token); over a tensor axis this rank's share
     velocity: Float32[Tensor, "P E"]
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
 

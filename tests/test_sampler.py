@@ -63,7 +63,6 @@ class Scripted(OneFlow):
             zero_logit=torch.full((num_slots,), self.zero_logit),
             log_rate=torch.full((num_slots,), self.log_rate),
             bag_loss=torch.zeros(()),
-            bag_nll=torch.zeros(len(batch.bag_tokens)),
             velocity=torch.full_like(batch.velocity, self.velocity),
             slot_hidden=torch.zeros(num_slots, self.embed.embedding_dim),
         )
@@ -887,7 +886,6 @@ def step_all(
         zero_logit=zero_logit,
         log_rate=rate.log().float(),
         bag_loss=torch.zeros(()),
-        bag_nll=torch.zeros(0),
         velocity=torch.zeros(0, config.image.patch_elements),
         slot_hidden=torch.zeros(len(flat), 1),
     )

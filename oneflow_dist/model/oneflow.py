@@ -62,12 +62,11 @@ class OneFlow(nn.Module):
         velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
         bags = batch.bag_tokens, batch.bag_slot, batch.bag_weight, batch.num_filled
-        zero_logit, log_rate, bag_loss, bag_nll = self.heads(slot_hidden, self._unembedding(), *bags)
+        zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
             zero_logit=zero_logit,
             log_rate=log_rate,
             bag_loss=bag_loss,
-            bag_nll=bag_nll,
             velocity=velocity,
             slot_hidden=slot_hidden,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Counts, NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack
-from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.flow.losses import compute_losses, text_weights
 from oneflow_dist.model.oneflow import OneFlow
 
 VARIANTS = {
@@ -21,7 +21,7 @@ VARIANTS = {
     "adaln": ["heads.time_conditioning=adaln", "image.time_conditioning=adaln"],
 }
 ROOM = Capacity(rows=70, tokens=40, bag_tokens=30, images=8, patches=32, sequences=9)
-FIELDS = ("zero_logit", "log_rate", "bag_nll", "velocity", "slot_hidden")
+FIELDS = ("zero_logit", "log_rate", "velocity", "slot_hidden")
 Maker = Callable[..., OneFlow]
 
 
@@ -63,12 +63,12 @@ def assert_close(actual: Prediction, expected: Prediction, tolerance: float = 1e
         torch.testing.assert_close(getattr(actual, name), values, rtol=0.0, atol=tolerance * scale)
 
 
-def cut(prediction: Prediction, tokens: slice, bag: slice, patches: slice) -> Prediction:
+def cut(prediction: Prediction, tokens: slice, patches: slice) -> Prediction:
+    """All but the bag loss, which is one number."""
     return Prediction(
         zero_logit=prediction.zero_logit[tokens],
         log_rate=prediction.log_rate[tokens],
         bag_loss=prediction.bag_loss,
-        bag_nll=prediction.bag_nll[bag],
         velocity=prediction.velocity[patches],
         slot_hidden=prediction.slot_hidden[tokens],
     )
@@ -79,9 +79,9 @@ def spans(counts: list[int]) -> list[slice]:
     return [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True)]
 
 
-def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice, slice]]:
-    """Where each sample's slots, bag tokens and patches lie in a pack."""
-    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "bag_tokens", "velocity")]
+def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice]]:
+    """Where each sample's slots and patches lie in a pack."""
+    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "velocity")]
     return list(zip(*(spans(size) for size in sizes), strict=True))
 
 
@@ -96,17 +96,19 @@ def test_predictions_differ_between_slots_and_images(
 
 def test_packed_and_unpacked_predictions_agree(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     model = make_exact(variant)
-    packed = predict(model, samples)
-    for sample, part in zip(samples, parts_of(samples), strict=True):
-        assert_close(cut(packed, *part), predict(model, [sample]))
+    packed, alone = predict(model, samples), [predict(model, [sample]) for sample in samples]
+    for prediction, part in zip(alone, parts_of(samples), strict=True):
+        assert_close(cut(packed, *part), prediction)
+    torch.testing.assert_close(packed.bag_loss, torch.stack([prediction.bag_loss for prediction in alone]).sum())
 
 
 def test_padding_changes_no_prediction(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     model = make_exact(variant)
     plain, padded = predict(model, samples), predict(model, samples, ROOM)
-    num_tokens, num_bag, num_patches = (len(getattr(plain, name)) for name in ("zero_logit", "bag_nll", "velocity"))
+    num_tokens, num_patches = len(plain.zero_logit), len(plain.velocity)
     assert len(padded.zero_logit) == ROOM.tokens
-    assert_close(cut(padded, slice(num_tokens), slice(num_bag), slice(num_patches)), plain)
+    assert_close(cut(padded, slice(num_tokens), slice(num_patches)), plain)
+    torch.testing.assert_close(padded.bag_loss, plain.bag_loss)
 
 
 def gradients_of(model: OneFlow, config: Config, batches: list[PackedBatch]) -> dict[str, Tensor]:
@@ -270,7 +272,9 @@ def test_bag_logits_are_the_distribution_that_bag_losses_score(
     with torch.no_grad():
         prediction = model(batch)
         log_probs = model.bag_logits(prediction.slot_hidden).log_softmax(-1)
-    torch.testing.assert_close(prediction.bag_nll, -log_probs[batch.bag_slot, batch.bag_tokens], atol=1e-5, rtol=1e-5)
+    _, bag_weight = text_weights(batch, variant.flow.normalize)
+    expected = -(bag_weight * log_probs[batch.bag_slot, batch.bag_tokens]).sum()
+    torch.testing.assert_close(prediction.bag_loss, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_tied_embeddings_are_one_parameter(make_config: Callable[..., Config]) -> None:

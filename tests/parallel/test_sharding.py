@@ -297,12 +297,11 @@ def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
     flow = dataclasses.replace(config.flow, normalize=normalize, image_weight=0.7)
     batch = mixed_batch(dataclasses.replace(config, flow=flow))
     generator = torch.Generator().manual_seed(0)
-    num_slots, num_bag_tokens = len(batch.tokens), len(batch.bag_tokens)
+    num_slots = len(batch.tokens)
     prediction = Prediction(
         zero_logit=torch.randn(num_slots, generator=generator),
         log_rate=torch.randn(num_slots, generator=generator),
         bag_loss=torch.tensor(7.0),
-        bag_nll=torch.zeros(num_bag_tokens),
         velocity=torch.randn(batch.velocity.shape, generator=generator),
         slot_hidden=torch.zeros(num_slots, 1),
     )
