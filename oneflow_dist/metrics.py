@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from oneflow_dist.config import Config, write_config
-from oneflow_dist.containers import Counts, StepMetrics
+from oneflow_dist.containers import Counts, Losses, StepMetrics
 from oneflow_dist.files import naming, write_whole
 from oneflow_dist.runtime import bar_seconds, log
 
@@ -111,14 +111,12 @@ def traced(config: Config, step: int) -> Iterator[None]:
 
 def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float | str]:
     """The line of one step, by its name in metrics.jsonl; "skipped" where the weights were left alone."""
-    losses, counts = metrics.losses, metrics.counts
+    counts = metrics.counts
+    losses = {f"loss/{name}": getattr(metrics.losses, name).item() for name in Losses.names()}
     skipped = {"skipped": metrics.skipped} if metrics.skipped else {}
     return {
-        "loss": losses.total.item(),
-        "loss/zero": losses.zero.item(),
-        "loss/rate": losses.rate.item(),
-        "loss/bag": losses.bag.item(),
-        "loss/velocity": losses.velocity.item(),
+        "loss": losses.pop("loss/total"),
+        **losses,
         "grad_norm": metrics.grad_norm,
         "lr": lr,
         "samples": counts.sequences,

@@ -1,5 +1,7 @@
 """The training step and the loop."""
 
+# Shapes: m microbatches of this rank, L losses.
+
 from __future__ import annotations
 
 import dataclasses
@@ -35,6 +37,7 @@ from oneflow_dist.signals import StopSignals
 def train_step(
     model: OneFlow,
     optimizer: torch.optim.Optimizer,
+    ema: MovingAverage,
     batches: list[PackedBatch],
     step: int,
     config: Config,
@@ -48,36 +51,55 @@ def train_step(
     guard.enter("waiting for the other ranks", step)
     counts = global_counts(batches)  # of the whole step: one all-reduce
     guard.enter("forward and backward", step)
-    losses = forward_backward(model, batches, counts, config)
-    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    *sums, norm, stops = sum_over_ranks(losses, grad_norm, guard.stop_signal).cpu()  # the only wait for the device
-    metrics = StepMetrics(losses=Losses.unstack(torch.stack(sums)), grad_norm=norm.item(), counts=counts)
+    losses, sums = compute_gradients(model, batches, counts, config, guard.stop_signal)
+    *totals, grad_norm, stops = sums.cpu()  # the only wait for the device
+    metrics = StepMetrics(losses=Losses.unstack(torch.stack(totals)), grad_norm=grad_norm.item(), counts=counts)
     skipped = guard.reason_to_skip(metrics, losses, batches, step)
     guard.enter("optimizer step", step)
-    if not skipped:
-        set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-        optimizer.step()
-    optimizer.zero_grad()
+    if skipped:
+        optimizer.zero_grad()
+    else:
+        update_weights(model, optimizer, ema, step, config)
     return dataclasses.replace(metrics, skipped=skipped, is_last=stops.item() > 0.0)
 
 
-def forward_backward(
-    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config
-) -> Float32[Tensor, "m 5"]:
-    """Gradients summed over all microbatches and ranks; returns the losses of each of this rank's m microbatches."""
-    sums = []
+def compute_gradients(
+    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config, stop_signal: str = ""
+) -> tuple[Float32[Tensor, "m L"], Float32[Tensor, "_"]]:
+    """The clipped gradient of a whole step, in the model's parameters.
+
+    Args:
+        batches: the m microbatches of this rank.
+        counts: of the whole step.
+        stop_signal: what this rank has been told, see `sum_over_ranks`.
+
+    Returns:
+        The losses of each microbatch of this rank, and what `sum_over_ranks` makes of them; still on the device.
+    """
+    losses = []
     for number, batch in enumerate(batches, start=1):
         sync_gradients(model, is_last=number == len(batches))
-        losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
-        losses.total.backward()
-        sums.append(losses.stack())
-    return torch.stack(sums)
+        of_batch = compute_losses(model(batch), batch, counts, config.flow)
+        of_batch.total.backward()
+        losses.append(of_batch.stack())
+    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
+    return torch.stack(losses), sum_over_ranks(torch.stack(losses), grad_norm, stop_signal)
+
+
+def update_weights(
+    model: OneFlow, optimizer: torch.optim.Optimizer, ema: MovingAverage, step: int, config: Config
+) -> None:
+    """Move the weights along the gradients, which are then gone, and their average after them."""
+    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
+    optimizer.step()
+    optimizer.zero_grad()
+    ema.update(model, step)
 
 
 def sum_over_ranks(
-    losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
-) -> Float32[Tensor, "7"]:
-    """The losses of the whole step, its gradient norm, and how many ranks have been told to stop.
+    losses: Float32[Tensor, "m L"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
+) -> Float32[Tensor, "_"]:
+    """The L losses of the whole step, its gradient norm, and how many ranks have been told to stop.
 
     Every rank gets the same bits, so that all decide alike. The norm is rank 0's, as replicas may differ in the last
     bit; one that is not finite on any rank is NaN on all.
@@ -135,9 +157,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
             with traced(config, step):
                 guard.enter("waiting for data", step)
                 batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
-                metrics = train_step(model, optimizer, batches, step, config, guard)
-                if not metrics.skipped:
-                    ema.update(model, step)
+                metrics = train_step(model, optimizer, ema, batches, step, config, guard)
             seconds = time.perf_counter() - start
             collect(step)
             lr = learning_rate(step, config.train.steps, config.optim)

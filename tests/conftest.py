@@ -24,7 +24,7 @@ import torch
 from hypothesis import settings
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.containers import Images, NoisySample, Sample
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
@@ -158,9 +158,12 @@ def make_sample() -> Callable[..., Sample]:
             key=key,
             tokens=np.array([image_token if token is None else token for token in tokens], dtype=np.int64),
             is_target=np.arange(len(tokens)) >= num_prompt,
-            image_at=image_at,
-            patches=rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32),
-            grid=grids,
+            images=Images(
+                token=image_at,
+                time=np.ones(len(image_at)),
+                grid=grids,
+                patches=rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32),
+            ),
             is_interleaved=is_interleaved,
         )
 
@@ -190,14 +193,11 @@ def make_noisy() -> Callable[..., NoisySample]:
             key=key,
             tokens=tokens,
             is_open=np.ones(len(tokens), dtype=bool),
-            image_at=image_at,
             bag_tokens=rng.integers(vocab_size, size=num_bag_tokens),
             bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-            patches=rng.standard_normal(shape, dtype=np.float32),
+            images=Images(token=image_at, time=time, grid=grids, patches=rng.standard_normal(shape, dtype=np.float32)),
             velocity=rng.standard_normal(shape, dtype=np.float32),
-            grid=grids,
-            image_time=time,
-            image_is_scored=np.ones(num_images, dtype=bool),
+            is_moving=np.ones(num_images, dtype=bool),
             text_time=float(rng.random()),
         )
 

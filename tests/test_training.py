@@ -21,7 +21,7 @@ from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.model.initialization import first_value, whole_places
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import learning_rate, make_optimizer
+from oneflow_dist.optim import MovingAverage, learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.signals import STOP_SIGNALS
 from oneflow_dist.training import build_model, sum_over_ranks, train_step
@@ -35,7 +35,7 @@ from tests.launching import (
     without_timings,
 )
 
-StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config, Guard]
+StepParts = tuple[OneFlow, torch.optim.Optimizer, MovingAverage, list[PackedBatch], Config, Guard]
 CPU = torch.device("cpu")
 COUNTS = ("step", "samples", "text_tokens", "bag_tokens", "padding", "lr")
 
@@ -189,26 +189,29 @@ def step_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one:
     sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
     config = make_config(f"run.folder={tmp_path}", *(f"data.{key}={size}" for key, size in sizes.items()))
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
-    return model, make_optimizer(model, config.optim), PackLoader(config, 0, 1).next_step(CPU), config, Guard(config)
+    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    return model, optimizer, ema, PackLoader(config, 0, 1).next_step(CPU), config, Guard(config)
 
 
 def test_a_step_lowers_the_loss_of_its_own_batches_and_leaves_no_gradients(step_parts: StepParts) -> None:
-    model, optimizer, batches, config, guard = step_parts
-    losses = [float(train_step(model, optimizer, batches, step, config, guard).losses.total) for step in range(1, 9)]
+    model, optimizer, ema, batches, config, guard = step_parts
+    losses = [
+        float(train_step(model, optimizer, ema, batches, step, config, guard).losses.total) for step in range(1, 9)
+    ]
     assert losses[-1] < losses[0]
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(step_parts: StepParts) -> None:
-    model, optimizer, batches, config, guard = step_parts
-    train_step(model, optimizer, batches, 1, config, guard)
+    model, optimizer, ema, batches, config, guard = step_parts
+    train_step(model, optimizer, ema, batches, 1, config, guard)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in model.parameters()]
     batches[1].patches[0] = math.inf
     with pytest.raises(
         FloatingPointError, match=r"^step 2, rank 0: not finite: .*; lower optim.lr or inspect the samples"
     ):
-        train_step(model, optimizer, batches, 2, config, guard)
+        train_step(model, optimizer, ema, batches, 2, config, guard)
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), weights, strict=True))
     now = [optimizer.state[parameter]["exp_avg"] for parameter in model.parameters()]
     assert all(torch.equal(*pair) for pair in zip(now, moments, strict=True))

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
-from oneflow_kernels.triton_ops import capped, cast
+from oneflow_kernels.triton_ops import cast
 
 ROW = Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1)
 SOFTMAX = Launches(
@@ -29,18 +29,8 @@ REACH = {torch.float32: 32.0, torch.bfloat16: 32.0, torch.float16: 8.0}
 
 @no_type_check
 @triton.jit
-def _slope(z, softcap, IS_CAPPED: tl.constexpr):
-    """Derivative of `capped` where it is z."""
-    slope = z * 0.0 + 1.0
-    if IS_CAPPED:
-        slope -= z * z * (1.0 / (softcap * softcap))
-    return slope
-
-
-@no_type_check
-@triton.jit
-def _bag_of(logits, target, pair_weight, bag_tokens, bag_weight, first, end, vocab, softcap, PAIRS, IS_CAPPED):
-    """Targets and their weights of one bag; returns the sum of its weights."""
+def _bag_of(logits, target, bag_tokens, bag_weight, first, end, vocab, PAIRS):
+    """Targets of one bag; returns the sum of its weights."""
     mass = tl.zeros([PAIRS], tl.float32)
     for start in range(first, end, PAIRS):
         pair = start + tl.arange(0, PAIRS)
@@ -48,16 +38,14 @@ def _bag_of(logits, target, pair_weight, bag_tokens, bag_weight, first, end, voc
         token = tl.load(bag_tokens + pair, mask=inside, other=-1)
         weight = tl.load(bag_weight + pair, mask=inside, other=0.0)
         own = (token >= 0) & (token < vocab)
-        z = capped(tl.load(logits + token, mask=own, other=0.0), softcap, IS_CAPPED)
-        tl.store(target + pair, z, mask=inside)
-        tl.store(pair_weight + pair, tl.where(own, weight * _slope(z, softcap, IS_CAPPED), 0.0), mask=inside)
+        tl.store(target + pair, tl.load(logits + token, mask=own, other=0.0), mask=inside)
         mass += weight
     return tl.sum(mass, 0)
 
 
 @no_type_check
 @triton.jit
-def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, vocab, softcap, PAIRS, IS_CAPPED):
+def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, vocab, PAIRS):
     """Probabilities of a bag's own tokens, from the row to the pairs."""
     for start in range(first, end, PAIRS):
         pair = start + tl.arange(0, PAIRS)
@@ -66,7 +54,7 @@ def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, 
         own = (token >= 0) & (token < vocab)
         counts = own & (tl.load(is_first + pair, mask=inside, other=0) != 0)
         z = tl.load(target + pair, mask=counts, other=0.0)
-        p = tl.where(counts, tl.exp(tl.where(counts, z - base, 0.0)) * _slope(z, softcap, IS_CAPPED), 0.0)
+        p = tl.where(counts, tl.exp(tl.where(counts, z - base, 0.0)), 0.0)
         tl.store(pair_prob + pair, p, mask=inside)
         tl.store(probs + token, tl.zeros([PAIRS], probs.dtype.element_ty), mask=own)
 
@@ -74,27 +62,22 @@ def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, 
 @no_type_check
 @triton.jit
 def bag_softmax(
-    logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
-    vocab, stride, probs_stride, softcap,
-    IS_CAPPED: tl.constexpr, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+    logits, probs, target, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
+    vocab, stride, probs_stride, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One row, in blocks from its beginning. What is written to a block never lies behind what has been read."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     probs += row * probs_stride
     first, end = tl.load(starts + row), tl.load(starts + row + 1)
-    own_mass = _bag_of(
-        logits, target, pair_weight, bag_tokens, bag_weight, first, end, vocab, softcap, PAIRS, IS_CAPPED
-    )
-    tl.store(mass + row, own_mass)
+    tl.store(mass + row, _bag_of(logits, target, bag_tokens, bag_weight, first, end, vocab, PAIRS))
 
     lane = tl.arange(0, BLOCK)
     own_base = -float("inf")
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, vocab, BLOCK):
         inside = start + lane < vocab
-        z = capped(tl.load(logits + start + lane, mask=inside, other=0.0), softcap, IS_CAPPED)
-        z = tl.where(inside, z, -float("inf"))
+        z = tl.load(logits + start + lane, mask=inside, other=-float("inf"))
         top = tl.max(z, 0)
         tl.debug_barrier()  # all threads have read this block, which some will now write on
         if top > own_base + REACH:  # in the first block, and hardly ever again
@@ -106,11 +89,10 @@ def bag_softmax(
             own_base = top
         p = tl.exp(z - own_base)
         total += p
-        p *= _slope(tl.where(inside, z, 0.0), softcap, IS_CAPPED)
         tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
     tl.debug_barrier()  # all of the row is written
     first, end = tl.load(starts + row), tl.load(starts + row + 1)  # again: they held no registers meanwhile
-    _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, own_base, vocab, softcap, PAIRS, IS_CAPPED)
+    _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, own_base, vocab, PAIRS)
     tl.store(base + row, own_base)
     tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))
 
@@ -192,14 +174,12 @@ def bag_logits(
 def softmax_(
     logits: Tensor,
     target: Tensor,
-    pair_weight: Tensor,
     pair_prob: Tensor,
     bag_tokens: Tensor,
     bag_weight: Tensor,
     is_first: Tensor,
     starts: Tensor,
     dtype: torch.dtype,
-    softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits become unnormalised probabilities, in place."""
     probs, launch = logits.view(dtype), SOFTMAX.best(logits)
@@ -207,9 +187,8 @@ def softmax_(
     if len(logits):
         with torch.cuda.device_of(logits):
             bag_softmax[(len(logits),)](
-                logits, probs, target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first, starts,
-                lse, base, mass, logits.shape[1], logits.stride(0), probs.stride(0), softcap,
-                IS_CAPPED=softcap > 0.0, REACH=REACH[dtype], **launch.options(),
+                logits, probs, target, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
+                logits.shape[1], logits.stride(0), probs.stride(0), REACH=REACH[dtype], **launch.options(),
             )  # fmt: skip
     return lse, base, mass
 
@@ -265,18 +244,15 @@ TYPES = {
     **dict.fromkeys(SIZES, "i32:16"),
     "is_first": "*i1",
     "num_pairs": "i32",
-    "softcap": "fp32",
 }
 
 
 def variants() -> Iterator[Variant]:
     """Every kernel as it is shipped; the vocabulary of a part may be odd."""
     for dtype, reach in zip(("fp32", "bf16", "fp16"), REACH.values(), strict=True):
-        for is_capped in (False, True):
-            rules = {"IS_CAPPED": is_capped, "REACH": reach}
-            for size, form in (("i32:16", ""), ("i32", "odd vocabulary")):
-                types = TYPES | dict.fromkeys(("vocab", "stride", "probs_stride"), size)
-                yield from describe(bag_softmax, SOFTMAX, rules, types, dtype, form)
+        for size, form in (("i32:16", ""), ("i32", "odd vocabulary")):
+            types = TYPES | dict.fromkeys(("vocab", "stride", "probs_stride"), size)
+            yield from describe(bag_softmax, SOFTMAX, {"REACH": reach}, types, dtype, form)
         types = TYPES | {"vocab": "i32", "stride": "i32:16"}
         for kernel, launches in (
             (bag_hidden_grad, HIDDEN_GRAD),

@@ -54,35 +54,31 @@ def _product_flops(out: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 @torch.library.custom_op(
     "oneflow::bag_softmax_",
-    mutates_args={"logits", "target", "pair_weight", "pair_prob"},
-    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_weight, Tensor(d!) pair_prob, Tensor bag_tokens, "
-    "Tensor bag_weight, Tensor is_first, Tensor starts, ScalarType dtype, float softcap) -> (Tensor, Tensor, Tensor)",
+    mutates_args={"logits", "target", "pair_prob"},
+    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_prob, Tensor bag_tokens, Tensor bag_weight, "
+    "Tensor is_first, Tensor starts, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
 )
 def softmax_(
     logits: Tensor,
     target: Tensor,
-    pair_weight: Tensor,
     pair_prob: Tensor,
     bag_tokens: Tensor,
     bag_weight: Tensor,
     is_first: Tensor,
     starts: Tensor,
     dtype: torch.dtype,
-    softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass over the logits of a chunk: they become what the products of the backward pass need of them.
 
-        z[i]           = logits[i], or softcap tanh(logits[i] / softcap)
-        lse[i]         = logsumexp(z[i])
-        probs[i]       = exp(z[i] - base[i]) dz/dlogits             of `dtype`, where the logits were; see `probs_of`
-                         but 0 at the tokens of bag i
-        mass[i]        = sum of bag_weight over the bag of slot i
-        target[b]      = z[i, bag_tokens[b]]                        0 where the vocabulary part has it not
-        pair_weight[b] = bag_weight[b] dz/dlogits[i, bag_tokens[b]] likewise
-        pair_prob[b]   = exp(target[b] - base[i]) dz/dlogits        likewise, and 0 unless is_first[b]
+        lse[i]       = logsumexp(logits[i])
+        probs[i]     = exp(logits[i] - base[i])         of `dtype`, where the logits were; see `probs_of`
+                       but 0 at the tokens of bag i
+        mass[i]      = sum of bag_weight over the bag of slot i
+        target[b]    = logits[i, bag_tokens[b]]         0 where the vocabulary part has it not
+        pair_prob[b] = exp(target[b] - base[i])         likewise, and 0 unless is_first[b]
 
-    `base` is any number near the largest z: softmax is probs exp(base - lse), and what is one factor for a row is left
-    to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts. The
+    `base` is any number near the largest logit: softmax is probs exp(base - lse), and what is one factor for a row is
+    left to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts. The
     probability of a bag's own token is the one from which something is subtracted: it is left out of `probs`, which are
     rounded, and goes the way of the one-hot part, in float32.
 
@@ -95,12 +91,12 @@ def softmax_(
     Returns:
         lse, base, mass.
     """
-    pairs = target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first
+    arguments = logits, target, pair_prob, bag_tokens, bag_weight, is_first, starts, dtype
     if has_kernel(logits):
         from oneflow_kernels import bag_kernels as kernels
 
-        return kernels.softmax_(logits, *pairs, starts, dtype, softcap)
-    return reference_bag.softmax_(logits, *pairs, starts, dtype, softcap)
+        return kernels.softmax_(*arguments)
+    return reference_bag.softmax_(*arguments)
 
 
 @softmax_.register_fake

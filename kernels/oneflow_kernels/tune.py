@@ -78,18 +78,15 @@ def bag_contests(device: torch.device, scale: int) -> Iterator[Contest]:
     logits = hidden.float() @ weight.float().T
     own, tokens, starts = logits.clone(), torch.arange(rows, device=device), torch.arange(rows + 1, device=device)
     empty = torch.zeros(rows, device=device)
-    pairs = empty, empty.clone(), empty.clone()
+    pairs = empty, empty.clone()
     rest = tokens, torch.ones(rows, device=device), torch.ones(rows, dtype=torch.bool, device=device), starts
 
     def softmax() -> object:
-        return bag_kernels.softmax_(own.copy_(logits), *pairs, *rest, torch.bfloat16, 0.0)
+        return bag_kernels.softmax_(own.copy_(logits), *pairs, *rest, torch.bfloat16)
 
     yield Contest(bag_kernels.SOFTMAX, softmax)
-    yield Contest(fused_logits_kernels.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight, 0.0))
-    yield Contest(
-        fused_logits_kernels.BEST_TOKEN[2],
-        lambda: noisy_best_token(hidden, None, weight, tokens, 1.0, 1.0, 0.0, 0, vocab),
-    )
+    yield Contest(fused_logits_kernels.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight))
+    yield Contest(fused_logits_kernels.BEST_TOKEN[2], lambda: noisy_best_token(hidden, weight, tokens, 1.0, 0, vocab))
 
 
 def row_contests(device: torch.device, scale: int) -> Iterator[Contest]:

@@ -71,7 +71,7 @@ class Lane:
         samples = [self.window[i].noisy for i in chosen]
         taken = set(chosen)
         self.window = deque(w for i, w in enumerate(self.window) if i not in taken)
-        return pack(samples, self.capacity)
+        return pack(samples, self.capacity, self.config.flow.normalize)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next packs depend on, besides the config: names, weights and a few integers."""
@@ -149,7 +149,7 @@ class Lane:
 
     def _fit(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
         data = self.config.data
-        rows, images, patches = num_rows(sample), len(sample.image_at), len(sample.patches)
+        rows, images, patches = num_rows(sample), len(sample.images), len(sample.images.patches)
         too_many_images = images > self.capacity.images or patches > self.capacity.patches
         if rows <= data.max_sample_rows and not too_many_images:
             return sample

@@ -31,7 +31,7 @@ class Suspect:
 
 
 def keep_suspects(
-    own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int, run_folder: str
+    own: Float32[Tensor, "m L"], batches: list[PackedBatch], step: int, run_folder: str
 ) -> tuple[str, str]:
     """Write `bad-batch-*.pt` for the microbatches whose losses are not finite, or else for that of the highest loss.
 
@@ -65,7 +65,7 @@ def read_bad_batch(path: str | Path) -> PackedBatch:
     return PackedBatch(**{**table, "counts": Counts(**table["counts"])})
 
 
-def _find_suspects(own: Float32[Tensor, "m 5"], batches: list[PackedBatch]) -> list[Suspect]:
+def _find_suspects(own: Float32[Tensor, "m L"], batches: list[PackedBatch]) -> list[Suspect]:
     """All microbatches of all ranks that are not finite; if there are none, the one of the highest loss."""
     losses = torch.where(torch.isfinite(own).all(1), own[:, -1], torch.inf).tolist()
     mine = [

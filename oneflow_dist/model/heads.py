@@ -56,13 +56,13 @@ class InsertionHeads(nn.Module):
         bag_slot: Int64[Tensor, "B"],
         bag_weight: Float32[Tensor, "B"],
         num_filled: int,
-    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""], Float32[Tensor, "B"]]:
-        """Zero logit and log rate of every slot, the bags' weighted loss (this rank's share), and nll of each token."""
+    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""]]:
+        """Zero logit and log rate of every slot, and the bags' weighted loss (this rank's share)."""
         bags = bag_tokens, bag_slot, bag_weight, num_filled
         return (
             self.zero(slot_hidden).squeeze(-1).float(),
             self.rate(slot_hidden).squeeze(-1).float(),
-            *bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
+            bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
         )
 
     def draw(

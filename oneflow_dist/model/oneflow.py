@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
-from oneflow_dist.flow.losses import text_weights
 from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows, with_zero_row
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
@@ -39,7 +38,6 @@ class OneFlow(nn.Module):
         self.rope_theta = model.rope_theta
         self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
-        self.normalize = config.flow.normalize
         self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
         self.image_time = TimeEmbedding(model.width)
@@ -63,14 +61,12 @@ class OneFlow(nn.Module):
 
         velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
-        _, bag_weight = text_weights(batch, self.normalize)
-        bags = batch.bag_tokens, batch.bag_slot, bag_weight, batch.num_filled
-        zero_logit, log_rate, bag_loss, bag_nll = self.heads(slot_hidden, self._unembedding(), *bags)
+        bags = batch.bag_tokens, batch.bag_slot, batch.bag_weight, batch.num_filled
+        zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
             zero_logit=zero_logit,
             log_rate=log_rate,
             bag_loss=bag_loss,
-            bag_nll=bag_nll,
             velocity=velocity,
             slot_hidden=slot_hidden,
         )

@@ -307,7 +307,7 @@ def test_a_sample_of_a_pass_is_the_same_whichever_lane_draws_it(make_lane: MakeL
 
 def drawn(noisy: NoisySample) -> np.ndarray:
     """The image before it was noised: patches = t x + (1 - t) noise and velocity = x - noise."""
-    return noisy.patches + (1.0 - noisy.image_time[0]) * noisy.velocity
+    return noisy.images.patches + (1.0 - noisy.images.time[0]) * noisy.velocity
 
 
 def test_a_posterior_is_drawn_once_a_pass_and_the_mean_over_passes_is_the_stored_one(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +23,9 @@ from torch.fx import GraphModule
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
-from oneflow_dist.optim import clip_gradients, make_optimizer
+from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import data_place, make_mesh
-from oneflow_dist.training import build_model, forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.training import build_model, compute_gradients, global_counts, update_weights
 from tests.launching import Launcher
 from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
 
@@ -81,19 +82,18 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
     """Steps as `train_step` makes them."""
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    optimizer = make_optimizer(model, config.optim)
+    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     batches = deal_packs(config, mesh, num_packs)
     losses, norms, gradients = [], [], {}
     before = {name: whole(parameter) for name, parameter in model.named_parameters()}
-    for step in range(num_steps):
-        sums = forward_backward(model, batches, global_counts(batches), config)
-        if step == 0:
+    for step in range(1, num_steps + 1):
+        _, sums = compute_gradients(model, batches, global_counts(batches), config)
+        if step == 1:
             gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-        values = sum_over_ranks(sums, clip_gradients(model, config.optim.max_grad_norm))
-        losses.append(values[:5])
-        norms.append(float(values[5]))
-        optimizer.step()
-        optimizer.zero_grad()
+        *totals, norm, _ = sums
+        losses.append(torch.stack(totals))
+        norms.append(float(norm))
+        update_weights(model, optimizer, ema, step, config)
     weights, moved = {}, {}
     if num_steps == TWENTY_STEPS.steps:  # after which they are compared
         weights = {name: whole(parameter) for name, parameter in model.named_parameters()}
@@ -175,11 +175,11 @@ def assert_same(found: Steps, expected: Steps, rtol: float = 1e-5) -> None:
         assert norm == pytest.approx(expected.norms[step], rel=rtol)
     assert found.gradients.keys() == expected.gradients.keys()
     # A gradient that is the small rest of large sums, as that of a bias, cannot be more exact than those.
-    relative = {name: max(rtol, 1e-2 * rtol * expected.norms[0] / g.norm()) for name, g in expected.gradients.items()}
+    sizes = {name: float(gradient.norm()) for name, gradient in expected.gradients.items()}
+    relative = {name: max(rtol, 1e-2 * rtol * math.hypot(*sizes.values()) / size) for name, size in sizes.items()}
     for name, gradient in found.gradients.items():
-        size = expected.gradients[name].norm()
         error = (gradient - expected.gradients[name]).norm()
-        assert error <= relative[name] * size, f"{name}: error {error:.2e} of {size:.2e}"
+        assert error <= relative[name] * sizes[name], f"{name}: error {error:.2e} of {sizes[name]:.2e}"
     for name, weight in found.weights.items():
         # Each step is as exact as its gradient, and rounds the weight that it has moved.
         rounding = len(found.losses) * torch.finfo(torch.float32).eps / 2 * expected.weights[name].norm()

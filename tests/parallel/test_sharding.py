@@ -19,10 +19,9 @@ from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
-from oneflow_dist.optim import clip_gradients
 from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import cut_weights, share_batch, sync_gradients, use_float8
-from oneflow_dist.training import build_model, forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.training import build_model, compute_gradients, global_counts
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
 from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
@@ -43,13 +42,12 @@ def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
     batches = deal_packs(config, mesh)
-    counts = global_counts(batches)
-    losses = forward_backward(model, batches, counts, config)
+    _, sums = compute_gradients(model, batches, global_counts(batches), config)
     gradients = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
-    *total, grad_norm, _ = sum_over_ranks(losses, clip_gradients(model, 1.0))
+    *total, grad_norm, _ = sums
     return gradients, torch.stack(total), float(grad_norm)
 
 
@@ -57,7 +55,8 @@ def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
 def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("sharding") / "config.toml"
     sizes = ("model.width=64", "model.mlp_width=64")  # whose halves have float8 products
-    path.write_text(write_config(make_config("image.time_conditioning=adaln", *sizes)))
+    unclipped = "optim.max_grad_norm=1e9"
+    path.write_text(write_config(make_config("image.time_conditioning=adaln", unclipped, *sizes)))
     return str(path)
 
 
@@ -268,7 +267,7 @@ def test_float8_names_the_layer_whose_sizes_do_not_suit_it(make_config: Callable
 def mixed_batch(config: Config) -> PackedBatch:
     """All kinds of samples in turn, so that each rank's part has some of all."""
     kinds = zip(*(make_samples(kind, 3, config) for kind in KINDS), strict=True)
-    return pack([sample for samples in kinds for sample in samples], None)
+    return pack([sample for samples in kinds for sample in samples], None, config.flow.normalize)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -295,21 +294,21 @@ def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_th
 def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
     size: int, normalize: str, config: Config
 ) -> None:
-    batch = mixed_batch(config)
+    flow = dataclasses.replace(config.flow, normalize=normalize, image_weight=0.7)
+    batch = mixed_batch(dataclasses.replace(config, flow=flow))
     generator = torch.Generator().manual_seed(0)
-    num_slots, num_bag_tokens = len(batch.tokens), len(batch.bag_tokens)
+    num_slots = len(batch.tokens)
     prediction = Prediction(
         zero_logit=torch.randn(num_slots, generator=generator),
         log_rate=torch.randn(num_slots, generator=generator),
         bag_loss=torch.tensor(7.0),
-        bag_nll=torch.zeros(num_bag_tokens),
         velocity=torch.randn(batch.velocity.shape, generator=generator),
         slot_hidden=torch.zeros(num_slots, 1),
     )
 
     def losses(share: PackedBatch, num_ranks: int) -> torch.Tensor:
         own = dataclasses.replace(prediction, bag_loss=prediction.bag_loss / num_ranks)  # as the model gives it
-        return compute_losses(own, share, batch.counts, normalize, 0.7).stack()
+        return compute_losses(own, share, batch.counts, flow).stack()
 
     parts = [losses(share_batch(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
     assert (torch.stack(parts) > 0.0).all()
@@ -332,7 +331,7 @@ def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[
     for is_last in (False, True):
         with CommDebugMode() as mode:
             sync_gradients(model, is_last)
-            compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
+            compute_losses(model(batch), batch, batch.counts, config.flow).total.backward()
         counts = {str(op): number for op, number in mode.get_comm_counts().items()}
         scattered = sum(number for op, number in counts.items() if "reduce_scatter" in op)
         reduced = sum(number for op, number in counts.items() if "allreduce" in op or "all_reduce" in op)

@@ -55,8 +55,7 @@ def measure(config_path: str) -> Measured:
         batches = [share_batch(batch, model.axis) for batch in loader.next_step(CPU)]
         before = collectives_so_far()
         with Recorder() as recorder:
-            train_step(model, optimizer, batches, step, config, Guard(config))
-            ema.update(model, step)
+            train_step(model, optimizer, ema, batches, step, config, Guard(config))
     states = [value for state in optimizer.state.values() for value in state.values()]
     held = {
         "parameters": recorder.name("parameters", model.parameters()),
@@ -122,8 +121,7 @@ def make_steps(config: Config, num_steps: int) -> None:
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     for step in range(1, num_steps + 1):
-        train_step(model, optimizer, [full_batch(config)], step, config, Guard(config))
-        ema.update(model, step)
+        train_step(model, optimizer, ema, [full_batch(config)], step, config, Guard(config))
 
 
 def full_batch(config: Config) -> object:

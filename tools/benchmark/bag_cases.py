@@ -110,7 +110,7 @@ def make_ours(shape: Shape, inputs: Inputs) -> Call:
     hidden, weight, bag_tokens, bag_slot, bag_weight = inputs
 
     def loss() -> Tensor:
-        return bag_cross_entropy(hidden, weight, bag_tokens, bag_slot, bag_weight, shape.filled)[0]
+        return bag_cross_entropy(hidden, weight, bag_tokens, bag_slot, bag_weight, shape.filled)
 
     return _call(loss, inputs)
 

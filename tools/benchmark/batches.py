@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import NoisySample, PackedBatch, Sample
+from oneflow_dist.containers import Images, NoisySample, PackedBatch, Sample
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
@@ -26,11 +26,14 @@ def make_batch(config: Config, number: int) -> PackedBatch:
             key=f"made-up/{len(noisy)}",
             tokens=tokens,
             is_target=np.arange(length + 2) > 0,
-            image_at=np.array([length + 1]),
-            patches=gaussian(rng, (image.num_rows, image.patch_elements)),
-            grid=np.array([image.grid]),
+            images=Images(
+                token=np.array([length + 1]),
+                time=np.ones(1),
+                grid=np.array([image.grid]),
+                patches=gaussian(rng, (image.num_rows, image.patch_elements)),
+            ),
             is_interleaved=False,
         )
         noisy.append(noise_sample(sample, schedule, 0.0, rng))
     chosen = choose_samples([size_of([sample]) for sample in noisy], capacity)
-    return pack([noisy[index] for index in chosen], capacity)
+    return pack([noisy[index] for index in chosen], capacity, config.flow.normalize)

@@ -60,8 +60,7 @@ def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -
         for _ in range(num_steps):
             start = time.perf_counter()
             step += 1
-            train_step(model, optimizer, loader.next_step(device), step, config, guard)
-            ema.update(model, step)
+            train_step(model, optimizer, ema, loader.next_step(device), step, config, guard)
             seconds.append(time.perf_counter() - start)
         return seconds
 

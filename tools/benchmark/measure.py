@@ -74,8 +74,7 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
 
     def step(number: int, packs: int = 1) -> None:
         chosen = [batches[(number + pack) % INPUT_SETS] for pack in range(packs)]
-        train_step(model, optimizer, chosen, 1, config, guard)
-        ema.update(model, 1)
+        train_step(model, optimizer, ema, chosen, 1, config, guard)
 
     for number in range(INPUT_SETS):
         step(number)

@@ -21,7 +21,7 @@ from oneflow_dist.model.flops import num_parameters
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import run_program, share_cores
-from oneflow_dist.sampler import SamplerSettings, generate, generate_steps
+from oneflow_dist.sampler import generate, generate_steps
 from tools.digits.gallery import draw_gallery
 from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images
 
@@ -39,7 +39,6 @@ class Writer:
     model: OneFlow
     config: Config
     tokenizer: Tokenizer
-    settings: SamplerSettings
 
     def write(self, name: str, prompts: list[Prompt]) -> list[Canvas]:
         """A finished document for each prompt; prints how long it took."""
@@ -48,7 +47,7 @@ class Writer:
             blank_canvas(prompt, self.tokenizer, self.config.image, SEEDS[name], index)
             for index, prompt in enumerate(prompts)
         ]
-        generate(self.model, canvases, self.settings, self.config, self.tokenizer)
+        generate(self.model, canvases, self.config, self.tokenizer)
         full = sum(canvas.hit_cap for canvas in canvases)
         note = f", {full} reached sampling.max_rows" if full else ""
         print(f"{name:<14} {len(canvases)} documents in {time.perf_counter() - start:.1f} s{note}", flush=True)
@@ -72,13 +71,13 @@ def main() -> None:
     history, tokenizer = read_metrics(args.folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer)
     check_digits(args.folder, config, tokenizer)
     print(f"{args.folder}: writing and judging {args.samples} documents of each of five kinds", flush=True)
-    settings = dataclasses.replace(SamplerSettings.from_config(config.sampling), **given)
-    writer = Writer(model, config, tokenizer, settings)
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **given))
+    writer = Writer(model, config, tokenizer)
 
     single = writer.write("single", [[]] * args.samples)
     both = writer.write("both", [parse_prompt("<|hole|><|image|>", writer.tokenizer)] * args.samples)
     interleaved = writer.write("interleaved", [parse_prompt(COUNT_PROMPT, writer.tokenizer)] * args.samples)
-    size = {"num_samples": args.samples, "sampler_steps": writer.settings.steps, "guidance": writer.settings.guidance}
+    size = {"num_samples": args.samples, "sampler_steps": config.sampling.steps, "guidance": config.sampling.guidance}
     report = {
         **history,
         "num_parameters": num_parameters(model),
@@ -185,13 +184,13 @@ def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
 def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:
     """A right document of many images once more, as it stands after every step of its writing."""
     merits = [
-        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.grid) for canvas in canvases
+        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.images) for canvas in canvases
     ]
     index = int(np.argmax(merits))
     prompt = parse_prompt(COUNT_PROMPT, writer.tokenizer)
     canvas = blank_canvas(prompt, writer.tokenizer, writer.config.image, SEEDS["interleaved"], index)
     states = [canvas.copy()]
-    for _ in generate_steps(writer.model, [canvas], writer.settings, writer.config, writer.tokenizer):
+    for _ in generate_steps(writer.model, [canvas], writer.config, writer.tokenizer):
         states.append(canvas.copy())
     return states
 
