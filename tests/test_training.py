@@ -19,7 +19,7 @@ from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.model.initialization import first_value, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
@@ -170,7 +170,7 @@ def test_the_average_follows_the_weights_after_every_step(
     names = [name.removeprefix("model.") for name in states[1] if name.startswith("model.")]
     shapes = {name: states[1][f"model.{name}"].shape for name in names}
     average = {
-        name: first_value(name, shape, config.run.seed, config.model.num_layers, whole_places(shape))
+        name: first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))
         for name, shape in shapes.items()
     }
     for step, state in states.items():
