@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import export
-from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.llama import stored_name, to_llama_config
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.trained import load_model
 from tests.launching import Finished, Launcher, Run, only_error, read_checkpoint, read_metrics
 
 LLAMA = ["model.is_causal=true", "model.rope_scaling=8.0", "model.rope_theta=500000.0", "heads.time_conditioning=none"]
