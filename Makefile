@@ -9,7 +9,7 @@ quickstart: .venv/installed data/digits/words.tiktoken
 	.venv/bin/python tools/evaluate_digits.py runs/quickstart
 
 test: .venv/installed
-	.venv/bin/python -m pytest -q -n auto --maxprocesses 8
+	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 lint: .venv/installed
 	.venv/bin/ruff check
