@@ -9,7 +9,7 @@ quickstart: .venv/installed data/digits/words.tiktoken
 	.venv/bin/python tools/digits/evaluate.py runs/quickstart
 
 test: .venv/installed
-	.venv/bin/python -m pytest -q -n auto --maxprocesses 8
+	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 lint: .venv/installed
 	.venv/bin/ruff check
@@ -44,7 +44,6 @@ data/digits/words.tiktoken: | .venv/installed
 	@echo 'installing requirements.lock into .venv, a minute or two (longer where torch brings CUDA along)'
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchtitan==0.2.2
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -27,10 +27,9 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
 from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradients
-from oneflow_dist.parallel.titan import collect_garbage
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
-from oneflow_dist.runtime import any_algorithms, is_main, log
+from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
 from oneflow_dist.signals import StopSignals
 
 
@@ -145,7 +144,6 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     if latest is not None:
         for line in [*list_changes(latest, config), *compare_data(progress.data, loader.identity)]:
             log(f"  from here on {line}")
-    collect = collect_garbage(config.train.gc_every_steps)
     guard = Guard(config, progress.guard, signals)
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
@@ -159,7 +157,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
                 batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
                 metrics = train_step(model, optimizer, ema, batches, step, config, guard)
             seconds = time.perf_counter() - start
-            collect(step)
+            collect_garbage(step, config.train.gc_every_steps)
             lr = learning_rate(step, config.train.steps, config.optim)
             values = step_values(metrics, lr, seconds, step_flops(metrics.counts, config))
             metrics_log.write(step, values | guard.slowest_rank(step))

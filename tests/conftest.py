@@ -29,7 +29,15 @@ from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
-from tests.launching import THREADS, group_of_one, launcher, torchrun_of_four, train_command, unbroken  # noqa: F401
+from tests.launching import (  # noqa: F401
+    THREADS,
+    group_of_one,
+    launcher,
+    made_once,
+    torchrun_of_two,
+    train_command,
+    unbroken,
+)
 
 ROOT = Path(__file__).parents[1]
 Grid = tuple[int, int]  # rows and columns of patches
@@ -68,9 +76,12 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards of digits, their vocabulary and the mixture of the quickstart."""
+    return made_once("digits", _make_digits, tmp_path_factory)
+
+
+def _make_digits(folder: Path) -> Path:
     from tools.digits import make
 
-    folder = tmp_path_factory.mktemp("digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["make.py", str(folder), "--documents", "256"])
         make.main()

@@ -6,6 +6,7 @@ session, its own standard streams, its own arguments, environment and limits, an
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("W
 ENVIRONMENT["OMP_NUM_THREADS"] = THREADS
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
+Made = TypeVar("Made")
 TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
 
 
@@ -207,16 +209,42 @@ def train_command(digits: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
-    """configs/debug.toml as it is, in one process, from its start to its end; not to be written to."""
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    return Run(folder, run_python(*train_command(folder)))
+    """configs/debug.toml as it is, in one process, from its start to its end."""
+
+    def train(folder: Path) -> Run:
+        return Run(folder / "run", run_python(*train_command(folder / "run")))
+
+    return made_once("unbroken", train, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def torchrun_of_four(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
-    """configs/debug.toml as it is, on four ranks that torchrun started; not to be written to."""
-    folder = tmp_path_factory.mktemp("torchrun") / "run"
-    return Run(folder, run_python(*TORCHRUN, "--nproc-per-node", "4", *train_command(folder)))
+def torchrun_of_two(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
+    """configs/debug.toml as it is, on two ranks that torchrun started."""
+
+    def train(folder: Path) -> Run:
+        return Run(folder / "run", run_python(*TORCHRUN, "--nproc-per-node", "2", *train_command(folder / "run")))
+
+    return made_once("torchrun", train, tmp_path_factory)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run of the tests, one for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def made_once(name: str, make: Callable[[Path], Made], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What `make` has made in a new folder: by the worker that first asks for `name`, and read by all.
+
+    Nobody writes to the folder afterwards.
+    """
+    base = shared_folder(tmp_path_factory)
+    result = base / f"{name}.pickle"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            result.write_bytes(pickle.dumps(make(Path(tempfile.mkdtemp(prefix=name, dir=base)))))
+    return pickle.loads(result.read_bytes())
 
 
 def run_python(*arguments: str | Path) -> Finished:
@@ -274,6 +302,11 @@ def only_error(end: Finished) -> str:
     assert len(lines) == 1, f"exit code {end.code}, stderr:\n{end.stderr}"
     assert end.stderr.rstrip("\n").endswith(lines[0]), end.stderr
     return lines[0]
+
+
+def hear_hangups() -> None:
+    """As programs do in a terminal: one that `nohup` has started ignores SIGHUP, and so does all that it starts."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _free_port() -> int:
@@ -363,5 +396,6 @@ def _load() -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # this checkout's code, whichever is installed
+    hear_hangups()
     _load()
     _become(_serve())

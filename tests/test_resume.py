@@ -78,65 +78,36 @@ LAYOUTS = {
     "tensor 2": (2, ("parallel.shard=1", "parallel.tensor=2")),
     "shard 2 x tensor 2": (4, ("parallel.shard=2", "parallel.tensor=2")),
 }
-# Which writes the checkpoint, and which goes on from it.
-CHANGES = [
-    ("1", "shard 2"),
-    ("1", "replicate 2 x shard 2"),
-    ("shard 4", "1"),
-    ("shard 2", "replicate 2 x shard 2"),
-    ("replicate 2 x shard 2", "shard 2"),
-    ("replicate 2 x shard 2", "1"),
-]
-# The same for tensor parallelism.
-TENSOR_CHANGES = [
-    ("shard 2 x tensor 2", "shard 2"),
-    ("shard 2 x tensor 2", "tensor 2"),
-    ("shard 2 x tensor 2", "replicate 2 x shard 2"),
-    ("shard 2 x tensor 2", "1"),
-    ("1", "shard 2 x tensor 2"),
-    ("shard 4", "tensor 2"),
-    ("tensor 2", "shard 2 x tensor 2"),
-]
+# Each writes the checkpoint from which the next goes on: every kind of axis comes, goes and gives way to every other.
+CHAINS = {
+    "shards and replicas": (
+        "shard 2, replicate 2 x shard 2, 1, shard 2, shard 4, 1, shard 2 x tensor 2, replicate 2 x shard 2, shard 2"
+    ),
+    "few and many": "1, replicate 2 x shard 2, shard 4, tensor 2, shard 2 x tensor 2, tensor 2",
+    "tensor ranks and others": "1, shard 2 x tensor 2, shard 2, shard 2 x tensor 2, 1",
+}
 
 
-@pytest.fixture(scope="module")
-def run_on(
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_run_continues_on_one_layout_after_another(
+    chain: str,
     launcher: Launcher,
     train_command: Callable[..., list[str]],
     unbroken: Run,
-    torchrun_of_four: Run,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[[str], Path]:
-    """The folder of configs/debug.toml's run on a layout; not to be written to."""
-    folders = {"1": unbroken.folder, "shard 4": torchrun_of_four.folder}
-
-    def run(layout: str) -> Path:
-        if layout not in folders:
-            folders[layout] = tmp_path_factory.mktemp("layout") / "run"
-            num_ranks, parallel = LAYOUTS[layout]
-            ends = launcher.run_ranks(num_ranks, *train_command(folders[layout], *parallel))
-            assert [end.code for end in ends] == [0] * num_ranks, ends[0].stderr
-        return folders[layout]
-
-    return run
-
-
-@pytest.mark.parametrize(("before", "after"), [*CHANGES, *TENSOR_CHANGES])
-def test_a_run_continues_on_another_layout(
-    before: str,
-    after: str,
-    launcher: Launcher,
-    train_command: Callable[..., list[str]],
-    unbroken: Run,
-    run_on: Callable[[str], Path],
+    torchrun_of_two: Run,
     tmp_path: Path,
 ) -> None:
+    """A step on each, on the last to the end. Weights show in the loss of the next step, moments in the one after."""
     folder = tmp_path / "run"
-    stop_at_step_10(run_on(before), folder)
-    num_ranks, parallel = LAYOUTS[after]
-    ends = launcher.run_ranks(num_ranks, *train_command(folder, "sampling.every_steps=0", *parallel))
-    assert [end.code for end in ends] == [0] * num_ranks, ends[0].stderr
-    assert f"continuing from {folder}/checkpoints/step-00000010\n" in ends[0].stdout
+    first, *others = CHAINS[chain].split(", ")
+    stop_at_step_10({"1": unbroken, "shard 2": torchrun_of_two}[first].folder, folder)
+    steps = [*range(11, 10 + len(others)), 20]
+    for before, step, layout in zip([10, *steps], steps, others, strict=False):
+        num_ranks, parallel = LAYOUTS[layout]
+        command = train_command(folder, "sampling.every_steps=0", f"train.steps={step}", *parallel)
+        ends = launcher.run_ranks(num_ranks, *command)
+        assert [end.code for end in ends] == [0] * num_ranks, f"{layout}:\n{ends[0].stderr}"
+        assert f"continuing from {folder}/checkpoints/step-{before:08d}\n" in ends[0].stdout
     assert_same_steps(folder, unbroken.folder)
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.signals import PASSED_ON_SECONDS, STOP_SIGNALS, StopSignals
-from tests.launching import ENVIRONMENT, ROOT, TIMEOUT
+from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, hear_hangups
 
 # Says "ready", then sleeps where no bytecode of its main thread runs, as in a collective.
 PROGRAM = """
@@ -39,6 +39,7 @@ def start(*body: str, leaves: bool = True, nohup: bool = False) -> subprocess.Po
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_hangups,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -19,11 +19,10 @@ from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.model.initialization import first_value, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.signals import STOP_SIGNALS
 from oneflow_dist.training import build_model, sum_over_ranks, train_step
 from tests.launching import (
     LOSSES,
@@ -58,7 +57,7 @@ def two_that_share_packs(
     return Run(folder, launcher.run_ranks(2, *train_command(folder, "parallel.tensor=2"))[0])
 
 
-@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_replicas_of_two_shards", "two_that_share_packs"])
+@pytest.mark.parametrize("layout", ["torchrun_of_two", "two_replicas_of_two_shards", "two_that_share_packs"])
 def test_every_step_of_several_ranks_is_that_of_one_process(
     layout: str, unbroken: Run, request: pytest.FixtureRequest
 ) -> None:
@@ -71,7 +70,7 @@ def test_every_step_of_several_ranks_is_that_of_one_process(
     np.testing.assert_allclose([x["grad_norm"] for x in theirs], [x["grad_norm"] for x in own], rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_that_share_packs"])
+@pytest.mark.parametrize("layout", ["torchrun_of_two", "two_that_share_packs"])
 def test_several_ranks_draw_the_pictures_of_one_process(
     layout: str, unbroken: Run, request: pytest.FixtureRequest
 ) -> None:
@@ -170,7 +169,7 @@ def test_the_average_follows_the_weights_after_every_step(
     names = [name.removeprefix("model.") for name in states[1] if name.startswith("model.")]
     shapes = {name: states[1][f"model.{name}"].shape for name in names}
     average = {
-        name: first_value(name, shape, config.run.seed, config.model.num_layers, whole_places(shape))
+        name: first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))
         for name, shape in shapes.items()
     }
     for step, state in states.items():
@@ -274,16 +273,16 @@ def test_a_deterministic_run_is_bitwise_its_repetition(
         assert torch.equal(value, states[1][key]), key
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_to_one_rank_stops_all_after_a_checkpoint_and_the_same_command_goes_on(
-    number: signal.Signals, launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
 ) -> None:
+    """Every signal of tests/test_signals.py is noted alike."""
     folder = tmp_path / "run"
     overrides = ["sampling.every_steps=0", "checkpoint.every_steps=1000"]
     job = launcher.start(*train_command(folder, *overrides), num_ranks=2)
     while not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").read_text().count("\n") < 4:
         time.sleep(0.005)
-    os.kill(job.pids[1], number)
+    os.kill(job.pids[1], signal.SIGTERM)
     ends = job.wait()
     assert [end.code for end in ends] == [0, 0], ends[1].stderr
     step = len(read_metrics(folder))

@@ -44,12 +44,12 @@ def main() -> None:
     print(f"loading {args.checkpoint}", flush=True)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.canvas import blank_canvas
-    from oneflow_dist.checkpoint import config_at_home, find_checkpoint, load_weights
     from oneflow_dist.data.identity import check_decoder
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.model.autoencoder import PIXELS
     from oneflow_dist.pictures import decoder_of
     from oneflow_dist.progress import read_progress
+    from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
     from tools.prompts import read_prompt
 
     share_cores(others=1)  # with whatever else runs here

@@ -87,7 +87,14 @@ class OneFlow(nn.Module):
     def _embed_rows(
         self, batch: PackedBatch, image_time: Float[Tensor, "I D"], text_time: Float[Tensor, "S D"]
     ) -> Float[Tensor, "t D"]:
-        """The trunk's input: token embeddings, patches and, for "token" conditioning, the time on first tokens."""
+        """The trunk's input, of this rank's rows.
+
+        With s = row_source, row by row:
+
+            s < N        embed(tokens[s]), and with "token" conditioning the text time on the first of a sequence
+            s < N + P    adapter(patches[s - N])
+            otherwise    a row of padding, which nothing reads
+        """
         num_tokens, num_patches = len(batch.tokens), len(batch.patches)
         token = batch.row_source.clamp(max=num_tokens)
         text = self.axis.scatter_sum(self.embed(F.pad(batch.tokens, (0, 1))[token]))

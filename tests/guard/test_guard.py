@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
@@ -20,6 +19,7 @@ from oneflow_dist.guard.guard import MEMORY_STEPS, PATIENCE, WARMUP_STEPS, Guard
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.trained import load_model
 from oneflow_dist.training import build_model, train_step
 from tests.launching import Launcher, Run, read_checkpoint, read_metrics, without_timings
 

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample
 from oneflow_dist.data.packing import pack
-from oneflow_dist.model.initialization import first_value, initialize, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value, initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.sharding import cut_weights
 from tests.launching import Launcher
@@ -95,7 +95,7 @@ def test_norms_start_at_one_and_biases_at_zero(make_config: Callable[..., Config
 )
 def test_projections_start_at_the_spread_of_their_inputs(name: str, shape: tuple[int, int], std: float) -> None:
     """Of four layers; what adds to the residual stream starts smaller by the root of twice their number."""
-    value = first_value(name, torch.Size(shape), 0, 4, whole_places(torch.Size(shape)))
+    value = first_value(name, torch.Size(shape), 0, 4, all_indices(torch.Size(shape)))
     assert value.std().item() == pytest.approx(std, rel=0.05)
     assert value.mean().item() == pytest.approx(0.0, abs=0.05 * std)
 

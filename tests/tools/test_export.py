@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.llama import stored_name, to_llama_config
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.trained import load_model
 from tests.launching import Finished, Launcher, Run, only_error, read_checkpoint, read_metrics
 from tools import export
 
