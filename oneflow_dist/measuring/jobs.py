@@ -158,16 +158,16 @@ def _checks() -> list[Job]:
     families = {
         **{f"attention, {rule}": 36 for rule in RULES},
         "bag loss": 12,
-        "rows and draws": 24,
+        "draws": 3,
     }
-    rows = ("norm", "gate", "SwiGLU", "rotary", "drawn tokens", "first weights")
+    draws = ("drawn tokens", "first weights")
     return [
         Job(
             name=f"numbers of {family}",
             kind="checks",
             gib=2.0,
             compiles=START + KERNEL * kernels,
-            what=rows if family == "rows and draws" else (family,),
+            what=draws if family == "draws" else (family,),
         )
         for family, kernels in families.items()
     ]
@@ -180,7 +180,6 @@ def _launches() -> list[Job]:
         "attention key gradient": (("attention key",), 14, 6, 6.0),
         "attention query gradient": (("attention query",), 13, 5, 6.0),
         "logits": (("bag softmax", "logsumexp", "best token"), 6, 6, 6.0),
-        "rows": (("row", "norm", "swiglu", "rotary"), 16, 14, 6.0),
     }
     return [
         Job(
@@ -202,16 +201,11 @@ def _tuned(job: Job) -> Job:
 def _contests() -> list[Job]:
     """All of `kernels.all_cases`, most important first."""
     bag, sampling = f"bag loss, 8B, {TRAINING}", "sampling, 8B"
-    rows = ("norm and modulation", "gate and residual", "rotary", "SwiGLU")
     kinds = "7 documents", *(f"7 documents, {rule}" for rule in ("Transfusion", "causal")), "1 document"
     attention = [f"attention, {kind}, {TRAINING}" for kind in kinds]
     return [
         *(_contest(name, (name,), 8.0, FLEX) for name in attention),
         _contest(bag, (bag,), 24.0, 40.0),
-        *(
-            _contest(f"rows, {size}", tuple(f"{row}, {size}, {TRAINING}" for row in rows), gib, 30.0)
-            for size, gib in (("1B", 8.0), ("8B", 14.0))
-        ),
         _contest(sampling, (sampling,), 8.0, 20.0),
     ]
 

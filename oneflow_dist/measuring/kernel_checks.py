@@ -16,14 +16,11 @@ from torch import Tensor
 from oneflow_dist.measuring.link import in_a_line
 from oneflow_dist.measuring.schedule import Line
 from oneflow_dist.model.philox import normal_values
-from oneflow_kernels import reference_bag, reference_fused
+from oneflow_kernels import reference_bag
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
-from oneflow_kernels.norm import gated_add, modulated_rms_norm
-from oneflow_kernels.rotary import rotary
 from oneflow_kernels.sample_bag import sample_bag
-from oneflow_kernels.swiglu import swiglu
 
 Function = Callable[..., Any]  # of tensors; a tensor or several
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -99,7 +96,6 @@ def all_checks(device: torch.device, rows: int) -> Iterator[Check]:
 
     yield from attention_checks(device, rows, normal)
     yield from bag_checks(device, rows, normal, make)
-    yield from row_checks(device, rows, normal)
 
 
 def attention_checks(device: torch.device, rows: int, normal: Callable[..., Tensor]) -> Iterator[Check]:
@@ -151,35 +147,6 @@ def bag_checks(
         inputs=(hidden, weight, bag_tokens, bag_slot, bag_weight),
         ours=functools.partial(bag_cross_entropy, num_filled=num_filled),
         definition=reference_bag.bag_cross_entropy,
-    )
-
-
-def row_checks(device: torch.device, rows: int, normal: Callable[..., Tensor]) -> Iterator[Check]:
-    """What stands between products; rows of images and of text in turn."""
-    width, images = 160, 3
-    block = torch.arange(rows, device=device) * (2 * images + 1) // rows
-    row_image = torch.where(block % 2 == 1, block // 2, images)
-    x, y, weight = normal(rows, width), normal(rows, width), normal(width)
-    shift, scale, gate = (normal(images, width) for _ in range(3))
-    yield Check(
-        name="norm and modulation",
-        inputs=(x, weight, shift, scale, row_image),
-        ours=functools.partial(modulated_rms_norm, eps=1e-5),
-        definition=functools.partial(reference_fused.modulated_rms_norm, eps=1e-5),
-    )
-    yield Check(
-        name="gate and residual",
-        inputs=(x, y, gate, row_image),
-        ours=gated_add,
-        definition=reference_fused.gated_add,
-    )
-    yield Check(name="SwiGLU", inputs=(x, y), ours=swiglu, definition=reference_fused.swiglu)
-    angle = torch.arange(rows, device=device)[:, None, None] * torch.rand(32, device=device)
-    yield Check(
-        name="rotary",
-        inputs=(normal(rows, 4, 64), normal(rows, 2, 64), angle.cos(), angle.sin()),
-        ours=rotary,
-        definition=reference_fused.rotary,
     )
 
 

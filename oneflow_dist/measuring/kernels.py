@@ -14,7 +14,6 @@ from oneflow_dist.measuring.batches import make_batch
 from oneflow_dist.measuring.contest import Case, enter, time_in_turn
 from oneflow_dist.measuring.kernel_times import kernel_times
 from oneflow_dist.measuring.link import Link
-from oneflow_dist.measuring.row_cases import row_cases
 from oneflow_kernels.launches import TUNED, device_name, tuned_file
 
 CPU_SCALE = 64  # on a CPU the same programs run on shapes so much smaller
@@ -31,7 +30,7 @@ def all_cases(config: Config, device: torch.device) -> Iterator[Case]:
     heads = model.num_attention_heads, model.num_kv_heads
     yield bag_cases.packed_case(batch, model.width, model.vocab_size, device)
     yield attention_cases.packed_case(batch, heads, model.width // heads[0], device)
-    for make in (bag_cases.bag_cases, attention_cases.attention_cases, row_cases):
+    for make in (bag_cases.bag_cases, attention_cases.attention_cases):
         yield from make(device, scale)
 
 
