@@ -12,8 +12,9 @@ import webdataset
 from PIL import Image
 
 from digits import CAPTIONS, COUNT_PROMPT, WORDS, count_up, load_split
+from oneflow_dist.config import RANGES
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
-from oneflow_dist.ranges import RANGES, check_range
+from oneflow_dist.ranges import check_range
 from oneflow_dist.runtime import run_program
 
 SHARD_SAMPLES = 1024

@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflow_dist.config import RANGES
 from oneflow_dist.files import naming
-from oneflow_dist.ranges import RANGES, check_range
+from oneflow_dist.ranges import check_range
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
 
 if TYPE_CHECKING:
