@@ -6,7 +6,7 @@ PYTHON ?= python3
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
 	.venv/bin/python -m oneflow_dist.train configs/quickstart.toml
-	.venv/bin/python tools/evaluate_digits.py runs/quickstart
+	.venv/bin/python tools/digits/evaluate.py runs/quickstart
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
@@ -35,7 +35,7 @@ clean:
 
 # The vocabulary is written last, so it stands for all of data/digits.
 data/digits/words.tiktoken: | .venv/installed
-	.venv/bin/python tools/make_digits.py data/digits
+	.venv/bin/python tools/digits/make.py data/digits
 
 # torch comes first so that the rest is resolved against the build for this machine; see requirements.lock.
 .venv/installed: requirements.lock pyproject.toml

@@ -80,11 +80,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_digits(folder: Path) -> Path:
-    import make_digits
+    from tools.digits import make
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["make_digits", str(folder), "--documents", "256"])
-        make_digits.main()
+        patch.setattr("sys.argv", ["make.py", str(folder), "--documents", "256"])
+        make.main()
     (folder / "mixture.yaml").write_text(
         "sources:\n"
         f"  single: {{shards: '{folder}/single-train-*.tar', weight: 1, "

@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
-# Of tests and of every program: one, since two processes of two threads run 30 times slower; tools/stand_in_machines.py
+# Of tests and of every program: one, since two processes of two threads run 30 times slower; tests/torture/machines.py
 # sets another number.
 THREADS = os.environ.get("ONEFLOW_TEST_THREADS", "1")
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}

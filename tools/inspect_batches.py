@@ -1,8 +1,13 @@
-"""The batches of a run, a line a step: what they hold, and a digest that every layout of ranks and workers equals."""
+"""The batches of a run, a line a step: what they hold, and a digest that every layout of ranks and workers equals.
+
+Nothing is trained. How full the packs are, and how fast they come, is told at the end on standard error.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
 
 import torch
@@ -41,14 +46,25 @@ def main() -> None:
     config = load_config(args.config, overrides)
     start, states = read_start(args.checkpoint, first)
     loaders = [PackLoader(config, rank, args.world_size, states) for rank in range(args.world_size)]
+    total, seconds = Counts.zeros(), 0.0
     for step in range(start, last):
+        before = time.perf_counter()
         packs = global_batch(loaders)
         if step < first:
             continue
+        seconds += time.perf_counter() - before
+        total = sum((pack.counts for pack in packs), total)
         print(describe(step, packs, args.keys), flush=True)
         if args.show and step == first:
             draw_pack(packs[0], load_tokenizer(config.data.tokenizer), config).save(args.show)
             print(f"drew the first pack of step {step}: {args.show}")
+    num_packs = (last - first) * config.data.packs_per_step
+    print(
+        f"{num_packs} packs of {config.data.rows_per_pack} rows: padding {padding(total):.2%}, "
+        f"{total.sequences / num_packs:.1f} samples a pack, {total.rows / total.sequences:.1f} rows a sample; "
+        f"{total.sequences / seconds:.0f} samples/s, {total.rows / seconds:.0f} rows/s",
+        file=sys.stderr,
+    )
 
 
 def parse_steps(text: str) -> tuple[int, int]:

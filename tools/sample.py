@@ -51,7 +51,7 @@ def main() -> None:
     from oneflow_dist.pictures import decoder_of
     from oneflow_dist.progress import read_progress
     from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
-    from prompts import read_prompt
+    from tools.prompts import read_prompt
 
     share_cores(others=1)  # with whatever else runs here
     folder = find_checkpoint(args.checkpoint)

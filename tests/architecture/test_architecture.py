@@ -13,7 +13,7 @@ MAX_LINES = 400
 # Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
 LAYERS = [
     {"tools"},
-    {"oneflow_dist.measuring"},
+    {"tools.benchmark"},
     {"oneflow_dist.planning", "oneflow_dist.precompute"},
     {"oneflow_dist.train"},
     {"oneflow_dist.training"},
@@ -34,19 +34,16 @@ LEVEL = {package: -level for level, layer in enumerate(LAYERS) for package in la
 
 FOLDERS = {"oneflow_dist": ROOT, "oneflow_kernels": ROOT / "kernels", "tools": ROOT}
 SOURCE = sorted(path for name, folder in FOLDERS.items() for path in (folder / name).rglob("*.py"))
-TOOLS = {path.stem for path in (ROOT / "tools").glob("*.py")}
 
 
 def module_name(path: Path) -> str:
-    """The dotted name under which a file is imported; tools count as a package of their own."""
+    """The dotted name under which a file is imported."""
     base = next(folder for name, folder in FOLDERS.items() if (folder / name) in path.parents)
     return ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
 
 
 def package_of(module: str) -> str | None:
     """The entry of LAYERS that a module belongs to; None for what is not ours."""
-    if module in TOOLS:
-        return "tools"
     parts = module.split(".")
     return next((name for n in (2, 1) if (name := ".".join(parts[:n])) in LEVEL), None)
 
@@ -69,7 +66,7 @@ def name_of(path: Path) -> str:
 
 
 def test_the_source_is_found() -> None:
-    assert {"oneflow_dist.train", "oneflow_kernels.reference", "tools.make_digits"} <= {module_name(p) for p in SOURCE}
+    assert {"oneflow_dist.train", "oneflow_kernels.reference", "tools.digits.make"} <= {module_name(p) for p in SOURCE}
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=name_of)

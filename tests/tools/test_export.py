@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import export
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
@@ -21,6 +20,7 @@ from oneflow_dist.model.llama import stored_name, to_llama_config
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.trained import load_model
 from tests.launching import Finished, Launcher, Run, only_error, read_checkpoint, read_metrics
+from tools import export
 
 LLAMA = ["model.is_causal=true", "model.rope_scaling=8.0", "model.rope_theta=500000.0", "heads.time_conditioning=none"]
 TIED, UNTIED = "model.tie_embeddings=true", "model.tie_embeddings=false"

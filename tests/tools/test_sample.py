@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits import load_split
 from oneflow_dist.canvas import blank_canvas, parse_prompt
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampler import generate_steps
-from sample import remove_old, steps_left
 from tests.launching import ENVIRONMENT, Finished, Launcher, Run, only_error
+from tools.digits.grammar import load_split
+from tools.sample import remove_old, steps_left
 
 Sample = Callable[..., Finished]
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-import train_autoencoder
 from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.signals import StopSignals
 from tests.launching import TIMEOUT, Job, Launcher, only_error
-from train_autoencoder import lr_factor, make_model, open_images
+from tools import train_autoencoder
+from tools.train_autoencoder import lr_factor, make_model, open_images
 
 TINY = ["--size", "16", "--widths", "8,8,8,8", "--channels", "4", "--batch", "2"]
 

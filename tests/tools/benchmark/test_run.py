@@ -1,0 +1,94 @@
+"""Whole parts on a CPU: the same jobs on small shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from oneflow_dist.config import Config, write_config
+from tools.benchmark.jobs import Job, first_part, second_part
+from tools.benchmark.lines import Notebook
+from tools.benchmark.report import by_job, of_kind
+from tools.benchmark.run import draw, measure_all, plan
+from tools.benchmark.schedule import Line
+
+SMALL = ("data.rows_per_pack=512", "data.tokens_per_pack=512", "model.vocab_size=384")
+JOBS = {job.name: job for job in (*first_part(512, 128), *second_part(512, 128))}
+
+
+@pytest.fixture
+def tiny(make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as all programs of tests have it
+    (tmp_path / "config.toml").write_text(write_config(make_config(*SMALL)))
+    return tmp_path / "config.toml"
+
+
+@pytest.fixture
+def measure(tiny: Path) -> Callable[..., Notebook]:
+    """Measure jobs on a small config."""
+
+    def run(jobs: list[Job], *overrides: str, seconds: float = 240.0) -> Notebook:
+        notebook = Notebook(tiny.parent / "results")
+        shared = {"config": str(tiny), "overrides": overrides, "folder": str(notebook.folder)}
+        measure_all(jobs, shared, notebook, seconds, "0123abc")
+        return notebook
+
+    return run
+
+
+def reasons(lines: list[Line]) -> dict[str, str]:
+    return {end["job"]: end["reason"] for end in of_kind(lines, "end") if end["status"] != "measured"}
+
+
+def test_the_whole_program_measures_one_job_of_each_kind(
+    measure: Callable[..., Notebook], tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peer = replace(JOBS["torchtitan 4 x 128 none"], overrides=("train.compile=false",), after=())
+    real = JOBS["bag loss, real pack, forward and backward, as tuned"]
+    names = "device", "ours bf16 eager none", "numbers of draws", "launches of logits"
+    jobs = [
+        *(JOBS[name] for name in names),
+        peer,
+        replace(real, after=()),
+        replace(JOBS["counters"], needs="no-such-program"),
+    ]
+    notebook = measure(jobs)
+    lines = notebook.lines
+    assert reasons(lines) == {"counters": "no-such-program is not installed"}
+    assert {line["kind"] for line in lines} == {"machine", "rate", "step", "check", "contender", "kernels", "end"}
+    assert all(check["is_right"] for check in of_kind(lines, "check"))
+    assert f"{real.name}" in by_job(lines, "contender", "case")
+    assert lines[0]["commit"] == "0123abc"
+    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
+    assert len(capsys.readouterr().out.splitlines()) == len(lines)
+
+    plan(notebook, str(tiny), [])
+    plan(notebook, str(tiny), [])  # what is planned is not planned again
+    (planned,) = of_kind(notebook.lines, "plan")
+    assert planned["peak_gib"] == pytest.approx(sum(planned["by_kind"].values()))
+    draw(notebook)
+    files = {path.name for path in notebook.folder.iterdir()}
+    assert files == {"results.jsonl", "report.md", "log.txt", "steps.png", "contests.png"}
+
+
+def test_one_variant_that_cannot_be_made_ends_no_other(measure: Callable[..., Notebook]) -> None:
+    float8 = replace(JOBS["ours float8 compiled none"], after=())
+    lines = measure([float8, JOBS["ours bf16 eager none"]], "model.mlp_width=40").lines
+    assert list(reasons(lines)) == [float8.name]
+    assert reasons(lines)[float8.name].startswith("ValueError: blocks.0.mlp.gate: a weight of 40 x 32 cannot")
+    assert [step["name"] for step in of_kind(lines, "step")] == ["ours bf16 eager none"]
+
+
+def test_without_time_all_is_skipped_and_still_written(measure: Callable[..., Notebook]) -> None:
+    found = reasons(measure(list(JOBS.values()), seconds=0.0).lines)
+    assert found["device"] == "no time left"
+    assert found.keys() == JOBS.keys()
+
+
+def test_nothing_is_planned_while_the_device_is_there(root: Path) -> None:
+    for path in (root / "tools" / "benchmark").glob("*.py"):
+        assert path.name == "run.py" or "planning.trace" not in path.read_text(), path
