@@ -66,12 +66,10 @@ def bag_contests(device: torch.device, scale: int) -> Iterator[Contest]:
     hidden, weight = _normal(device, rows, width), _normal(device, vocab, width) * width**-0.5
     logits = hidden.float() @ weight.float().T
     own, tokens, starts = logits.clone(), torch.arange(rows, device=device), torch.arange(rows + 1, device=device)
-    empty = torch.zeros(rows, device=device)
-    pairs = empty, empty.clone()
-    rest = tokens, torch.ones(rows, device=device), torch.ones(rows, dtype=torch.bool, device=device), starts
+    target, bag_weight = torch.zeros(rows, device=device), torch.ones(rows, device=device)
 
     def softmax() -> object:
-        return bag_kernels.softmax_(own.copy_(logits), *pairs, *rest, torch.bfloat16)
+        return bag_kernels.softmax_(own.copy_(logits), target, tokens, bag_weight, starts, torch.bfloat16)
 
     yield Contest(bag_kernels.SOFTMAX, softmax)
     yield Contest(fused_logits_kernels.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight))

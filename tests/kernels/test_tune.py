@@ -59,7 +59,7 @@ def test_the_fastest_launch_is_used_and_remembered(tmp_path: Path, monkeypatch: 
     hidden, weight, tokens = torch.randn(8, 256), torch.randn(8, 256), torch.arange(8)
 
     def call() -> torch.Tensor:
-        return bag_kernels.bag_logits_of(hidden, weight, tokens, tokens)
+        return bag_kernels.bag_token_logits(hidden, weight, tokens, tokens)
 
     contests = [tune.Contest(table, call), tune.Contest(Launches("one", on(NEW, slow)), list)]
     monkeypatch.setattr(tune, "contests", lambda device, scale: iter(contests))
