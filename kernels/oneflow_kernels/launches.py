@@ -24,9 +24,12 @@ class Launch(NamedTuple):
     num_warps: int
     num_stages: int
 
-    def options(self) -> dict[str, int]:
-        """As keyword arguments of a kernel."""
-        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+    def run(self, kernel: Any, grid: tuple[int, ...], like: Tensor, *arguments: object, **rules: object) -> None:
+        """Launch a kernel on the device of `like`; an empty grid computes nothing."""
+        if all(grid):
+            options = {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+            with torch.cuda.device_of(like):
+                kernel[grid](*arguments, **rules, **options)
 
     def __str__(self) -> str:
         tiles = " x ".join(str(size) for size in self.tiles.values())

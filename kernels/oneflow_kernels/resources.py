@@ -15,7 +15,7 @@ from pathlib import Path
 
 from oneflow_kernels.launches import ALL, Launch, Variant
 
-FAMILIES = ("attention", "bag", "fused_logits", "norm", "rotary", "swiglu")
+FAMILIES = ("attention", "bag", "fused_logits")
 SHARED_BYTES = dict(zip(ALL, (232448, 232448, 166912, 65536), strict=True))  # of one program
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 
