@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
-from oneflow_dist.ranges import check_range
+from oneflow_dist.toml import apply_override, check_range, ranges_of, read_tables, write_tables
 
 # Numbers with their intervals, which `check_range` reads.
 Positive = Annotated[int, "[1, inf)"]
@@ -238,15 +236,7 @@ class Config:
     sampling: SamplingConfig
 
 
-# The interval of every number, by section and key.
-RANGES: dict[str, dict[str, str]] = {
-    section: {
-        key: hint.__metadata__[0]
-        for key, hint in get_type_hints(kind, include_extras=True).items()
-        if get_origin(hint) is Annotated
-    }
-    for section, kind in get_type_hints(Config).items()
-}
+RANGES = ranges_of(Config)  # the interval of every number, by section and key
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -264,21 +254,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from error
     for override in overrides or []:
-        _apply_override(table, override)
-    config = _at_home(_build(Config, table, prefix=""))
+        apply_override(table, override)
+    config = _at_home(read_tables(Config, table))
     check_config(config)
     return config
 
 
 def write_config(config: Config) -> str:
     """The config as TOML, every knob written out; `load_config` reads it back equal."""
-    lines: list[str] = []
-    for section in dataclasses.fields(config):
-        lines.append(f"[{section.name}]")
-        values = getattr(config, section.name)
-        lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
-        lines.append("")
-    return "\n".join(lines)
+    return write_tables(config)
 
 
 def check_config(config: Config) -> None:
@@ -330,20 +314,6 @@ def check_config(config: Config) -> None:
         )
 
 
-def _apply_override(table: dict[str, Any], override: str) -> None:
-    path, is_assignment, text = override.partition("=")
-    section, has_key, key = path.strip().partition(".")
-    if not (is_assignment and has_key and key):
-        raise ValueError(f"override {override!r}: not of the form section.key=value, as in train.steps=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    if not isinstance(table.setdefault(section, {}), dict):
-        raise ValueError(f"{section}: expected a table [{section}], got {table[section]!r}")
-    table[section][key] = value
-
-
 def _at_home(config: Config) -> Config:
     """Shells expand "~" at the start of a word only, which the value of section.key=value is not."""
     for section, paths in PATHS.items():
@@ -351,57 +321,3 @@ def _at_home(config: Config) -> Config:
         own = {key: os.path.expanduser(getattr(values, key)) for key in paths}  # noqa: PTH111 # a Path would normalize
         config = dataclasses.replace(config, **{section: dataclasses.replace(values, **own)})
     return config
-
-
-def _build(kind: type, table: Any, prefix: str) -> Any:
-    """A dataclass from a TOML table."""
-    if not isinstance(table, dict):
-        raise ValueError(f"{prefix}: expected a table [{prefix}], got {table!r}")
-    hints = get_type_hints(kind)
-    for key in table:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            advice = f"did you mean {_join(prefix, near[0])}?" if near else f"known keys: {', '.join(hints)}"
-            raise ValueError(f"{_join(prefix, key)}: unknown key; {advice}")
-    values = {}
-    for field in dataclasses.fields(kind):
-        path = _join(prefix, field.name)
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            values[field.name] = _build(hint, table.get(field.name, {}), path)  # type: ignore[arg-type]
-        elif field.name in table:
-            values[field.name] = _convert(hint, table[field.name], path)
-        elif field.default is dataclasses.MISSING:
-            raise ValueError(f"{path}: missing; it changes results, so it has no default: write it in the config")
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the type `hint`; whole numbers may stand for floats, nothing else is converted."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{path}: {value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{path}: expected a list, got {value!r}")
-        return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
-    return value
-
-
-def _to_toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_to_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
-    return repr(value)
-
-
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key

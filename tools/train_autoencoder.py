@@ -25,9 +25,9 @@ from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder, psnr_db
 from oneflow_dist.pictures import enlarge, grid, stack, text_line, with_margin
-from oneflow_dist.ranges import check_range
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
 from oneflow_dist.signals import StopSignals
+from oneflow_dist.toml import check_range
 
 STATISTICS_IMAGES = 1024  # enough for a mean and a standard deviation
 SHOWN_IMAGES = 16

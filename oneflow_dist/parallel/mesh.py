@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from oneflow_dist.config import RANGES, Config, ParallelConfig
 from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
-from oneflow_dist.ranges import check_range
+from oneflow_dist.toml import check_range
 
 AXES = ("replicate", "shard", "tensor")
 SHARD_TENSOR = "shard_tensor"  # both of them at once
