@@ -80,7 +80,9 @@ WAYS = {
     "tools/torture_signals.py": Way(
         ("--signals=SIGTERM", "--receivers=worker", "--moments=start"), needs="data/digits", how="afresh"
     ),
-    "tools/stand_in_machines.py": Way(("--machine=this machine", "tests/planning/test_gpus.py"), how="afresh"),
+    "tools/stand_in_machines.py": Way(
+        ("--machine=this machine", "tests/planning/test_gpus.py", "--", "--noconftest"), how="afresh"
+    ),
     "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=gate backward, bf16"), how="afresh"),
     "oneflow_kernels.tune": Way(code=2, says="no GPU is here"),  # and none is looked for
     ".venv/bin/pre-commit": Way(needs=".git", how="afresh"),
