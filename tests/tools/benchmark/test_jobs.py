@@ -42,8 +42,7 @@ def test_every_check_and_every_kernel_with_several_launches_has_one_job(monkeypa
     for name in checks:
         assert sum(name.startswith(job.what) for job in FIRST if job.kind == "checks") == 1, name
     with interpreted_kernels():
-        contests = [*tune.attention_contests(CPU, 512), *tune.bag_contests(CPU, 512)]
-    kernels = [contest.launches.kernel for contest in contests]
+        kernels = [contest.launches.kernel for contest in tune.contests(CPU, 512)]
     for name in kernels:
         assert sum(name.startswith(job.what) for job in SECOND if job.kind == "launches") == 1, name
 
