@@ -16,8 +16,8 @@ from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.optim import MovingAverage, make_optimizer
-from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh
-from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh
+from oneflow_dist.parallel.sharding import count_once
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
 from oneflow_dist.planning.trace import Trace, full_pack, trace_step
@@ -50,9 +50,9 @@ def measure(config_path: str) -> Measured:
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, CPU)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
-    loader = PackLoader(config, *data_place(mesh))
+    loader = PackLoader(config, *data_rank(mesh))
     for step in (1, 2):
-        batches = [share_batch(batch, model.axis) for batch in loader.next_step(CPU)]
+        batches = [count_once(batch, model.axis) for batch in loader.next_step(CPU)]
         before = collectives_so_far()
         with Recorder() as recorder:
             train_step(model, optimizer, ema, batches, step, config, Guard(config))
