@@ -29,9 +29,9 @@ def has_kernel(x: Tensor) -> bool:
 
 def _implementation(x: Tensor) -> ModuleType:
     if has_kernel(x):
-        from oneflow_kernels import bag_kernels  # here: it needs Triton
+        from oneflow_kernels import bag_operations_kernels  # here: it needs Triton
 
-        return bag_kernels
+        return bag_operations_kernels
     return reference_bag
 
 

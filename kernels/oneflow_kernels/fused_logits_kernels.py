@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import no_type_check
 
 import torch
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, Variant, describe, on
+from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, on
 from oneflow_kernels.triton_ops import dot
 
 GROUP = 16  # tiles of rows that go through the vocabulary together
@@ -172,20 +171,3 @@ def _tiles_of(launch: Launch, hidden: Tensor, vocab: int) -> tuple[tuple[int], T
     tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
     row_tiles = triton.cdiv(len(hidden), launch.tiles["BLOCK_M"])
     return (row_tiles * tiles,), hidden.new_empty(tiles, len(hidden), dtype=torch.float32)
-
-
-TYPES = {
-    **dict.fromkeys(("width", "stride", "weight_stride"), "i32:16"),
-    **dict.fromkeys(("num_rows", "vocab", "first_token", "limit"), "i32"),
-    "inverse_temperature": "fp32",
-    **dict.fromkeys(("noise_key", "best_token"), "*i64"),
-    **dict.fromkeys(("out", "best"), "*fp32"),
-}
-
-
-def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped; widths that are no multiple of a tile's are the same code with a mask."""
-    for dtype, num_bytes in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-        rules = {"IS_EVEN": True, "GROUP": GROUP}
-        yield from describe(logsumexp, LOGSUMEXP[num_bytes], rules, TYPES, dtype)
-        yield from describe(best_token, BEST_TOKEN[num_bytes], rules, TYPES, dtype)

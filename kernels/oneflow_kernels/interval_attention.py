@@ -152,7 +152,7 @@ def _backward_flops(grad: Any, *inputs: Any, **_: Any) -> int:
 
 
 def _triton_forward(query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals) -> tuple[Tensor, Tensor]:
-    from oneflow_kernels import attention_kernels as kernels
+    from oneflow_kernels import interval_attention_kernels as kernels
 
     rows, heads, width = query.shape
     out, logsumexp = torch.empty_like(query), query.new_empty(heads, rows, dtype=torch.float32)
@@ -170,7 +170,7 @@ def _triton_backward(
     grad: Tensor, grad_logsumexp: Tensor | None, out: Tensor, logsumexp: Tensor,
     query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    from oneflow_kernels import attention_kernels as kernels
+    from oneflow_kernels import interval_attention_kernels as kernels
 
     rows, heads, width = query.shape
     num_kv_heads = key.shape[1]

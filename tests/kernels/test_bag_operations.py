@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oneflow_kernels import bag_operations as operations
+from oneflow_kernels import bag_operations_kernels
 from tests.kernels.bags import poison
 
 every_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
@@ -136,6 +137,11 @@ def test_products_sum_in_the_dtype_of_what_they_write(dtype: torch.dtype) -> Non
     torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-4)
     operations.product_(out, a, b, True)
     torch.testing.assert_close(out.double(), 2.0 * exact, rtol=1e-5, atol=1e-4)
+
+
+def test_probabilities_fit_in_their_dtype_until_they_are_measured_anew() -> None:
+    for dtype, reach in bag_operations_kernels.REACH.items():
+        assert torch.tensor(reach).exp() < torch.finfo(dtype).max / 2.0
 
 
 def test_operations_are_as_they_are_registered() -> None:

@@ -50,7 +50,7 @@ def our_calls(config: Config, device: torch.device) -> Iterator[Call]:
 
 def kernel_names() -> set[str]:
     """Of our kernels, as the profiler calls them."""
-    from oneflow_kernels.resources import all_variants  # here: it needs Triton
+    from oneflow_kernels.variants import all_variants  # here: it needs Triton
 
     return {variant.kernel.__name__ for variant in all_variants()}  # type: ignore[attr-defined]
 

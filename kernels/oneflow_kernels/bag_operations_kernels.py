@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import no_type_check
 
 import torch
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
+from oneflow_kernels.launches import ALL, Launch, Launches, on
 from oneflow_kernels.triton_ops import cast
 
 ROW = Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1)
@@ -215,29 +214,3 @@ def bag_token_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slo
         hidden.stride(0), weight.stride(0),
     )  # fmt: skip
     return out
-
-
-FLOATS = ("lse", "base", "mass", "target", "pair_weight", "bag_weight", "scale", "grad", "logits", "out")
-INDICES = ("bag_tokens", "bag_slot", "starts", "tokens", "order", "ends")
-SIZES = ("width", "hidden_stride", "weight_stride")
-TYPES = {
-    **dict.fromkeys(FLOATS, "*fp32"),
-    **dict.fromkeys(INDICES, "*i64"),
-    **dict.fromkeys(SIZES, "i32:16"),
-    "num_pairs": "i32",
-}
-
-
-def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped; the vocabulary of a part may be odd."""
-    for dtype, reach in zip(("fp32", "bf16", "fp16"), REACH.values(), strict=True):
-        for size, form in (("i32:16", ""), ("i32", "odd vocabulary")):
-            types = TYPES | dict.fromkeys(("vocab", "stride", "probs_stride"), size)
-            yield from describe(bag_softmax, SOFTMAX, {"REACH": reach}, types, dtype, form)
-        types = TYPES | {"vocab": "i32", "stride": "i32:16"}
-        for kernel, launches in (
-            (bag_hidden_grad, HIDDEN_GRAD),
-            (bag_weight_grad, WEIGHT_GRAD),
-            (bag_logits, LOGITS),
-        ):
-            yield from describe(kernel, launches, {}, types, dtype)
