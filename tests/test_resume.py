@@ -21,7 +21,8 @@ from tests.launching import (
     TORCHRUN,
     Launcher,
     Run,
-    assert_same_losses,
+    assert_same_pictures,
+    assert_same_steps,
     only_error,
     read_checkpoint,
     read_metrics,
@@ -104,11 +105,13 @@ def test_a_run_continues_on_one_layout_after_another(
     steps = [*range(11, 10 + len(others)), 20]
     for before, step, layout in zip([10, *steps], steps, others, strict=False):
         num_ranks, parallel = LAYOUTS[layout]
-        command = train_command(folder, "sampling.every_steps=0", f"train.steps={step}", *parallel)
-        ends = launcher.run_ranks(num_ranks, *command)
+        ends = launcher.run_ranks(num_ranks, *train_command(folder, f"train.steps={step}", *parallel))
         assert [end.code for end in ends] == [0] * num_ranks, f"{layout}:\n{ends[0].stderr}"
+        assert f"{step}/{step}" in ends[0].stderr  # the progress bar
+        assert "Warning" not in "".join(end.stderr for end in ends)
         assert f"continuing from {folder}/checkpoints/step-{before:08d}\n" in ends[0].stdout
     assert_same_steps(folder, unbroken.folder)
+    assert_same_pictures(folder, unbroken.folder)
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 
 
@@ -332,11 +335,3 @@ def assert_bitwise_equal(folder: Path, expected: Path, scratch: Path) -> None:
             assert torch.equal(value, expected_state[key]), key
         else:
             assert value == expected_state[key], key
-
-
-def assert_same_steps(folder: Path, expected: Path) -> None:
-    """Losses, and the samples that they are of."""
-    own, theirs = read_metrics(folder), read_metrics(expected)
-    assert_same_losses(own, theirs)
-    for key in ("samples", "text_tokens", "bag_tokens", "padding"):
-        assert [x[key] for x in own] == [x[key] for x in theirs]
