@@ -97,7 +97,7 @@ class MetricsLog:
 
 
 @contextmanager
-def traced(config: Config, step: int) -> Iterator[None]:
+def profiled(config: Config, step: int) -> Iterator[None]:
     """Inside, record what every rank does if this is `metrics.profile_step`; <run>/traces is for ui.perfetto.dev."""
     if step != config.metrics.profile_step:
         yield

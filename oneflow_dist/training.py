@@ -20,13 +20,13 @@ from oneflow_dist.data.identity import check_decoder, compare_data
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.metrics import MetricsLog, step_values, traced
+from oneflow_dist.metrics import MetricsLog, profiled, step_values
 from oneflow_dist.model.flops import describe_step, num_parameters, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradients
+from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import count_once, shard_model, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
@@ -133,7 +133,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     progress = Progress(step=0, lanes={})
     if latest is not None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
-    loader = PackLoader(config, *data_place(mesh), progress.lanes or None)
+    loader = PackLoader(config, *data_rank(mesh), progress.lanes or None)
     for line in loader.report:
         log(line)
     if config.sampling.every_steps:  # now, so that one that is missing or another ends the run at its start
@@ -152,9 +152,9 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     ):
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
-            with traced(config, step):
+            with profiled(config, step):
                 guard.enter("waiting for data", step)
-                batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
+                batches = [count_once(batch, model.axis) for batch in loader.next_step(device)]
                 metrics = train_step(model, optimizer, ema, batches, step, config, guard)
             seconds = time.perf_counter() - start
             collect_garbage(step, config.train.gc_every_steps)

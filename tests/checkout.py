@@ -78,7 +78,9 @@ WAYS = {
     "tests/torture/signals.py": Way(
         ("--signals=SIGTERM", "--receivers=worker", "--moments=start"), needs="data/digits", how="afresh"
     ),
-    "tests/torture/machines.py": Way(("--machine=this machine", "tests/planning/test_gpus.py"), how="afresh"),
+    "tests/torture/machines.py": Way(
+        ("--machine=this machine", "tests/planning/test_gpus.py", "--", "--noconftest"), how="afresh"
+    ),
     "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=bag logits, bf16"), how="afresh"),
     "oneflow_kernels.tune": Way(code=2, says="no GPU is here"),  # and none is looked for
     ".venv/bin/pre-commit": Way(needs=".git", how="afresh"),

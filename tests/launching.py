@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 ROOT = Path(__file__).parents[1]
@@ -280,6 +281,26 @@ def assert_same_losses(own: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
     for key in LOSSES:
         values = [[line[key] for line in lines] for lines in (own, theirs)]
         np.testing.assert_allclose(*values, rtol=rounding, atol=rounding, err_msg=key)
+
+
+def assert_same_steps(folder: Path, expected: Path) -> None:
+    """Losses and gradient norms of two runs, the samples that they are of, and the learning rate."""
+    own, theirs = read_metrics(folder), read_metrics(expected)
+    assert_same_losses(own, theirs)
+    norms = [[line["grad_norm"] for line in lines] for lines in (own, theirs)]
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+    for key in ("samples", "text_tokens", "bag_tokens", "padding", "lr"):
+        assert [x[key] for x in own] == [x[key] for x in theirs]
+
+
+def assert_same_pictures(folder: Path, expected: Path) -> None:
+    """Of step 20, but for grey values that are rounded the other way."""
+    own, theirs = (run / "samples/step-00000020.png" for run in (folder, expected))
+    with Image.open(own) as page, Image.open(theirs) as other:
+        assert page.size == other.size
+        difference = np.abs(np.asarray(page, dtype=np.int64) - np.asarray(other, dtype=np.int64))
+        assert page.getextrema() != ((255, 255),) * 3  # something is drawn
+    assert difference.max() <= 1
 
 
 def read_checkpoint(folder: Path, scratch: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
@@ -29,6 +28,8 @@ from tests.launching import (
     Launcher,
     Run,
     assert_same_losses,
+    assert_same_pictures,
+    assert_same_steps,
     read_checkpoint,
     read_metrics,
     without_timings,
@@ -36,51 +37,14 @@ from tests.launching import (
 
 StepParts = tuple[OneFlow, torch.optim.Optimizer, MovingAverage, list[PackedBatch], Config, Guard]
 CPU = torch.device("cpu")
-COUNTS = ("step", "samples", "text_tokens", "bag_tokens", "padding", "lr")
 
 
-@pytest.fixture(scope="module")
-def two_replicas_of_two_shards(
-    tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, train_command: Callable[..., list[str]]
-) -> Run:
-    folder = tmp_path_factory.mktemp("replicas") / "run"
-    command = train_command(folder, "parallel.replicate=2", "parallel.shard=2", "sampling.every_steps=0")
-    return Run(folder, launcher.run_ranks(4, *command)[0])
-
-
-@pytest.fixture(scope="module")
-def two_that_share_packs(
-    tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, train_command: Callable[..., list[str]]
-) -> Run:
-    """A tensor axis of two."""
-    folder = tmp_path_factory.mktemp("tensor") / "run"
-    return Run(folder, launcher.run_ranks(2, *train_command(folder, "parallel.tensor=2"))[0])
-
-
-@pytest.mark.parametrize("layout", ["torchrun_of_two", "two_replicas_of_two_shards", "two_that_share_packs"])
-def test_every_step_of_several_ranks_is_that_of_one_process(
-    layout: str, unbroken: Run, request: pytest.FixtureRequest
-) -> None:
-    run: Run = request.getfixturevalue(layout)
-    assert (unbroken.end.code, run.end.code) == (0, 0), unbroken.end.stderr + run.end.stderr
-    own, theirs = read_metrics(unbroken.folder), read_metrics(run.folder)
-    assert_same_losses(theirs, own)
-    assert [line["step"] for line in own] == list(range(1, 21))
-    assert [[line[key] for key in COUNTS] for line in theirs] == [[line[key] for key in COUNTS] for line in own]
-    np.testing.assert_allclose([x["grad_norm"] for x in theirs], [x["grad_norm"] for x in own], rtol=1e-4)
-
-
-@pytest.mark.parametrize("layout", ["torchrun_of_two", "two_that_share_packs"])
-def test_several_ranks_draw_the_pictures_of_one_process(
-    layout: str, unbroken: Run, request: pytest.FixtureRequest
-) -> None:
-    run: Run = request.getfixturevalue(layout)
-    own, theirs = (folder / "samples" / "step-00000020.png" for folder in (unbroken.folder, run.folder))
-    with Image.open(own) as page, Image.open(theirs) as other:
-        assert page.size == other.size
-        difference = np.abs(np.asarray(page, dtype=np.int64) - np.asarray(other, dtype=np.int64))
-        assert page.getextrema() != ((255, 255),) * 3  # something is drawn
-    assert difference.max() <= 1  # a grey value may round the other way
+def test_every_step_of_two_ranks_is_that_of_one_process(torchrun_of_two: Run, unbroken: Run) -> None:
+    """Other layouts are in tests/test_resume.py, and in tests/parallel."""
+    assert (unbroken.end.code, torchrun_of_two.end.code) == (0, 0), unbroken.end.stderr + torchrun_of_two.end.stderr
+    assert_same_steps(torchrun_of_two.folder, unbroken.folder)
+    assert [line["step"] for line in read_metrics(unbroken.folder)] == list(range(1, 21))
+    assert_same_pictures(torchrun_of_two.folder, unbroken.folder)
 
 
 def test_a_run_says_what_it_does_and_draws_its_progress_bar_on_stderr(unbroken: Run) -> None:
@@ -91,12 +55,6 @@ def test_a_run_says_what_it_does_and_draws_its_progress_bar_on_stderr(unbroken: 
     bars = [line for line in unbroken.end.stderr.replace("\r", "\n").splitlines() if line]
     assert bars
     assert all("step" in bar and "/20 [" in bar for bar in bars)
-
-
-def test_sharded_ranks_warn_of_nothing(two_replicas_of_two_shards: Run, two_that_share_packs: Run) -> None:
-    for run in (two_replicas_of_two_shards, two_that_share_packs):
-        assert "20/20" in run.end.stderr  # the progress bar
-        assert "Warning" not in run.end.stderr
 
 
 def test_a_run_folder_holds_config_metrics_samples_and_checkpoints(unbroken: Run) -> None:

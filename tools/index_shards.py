@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from oneflow_dist.data.index import ShardIndex, decode_index, file_sha256, index_tar, open_index
-from oneflow_dist.data.shards import fetch_whole, index_name, is_remote, list_shards
+from oneflow_dist.data.index import ShardIndex, decode_index, file_sha256, index_tar, read_or_write_index
+from oneflow_dist.data.shards import fetched, index_name, is_remote, list_shards
 from oneflow_dist.files import write_whole
 from oneflow_dist.runtime import run_program
 
@@ -36,17 +36,17 @@ def main() -> None:
 
 def index_local(path: str, folder: str | None) -> ShardIndex:
     """The index of a shard on a file system; written where it is missing or stale."""
-    return open_index(Path(path), Path(index_name(path, folder)), path)
+    return read_or_write_index(Path(path), Path(index_name(path, folder)), path)
 
 
 def index_remote(url: str, folder: str | None) -> ShardIndex:
     """The index of a remote shard, which is fetched once; written to `folder`."""
     if folder is None:
         raise ValueError(f"{url}: an index cannot be written beside a remote shard; give --output FOLDER")
-    with fetch_whole(url) as file:
-        content = index_tar(Path(file.name), url)
+    with fetched(url) as path:
+        content = index_tar(path, url)
     write_whole(Path(index_name(url, folder)), content)
-    return decode_index(memoryview(content), url)
+    return decode_index(content, url)
 
 
 def check(path: Path, index: ShardIndex) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.planning.gpus import GIB, GPUS, find_gpu
-from oneflow_dist.ranges import check_range
 from oneflow_dist.runtime import run_program
+from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.planning.cluster import Cluster

@@ -10,9 +10,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflow_dist.config import RANGES
 from oneflow_dist.files import naming
-from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
+from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.canvas import Canvas

@@ -18,15 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from oneflow_dist.config import RANGES
 from oneflow_dist.data.codec import decode_pixels, pixels_to_latent
 from oneflow_dist.data.picture import read_picture
 from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder, psnr_db
 from oneflow_dist.pictures import enlarge, grid, stack, text_line, with_margin
-from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
 from oneflow_dist.signals import StopSignals
+from oneflow_dist.toml import check_range
 
 STATISTICS_IMAGES = 1024  # enough for a mean and a standard deviation
 SHOWN_IMAGES = 16

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_kernels.bag_operations import (
-    bag_logits,
+    bag_token_logits,
     hidden_grad_,
     probs_of,
     product_,
@@ -80,62 +80,53 @@ def bag_cross_entropy(
         raise ValueError(f"num_filled: {num_filled} slots cannot hold {len(bag_slot)} bag tokens")
     hidden, weight = hidden.contiguous(), weight.contiguous()
     bags = _compact(bag_tokens - part.first_token, bag_slot, bag_weight, min(num_filled, len(bag_slot)), len(hidden))
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _BagCrossEntropy.apply(hidden, weight, *bags, part, hidden.requires_grad, weight.requires_grad)
-    return _loss_alone(hidden, weight, bags, part)
+    needs_hidden, needs_weight = (torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight))
+    if not (needs_hidden or needs_weight):
+        return _loss_alone(hidden, weight, bags, part)
+    with torch.no_grad():
+        d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, part, needs_hidden, needs_weight)
+        loss = _loss_of(lse, target, bags, part)
+    return _WithGradients.apply(hidden, weight, loss, bags.filled, d_hidden, d_weight)
 
 
 class _Bags(NamedTuple):
-    """What is in which slot, without the slots that have nothing."""
+    """The bags of the filled slots, one after the other.
+
+    slot    2 2 2 5 5 9
+    entry   0 0 0 1 1 2        with num_filled 4:  filled  2 5 9 N        starts  0 3 5 6 6
+    """
 
     tokens: Int64[Tensor, "B"]  # counted from the first one of this part of the vocabulary
     slot: Int64[Tensor, "B"]
     weight: Float32[Tensor, "B"]
     entry: Int64[Tensor, "B"]  # which of the filled slots
     filled: Int64[Tensor, "F"]  # the slots; past the last of them N
-    is_first: Bool[Tensor, "B"]  # of the pairs of its slot and its token
     starts: Int64[Tensor, "F1"]  # the bag tokens of filled slot e are [starts[e], starts[e + 1])
 
 
 def _compact(tokens: Tensor, slot: Tensor, weight: Tensor, num_filled: int, num_slots: int) -> _Bags:
-    is_first = torch.ones_like(slot, dtype=torch.bool)
-    is_first[1:] = slot[1:] != slot[:-1]
-    entry = is_first.cumsum(0) - 1
+    entry = (slot.diff(prepend=slot[:1]) != 0).cumsum(0)
     starts = torch.searchsorted(entry, torch.arange(num_filled + 1, device=slot.device))
     slots = torch.cat([slot, slot.new_full((1,), num_slots)])
-    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], _is_first_pair(tokens, slot), starts)
+    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], starts)
 
 
-def _is_first_pair(tokens: Tensor, slot: Tensor) -> Tensor:
-    order = tokens.argsort(stable=True)  # and slots ascend, so that equal pairs are neighbours
-    tokens, slot = tokens[order], slot[order]
-    is_first = torch.ones_like(slot, dtype=torch.bool)
-    is_first[1:] = (tokens[1:] != tokens[:-1]) | (slot[1:] != slot[:-1])
-    return torch.empty_like(is_first).scatter_(0, order, is_first)
+class _WithGradients(torch.autograd.Function):
+    """A loss whose gradients are known: those of the filled rows of `hidden`, and of `weight`."""
 
-
-class _BagCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
-        tokens: Tensor,
-        slot: Tensor,
-        bag_weight: Tensor,
-        entry: Tensor,
+        loss: Tensor,
         filled: Tensor,
-        is_first: Tensor,
-        starts: Tensor,
-        part: VocabularyPart,
-        needs_hidden: bool,
-        needs_weight: bool,
+        d_hidden: Tensor | None,
+        d_weight: Tensor | None,
     ) -> Tensor:
-        bags = _Bags(tokens, slot, bag_weight, entry, filled, is_first, starts)
-        d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, part, needs_hidden, needs_weight)
         ctx.save_for_backward(filled, d_hidden, d_weight)
         ctx.num_slots, ctx.dtype = len(hidden), hidden.dtype
-        return _loss_of(lse, target, bags, part)
+        return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -145,44 +136,74 @@ class _BagCrossEntropy(torch.autograd.Function):
             d_hidden = rows.new_zeros(ctx.num_slots + 1, rows.shape[1]).index_copy_(0, filled, rows)[:-1]
         if d_weight is not None:
             d_weight = _times(d_weight, grad, ctx.dtype)
-        return d_hidden, d_weight, *[None] * 10
+        return d_hidden, d_weight, None, None, None, None
 
 
 def _gradients(
     hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart, needs_hidden: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """Gradients of the filled slots and of the weight, before they are rounded; lse [F], targets' own logits [B]."""
+    """Gradients of the filled slots and of the weight, before they are rounded; lse [F], targets' own logits [B].
+
+    The gradient of the logits of a slot has a dense part, the other tokens, and a sparse one, the tokens of its bag:
+
+        dz[t]       = mass p[t]                                             t not in the bag
+        dz[t]       = mass p[t] - sum over its pairs of bag_weight          t in the bag
+                    = - sum over its pairs b of pair_weight[b]
+        pair_weight = bag_weight - mass p[t] at the first pair of t, bag_weight at the others
+
+    The dense part is probs scale, with probs = exp(z - base), 0 in the bag, and scale = mass exp(base - lse):
+
+        logits = hidden weight.T -> probs, lse of this part of the vocabulary -> sent to the other ranks
+        d_hidden = probs weight                                                  meanwhile
+        d_weight += probs.T (scale hidden)                                       when the lse of all has come
+
+    What is left, scale for d_hidden and the sparse part for both, is done to all chunks together.
+    """
     num_filled, dtype = len(bags.filled), wide(hidden.dtype)
     d_hidden = hidden.new_empty(num_filled, hidden.shape[1], dtype=dtype) if needs_hidden else None
     d_weight = weight.new_empty(weight.shape, dtype=dtype) if needs_weight else None
-    target, pair_prob = (hidden.new_zeros(len(bags.slot), dtype=dtype) for _ in range(2))
-    all_lse, all_scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(2))
+    target = hidden.new_zeros(len(bags.slot), dtype=dtype)
+    lse, base, scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(3))
     chunks = list(_chunks(num_filled, len(weight)))
     all_logits = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight), dtype=dtype)
     for chunk in chunks:
-        starts = bags.starts[chunk.start : chunk.stop + 1]
         rows = hidden.index_select(0, bags.filled[chunk].clamp(max=len(hidden) - 1))
         logits = all_logits[: len(rows)]
         product_(logits, rows, weight.T, False)
-        pairs = target, pair_prob, bags.tokens, bags.weight, bags.is_first
-        own_lse, base, mass = softmax_(logits, *pairs, starts, hidden.dtype)
+        starts = bags.starts[chunk.start : chunk.stop + 1]
+        own_lse, base[chunk], mass = softmax_(logits, target, bags.tokens, bags.weight, starts, hidden.dtype)
         sent = begin_gather(F.pad(own_lse, (0, len(bags.slot) - len(rows))), part)  # as much for every pack
         probs = probs_of(logits, hidden.dtype)
         if d_hidden is not None:
             product_(d_hidden[chunk], probs, weight, False)
-        lse = all_lse[chunk] = finish(sent, part)[:, : len(rows)].logsumexp(0)
-        scale = all_scale[chunk] = mass * (base - lse).exp()
+        lse[chunk] = finish(sent, part)[:, : len(rows)].logsumexp(0)
+        scale[chunk] = mass * (base[chunk] - lse[chunk]).exp()
         if d_weight is not None:
-            product_(d_weight, probs.T, (rows * scale[:, None]).to(rows.dtype), chunk.start > 0)
+            product_(d_weight, probs.T, (rows * scale[chunk, None]).to(rows.dtype), chunk.start > 0)
     entry = bags.entry.clamp(max=max(0, num_filled - 1))
+    mass_prob = (target - base[entry]).exp() * scale[entry]
     is_own = (bags.tokens >= 0) & (bags.tokens < len(weight))
-    pair_weight = torch.where(is_own, bags.weight, 0.0) - pair_prob * all_scale[entry]
+    is_first = _is_first_pair(bags.tokens, bags.slot)
+    pair_weight = torch.where(is_own, bags.weight - mass_prob.where(is_first, 0.0), 0.0)
     if d_hidden is not None:
-        hidden_grad_(d_hidden, all_scale, weight, bags.tokens, pair_weight, bags.starts)
+        hidden_grad_(d_hidden, scale, weight, bags.tokens, pair_weight, bags.starts)
     if d_weight is not None:
         d_weight = d_weight if chunks else d_weight.zero_()
         weight_grad_(d_weight, hidden, bags.tokens, bags.slot, pair_weight)
-    return d_hidden, d_weight, all_lse, target
+    return d_hidden, d_weight, lse, target
+
+
+def _is_first_pair(tokens: Tensor, slot: Tensor) -> Tensor:
+    """Whether none of the bag tokens before is the same token of the same slot.
+
+    slot      2 2 2 5 5
+    tokens    8 4 8 4 8
+    result    1 1 0 1 1
+    """
+    order = tokens.argsort(stable=True)  # equal pairs become neighbours, since slots ascend
+    is_first = torch.ones_like(slot, dtype=torch.bool)
+    is_first[order[1:]] = (tokens[order].diff() != 0) | (slot[order].diff() != 0)
+    return is_first
 
 
 def _chunks(num_filled: int, vocab: int) -> Iterator[slice]:
@@ -197,7 +218,7 @@ def _chunks(num_filled: int, vocab: int) -> Iterator[slice]:
 def _loss_alone(hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart) -> Tensor:
     rows = hidden.index_select(0, bags.filled.clamp(max=len(hidden) - 1))
     lse = begin_gather(logsumexp_of_logits(rows, weight), part)
-    target = bag_logits(hidden, weight, bags.tokens, bags.slot)
+    target = bag_token_logits(hidden, weight, bags.tokens, bags.slot)
     return _loss_of(finish(lse, part).logsumexp(0), target, bags, part)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +15,14 @@ from oneflow_kernels import reference_bag
 from oneflow_kernels.bag_operations import has_kernel, wide
 
 
+def _implementation(x: Tensor) -> ModuleType:
+    if has_kernel(x):
+        from oneflow_kernels import fused_logits_kernels  # here: it needs Triton
+
+        return fused_logits_kernels
+    return reference_bag
+
+
 @torch.library.custom_op(
     "oneflow::logsumexp_of_logits", mutates_args=(), schema="(Tensor hidden, Tensor weight) -> Tensor"
 )
@@ -22,11 +31,7 @@ def logsumexp_of_logits(hidden: Tensor, weight: Tensor) -> Tensor:
 
     Numerics: products and sums in float32 (float64 of float64 operands).
     """
-    if has_kernel(hidden):
-        from oneflow_kernels import fused_logits_kernels as kernels
-
-        return kernels.logsumexp_of_logits(hidden, weight)
-    return reference_bag.logsumexp_of_logits(hidden, weight)
+    return _implementation(hidden).logsumexp_of_logits(hidden, weight)
 
 
 @logsumexp_of_logits.register_fake
@@ -52,12 +57,7 @@ def noisy_best_token(
     Returns:
         -inf where no token is below the limit; the lowest token of those that are alike.
     """
-    arguments = hidden, weight, noise_key, temperature, first_token, limit
-    if has_kernel(hidden):
-        from oneflow_kernels import fused_logits_kernels as kernels
-
-        return kernels.noisy_best_token(*arguments)
-    return reference_bag.noisy_best_token(*arguments)
+    return _implementation(hidden).noisy_best_token(hidden, weight, noise_key, temperature, first_token, limit)
 
 
 @noisy_best_token.register_fake

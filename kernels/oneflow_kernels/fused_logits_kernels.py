@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import no_type_check
 
 import torch
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, Variant, describe, on
+from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, on
 from oneflow_kernels.triton_ops import dot
 
 GROUP = 16  # tiles of rows that go through the vocabulary together
@@ -138,56 +137,37 @@ def best_token(
 # Launches; what each computes is said in `fused_logits`.
 
 
-def _options(launch: Launch, width: int) -> dict[str, int]:
-    return {"IS_EVEN": width % launch.tiles["BLOCK_K"] == 0, "GROUP": GROUP, **launch.options()}
-
-
 def logsumexp_of_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """One value from each tile, then one from those of a row."""
     launch = LOGSUMEXP[hidden.itemsize].best(hidden)
+    grid, parts = _tiles_of(launch, hidden, len(weight))
     (rows, width), vocab = hidden.shape, len(weight)
-    tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
-    parts = hidden.new_empty(tiles, rows, dtype=torch.float32)
-    if rows:
-        with torch.cuda.device_of(hidden):
-            logsumexp[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
-                hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0),
-                **_options(launch, width),
-            )  # fmt: skip
+    launch.run(
+        logsumexp, grid, hidden, hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0),
+        IS_EVEN=width % launch.tiles["BLOCK_K"] == 0, GROUP=GROUP,
+    )  # fmt: skip
     return parts.logsumexp(0)
 
 
 def noisy_best_token(
     hidden: Tensor, weight: Tensor, noise_key: Tensor, temperature: float, first_token: int, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """One candidate from each tile, then one from those of a row."""
+    """The best of each tile, then that of a row."""
     launch = BEST_TOKEN[hidden.itemsize].best(hidden)
-    (rows, width), vocab = hidden.shape, len(weight)
-    tiles = triton.cdiv(first_token % launch.tiles["BLOCK_N"] + vocab, launch.tiles["BLOCK_N"])
-    best = hidden.new_empty(tiles, rows, dtype=torch.float32)
+    grid, best = _tiles_of(launch, hidden, first_token % launch.tiles["BLOCK_N"] + len(weight))
     token = torch.empty_like(best, dtype=torch.int64)
-    if rows:
-        with torch.cuda.device_of(hidden):
-            best_token[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
-                hidden, weight, noise_key, best, token, rows, vocab, width, hidden.stride(0), weight.stride(0),
-                1.0 / temperature, first_token, limit, **_options(launch, width),
-            )  # fmt: skip
+    (rows, width), vocab = hidden.shape, len(weight)
+    launch.run(
+        best_token, grid, hidden, hidden, weight, noise_key, best, token,
+        rows, vocab, width, hidden.stride(0), weight.stride(0), 1.0 / temperature, first_token, limit,
+        IS_EVEN=width % launch.tiles["BLOCK_K"] == 0, GROUP=GROUP,
+    )  # fmt: skip
     value = best.amax(0)
     return value, torch.where(best == value, token, torch.iinfo(torch.int64).max).amin(0)
 
 
-TYPES = {
-    **dict.fromkeys(("width", "stride", "weight_stride"), "i32:16"),
-    **dict.fromkeys(("num_rows", "vocab", "first_token", "limit"), "i32"),
-    "inverse_temperature": "fp32",
-    **dict.fromkeys(("noise_key", "best_token"), "*i64"),
-    **dict.fromkeys(("out", "best"), "*fp32"),
-}
-
-
-def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped; widths that are no multiple of a tile's are the same code with a mask."""
-    for dtype, num_bytes in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-        rules = {"IS_EVEN": True, "GROUP": GROUP}
-        yield from describe(logsumexp, LOGSUMEXP[num_bytes], rules, TYPES, dtype)
-        yield from describe(best_token, BEST_TOKEN[num_bytes], rules, TYPES, dtype)
+def _tiles_of(launch: Launch, hidden: Tensor, vocab: int) -> tuple[tuple[int], Tensor]:
+    """How many tiles all logits have, and room for a number of each row of each."""
+    tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
+    row_tiles = triton.cdiv(len(hidden), launch.tiles["BLOCK_M"])
+    return (row_tiles * tiles,), hidden.new_empty(tiles, len(hidden), dtype=torch.float32)

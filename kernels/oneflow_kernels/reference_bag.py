@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_kernels.philox import MASK, philox
@@ -32,10 +32,8 @@ def bag_cross_entropy(
 def softmax_(
     logits: Float[Tensor, "n v"],
     target: Float[Tensor, "B"],
-    pair_prob: Float[Tensor, "B"],
     bag_tokens: Int64[Tensor, "B"],
     bag_weight: Float[Tensor, "B"],
-    is_first: Bool[Tensor, "B"],
     starts: Int64[Tensor, "m"],
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
@@ -48,7 +46,6 @@ def softmax_(
     base = logits.amax(-1)
     probs = (logits - base[:, None]).exp_()
     lse = base + probs.sum(-1).log()
-    pair_prob[pairs] = torch.where(is_own & is_first[pairs], probs[row, tokens.where(is_own, 0)], 0.0)
     probs[row[is_own], tokens[is_own]] = 0.0
     logits.view(dtype)[:, : logits.shape[1]].copy_(probs)
     return lse, base, mass
@@ -80,13 +77,13 @@ def weight_grad_(
     grad.index_add_(0, bag_tokens.clamp(0, len(grad) - 1), rows)
 
 
-def bag_logits(
+def bag_token_logits(
     hidden: Float[Tensor, "N D"],
     weight: Float[Tensor, "v D"],
     bag_tokens: Int64[Tensor, "B"],
     bag_slot: Int64[Tensor, "B"],
 ) -> Float[Tensor, "B"]:
-    """See `bag_operations.bag_logits`."""
+    """See `bag_operations.bag_token_logits`."""
     is_own = (bag_tokens >= 0) & (bag_tokens < len(weight))
     own = (_upcast(hidden[bag_slot]) * _upcast(weight[bag_tokens.where(is_own, 0)])).sum(-1)
     return torch.where(is_own, own, 0.0)

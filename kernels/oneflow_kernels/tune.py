@@ -18,7 +18,9 @@ import triton
 from torch import Tensor
 from triton.testing import do_bench
 
-from oneflow_kernels import attention_kernels, bag_kernels, fused_logits_kernels
+from oneflow_kernels import bag_operations_kernels as bags
+from oneflow_kernels import fused_logits_kernels as fused
+from oneflow_kernels import interval_attention_kernels as attention
 from oneflow_kernels.backend import uses_triton
 from oneflow_kernels.fused_logits import logsumexp_of_logits, noisy_best_token
 from oneflow_kernels.interval_attention import interval_attention
@@ -54,9 +56,9 @@ def attention_contests(device: torch.device, scale: int) -> Iterator[Contest]:
             return interval_attention(q, k, v, intervals, rows // 8)
 
         learned = [x.requires_grad_() for x in (query, key, value)]
-        for table in (attention_kernels.FORWARD, attention_kernels.KEY_GRADIENT, attention_kernels.QUERY_GRADIENT):
-            launches = attention_kernels.launches_of(table, 2, width)
-            is_forward = table is attention_kernels.FORWARD
+        for table in (attention.FORWARD, attention.KEY_GRADIENT, attention.QUERY_GRADIENT):
+            launches = attention.launches_of(table, 2, width)
+            is_forward = table is attention.FORWARD
             yield Contest(launches, forward if is_forward else _backward_of(forward(), learned, grad))
 
 
@@ -66,16 +68,14 @@ def bag_contests(device: torch.device, scale: int) -> Iterator[Contest]:
     hidden, weight = _normal(device, rows, width), _normal(device, vocab, width) * width**-0.5
     logits = hidden.float() @ weight.float().T
     own, tokens, starts = logits.clone(), torch.arange(rows, device=device), torch.arange(rows + 1, device=device)
-    empty = torch.zeros(rows, device=device)
-    pairs = empty, empty.clone()
-    rest = tokens, torch.ones(rows, device=device), torch.ones(rows, dtype=torch.bool, device=device), starts
+    target, bag_weight = torch.zeros(rows, device=device), torch.ones(rows, device=device)
 
     def softmax() -> object:
-        return bag_kernels.softmax_(own.copy_(logits), *pairs, *rest, torch.bfloat16)
+        return bags.softmax_(own.copy_(logits), target, tokens, bag_weight, starts, torch.bfloat16)
 
-    yield Contest(bag_kernels.SOFTMAX, softmax)
-    yield Contest(fused_logits_kernels.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight))
-    yield Contest(fused_logits_kernels.BEST_TOKEN[2], lambda: noisy_best_token(hidden, weight, tokens, 1.0, 0, vocab))
+    yield Contest(bags.SOFTMAX, softmax)
+    yield Contest(fused.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight))
+    yield Contest(fused.BEST_TOKEN[2], lambda: noisy_best_token(hidden, weight, tokens, 1.0, 0, vocab))
 
 
 def _normal(device: torch.device, *size: int) -> Tensor:

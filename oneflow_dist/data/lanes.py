@@ -121,7 +121,7 @@ class Lane:
 
     def _make(self, source: int, draw: int) -> NoisySample | None:
         """The n-th sample that this lane takes of a source, noised; None if it is left out."""
-        pass_index, index = self.orders[source].locate(draw)
+        pass_index, index = self.orders[source].sample_at(draw)
         rng = self._rng
         name = self.shards[source].name(index)
         self.note(name)

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from oneflow_dist.model.philox import normal_values
-from oneflow_dist.model.tensor_axis import local
+from oneflow_dist.model.tensor_axis import local_part
 
 ZERO = (
     "modulation.linear.weight",
@@ -31,7 +31,7 @@ def initialize(model: nn.Module, seed: int, num_layers: int) -> None:
     """
     for name, parameter in model.named_parameters():
         indices = [local_indices(parameter, dim) for dim in range(parameter.ndim)]
-        local(parameter).copy_(first_value(name, parameter.shape, seed, num_layers, indices))
+        local_part(parameter).copy_(first_value(name, parameter.shape, seed, num_layers, indices))
 
 
 def local_indices(parameter: Tensor, dim: int) -> Tensor:

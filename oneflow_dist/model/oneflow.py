@@ -16,7 +16,7 @@ from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows, with_zero_
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.model.trunk import Block, rotary_table
 
 
@@ -30,7 +30,7 @@ class OneFlow(nn.Module):
     Source: arXiv:2510.03506 section 2.
     """
 
-    def __init__(self, config: Config, axis: TensorAxis = ALONE):
+    def __init__(self, config: Config, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         model, image = config.model, config.image
         self.axis = axis
@@ -82,7 +82,7 @@ class OneFlow(nn.Module):
         return self.heads.draw(slot_hidden, self._unembedding(), noise_key, temperature, limit)
 
     def _unembedding(self) -> Float[Tensor, "v D"]:
-        return local(self.embed.weight if self.unembed is None else self.unembed.weight)
+        return local_part(self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def _embed_rows(
         self, batch: PackedBatch, image_time: Float[Tensor, "I D"], text_time: Float[Tensor, "S D"]

@@ -26,8 +26,8 @@ from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, make_optimizer
-from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import shard_model, share_batch
+from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import count_once, shard_model
 from oneflow_dist.planning.recorder import Collective, Recorder
 from oneflow_dist.training import compute_gradients, global_counts, update_weights
 
@@ -71,7 +71,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     with pretend_ranks(world_size):
         mesh = make_mesh(config, world_size, "cpu")
-        microbatches = packs_of_rank(config, data_place(mesh)[1])
+        microbatches = packs_of_rank(config, data_rank(mesh)[1])
         with torch.device("meta"):
             model = OneFlow(config, tensor_axis(mesh))
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -81,7 +81,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
             model.to_empty(device="cpu")
             optimizer = make_optimizer(model, config.optim)
             fill_states(model, optimizer)
-            batches = [share_batch(without_values(batch, mode), model.axis)] * min(microbatches, 2)
+            batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
             fewer = Recorder()
             if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs

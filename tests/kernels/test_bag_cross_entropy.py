@@ -135,7 +135,7 @@ def test_errors_of_kernels_are_bounded(shape: str, dtype: torch.dtype, monkeypat
     st.sampled_from(LOW),
     st.sampled_from([0.3, 30.0]),
 )
-@settings(max_examples=8)
+@settings(max_examples=5)
 def test_errors_of_kernels_are_bounded_for_any_bags(
     bag_slot: list[int], vocab: int, width: int, dtype: torch.dtype, spread: float
 ) -> None:
@@ -340,14 +340,13 @@ def run_on_ranks(deal: Deal) -> list[tuple[Result, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(
-    ("deal", "tolerance"),
+    ("deal", "tolerance", "size"),
     [
-        (Deal(torch.float64), 1e-12),
-        (Deal(torch.float64, is_chunked=True), 1e-12),
-        (Deal(torch.float32, backend="triton"), 2e-6),
-        (Deal(torch.bfloat16), 8e-3),  # the ranks round their gradients of hidden rows before they are summed
+        (Deal(torch.float64), 1e-12, 4),
+        (Deal(torch.float64, is_chunked=True), 1e-12, 2),
+        (Deal(torch.float32, backend="triton"), 2e-6, 2),
+        (Deal(torch.bfloat16), 8e-3, 4),  # the ranks round their gradients of hidden rows before they are summed
     ],
     ids=["float64", "chunks", "triton", "bfloat16"],
 )

@@ -6,12 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from oneflow_kernels import fused_logits_kernels as kernels
 from oneflow_kernels import reference_bag
 from oneflow_kernels.fused_logits import logsumexp_of_logits, noisy_best_token
+from oneflow_kernels.launches import ALL
 from tests.kernels.bags import error, poison
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-SHAPES = [(1, 16, 1), (3, 65, 129), (70, 64, 300), (130, 8, 513)]  # rows, width, vocabulary
+CASES = [  # rows, width, vocabulary: less than a tile, and more by a few in each of them
+    ((1, 16, 1), torch.float32),
+    ((3, 65, 129), torch.bfloat16),
+    ((70, 64, 300), torch.float16),
+    ((130, 8, 129), torch.bfloat16),
+    ((65, 40, 300), torch.float32),
+]
+every_case = pytest.mark.parametrize(("shape", "dtype"), CASES, ids=str)
 
 
 def operands(rows: int, width: int, vocab: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -29,8 +37,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_case
 def test_error_of_the_logsumexp_is_that_of_float32(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     hidden, weight = operands(*shape, dtype)
     exact = (hidden.double() @ weight.double().T).logsumexp(-1)
@@ -40,8 +47,7 @@ def test_error_of_the_logsumexp_is_that_of_float32(shape: tuple[int, int, int], 
     assert error(own, exact) <= 2.0 * error(same, exact) + 1e-6 * (1.0 + exact.norm().item())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@every_case
 def test_the_best_token_is_that_of_the_noisy_logits(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     """Also of a part of the vocabulary that begins anywhere, with tokens that may not be drawn."""
     hidden, weight = operands(*shape, dtype)
@@ -73,3 +79,19 @@ def test_operations_are_as_they_are_registered(backend: str) -> None:
     hidden, weight = operands(5, 16, 20, torch.float32)
     torch.library.opcheck(torch.ops.oneflow.logsumexp_of_logits, (hidden, weight))
     torch.library.opcheck(torch.ops.oneflow.noisy_best_token, (hidden, weight, torch.arange(5), 1.0, 0, 20))
+
+
+def test_tiles_of_noise_hold_whole_counters() -> None:
+    for launches in kernels.BEST_TOKEN.values():
+        for target in ALL:
+            assert all(launch.tiles["BLOCK_N"] % 4 == 0 for launch in launches.on_target(target))
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 16])
+def test_every_tile_is_computed_whatever_tiles_share_the_vocabulary(
+    group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five tiles of rows, in groups of which the last is smaller."""
+    monkeypatch.setattr(kernels, "GROUP", group)
+    hidden, weight = torch.randn(300, 8), torch.randn(150, 8)
+    torch.testing.assert_close(logsumexp_of_logits(hidden, weight), (hidden @ weight.T).logsumexp(-1))

@@ -33,10 +33,10 @@ def assert_frequencies(tokens: Tensor, logits: Tensor) -> None:
     assert stats.chisquare(count[probs > 0.0].numpy(), expected.numpy()).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
 def test_tokens_come_as_often_as_their_probability(temperature: float) -> None:
     hidden, weight = operands()
-    keys = torch.arange(50_000)
+    keys = torch.arange(25_000)
     tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, temperature)
     assert_frequencies(tokens, hidden[0] @ weight.T / temperature)
 
@@ -44,14 +44,14 @@ def test_tokens_come_as_often_as_their_probability(temperature: float) -> None:
 def test_tokens_of_the_kernel_come_as_often_as_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEFLOW_KERNELS", "triton")
     hidden, weight = operands(dtype=torch.bfloat16)
-    keys = torch.arange(8000) * 2**40 - 2**52
+    keys = torch.arange(3000) * 2**40 - 2**52
     tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, 3.0)
     assert_frequencies(tokens, hidden[0].float() @ weight.float().T / 3.0)
 
 
 def test_tokens_from_the_limit_on_never_come() -> None:
     hidden, weight = operands()
-    keys = torch.arange(50_000)
+    keys = torch.arange(25_000)
     tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, 1.5, 23)
     logits = hidden[0] @ weight.T / 1.5
     logits[23:] = -torch.inf
@@ -129,8 +129,7 @@ def sample_on_ranks(backend: str) -> list[list[int]]:
         ]
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("size", "backend"), [(4, "reference"), (2, "triton")])
 def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one(launcher: Launcher, size: int, backend: str) -> None:
     (alone,) = launcher.call(1, sample_on_ranks, backend)
     assert all(max(tokens) < limit for tokens, limit in zip(alone, (60, 13, 41), strict=True))

@@ -13,7 +13,7 @@ from oneflow_dist.containers import Images, NoisySample, PackedBatch
 from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
 from oneflow_dist.parallel.mesh import tensor_axis
-from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.parallel.sharding import count_once
 
 KINDS = ("mixed", "text alone", "images alone", "nothing to learn")
 
@@ -50,7 +50,7 @@ def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
 
 def make_packs(parts: list[list[NoisySample]], config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
     """A pack of each part, as this rank of a tensor group answers for it."""
-    return [share_batch(pack(part, capacity_of(config), config.flow.normalize), tensor_axis(mesh)) for part in parts]
+    return [count_once(pack(part, capacity_of(config), config.flow.normalize), tensor_axis(mesh)) for part in parts]
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from torch.fx import GraphModule
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
 from oneflow_dist.optim import MovingAverage, make_optimizer
-from oneflow_dist.parallel.mesh import data_place, make_mesh
+from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.training import build_model, compute_gradients, global_counts, update_weights
 from tests.launching import Launcher, shared_folder
 from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
@@ -83,7 +83,7 @@ def deal_packs(config: Config, mesh: DeviceMesh, num_packs: int) -> list[PackedB
     samples: all are padded to the same sizes, and all name the same bound of their sequences.
     """
     samples = [sample for kind in KINDS for sample in make_samples(kind, 4, config)]
-    rank, size = data_place(mesh)
+    rank, size = data_rank(mesh)
     own = len(samples) // (size * num_packs)
     first = rank * num_packs * own
     parts = [samples[first + number * own : first + (number + 1) * own] for number in range(num_packs)]

@@ -18,9 +18,9 @@ from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
-from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import cut_weights, share_batch, sync_gradients, use_float8
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
+from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import count_once, cut_weights, sync_gradients, use_float8
 from oneflow_dist.training import build_model, compute_gradients, global_counts
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
@@ -31,7 +31,7 @@ Step = tuple[dict[str, torch.Tensor], torch.Tensor, float]  # gradients, losses,
 
 def deal_packs(config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
     """The packs of this rank: three samples of each of the four kinds, dealt out to the ranks."""
-    rank, size = data_place(mesh)
+    rank, size = data_rank(mesh)
     return make_packs([make_samples(kind, 3, config) for kind in KINDS[rank::size]], config, mesh)
 
 
@@ -115,7 +115,7 @@ def held(config_path: str, overrides: list[str]) -> tuple[bool, bool, set[torch.
         isinstance(model, FSDPModule),
         all(isinstance(parameter, DTensor) for parameter in parameters.values()),
         {parameter.dtype for parameter in parameters.values()},
-        {name: local(parameter).numel() for name, parameter in parameters.items()},
+        {name: local_part(parameter).numel() for name, parameter in parameters.items()},
     )
 
 
@@ -164,7 +164,7 @@ def placements(
     for name, parameter in model.named_parameters():
         (placement,) = parameter.placements
         dim = placement.dim if isinstance(placement, Shard) else None
-        found[name] = (dim, tuple(parameter.shape), tuple(local(parameter).shape))
+        found[name] = (dim, tuple(parameter.shape), tuple(local_part(parameter).shape))
     return found
 
 
@@ -275,7 +275,7 @@ def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_th
     size: int, config: Config
 ) -> None:
     batch = mixed_batch(config)
-    shares = [share_batch(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
+    shares = [count_once(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
     weights = ("slot_weight", "patch_weight")  # bags are scored by all ranks together
     for name in weights:
         parts = torch.stack([getattr(share, name) for share in shares])
@@ -310,14 +310,14 @@ def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
         own = dataclasses.replace(prediction, bag_loss=prediction.bag_loss / num_ranks)  # as the model gives it
         return compute_losses(own, share, batch.counts, flow).stack()
 
-    parts = [losses(share_batch(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
+    parts = [losses(count_once(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
     assert (torch.stack(parts) > 0.0).all()
     torch.testing.assert_close(torch.stack(parts).sum(0), losses(batch, 1))
 
 
 def test_a_rank_alone_answers_for_the_batch_as_it_is(config: Config) -> None:
     batch = mixed_batch(config)
-    assert share_batch(batch, ALONE) is batch
+    assert count_once(batch, NO_TENSOR_AXIS) is batch
 
 
 def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[tuple[int, int]]:

@@ -135,7 +135,7 @@ def count_decoded(lane: Lane) -> int:
     """One pass of reading and decoding alone, in a shuffled order."""
     shards, source = lane.shards[0], lane.sources[0]
     for draw in range(len(shards)):
-        record = shards.read(lane.orders[0].locate(draw)[1])
+        record = shards.read(lane.orders[0].sample_at(draw)[1])
         decode_record(record, read_fields(record), CAPTION, source.reading, lane.tokenizer, lane.config.image)
     return len(shards)
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
-from oneflow_dist.config import Config
+from oneflow_dist.config import RANGES, Config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import naming
 from oneflow_dist.model.flops import num_parameters
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampler import generate, generate_steps
+from oneflow_dist.toml import check_range
 from oneflow_dist.trained import load_model
 from tools.digits.gallery import draw_gallery
 from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images

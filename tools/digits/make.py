@@ -11,9 +11,10 @@ import numpy as np
 import webdataset
 from PIL import Image
 
+from oneflow_dist.config import RANGES
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
-from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import run_program
+from oneflow_dist.toml import check_range
 from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, count_up, load_split
 
 SHARD_SAMPLES = 1024

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import no_type_check
 
 import torch
@@ -12,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.launches import ALL, Launch, Launches, Variant, describe, on
+from oneflow_kernels.launches import ALL, Launch, Launches, on
 from oneflow_kernels.triton_ops import cast
 
 ROW = Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1)
@@ -45,24 +44,19 @@ def _bag_of(logits, target, bag_tokens, bag_weight, first, end, vocab, PAIRS):
 
 @no_type_check
 @triton.jit
-def _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, base, vocab, PAIRS):
-    """Probabilities of a bag's own tokens, from the row to the pairs."""
+def _clear(probs, bag_tokens, first, end, vocab, PAIRS):
+    """Probabilities of a bag's own tokens become 0."""
     for start in range(first, end, PAIRS):
         pair = start + tl.arange(0, PAIRS)
-        inside = pair < end
-        token = tl.load(bag_tokens + pair, mask=inside, other=-1)
-        own = (token >= 0) & (token < vocab)
-        counts = own & (tl.load(is_first + pair, mask=inside, other=0) != 0)
-        z = tl.load(target + pair, mask=counts, other=0.0)
-        p = tl.where(counts, tl.exp(tl.where(counts, z - base, 0.0)), 0.0)
-        tl.store(pair_prob + pair, p, mask=inside)
-        tl.store(probs + token, tl.zeros([PAIRS], probs.dtype.element_ty), mask=own)
+        token = tl.load(bag_tokens + pair, mask=pair < end, other=-1)
+        zeros = tl.zeros([PAIRS], probs.dtype.element_ty)
+        tl.store(probs + token, zeros, mask=(token >= 0) & (token < vocab))
 
 
 @no_type_check
 @triton.jit
 def bag_softmax(
-    logits, probs, target, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
+    logits, probs, target, bag_tokens, bag_weight, starts, lse, base, mass,
     vocab, stride, probs_stride, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """One row, in blocks from its beginning. What is written to a block never lies behind what has been read."""
@@ -92,7 +86,7 @@ def bag_softmax(
         tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
     tl.debug_barrier()  # all of the row is written
     first, end = tl.load(starts + row), tl.load(starts + row + 1)  # again: they held no registers meanwhile
-    _move_out(probs, target, pair_prob, bag_tokens, is_first, first, end, own_base, vocab, PAIRS)
+    _clear(probs, bag_tokens, first, end, vocab, PAIRS)
     tl.store(base + row, own_base)
     tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))
 
@@ -172,24 +166,16 @@ def bag_logits(
 
 
 def softmax_(
-    logits: Tensor,
-    target: Tensor,
-    pair_prob: Tensor,
-    bag_tokens: Tensor,
-    bag_weight: Tensor,
-    is_first: Tensor,
-    starts: Tensor,
-    dtype: torch.dtype,
+    logits: Tensor, target: Tensor, bag_tokens: Tensor, bag_weight: Tensor, starts: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits become unnormalised probabilities, in place."""
-    probs, launch = logits.view(dtype), SOFTMAX.best(logits)
+    probs = logits.view(dtype)
     lse, base, mass = (logits.new_empty(len(logits)) for _ in range(3))
-    if len(logits):
-        with torch.cuda.device_of(logits):
-            bag_softmax[(len(logits),)](
-                logits, probs, target, pair_prob, bag_tokens, bag_weight, is_first, starts, lse, base, mass,
-                logits.shape[1], logits.stride(0), probs.stride(0), REACH=REACH[dtype], **launch.options(),
-            )  # fmt: skip
+    SOFTMAX.best(logits).run(
+        bag_softmax, (len(logits),), logits,
+        logits, probs, target, bag_tokens, bag_weight, starts, lse, base, mass,
+        logits.shape[1], logits.stride(0), probs.stride(0), REACH=REACH[dtype],
+    )  # fmt: skip
     return lse, base, mass
 
 
@@ -199,12 +185,10 @@ def hidden_grad_(
     """Row factors and the one-hot part of the gradient of hidden rows."""
     launch = HIDDEN_GRAD.best(grad)
     rows, width = grad.shape
-    if rows:
-        with torch.cuda.device_of(grad):
-            bag_hidden_grad[rows, triton.cdiv(width, launch.tiles["BLOCK"])](
-                grad, scale, weight, bag_tokens, pair_weight, starts, len(weight), width, weight.stride(0),
-                **launch.options(),
-            )  # fmt: skip
+    launch.run(
+        bag_hidden_grad, (rows, triton.cdiv(width, launch.tiles["BLOCK"])), grad,
+        grad, scale, weight, bag_tokens, pair_weight, starts, len(weight), width, weight.stride(0),
+    )  # fmt: skip
 
 
 def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
@@ -214,49 +198,19 @@ def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Ten
     is_own = (bag_tokens >= 0) & (bag_tokens < vocab) & (pair_weight != 0.0)
     tokens, order = torch.where(is_own, bag_tokens, vocab).sort(stable=True)
     ends = torch.searchsorted(tokens, tokens, right=True)
-    if len(tokens):
-        with torch.cuda.device_of(grad):
-            bag_weight_grad[len(tokens), triton.cdiv(width, launch.tiles["BLOCK"])](
-                grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, hidden.stride(0),
-                **launch.options(),
-            )  # fmt: skip
+    launch.run(
+        bag_weight_grad, (len(tokens), triton.cdiv(width, launch.tiles["BLOCK"])), grad,
+        grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, hidden.stride(0),
+    )  # fmt: skip
 
 
-def bag_logits_of(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+def bag_token_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     """Logits of the bag tokens alone."""
     launch = LOGITS.best(hidden)
     out = hidden.new_empty(len(bag_tokens), dtype=torch.float32)
-    if len(bag_tokens):
-        with torch.cuda.device_of(hidden):
-            bag_logits[(triton.cdiv(len(bag_tokens), launch.tiles["PAIRS"]),)](
-                hidden, weight, bag_tokens, bag_slot, out, len(bag_tokens), len(weight), hidden.shape[1],
-                hidden.stride(0), weight.stride(0), **launch.options(),
-            )  # fmt: skip
+    launch.run(
+        bag_logits, (triton.cdiv(len(bag_tokens), launch.tiles["PAIRS"]),), hidden,
+        hidden, weight, bag_tokens, bag_slot, out, len(bag_tokens), len(weight), hidden.shape[1],
+        hidden.stride(0), weight.stride(0),
+    )  # fmt: skip
     return out
-
-
-FLOATS = ("lse", "base", "mass", "target", "pair_weight", "pair_prob", "bag_weight", "scale", "grad", "logits", "out")
-INDICES = ("bag_tokens", "bag_slot", "starts", "tokens", "order", "ends")
-SIZES = ("width", "hidden_stride", "weight_stride")
-TYPES = {
-    **dict.fromkeys(FLOATS, "*fp32"),
-    **dict.fromkeys(INDICES, "*i64"),
-    **dict.fromkeys(SIZES, "i32:16"),
-    "is_first": "*i1",
-    "num_pairs": "i32",
-}
-
-
-def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped; the vocabulary of a part may be odd."""
-    for dtype, reach in zip(("fp32", "bf16", "fp16"), REACH.values(), strict=True):
-        for size, form in (("i32:16", ""), ("i32", "odd vocabulary")):
-            types = TYPES | dict.fromkeys(("vocab", "stride", "probs_stride"), size)
-            yield from describe(bag_softmax, SOFTMAX, {"REACH": reach}, types, dtype, form)
-        types = TYPES | {"vocab": "i32", "stride": "i32:16"}
-        for kernel, launches in (
-            (bag_hidden_grad, HIDDEN_GRAD),
-            (bag_weight_grad, WEIGHT_GRAD),
-            (bag_logits, LOGITS),
-        ):
-            yield from describe(kernel, launches, {}, types, dtype)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from oneflow_dist.ranges import check_range
+from oneflow_dist.toml import check_range
 
 
 @pytest.mark.parametrize(

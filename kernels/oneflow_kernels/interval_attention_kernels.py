@@ -9,13 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-from oneflow_kernels.launches import ALL, AMD, CPU, NEW, OLD, Launch, Launches, Variant, describe, on
+from oneflow_kernels.launches import ALL, AMD, CPU, NEW, OLD, Launch, Launches, on
 from oneflow_kernels.triton_ops import cast, dot
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -337,28 +336,3 @@ def launches_of(table: Table, num_bytes: int, width: int) -> Launches:
 def padded_width(width: int) -> int:
     """The columns of a tile: matrix units take powers of two, 16 at least."""
     return max(16, triton.next_power_of_2(width))
-
-
-SHAPES = [("bf16", 64), ("bf16", 128), ("fp16", 64), ("fp16", 128), ("fp32", 64), ("fp32", 128), ("bf16", 32)]
-SHAPES += [("bf16", 96)]  # padded to 128
-TYPES = {
-    **dict.fromkeys(("num_rows", "num_heads", "group"), "i32"),
-    **dict.fromkeys(("logsumexp", "delta", "grad_logsumexp"), "*fp32"),
-    **dict.fromkeys(("key_start", "key_end", "query_start", "query_end"), "*i32"),
-    "scale": "fp32",
-}
-
-
-def variants() -> Iterator[Variant]:
-    """Every kernel in every form that is shipped, of other widths only one."""
-    tables = (
-        (attention_forward, FORWARD),
-        (attention_key_gradient, KEY_GRADIENT),
-        (attention_query_gradient, QUERY_GRADIENT),
-    )
-    for dtype, width in SHAPES:
-        rules, form = {"WIDTH": width, "PADDED": padded_width(width)}, f"width {width}"
-        num_bytes = 4 if dtype == "fp32" else 2
-        for kernel, table in tables:
-            yield from describe(kernel, launches_of(table, num_bytes, width), rules, TYPES, dtype, form)
-        yield from describe(attention_delta, DELTA, rules | {"HAS_GRAD": True}, TYPES, dtype, form)
