@@ -101,6 +101,6 @@ def test_a_device_with_wrong_kernels_is_said(launcher: Launcher, tmp_path: Path)
     check = ("tools/measure_gpu.py", "--check", "--output", tmp_path, "--config", "configs/debug.toml")
     end = launcher.run(*check, "--only", "draws")
     assert end.code == 0, end.stderr
-    assert "| drawn tokens | bfloat16 |" in (tmp_path / "report.md").read_text()
+    assert "| drawn tokens, bfloat16 |" in (tmp_path / "report.md").read_text()
     assert of_kind(Notebook(tmp_path).lines, "contender") == []
     assert launcher.run(*check, "--only", "no such job").code == 1  # nothing is known to be right

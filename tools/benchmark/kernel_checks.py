@@ -1,13 +1,12 @@
 """Whether the kernels are right on this device: against float64, on memory full of NaN, twice with the same bits."""
 
-# Shapes: T rows, D width, h query heads, g key and value heads, d head width, I images, N slots, V vocabulary.
+# Shapes: T rows, D width, h query heads, g key and value heads, d head width, N slots, V vocabulary.
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,75 +19,33 @@ from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 from oneflow_kernels.sample_bag import sample_bag
 from tools.benchmark.link import in_a_line
-from tools.benchmark.schedule import Line
+from tools.benchmark.report import Line
 
-Function = Callable[..., Any]  # of tensors; a tensor or several
+Function = Callable[..., Any]  # of tensors; a tensor
+Check = tuple[str, torch.dtype, Callable[[], Line]]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TIMES = 2.0  # an error may be so many times that of the definition in the same dtype
 SLACK = 1e-6  # of the norm of the result, beyond that
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """A kernel on inputs of odd sizes, and what it has to compute."""
-
-    name: str
-    inputs: tuple[Tensor, ...]  # in float64 those that are rounded to a dtype and get gradients
-    ours: Function
-    definition: Function
-
-
 def run_checks(device: torch.device, rows: int, only: tuple[str, ...] = ("",)) -> Iterator[Line]:
-    """Every check in every dtype: errors of ours and of the definition, and whether all is as it must be.
+    """Every check: errors of ours and of the definition, and whether all is as it must be.
 
     Args:
+        rows: about so many in each.
         only: checks whose names begin with one of these.
     """
-    for check in all_checks(device, rows):
-        for dtype in DTYPES if check.name.startswith(only) else ():
-            yield _named(check.name, dtype, functools.partial(run_check, check, dtype))
-    if "drawn tokens".startswith(only):
-        yield _named("drawn tokens", torch.bfloat16, functools.partial(check_drawn_tokens, device, rows))
-    if "first weights".startswith(only):
-        yield _named("first weights", torch.float32, functools.partial(check_first_weights, device, rows))
-
-
-def _named(name: str, dtype: torch.dtype, check: Callable[[], Line]) -> Line:
-    line = {"name": name, "dtype": str(dtype).removeprefix("torch.")}
-    try:
-        return line | check()
-    except Exception as error:  # noqa: BLE001  a kernel that does not compile is wrong, and the next is checked
-        return line | {"failed": in_a_line(error), "is_right": False}
-
-
-def run_check(check: Check, dtype: torch.dtype) -> Line:
-    """Outputs and gradients."""
-    inputs = tuple(_as_input(x, dtype) for x in check.inputs)
-    widened = tuple(x.detach().double().requires_grad_() if x.requires_grad else x for x in inputs)
-    truth, same = _outputs(check.definition, widened), _outputs(check.definition, inputs)
-    with poisoned_memory():
-        found, again = (_outputs(check.ours, inputs) for _ in range(2))
-    errors = [(_error(x, right), _error(y, right)) for x, y, right in zip(found, same, truth, strict=True)]
-    is_right = all(own <= TIMES * other + SLACK for own, other in errors)  # a NaN is not
-    is_repeated = all(torch.equal(x, y) for x, y in zip(found, again, strict=True))
-    worst = max(errors, key=lambda pair: pair[0] / (pair[1] + SLACK))
-    return {"error": worst[0], "error_of_definition": worst[1], "is_right": is_right and is_repeated}
-
-
-@contextmanager
-def poisoned_memory() -> Iterator[None]:
-    """Where nothing has been written there is NaN, or the largest integer."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+    for name, dtype, check in all_checks(device, rows):
+        if name.startswith(only):
+            line = {"name": name, "dtype": str(dtype).removeprefix("torch.")}
+            try:
+                yield line | check()
+            except Exception as error:  # noqa: BLE001  a kernel that does not compile is wrong, and the next is checked
+                yield line | {"failed": in_a_line(error), "is_right": False}
 
 
 def all_checks(device: torch.device, rows: int) -> Iterator[Check]:
-    """Of about `rows` rows."""
+    """Name, dtype and what makes the line of each."""
     make = torch.Generator(device).manual_seed(0)
 
     def normal(*size: int) -> Tensor:
@@ -96,6 +53,8 @@ def all_checks(device: torch.device, rows: int) -> Iterator[Check]:
 
     yield from attention_checks(device, rows, normal)
     yield from bag_checks(device, rows, normal, make)
+    yield "drawn tokens", torch.bfloat16, functools.partial(check_drawn_tokens, device, rows)
+    yield "first weights", torch.float32, functools.partial(check_first_weights, device, rows)
 
 
 def attention_checks(device: torch.device, rows: int, normal: Callable[..., Tensor]) -> Iterator[Check]:
@@ -114,18 +73,21 @@ def attention_checks(device: torch.device, rows: int, normal: Callable[..., Tens
     for rule, intervals in rules.items():
         for heads, groups, width in ((4, 1, 64), (8, 8, 128), (4, 2, 32)):
             query, key, value = normal(rows, heads, width), *(normal(rows, heads // groups, width) for _ in range(2))
-            yield Check(
-                name=f"attention, {rule}, {heads} / {heads // groups} heads of {width}",
-                inputs=(query, key, value, *intervals),
-                ours=lambda q, k, v, *own: interval_attention(q, k, v, KeyIntervals(*own), rows),
-                definition=lambda q, k, v, *own: attention_definition(q, k, v, KeyIntervals(*own)),
-            )
+            for dtype in DTYPES:
+                check = functools.partial(
+                    compare,
+                    lambda q, k, v, *bounds: interval_attention(q, k, v, KeyIntervals(*bounds), rows),
+                    attention_definition,
+                    (query, key, value, *intervals),
+                    dtype,
+                )
+                yield f"attention, {rule}, {heads} / {heads // groups} heads of {width}", dtype, check
 
 
-def attention_definition(query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals) -> Tensor:
+def attention_definition(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor, *_: Tensor) -> Tensor:
     """One mask, all scores, each step in the inputs' dtype."""
     other = torch.arange(len(query), device=query.device)
-    is_seen = (intervals.start[:, None] <= other) & (other < intervals.end[:, None])
+    is_seen = (start[:, None] <= other) & (other < end[:, None])
     q, k, v = (x.transpose(0, 1) for x in (query, key, value))
     k, v = (x.repeat_interleave(len(q) // len(x), dim=0) for x in (k, v))
     scores = (q @ k.mT * query.shape[2] ** -0.5).masked_fill(~is_seen, -torch.inf)
@@ -141,13 +103,28 @@ def bag_checks(
     bag_slot = torch.randint(slots // 2, (slots,), device=device, generator=make).sort().values * 2
     bag_tokens = torch.randint(vocab, (slots,), device=device, generator=make)
     bag_weight = torch.rand(slots, device=device, generator=make)
-    num_filled = len(bag_slot.unique())
-    yield Check(
-        name="bag loss",
-        inputs=(hidden, weight, bag_tokens, bag_slot, bag_weight),
-        ours=functools.partial(bag_cross_entropy, num_filled=num_filled),
-        definition=reference_bag.bag_cross_entropy,
-    )
+    ours = functools.partial(bag_cross_entropy, num_filled=len(bag_slot.unique()))
+    inputs = hidden, weight, bag_tokens, bag_slot, bag_weight
+    for dtype in DTYPES:
+        yield "bag loss", dtype, functools.partial(compare, ours, reference_bag.bag_cross_entropy, inputs, dtype)
+
+
+def compare(ours: Function, definition: Function, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Line:
+    """Outputs and gradients.
+
+    Args:
+        inputs: those in float64 are rounded to `dtype` and get gradients.
+    """
+    inputs = tuple(x.to(dtype).requires_grad_() if x.dtype == torch.float64 else x for x in inputs)
+    widened = tuple(x.detach().double().requires_grad_() if x.requires_grad else x for x in inputs)
+    truth, defined = _outputs(definition, widened), _outputs(definition, inputs)
+    with poisoned_memory():
+        computed, again = (_outputs(ours, inputs) for _ in range(2))
+    errors = [(_error(x, right), _error(y, right)) for x, y, right in zip(computed, defined, truth, strict=True)]
+    is_bounded = all(error <= TIMES * other + SLACK for error, other in errors)  # a NaN is not
+    is_repeated = all(torch.equal(x, y) for x, y in zip(computed, again, strict=True))
+    error, error_of_definition = max(errors, key=lambda pair: pair[0] / (pair[1] + SLACK))
+    return {"error": error, "error_of_definition": error_of_definition, "is_right": is_bounded and is_repeated}
 
 
 def check_drawn_tokens(device: torch.device, rows: int) -> Line:
@@ -167,25 +144,30 @@ def check_drawn_tokens(device: torch.device, rows: int) -> Line:
 
 def check_first_weights(device: torch.device, rows: int) -> Line:
     """First weights are those of a CPU, bit by bit."""
-    places = torch.arange(8 * rows, device=device)
-    drawn = normal_values(0, "first values", places, places)[-64:, -64:].cpu()
-    right = normal_values(0, "first values", places[-64:].cpu(), places[-64:].cpu())
-    error = float((drawn - right).norm() / right.norm())
-    return {"error": error, "error_of_definition": 0.0, "is_right": torch.equal(drawn, right)}
+    indices = torch.arange(8 * rows, device=device)
+    drawn = normal_values(0, "first values", indices, indices)[-64:, -64:].cpu()
+    right = normal_values(0, "first values", indices[-64:].cpu(), indices[-64:].cpu())
+    return {"error": _error(drawn, right), "error_of_definition": 0.0, "is_right": torch.equal(drawn, right)}
 
 
-def _as_input(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype).requires_grad_() if x.dtype == torch.float64 else x
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Where nothing has been written there is NaN, or the largest integer."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _outputs(function: Function, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    found = function(*inputs)
-    outputs = found if isinstance(found, tuple) else (found,)
+    """The result, and gradients for a slope of it that does not depend on who computes."""
+    output: Tensor = function(*inputs)
+    slope = torch.linspace(-1.0, 1.0, output.numel()).bfloat16() if output.ndim else torch.ones(())
     learned = [x for x in inputs if x.requires_grad]
-    slopes = [torch.linspace(-1.0, 1.0, x.numel()).bfloat16().to(x).view(x.shape) for x in outputs]
-    if outputs[0].ndim == 0:
-        slopes = [torch.ones_like(outputs[0])]
-    return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, learned, slopes)]
+    return [output.detach(), *torch.autograd.grad(output, learned, slope.to(output).view(output.shape))]
 
 
 def _error(x: Tensor, truth: Tensor) -> float:

@@ -34,18 +34,16 @@ def all_cases(config: Config, device: torch.device) -> Iterator[Case]:
         yield from make(device, scale)
 
 
-def measure_cases(cases: Sequence[Case], suffix: str, is_profiled: bool, link: Link, device: torch.device) -> None:
-    """Compile all, then time one after the other; the names get a suffix."""
-    entered = [(case, enter(case, device)) for case in cases]
+def measure_case(case: Case, suffix: str, is_profiled: bool, link: Link, device: torch.device) -> None:
+    """Compile all contenders, then time them; the case's name gets a suffix."""
+    entrants, name = enter(case, device), case.name + suffix
     link.ready()
-    for case, entrants in entered:
-        name = case.name + suffix
-        for line in time_in_turn(case, entrants, device):
-            link.tell("contender", **line | {"case": name})
-        for entrant in entrants if is_profiled else []:
-            if entrant.calls:
-                times = kernel_times(entrant.calls[0], device)
-                link.tell("kernels", name=f"{name}: {entrant.line['name']}", **times)
+    for line in time_in_turn(case, entrants, device):
+        link.tell("contender", **line | {"case": name})
+    for entrant in entrants:
+        if is_profiled and entrant.calls:
+            profile = kernel_times(entrant.calls[0], device)
+            link.tell("kernels", name=f"{name}: {entrant.line['name']}", **profile)
 
 
 def measure_launches(kernels: Sequence[str], folder: Path, link: Link, device: torch.device) -> None:

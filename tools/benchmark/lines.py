@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 from oneflow_dist.files import write_whole
-from tools.benchmark.report import report
-from tools.benchmark.schedule import Line
+from tools.benchmark.report import Line, report
 
 LINES, REPORT = "results.jsonl", "report.md"
 

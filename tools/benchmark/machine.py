@@ -9,44 +9,37 @@ import subprocess
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from oneflow_dist.planning.gpus import peak_flops
+from tools.benchmark.report import Line
 
 ROOT = Path(__file__).parents[2]
 
 
-def describe_machine(commit: str = "") -> dict[str, Any]:
+def describe_machine(commit: str) -> Line:
     """Device, driver, versions, commit and date; what is not there is called "none".
 
     Leaves the device alone, and torch too, which takes seconds to import.
 
     Args:
-        commit: of this code, where its folder is a copy without git.
+        commit: of this code, where its folder is a copy without git; else empty.
     """
-    name, memory, driver = describe_gpu()
-    peak = peak_flops(name)
+    gpus = _ask("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader").splitlines()
+    gpus += [f"{platform.processor() or platform.machine()}, none, none"]
+    device, memory, driver = gpus[0].split(", ")
+    peak = peak_flops(device)
     return {
-        "device": name,
+        "device": device,
         "device_memory": memory,
         "vendor_bf16_tflops": peak and peak / 1e12,
         "driver": driver,
-        "torch": version("torch"),
-        "triton": version("triton") if find_spec("triton") else "none",
-        "torchtitan": version("torchtitan") if find_spec("torchtitan") else "none",
+        **{
+            package: version(package) if find_spec(package) else "none" for package in ("torch", "triton", "torchtitan")
+        },
         "python": platform.python_version(),
         "commit": commit or current_commit(ROOT),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def describe_gpu() -> tuple[str, str, str]:
-    """Name, memory and driver of the first GPU; those of the processor where there is none."""
-    answer = _ask("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    if not answer:
-        return platform.processor() or platform.machine(), "none", "none"
-    name, memory, driver = answer.splitlines()[0].split(", ")
-    return name, memory, driver
 
 
 def current_commit(folder: Path) -> str:

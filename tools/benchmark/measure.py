@@ -17,39 +17,43 @@ from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.runtime import start_process
 from oneflow_dist.training import build_model, train_step
 from tools.benchmark.batches import make_batch
-from tools.benchmark.counters import measure_counters
 from tools.benchmark.device import device_rates
 from tools.benchmark.jobs import AGAIN, TUNED, Job
 from tools.benchmark.kernel_checks import run_checks
 from tools.benchmark.kernel_times import kernel_times
-from tools.benchmark.kernels import all_cases, measure_cases, measure_launches
+from tools.benchmark.kernels import all_cases, measure_case, measure_launches
 from tools.benchmark.link import Link
 from tools.benchmark.machine import ROOT
 from tools.benchmark.peer import Titan
-from tools.benchmark.timing import INPUT_SETS, Steps, time_steps
+from tools.benchmark.report import Line
+from tools.benchmark.timing import INPUT_SETS, time_steps
 
 STEPS = 20  # packs, timed in steps of one or several
 
 
+def measure_task(task: dict[str, Any], link: Link) -> None:
+    """A job as `processes` sends it."""
+    job = Job(**task["job"] | {"what": tuple(task["job"]["what"])})
+    config = load_config(task["config"], ["data.packs_per_step=1", *task["overrides"], *job.overrides])
+    measure(job, config, Path(task["folder"]), link, start_process())
+
+
 def measure(job: Job, config: Config, folder: Path, link: Link, device: torch.device) -> None:
     """Tell the numbers of a job."""
-    if job.kind == "ours":
+    if job.kind == "device":
+        measure_device(config, link, device)
+    elif job.kind == "ours":
         measure_training(job, config, link, device)
     elif job.kind == "peer":
         measure_peer(job, config, link, device)
     elif job.kind == "case":
-        cases = [case for case in all_cases(config, device) if case.name in job.what]
-        suffix = TUNED if job.name.endswith(TUNED) else ""
-        measure_cases(cases, suffix, job.is_profiled, link, device)
+        (case,) = (case for case in all_cases(config, device) if case.name in job.what)
+        measure_case(case, TUNED if job.name.endswith(TUNED) else "", job.is_profiled, link, device)
     elif job.kind == "checks":
         for line in run_checks(device, 1000 if device.type == "cuda" else 60, job.what):
             link.tell("check", **line)
-    elif job.kind == "launches":
-        measure_launches(job.what, folder, link, device)
-    elif job.kind == "counters":
-        measure_counters(config, link, device)
     else:
-        measure_device(config, link, device)
+        measure_launches(job.what, folder, link, device)
 
 
 def measure_device(config: Config, link: Link, device: torch.device) -> None:
@@ -87,8 +91,7 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
         counts = sum((batches[number].counts for number in used), Counts.zeros())
         link.tell(
             "step",
-            **rates(model, times, counts.rows, counts.sequences, step_flops(counts, config)),
-            **naming(job, packs),
+            **describe(job, packs, model, times, counts.rows, counts.sequences, step_flops(counts, config)),
             padding_share=1.0 - counts.rows / counts.padded_rows,
             slots_with_logits_share=counts.filled_slots / counts.rows,
         )
@@ -104,9 +107,8 @@ def measure_peer(job: Job, config: Config, link: Link, device: torch.device) -> 
     """
     sequences, length = job.sequences, config.data.rows_per_pack // job.sequences
     titan = Titan(config, length, job.uses_fsdp, device)
-    generator = torch.Generator().manual_seed(0)
     shape = (INPUT_SETS, sequences, length + 1)
-    tokens = torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
+    tokens = torch.randint(config.model.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     for number in range(INPUT_SETS):
         titan.step(tokens[number])
     free_memory(device)
@@ -116,29 +118,28 @@ def measure_peer(job: Job, config: Config, link: Link, device: torch.device) -> 
     flops = training_flops(config, rows=rows, attention_pairs=pairs, head_slots=rows)
     link.tell(
         "step",
-        **rates(titan.model, times, rows, STEPS * sequences, flops),
-        **naming(job, 1),
-        tflops_by_its_own_formula=titan.flops_per_token * rows / sum(times.seconds) / 1e12,
+        **describe(job, 1, titan.model, times, rows, STEPS * sequences, flops),
+        tflops_by_its_own_formula=titan.flops_per_token * rows / times[0] / 1e12,
         padding_share=0.0,
         slots_with_logits_share=1.0,
     )
 
 
-def naming(job: Job, packs: int) -> dict[str, Any]:
-    """What a line of steps is called; rounds of a variant have one name."""
-    return {"name": job.name.removesuffix(AGAIN), "packs": packs, "sequences": job.sequences}
-
-
-def rates(model: nn.Module, times: Steps, rows: int, documents: int, flops: float) -> dict[str, Any]:
+def describe(
+    job: Job, packs: int, model: nn.Module, times: tuple[float, Line], rows: int, documents: int, flops: float
+) -> Line:
     """What both sides report of timed steps, which took so many rows, documents and FLOPs together."""
-    seconds = sum(times.seconds)
+    seconds, line = times
     return {
+        "name": job.name.removesuffix(AGAIN),  # rounds of a variant have one name
+        "packs": packs,
+        "sequences": job.sequences,
         "parameters": num_parameters(model),
         "rows_per_second": rows / seconds,
         "documents_per_second": documents / seconds,
         "tflops": flops / seconds / 1e12,
         "flops_per_document": flops / documents,
-        **times.report(),
+        **line,
     }
 
 
@@ -146,11 +147,3 @@ def free_memory(device: torch.device) -> None:
     """Give back what drawing the first weights and compiling took."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def measure_task(task: dict[str, Any], link: Link) -> None:
-    """A job as `processes` sends it."""
-    fields: dict[str, Any] = task["job"]
-    job = Job(**fields | {"what": tuple(fields["what"])})
-    config = load_config(task["config"], ["data.packs_per_step=1", *task["overrides"], *job.overrides])
-    measure(job, config, Path(task["folder"]), link, start_process())

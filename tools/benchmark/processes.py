@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from tools.benchmark.schedule import Line, Process
+from tools.benchmark.jobs import Job
+from tools.benchmark.report import Line
 
 GET_FLAGS, SET_FLAGS, IS_UP = 0x8913, 0x8914, 1  # of a network interface: see `man netdevice`
 MEASURE = (sys.executable, "-c", "from tools.benchmark.link import main; main()")
@@ -43,15 +44,15 @@ class Machine:
         """Seconds."""
         return time.monotonic()
 
-    def start(self, job: Any) -> Child:
+    def start(self, job: Job) -> Child:
         """A process group of its own, so that it is stopped and killed with all that it starts."""
         task = json.dumps({"job": asdict(job), **self.shared})
         with self.log.open("ab") as log:
             return Child([*self.command, task], log, self.environment)
 
-    def wait(self, processes: Sequence[Process], seconds: float) -> None:
+    def wait(self, processes: Sequence[Child], seconds: float) -> None:
         """Until one of them says something, or `seconds`."""
-        pipes = [process.pipe for process in processes if isinstance(process, Child) and not process.is_deaf]
+        pipes = [process.pipe for process in processes if not process.is_deaf]
         if pipes:
             select.select(pipes, [], [], seconds)
         else:

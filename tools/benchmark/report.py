@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tools.benchmark.schedule import Line
+Line = dict[str, Any]  # a number that was measured, or how a job ended
+Columns = Mapping[str, tuple[str, str]]  # what stands above; the field of a line, and how its value is written
 
 LARGE_PRODUCT = "large product"  # the rate that steps and kernels are compared with
 RATES = ("rows_per_second", "tflops")
-
+STEPS: Columns = {
+    "rows/s": ("rows_per_second", ",.0f"),
+    "documents/s": ("documents_per_second", ".1f"),
+    "TFLOP/s": ("tflops", ".1f"),
+    "MFU": ("mfu", ".1%"),
+    "of the product": ("mfu_of_measured_matmul", ".1%"),
+    "ms": ("step_ms", ".1f"),
+    "peak GiB": ("peak_gib", ".1f"),
+    "planned": ("planned_peak_gib", ".1f"),
+}
+CONTENDERS: Columns = {
+    "ms": ("ms", ".3f"),
+    "least": ("least_ms", ".3f"),
+    "most": ("most_ms", ".3f"),
+    "TFLOP/s": ("tflops", ".1f"),
+    "of the product": ("share_of_product", ".1%"),
+    "peak GiB": ("peak_gib", ".2f"),
+}
+KERNELS: Columns = {"calls": ("calls", "d"), "ms": ("ms", ".3f"), "share": ("share", ".1%")}
+DEVICE: Columns = {"ms": ("ms", ".3f"), "TFLOP/s": ("tflops", ".1f"), "GB/s": ("gb_per_second", ".0f")}
+CHECKS: Columns = {"error": ("error", ".1e"), "of the definition": ("error_of_definition", ".1e"), "": ("verdict", "")}
 CONVENTION = (
     "TFLOP/s: model FLOPs, nothing computed again counted twice; products of the blocks' linear layers and of token "
     "logits forward once and backward twice, attention backward 2.5 times; bidirectional attention counts every pair "
@@ -19,22 +40,26 @@ CONVENTION = (
     "each step, the peer has none. MFU: of the vendor's dense bfloat16 peak, for float8 too. Planned memory is that of "
     "an eager step whose packs are full to every capacity."
 )
+MEDIANS = (
+    "Milliseconds are medians of rounds in which all contenders took turns; errors are norms of differences from "
+    "float64, relative to the norm of the result."
+)
 
 
 def report(lines: Sequence[Line]) -> str:
     """All that there is, in the order of its worth."""
     parts = [
-        _machines(lines),
-        _training(lines),
+        "# Measured on one GPU",
+        *map(describe, of_kind(lines, "machine")),
+        *_training(lines),
         *_contests(lines),
-        *_kernel_times(lines),
-        _rates(lines),
+        *_kernels(lines),
+        *_section("The device", _table("", DEVICE, of_kind(lines, "rate"))),
         *_checks(lines),
-        _launches(lines),
-        _counters(lines),
-        _left_out(lines),
+        *_launches(lines),
+        *_left_out(lines),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def of_kind(lines: Sequence[Line], kind: str) -> list[Line]:
@@ -42,32 +67,34 @@ def of_kind(lines: Sequence[Line], kind: str) -> list[Line]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def by_job(lines: Sequence[Line], kind: str, key: str = "job") -> dict[str, list[Line]]:
-    """Those lines by their job, or what else; of several of one name the last, which replaces the others."""
-    found: dict[str, dict[str, Line]] = {}
+def latest(lines: Sequence[Line], kind: str, group: str) -> dict[str, list[Line]]:
+    """Those lines by a field; of several of one name, and dtype, the last, which replaces the others."""
+    groups: dict[str, dict[str, Line]] = {}
     for line in of_kind(lines, kind):
-        found.setdefault(line[key], {})[f"{line['name']} {line.get('dtype', '')}"] = line
-    return {name: list(own.values()) for name, own in found.items()}
+        groups.setdefault(line[group], {})[f"{line['name']} {line.get('dtype', '')}"] = line
+    return {name: list(members.values()) for name, members in groups.items()}
 
 
 def large_product(lines: Sequence[Line]) -> float | None:
     """TFLOP/s of a large product, the best of its dtypes."""
-    return max((r["tflops"] for r in of_kind(lines, "rate") if r["name"].startswith(LARGE_PRODUCT)), default=None)
+    products = [rate for rate in of_kind(lines, "rate") if rate["name"].startswith(LARGE_PRODUCT)]
+    return max((product["tflops"] for product in products if "tflops" in product), default=None)
 
 
 def rated(lines: Sequence[Line]) -> list[Line]:
     """Training steps with their shares of the device's rates, and what was planned; None where that is not known."""
-    vendor = next((m["vendor_bf16_tflops"] for m in of_kind(lines, "machine")), None)
-    matmul = large_product(lines)
+    vendor = next((machine["vendor_bf16_tflops"] for machine in of_kind(lines, "machine")), None)
+    product = large_product(lines)
     plans = {plan["name"]: plan["peak_gib"] for plan in of_kind(lines, "plan")}
     return [
         {
-            **line,
-            "mfu": line["tflops"] / vendor if vendor else None,
-            "mfu_of_measured_matmul": line["tflops"] / matmul if matmul else None,
-            "planned_peak_gib": plans.get(plan_of(line["name"])),
+            **step,
+            "title": step["name"] + (f", {step['packs']} packs" if step["packs"] > 1 else ""),
+            "mfu": step["tflops"] / vendor if vendor else None,
+            "mfu_of_measured_matmul": step["tflops"] / product if product else None,
+            "planned_peak_gib": plans.get(plan_of(step["name"])),
         }
-        for line in of_kind(lines, "step")
+        for step in of_kind(lines, "step")
     ]
 
 
@@ -84,35 +111,21 @@ def compare(lines: Sequence[Line]) -> list[Line]:
     steps = [line for line in of_kind(lines, "step") if line["packs"] == 1]
     ours = [line for line in steps if line["name"].startswith("ours bf16")]
     peers = [line for line in steps if not line["name"].startswith("ours")]
-    if not ours:
-        return []
-    best, found = fastest(ours), []
-    for sequences in sorted({line["sequences"] for line in peers}):
-        peer = fastest([line for line in peers if line["sequences"] == sequences])
-        ratios = {f"{rate}_ratio": best[rate] / peer[rate] for rate in RATES}
-        found.append({"ours": best["name"], "peer": peer["name"], "sequences": sequences, **ratios})
-    return found
+    ratios = []
+    for sequences in sorted({line["sequences"] for line in peers}) if ours else []:
+        best, peer = fastest(ours), fastest([line for line in peers if line["sequences"] == sequences])
+        rates = {f"{rate}_ratio": best[rate] / peer[rate] for rate in RATES}
+        ratios.append({"ours": best["name"], "peer": peer["name"], "sequences": sequences, **rates})
+    return ratios
 
 
 def fastest(steps: Sequence[Line]) -> Line:
     """Name and mean rates of the fastest variant."""
-    names = {line["name"] for line in steps}
     means = [
         {"name": name, **{rate: statistics.fmean(s[rate] for s in steps if s["name"] == name) for rate in RATES}}
-        for name in sorted(names)
+        for name in sorted({line["name"] for line in steps})
     ]
     return max(means, key=lambda mean: mean["rows_per_second"])
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers on the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def number(value: float | None, style: str) -> str:
-    """Nothing where it is not known."""
-    return "" if value is None else format(value, style)
 
 
 def describe(machine: Line) -> str:
@@ -129,144 +142,82 @@ def in_words(ratio: Line) -> str:
     )
 
 
-def _machines(lines: Sequence[Line]) -> str:
-    return "\n\n".join(["# Measured on one GPU", *map(describe, of_kind(lines, "machine"))])
-
-
-def _training(lines: Sequence[Line]) -> str:
-    head = ["step", "rows/s", "documents/s", "TFLOP/s", "MFU", "of the product", "ms", "peak GiB", "planned"]
-    rows = [
-        [
-            step["name"] + (f", {step['packs']} packs" if step["packs"] > 1 else ""),
-            f"{step['rows_per_second']:,.0f}",
-            f"{step['documents_per_second']:.1f}",
-            f"{step['tflops']:.1f}",
-            number(step["mfu"], ".1%"),
-            number(step["mfu_of_measured_matmul"], ".1%"),
-            f"{step['step_ms']:.1f}",
-            number(step["peak_gib"], ".1f"),
-            number(step["planned_peak_gib"], ".1f"),
+def _table(head: str, columns: Columns, lines: Sequence[Line], name: Callable[[Line], str] | None = None) -> str:
+    """A Markdown table, nothing where a value is not known; of what failed the reason. Empty without lines."""
+    rows = [[head, *columns], ["---", *["---:"] * len(columns)]]
+    for line in lines:
+        values = [line.get(field) for field, _ in columns.values()]
+        cells = [
+            "" if value is None else format(value, style)
+            for value, (_, style) in zip(values, columns.values(), strict=True)
         ]
-        for step in rated(lines)
-    ]
-    if not rows:
-        return ""
-    return "\n\n".join(["## Training steps", table(head, rows), *map(in_words, compare(lines)), CONVENTION])
+        if "failed" in line:
+            cells = [line["failed"], *[""] * (len(cells) - 1)]
+        rows.append([name(line) if name else line["name"], *cells])
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows) if lines else ""
+
+
+def _section(title: str, *parts: str) -> list[str]:
+    return [f"## {title}", *parts] if any(parts) else []
+
+
+def _training(lines: Sequence[Line]) -> list[str]:
+    table = _table("step", STEPS, rated(lines), lambda step: step["title"])
+    return _section("Training steps", table, *map(in_words, compare(lines)), CONVENTION) if table else []
 
 
 def _contests(lines: Sequence[Line]) -> list[str]:
-    matmul = large_product(lines)
-    explained = (
-        "Milliseconds are medians of rounds in which all contenders took turns; errors are norms of differences from "
-        "float64, relative to the norm of the result."
-    )
-    parts = [f"### {case}\n\n{_contest(own, matmul)}" for case, own in by_job(lines, "contender", "case").items()]
-    return [f"## Contests\n\n{explained}", *parts] if parts else []
+    product = large_product(lines)
+    contests = latest(lines, "contender", "case")
+    tables = [f"### {case}\n\n{_contest(contenders, product)}" for case, contenders in contests.items()]
+    return _section("Contests", MEDIANS, *tables) if tables else []
 
 
-def _contest(contenders: Sequence[Line], matmul: float | None) -> str:
-    outputs = list(dict.fromkeys(name for entry in contenders for name in entry.get("errors", {})))
-    head = [
-        "",
-        "ms",
-        "least to most",
-        "TFLOP/s",
-        "of the product",
-        "GiB/s",
-        "peak GiB",
-        *(f"error {n}" for n in outputs),
-    ]
-    return table(head, [_contender(entry, outputs, matmul) for entry in contenders])
-
-
-def _contender(entry: Line, outputs: Sequence[str], matmul: float | None) -> list[str]:
-    name = f"**{entry['name']}**" if entry["is_ours"] else entry["name"]
-    if "failed" in entry:
-        return [name, entry["failed"], *[""] * (5 + len(outputs))]
-    low, high = entry["ms_range"]
-    tflops = entry["tflops"]
-    return [
-        name,
-        f"{entry['ms']:.3f}",
-        f"{low:.3f} to {high:.3f}",
-        number(tflops, ".1f"),
-        number(tflops / matmul if tflops and matmul else None, ".1%"),
-        number(entry["gib_per_second"], ".0f"),
-        number(entry["peak_gib"], ".2f"),
-        *(number(entry["errors"].get(output), ".1e") for output in outputs),
-    ]
-
-
-def _kernel_times(lines: Sequence[Line]) -> list[str]:
-    head = ["kernel", "calls", "ms", "share", "GB", "GB/s"]
-    parts = []
-    for profile in of_kind(lines, "kernels"):
-        if "failed" in profile:
-            parts.append(f"### Kernels of {profile['name']}\n\n{profile['failed']}")
-            continue
-        rows = [_kernel(kernel) for kernel in profile["kernels"]]
-        title = f"### Kernels of {profile['name']}: {profile['busy_ms']:.2f} of {profile['ms']:.2f} ms"
-        parts.append(f"{title}\n\n{table(head, rows)}")
-    return parts
-
-
-def _kernel(kernel: Line) -> list[str]:
-    size = kernel["gb"]
-    rate = None if size is None else size / kernel["ms"] * 1e3
-    numbers = f"{kernel['calls']}", f"{kernel['ms']:.3f}", f"{kernel['share']:.1%}"
-    return [f"`{kernel['name'][:80]}`", *numbers, number(size, ".3f"), number(rate, ".0f")]
-
-
-def _rates(lines: Sequence[Line]) -> str:
-    rates = of_kind(lines, "rate")
+def _contest(contenders: Sequence[Line], product: float | None) -> str:
+    outputs = list(dict.fromkeys(name for line in contenders for name in line.get("errors", {})))
+    columns = {**CONTENDERS, **{f"error {name}": (f"error {name}", ".1e") for name in outputs}}
     rows = [
-        [
-            r["name"],
-            r.get("failed") or number(r["ms"], ".3f"),
-            number(r.get("tflops"), ".1f"),
-            number(r.get("gb_per_second"), ".0f"),
-        ]
-        for r in rates
+        {
+            **line,
+            "share_of_product": line["tflops"] / product if line.get("tflops") and product else None,
+            **{f"error {name}": error for name, error in line.get("errors", {}).items()},
+        }
+        for line in contenders
     ]
-    return f"## The device\n\n{table(['', 'ms', 'TFLOP/s', 'GB/s'], rows)}" if rows else ""
+    return _table("", columns, rows, lambda line: f"**{line['name']}**" if line["is_ours"] else line["name"])
+
+
+def _kernels(lines: Sequence[Line]) -> list[str]:
+    return [
+        f"### Kernels of {profile['name']}: {profile['busy_ms']:.2f} of {profile['ms']:.2f} ms\n\n"
+        + _table("kernel", KERNELS, profile["kernels"], lambda kernel: f"`{kernel['name'][:80]}`")
+        for profile in of_kind(lines, "kernels")
+    ]
 
 
 def _checks(lines: Sequence[Line]) -> list[str]:
-    head = ["kernel", "dtype", "error", "of the definition", ""]
-    parts = [
-        f"### {job.capitalize()}\n\n{table(head, [_check(c) for c in own])}"
-        for job, own in by_job(lines, "check").items()
-    ]
-    return ["## Numbers", *parts] if parts else []
+    tables = []
+    for job, checks in latest(lines, "check", "job").items():
+        rows = [{**check, "verdict": "right" if check["is_right"] else "**wrong**"} for check in checks]
+        table = _table("kernel", CHECKS, rows, lambda check: f"{check['name']}, {check['dtype']}")
+        tables.append(f"### {job.capitalize()}\n\n{table}")
+    return _section("Numbers", *tables)
 
 
-def _check(check: Line) -> list[str]:
-    if "failed" in check:
-        return [check["name"], check["dtype"], check["failed"], "", "**failed**"]
-    errors = f"{check['error']:.1e}", f"{check['error_of_definition']:.1e}"
-    return [check["name"], check["dtype"], *errors, "right" if check["is_right"] else "**wrong**"]
-
-
-def _launches(lines: Sequence[Line]) -> str:
+def _launches(lines: Sequence[Line]) -> list[str]:
     rows = [
-        [line["kernel"], launch, f"{ms:.3f}"]
+        {"name": line["kernel"], "launch": launch, "ms": ms}
         for line in of_kind(lines, "launches")
         for launch, ms in line["milliseconds"].items()
     ]
-    return f"## Launches, the fastest of each kernel first\n\n{table(['kernel', 'launch', 'ms'], rows)}" if rows else ""
+    columns = {"launch": ("launch", ""), "ms": ("ms", ".3f")}
+    return _section("Launches, the fastest of each kernel first", _table("kernel", columns, rows))
 
 
-def _counters(lines: Sequence[Line]) -> str:
-    counted = of_kind(lines, "counters")
-    names = list(dict.fromkeys(name for line in counted for name in line["counters"]))
-    rows = [[f"`{line['kernel']}`", *(line["counters"].get(name, "") for name in names)] for line in counted]
-    return f"## Counters, the slowest kernel first\n\n{table(['kernel', *names], rows)}" if rows else ""
-
-
-def _left_out(lines: Sequence[Line]) -> str:
-    rows: list[list[Any]] = [
-        [end["job"], f"{end['status']}: {end['reason']}"]
+def _left_out(lines: Sequence[Line]) -> list[str]:
+    rows = [
+        {"name": end["job"], "why": f"{end['status']}: {end['reason']}"}
         for end in of_kind(lines, "end")
         if end["status"] != "measured"
     ]
-    return f"## Not measured, or not to its end\n\n{table(['', 'why'], rows)}" if rows else ""
+    return _section("Not measured, or not to its end", _table("", {"why": ("why", "")}, rows))

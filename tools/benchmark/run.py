@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from oneflow_dist.config import load_config
@@ -14,8 +12,8 @@ from tools.benchmark.jobs import Job
 from tools.benchmark.lines import Notebook
 from tools.benchmark.machine import describe_machine
 from tools.benchmark.processes import Machine
-from tools.benchmark.report import of_kind, plan_of
-from tools.benchmark.schedule import Line, Schedule
+from tools.benchmark.report import Line, of_kind, plan_of
+from tools.benchmark.schedule import Schedule
 
 
 def measure_all(jobs: list[Job], shared: dict[str, Any], notebook: Notebook, seconds: float, commit: str) -> None:
@@ -27,13 +25,9 @@ def measure_all(jobs: list[Job], shared: dict[str, Any], notebook: Notebook, sec
         print(in_short(notebook.lines[-1]), flush=True)
 
     tell({"kind": "machine", **describe_machine(commit), **shared})
-    there = [job for job in jobs if not job.needs or find_spec(job.needs) or shutil.which(job.needs)]
-    for job in jobs:
-        if job not in there:
-            tell({"job": job.name, "kind": "end", "status": "skipped", "reason": f"{job.needs} is not installed"})
     processes = max(1, (os.cpu_count() or 1) // 2)
     machine = Machine(shared, processes, notebook.folder / "log.txt")
-    Schedule(there, machine, tell, processes, seconds - (time.monotonic() - start)).run()
+    Schedule(jobs, machine, tell, processes, seconds - (time.monotonic() - start)).run()
 
 
 def in_short(line: Line) -> str:
@@ -57,12 +51,8 @@ def plan(notebook: Notebook, config: str, overrides: list[str]) -> None:
     variants = {plan_of(line["name"]) for line in of_kind(notebook.lines, "step") if line["name"].startswith("ours")}
     for name in sorted(variants - planned):
         _, precision, checkpointing = name.split()
-        ways = (
-            f"train.precision={precision}",
-            f"train.activation_checkpointing={checkpointing}",
-            "data.packs_per_step=1",
-        )
-        peak = trace_step(load_config(config, [*overrides, *ways]), 1).peak
+        variant = f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"
+        peak = trace_step(load_config(config, [*overrides, *variant, "data.packs_per_step=1"]), 1).peak
         sizes = {kind: size / GIB for kind, size in peak.items()}
         notebook.add({"kind": "plan", "name": name, "peak_gib": sum(sizes.values()), "by_kind": sizes})
 

@@ -4,49 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+
+from tools.benchmark.jobs import Job
+from tools.benchmark.processes import Child, Machine
+from tools.benchmark.report import Line
 
 ROOM_GIB = 77.0  # of a device's memory, for all jobs that run at a time
 BIG_GIB = 14.0  # jobs of more run one after the other, the rest beside them
 LIMITS = 60.0, 4.0  # of a job that has the device: so many seconds, or so many times what it is expected to take
 TICK = 0.2  # seconds between looks at processes that say nothing
-
-Line = dict[str, Any]  # a number that was measured, or how a job ended
-
-
-@runtime_checkable
-class Job(Protocol):
-    """What a schedule has to know of a job. Its place in the list is its worth."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def gib(self) -> float: ...  # of the device's memory, at most
-    @property
-    def measures(self) -> float: ...  # seconds for which it needs the device for itself
-    @property
-    def after(self) -> tuple[str, ...]: ...  # jobs that have to end before it starts, by the beginnings of their names
-
-
-@runtime_checkable
-class Process(Protocol):
-    """A job under way. It waits for an answer to each of its messages."""
-
-    def messages(self) -> list[Line]: ...
-    def answer(self) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def kill(self) -> None: ...  # it, or what is left of it; may be called again
-    def code(self) -> int | None: ...  # None while it runs
-
-
-@runtime_checkable
-class World(Protocol):
-    """Clock and processes; in a rehearsal both are false."""
-
-    def now(self) -> float: ...
-    def start(self, job: Any) -> Process: ...
-    def wait(self, processes: Sequence[Process], seconds: float) -> None: ...  # or less, until one has something to say
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +20,7 @@ class Run:
     """A job that was started."""
 
     job: Job
-    process: Process
+    process: Child
     begun: float
     is_ready: bool = False  # all is compiled: it asks for the device
     alone_since: float | None = None
@@ -74,22 +40,23 @@ class Schedule:
         seconds: for everything; what has not ended by then is killed, and said to be.
     """
 
-    def __init__(self, jobs: Sequence[Job], world: World, tell: Callable[[Line], None], processes: int, seconds: float):
-        self.waiting = list(jobs)
-        self.worth = {job.name: place for place, job in enumerate(jobs)}
-        self.world, self.tell, self.processes = world, tell, processes
-        self.end = world.now() + seconds
+    def __init__(
+        self, jobs: Sequence[Job], machine: Machine, tell: Callable[[Line], None], processes: int, seconds: float
+    ):
+        self.jobs, self.waiting = jobs, list(jobs)
+        self.machine, self.tell, self.processes = machine, tell, processes
+        self.end = machine.now() + seconds
         self.running: list[Run] = []
         self.alone: Run | None = None
 
     def run(self) -> None:
         """To the end of the last job, or of the time."""
         try:
-            while (self.waiting or self.running) and self.world.now() < self.end:
+            while (self.waiting or self.running) and self.machine.now() < self.end:
                 if self.alone is None:
                     self._start_what_fits()
                     self._give_device()
-                self.world.wait([run.process for run in self.running], min(TICK, self.end - self.world.now()))
+                self.machine.wait([run.process for run in self.running], min(TICK, self.end - self.machine.now()))
                 for run in list(self.running):
                     self._attend(run)
         finally:
@@ -105,10 +72,10 @@ class Schedule:
         for job in list(self.waiting):
             if len(self.running) >= self.processes:
                 return
-            small = sum(run.job.gib for run in self.running if run.job.gib <= BIG_GIB)
-            big = sum(run.job.gib for run in self.running if run.job.gib > BIG_GIB)
             if self._must_wait(job):
                 continue
+            sizes = [run.job.gib for run in self.running]
+            small, big = sum(gib for gib in sizes if gib <= BIG_GIB), sum(gib for gib in sizes if gib > BIG_GIB)
             if job.gib <= BIG_GIB:
                 fits = small + job.gib + max(big, reserved) <= ROOM_GIB
             else:
@@ -116,14 +83,12 @@ class Schedule:
                 reserved = reserved if fits else max(reserved, job.gib)
             if fits:
                 self.waiting.remove(job)
-                self.running.append(Run(job, self.world.start(job), self.world.now()))
-                self.running.sort(key=lambda run: self.worth[run.job.name])
+                self.running.append(Run(job, self.machine.start(job), self.machine.now()))
+                self.running.sort(key=lambda run: self.jobs.index(run.job))
 
     def _must_wait(self, job: Job) -> bool:
         unfinished = (*self.waiting, *(run.job for run in self.running))
-        return (
-            any(other is not job and other.name.startswith(job.after) for other in unfinished) if job.after else False
-        )
+        return any(other is not job and other.name.startswith(job.after) for other in unfinished)
 
     def _give_device(self) -> None:
         self.alone = next((run for run in self.running if run.is_ready), None)
@@ -131,7 +96,7 @@ class Schedule:
             for run in self.running:
                 if run is not self.alone:
                     run.process.pause()
-            self.alone.alone_since = self.world.now()
+            self.alone.alone_since = self.machine.now()
             self.alone.process.answer()
 
     def _attend(self, run: Run) -> None:
@@ -141,8 +106,10 @@ class Schedule:
         if code is not None:
             reason = run.reason or f"ended with code {code} and no error; see the log"
             self._finish(run, *(("measured", "") if code == 0 else ("failed", reason)))
-        elif run.alone_since is not None and self.world.now() - run.alone_since > self._limit(run.job):
-            self._finish(run, "failed", f"stopped after {self._limit(run.job):.0f} s with the device")
+        elif run.alone_since is not None:
+            limit = max(LIMITS[0], LIMITS[1] * run.job.measures)
+            if self.machine.now() - run.alone_since > limit:
+                self._finish(run, "failed", f"stopped after {limit:.0f} s with the device")
 
     def _hear(self, run: Run, message: Line) -> None:
         if message["kind"] == "ready":
@@ -161,12 +128,7 @@ class Schedule:
             self.alone = None
             for other in self.running:
                 other.process.resume()
-        self._tell_end(run.job, status, reason, self.world.now() - run.begun)
+        self._tell_end(run.job, status, reason, self.machine.now() - run.begun)
 
     def _tell_end(self, job: Job, status: str, reason: str, seconds: float) -> None:
         self.tell({"job": job.name, "kind": "end", "status": status, "reason": reason, "seconds": seconds})
-
-    @staticmethod
-    def _limit(job: Job) -> float:
-        least, factor = LIMITS
-        return max(least, factor * job.measures)

@@ -5,46 +5,40 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from oneflow_dist.planning.gpus import GIB
+from tools.benchmark.report import Line
 
 INPUT_SETS = 4  # so that it is not a cache that is measured
 WARM_SECONDS = 2.0  # of steps on a GPU before any is timed: its clocks rise under load
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """Times of training steps, each from an idle device to an idle device."""
+def time_steps(step: Callable[[int], object], count: int, device: torch.device) -> tuple[float, Line]:
+    """Seconds of `count` training steps, each from an idle device to an idle device, and what a result says of them.
 
-    seconds: list[float]
-    peak_gib: float | None  # allocated at most while steps were timed; None on a CPU
-    reserved_gib: float | None  # what the allocator held for that
-
-    def report(self) -> dict[str, Any]:
-        """As numbers for the result file."""
-        return {
-            "steps": len(self.seconds),
-            "step_ms": 1e3 * statistics.median(self.seconds),
-            "step_ms_range": [1e3 * min(self.seconds), 1e3 * max(self.seconds)],
-            "peak_gib": self.peak_gib,
-            "reserved_gib": self.reserved_gib,
-        }
-
-
-def time_steps(step: Callable[[int], object], count: int, device: torch.device) -> Steps:
-    """Time `count` steps after others that warm up; `step` gets the number of the input set to use."""
+    Others before them warm up; `step` gets the number of the input set to use.
+    """
     start, number = time.perf_counter(), 0
     while number < 1 or (device.type == "cuda" and time.perf_counter() - start < WARM_SECONDS):
-        seconds_of(lambda used=number: step(used % INPUT_SETS), device)  # type: ignore[misc]
+        step(number % INPUT_SETS)
+        synchronize(device)
         number += 1
     reset_peak(device)
-    seconds = [seconds_of(lambda used=used: step(used % INPUT_SETS), device) for used in range(count)]  # type: ignore[misc]
-    reserved = torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None
-    return Steps(seconds=seconds, peak_gib=peak_gib(device), reserved_gib=reserved)
+    seconds = []
+    for number in range(count):
+        start = time.perf_counter()
+        step(number % INPUT_SETS)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return sum(seconds), {
+        "steps": count,
+        "step_ms": 1e3 * statistics.median(seconds),
+        "step_ms_range": [1e3 * min(seconds), 1e3 * max(seconds)],
+        "peak_gib": peak_gib(device),
+        "reserved_gib": torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
+    }
 
 
 def milliseconds_of(call: Callable[[], object], device: torch.device) -> float:
@@ -53,8 +47,12 @@ def milliseconds_of(call: Callable[[], object], device: torch.device) -> float:
         from triton.testing import do_bench
 
         return float(do_bench(call, warmup=25, rep=100, return_mode="median"))
-    call()
-    return 1e3 * statistics.median(seconds_of(call, device) for _ in range(3))
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds[1:])
 
 
 def reset_peak(device: torch.device) -> float:
@@ -68,15 +66,6 @@ def reset_peak(device: torch.device) -> float:
 def peak_gib(device: torch.device) -> float | None:
     """The most that was allocated since the peak was forgotten; a CPU does not tell."""
     return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
-
-
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """From an idle device to an idle device."""
-    synchronize(device)
-    start = time.perf_counter()
-    call()
-    synchronize(device)
-    return time.perf_counter() - start
 
 
 def synchronize(device: torch.device) -> None:

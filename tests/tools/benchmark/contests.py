@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tools.benchmark.contest import Case, enter, time_in_turn
-from tools.benchmark.schedule import Line
+from tools.benchmark.report import Line
 
 
 def run_case(case: Case, device: torch.device) -> list[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tools.benchmark.link import Link
-from tools.benchmark.schedule import Line
+from tools.benchmark.report import Line
 
 
 class Kept(Link):

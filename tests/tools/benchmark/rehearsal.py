@@ -33,7 +33,7 @@ def rehearse(folder: Path, part: str, speed: float) -> None:
     shared = {"folder": str(folder), "speed": speed}
     notebook = lines.Notebook(folder / "results")
     machine = processes.Machine(shared, 8, folder / "log.txt", (sys.executable, __file__))
-    all_jobs = getattr(jobs, part)(16384, 512)
+    all_jobs = jobs.jobs_of(part, 16384, 512)
     schedule.Schedule(all_jobs, machine, notebook.add, 8, 510.0 / speed).run()
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ def test_ours_and_its_peers_compute_the_same_loss(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     result = run_case(loss_case(SMALL, CPU), CPU)
     entries = {entry["name"]: entry for entry in result}
-    assert entries.pop("Liger fused linear")["failed"] == "liger_kernel is not installed"
+    assert "liger_kernel" in entries.pop("Liger fused linear")["failed"]  # which is not installed
     assert next(iter(entries)) == "ours"
     for name, entry in entries.items():
         assert entry["errors"].keys() == {"loss", "dhidden", "dweight"}
@@ -46,5 +45,5 @@ def test_a_real_pack_has_its_bags(make_config: Callable[..., Config]) -> None:
 
 def test_drawing_tokens_is_timed() -> None:
     case = sampling_case(SMALL, CPU)
-    case = replace(case, contenders=tuple(c for c in case.contenders if c.name != "logits, compiled"))
+    del case.contenders["logits, compiled"]
     assert all(entry["ms"] > 0.0 for entry in run_case(case, CPU))

@@ -6,12 +6,12 @@ import torch
 from oneflow_dist.config import load_config
 from oneflow_kernels import tune
 from tests.kernels.kernel_checks import interpreted_kernels
-from tools.benchmark.jobs import SMALL_MODEL, TUNED, first_part, second_part
+from tools.benchmark.jobs import SMALL_MODEL, TUNED, jobs_of
 from tools.benchmark.kernel_checks import run_checks
 from tools.benchmark.kernels import all_cases
 
 CPU = torch.device("cpu")
-FIRST, SECOND = first_part(16384, 512), second_part(16384, 512)
+FIRST, SECOND = (jobs_of(part, 16384, 512) for part in ("first", "second"))
 
 
 def test_the_most_worthy_comes_first() -> None:
@@ -37,7 +37,7 @@ def test_every_contest_has_one_job_and_the_real_ones_come_again_with_the_fastest
 
 
 def test_every_check_and_every_kernel_with_several_launches_has_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tools.benchmark.kernel_checks.run_check", lambda check, dtype: {})
+    monkeypatch.setattr("tools.benchmark.kernel_checks.compare", lambda *_: {})
     checks = {line["name"] for line in run_checks(CPU, 20)}
     for name in checks:
         assert sum(name.startswith(job.what) for job in FIRST if job.kind == "checks") == 1, name
@@ -62,3 +62,8 @@ def test_ours_and_the_peer_take_turns_on_the_same_number_of_rows() -> None:
     timed = [job.name for job in FIRST if job.kind in ("ours", "peer") and not job.is_warming]
     ours, peer = "ours bf16 compiled none", "torchtitan 32 x 512 none"
     assert timed[:5] == [ours, peer, f"{ours}, again", f"{peer}, again", "torchtitan 2 x 8192 none"]
+
+
+def test_kernels_and_checks_are_parts_of_their_own() -> None:
+    assert {job.kind for job in jobs_of("kernels", 16384, 512)} == {"launches", "checks", "case"}
+    assert {job.kind for job in jobs_of("check", 16384, 512)} == {"checks"}

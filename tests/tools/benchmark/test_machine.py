@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.benchmark.machine import current_commit, describe_gpu, describe_machine
+from tools.benchmark.machine import current_commit, describe_machine
 
 
 def test_a_result_says_what_it_was_measured_on_and_with() -> None:
@@ -29,14 +29,16 @@ def program(folder: Path, name: str, script: str) -> None:
 def test_name_memory_and_driver_are_those_of_the_first_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, "nvidia-smi", "printf 'NVIDIA H200, 143771 MiB, 580.1\\nNVIDIA H200, 143771 MiB, 580.1\\n'")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert describe_gpu() == ("NVIDIA H200", "143771 MiB", "580.1")
-    assert describe_machine("0123abc")["vendor_bf16_tflops"] == 989.0
+    machine = describe_machine("0123abc")
+    assert [machine[key] for key in ("device", "device_memory", "driver")] == ["NVIDIA H200", "143771 MiB", "580.1"]
+    assert machine["vendor_bf16_tflops"] == 989.0
 
 
 def test_a_driver_that_does_not_answer_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, "nvidia-smi", "echo 'no devices were found'; exit 9")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert describe_gpu()[1:] == ("none", "none")
+    machine = describe_machine("0123abc")
+    assert (machine["device_memory"], machine["driver"]) == ("none", "none")
 
 
 def test_a_folder_without_git_has_no_known_commit(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

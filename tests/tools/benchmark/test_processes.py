@@ -19,7 +19,8 @@ import pytest
 
 from tools.benchmark.lines import LINES, REPORT
 from tools.benchmark.processes import Child, Machine, environment
-from tools.benchmark.schedule import Line, Schedule
+from tools.benchmark.report import Line
+from tools.benchmark.schedule import Schedule
 
 REHEARSAL = Path(__file__).with_name("rehearsal.py")
 KILLS, SPEED = 20, 100.0
@@ -164,7 +165,7 @@ def test_whenever_it_is_killed_every_number_that_was_told_is_in_the_files(tmp_pa
     moments = [chance.uniform(0.0, 500.0 / SPEED) for _ in range(KILLS)]
 
     def kill(number: int) -> int:
-        part = ("first_part", "second_part")[number % 2]
+        part = ("first", "second")[number % 2]
         return rehearse_until(tmp_path / str(number), part, moments[number])
 
     with ThreadPoolExecutor(4) as pool:

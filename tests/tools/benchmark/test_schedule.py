@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.tools.benchmark.rehearsal import FalseProcess, FalseWorld
-from tools.benchmark.jobs import Job, first_part, second_part
+from tools.benchmark.jobs import Job, jobs_of
 from tools.benchmark.schedule import BIG_GIB, LIMITS, ROOM_GIB, Schedule
 
-PARTS = {"first": first_part(16384, 512), "second": second_part(16384, 512)}
+PARTS = {part: jobs_of(part, 16384, 512) for part in ("first", "second")}
 SECONDS = 510.0  # what `measure_gpu` gives a part
 
 
