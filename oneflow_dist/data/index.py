@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardIndex:
-    """The samples of one tar and where their files lie in it."""
+    """The samples of one tar and where their files lie in it; the arrays are views of the index file."""
 
     tar_bytes: int
     tar_sha256: str
@@ -39,7 +40,7 @@ class ShardIndex:
     extension: Int64[np.ndarray, "m"]  # of each member, an index into `extensions`
     offset: Int64[np.ndarray, "m"]  # of its content in the tar
     size: Int64[np.ndarray, "m"]
-    keys: bytes
+    keys: memoryview
 
     def __len__(self) -> int:
         return len(self.key_end) - 1
@@ -47,7 +48,7 @@ class ShardIndex:
     def key(self, sample: int) -> str:
         """What the names of a sample's members begin with."""
         start, end = self.key_end[sample : sample + 2].tolist()
-        return self.keys[start:end].decode()
+        return bytes(self.keys[start:end]).decode()
 
     def members(self, sample: int) -> list[tuple[str, int, int]]:
         """(extension, offset, size) of the files of one sample."""
@@ -106,15 +107,16 @@ def encode_index(contents: TarContents, num_bytes: int, sha256: str, edges: str)
     return line + b" " * (7 - len(line) % 8) + b"\n" + body
 
 
-def decode_index(content: bytes, name: str) -> ShardIndex:
+def decode_index(content: bytes | memoryview, name: str) -> ShardIndex:
     """Read an index file's content.
 
     Raises:
         ValueError: it is damaged or of another format.
     """
-    line, _, body = content.partition(b"\n")
+    line = re.search(rb"\n", content)  # without a copy
+    end = line.end() if line else 0
     try:
-        head = json.loads(line)
+        head, body = json.loads(bytes(content[:end])), memoryview(content)[end:]
         if head.pop("sha256") != _checksum(head, body) or head["format"] != FORMAT:
             raise ValueError("its checksum or format differs")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -163,7 +165,8 @@ def read_or_write_index(path: Path, index_path: Path, name: str) -> ShardIndex:
             with claimed:
                 claimed.file.write(index_tar(path, name))
                 claimed.commit()
-    return decode_index(index_path.read_bytes(), str(index_path))
+    # Mapped, not read: it has a hundred bytes for each sample, and the ranks of a machine share the pages.
+    return decode_index(np.memmap(index_path, mode="r").data, str(index_path))
 
 
 def file_sha256(file: BinaryIO) -> str:
@@ -183,7 +186,7 @@ def edges_sha256(file: BinaryIO, num_bytes: int) -> str:
     return hashlib.sha256(head + file.read(EDGE_BYTES)).hexdigest()
 
 
-def _checksum(head: dict[str, Any], body: bytes) -> str:
+def _checksum(head: dict[str, Any], body: bytes | memoryview) -> str:
     digest = hashlib.sha256(json.dumps(head).encode())
     digest.update(body)
     return digest.hexdigest()

@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Images, NoisySample, PackedBatch
-from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.packing import pack
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis

@@ -158,6 +158,15 @@ def test_a_tar_of_the_future_is_scanned_once_a_start(tmp_path: Path, scans: list
         assert len(scans) == starts
 
 
+def test_an_index_that_is_replaced_can_still_be_read_by_who_has_opened_it(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", PAIRS)
+    old = open_beside(path)
+    keys = [old.key(i) for i in range(len(old))]
+    write_tar(path, {f"{number}.txt": b"" for number in range(100)})
+    assert len(open_beside(path)) == 100
+    assert [old.key(i) for i in range(len(old))] == keys
+
+
 @pytest.mark.parametrize("folder", ["/proc/self/none", "{tmp}/x.tar/none"], ids=["read-only", "not a folder"])
 def test_where_no_index_can_be_written_it_lives_in_memory(tmp_path: Path, scans: list[int], folder: str) -> None:
     path = write_tar(tmp_path / "x.tar", PAIRS)

@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Images, NoisySample, PackedBatch
-from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.parallel.mesh import tensor_axis
 from oneflow_dist.parallel.sharding import count_once
 

@@ -14,8 +14,8 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Counts, PackedBatch, Prediction
-from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part

@@ -15,6 +15,7 @@ from oneflow_dist.precompute.encoder import Batcher
 from oneflow_dist.precompute.prepare import Picture, PreparedSample
 from oneflow_dist.precompute.shard_work import ShardWork, check_finite, check_posterior, encode_sample, prepare
 from oneflow_dist.precompute.source import open_raw
+from tests.messages import naming
 from tests.precompute.making import make_tools, pair, png, read_tar, run, write_shards, write_tar
 
 
@@ -90,13 +91,9 @@ def test_work_that_is_given_up_leaves_nothing(shard: Path, tmp_path: Path) -> No
 def test_too_many_bad_samples_stop_the_run_and_leave_no_shard(tmp_path: Path) -> None:
     bad = [(f"bad{number}.png", png(0)) for number in range(5)]
     path = write_tar(tmp_path / "a.tar", [*pair(0), *pair(1), *bad])
-    with pytest.raises(ValueError) as error:
+    shown = [part for number in range(3) for part in (f"bad{number}", "--allow-missing-text")]
+    with pytest.raises(ValueError, match=naming(path, 5, 7, "--max-bad", 0.5, *shown, 2, "--max-bad")):
         run([path], tmp_path / "out", max_bad=0.5)
-    reason = "it has no caption; write one, or allow it with --allow-missing-text"
-    assert str(error.value) == (
-        f"{path}: 5 of 7 samples are bad, more than --max-bad 0.5 allows (bad0: {reason}; bad1: {reason}; "
-        f"bad2: {reason}; and 2 more); mend the shard, leave it out, or raise --max-bad"
-    )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["settings.json"]
     assert run([path], tmp_path / "out", max_bad=0.72).quarantined == 5
 
@@ -104,7 +101,7 @@ def test_too_many_bad_samples_stop_the_run_and_leave_no_shard(tmp_path: Path) ->
 def test_a_file_that_is_no_tar_stops_the_run(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(b"not a tar" * 1000)
-    with pytest.raises(ValueError, match=r"0 of 0 samples are bad.*\(not a readable tar\)"):
+    with pytest.raises(ValueError, match=naming(path, 0, 0)):
         run([path], tmp_path / "out", max_bad=1.0)
 
 
@@ -116,14 +113,13 @@ def sample_of(mean: np.ndarray, std: np.ndarray) -> PreparedSample:
 
 def test_a_latent_that_cannot_be_stored_is_refused() -> None:
     zeros = np.zeros((1, 2, 2))
-    for mean, std, reason in (
-        (zeros + np.nan, zeros, "0.npy: 4 of 8 values are not finite in float16"),
-        (zeros + 1e6, zeros, "0.npy: 4 of 8 values are not finite in float16"),
-        (zeros, zeros - 0.5, "0.npy: a standard deviation of -0.5 is negative"),
+    for mean, std, named in (
+        (zeros + np.nan, zeros, ("0.npy", 4, 8, "float16")),
+        (zeros + 1e6, zeros, ("0.npy", 4, 8, "float16")),
+        (zeros, zeros - 0.5, ("0.npy", -0.5)),
     ):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(ValueError, match=naming(*named)):
             encode_sample(sample_of(mean, std), "float16")
-        assert str(error.value) == reason
     (file,) = encode_sample(sample_of(zeros + 1e6, zeros), "float32")
     assert file[0] == "0.npy"
     assert np.load(io.BytesIO(file[1])).max() == 1e6

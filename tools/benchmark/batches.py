@@ -6,8 +6,8 @@ import numpy as np
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Images, NoisySample, PackedBatch, Sample
-from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import choose_samples, pack, size_of
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
 

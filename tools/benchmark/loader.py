@@ -145,11 +145,12 @@ def count_decoded(lane: Lane) -> int:
     """One pass of reading and decoding alone, in a shuffled order."""
     from oneflow_dist.data.decoding import CAPTION, decode_record, read_fields
 
-    shards, source = lane.shards[0], lane.sources[0]
-    for draw in range(len(shards)):
-        record = shards.read(lane.orders[0].sample_at(draw)[1])
-        decode_record(record, read_fields(record), CAPTION, source.reading, lane.tokenizer, lane.config.image)
-    return len(shards)
+    (stream,) = lane.streams
+    for draw in range(len(stream.shards)):
+        record = stream.shards.read(stream.order.sample_at(draw)[1])
+        fields, reading = read_fields(record), stream.source.reading
+        decode_record(record, fields, CAPTION, reading, stream.tokenizer, stream.config.image)
+    return len(stream.shards)
 
 
 def count_packs(lane: Lane, num_samples: int) -> Counts:
