@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from oneflow_dist.model.oneflow import OneFlow
 from tests.launching import Launcher
 from tests.tools.benchmark.links import Kept
 from tools.benchmark.batches import make_batch
-from tools.benchmark.jobs import Job
-from tools.benchmark.measure import STEPS, measure_peer, measure_training
+from tools.benchmark.jobs import Job, jobs_of
+from tools.benchmark.measure import STEPS, measure, measure_peer, measure_training
 from tools.benchmark.timing import INPUT_SETS
 
 CPU = torch.device("cpu")
@@ -66,3 +67,23 @@ def test_its_rates_count_every_token(launcher: Launcher, make_config: Callable[.
     assert result["tflops"] * 1e12 == pytest.approx(flops * result["rows_per_second"] / 256)
     assert result["tflops_by_its_own_formula"] > result["tflops"]  # it counts all of the causal attention
     assert result["parameters"] > 2 * 384 * 32
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("device", {"ready", "rate"}),
+        ("numbers of draws", {"check"}),
+        ("launches of logits", {"ready"}),  # a CPU has no launches
+        ("attention, real pack, forward and backward, as tuned", {"ready", "contender", "kernels"}),
+    ],
+)
+def test_a_job_tells_what_its_kind_tells(
+    name: str, kinds: set[str], make_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    (named,) = (job for part in ("first", "second") for job in jobs_of(part, 512, 128) if job.name == name)
+    link = Kept()
+    measure(named, make_config(*SMALL), tmp_path, link, CPU)
+    assert {line["kind"] for line in link.lines} == kinds
+    assert all(line["case"] == name for line in link.lines if line["kind"] == "contender")
