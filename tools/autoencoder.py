@@ -74,14 +74,14 @@ def make_autoencoder(args: argparse.Namespace, signals: StopSignals) -> None:
 class ImageSet:
     """The images of shards, decoded when they are asked for."""
 
-    places: list[tuple[ShardSet, int, str]]  # shards, index of the sample, extension
+    members: list[tuple[ShardSet, int, str]]  # shards, index of the sample, extension
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.members)
 
     def read(self, index: int, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
         """Image [3, size, size] in [-1, 1], its short side resized to `size`; a random crop, or the centre."""
-        shards, number, extension = self.places[index]
+        shards, number, extension = self.members[index]
         record = shards.read(number)
         picture = read_picture(record.files[extension], "RGB", f"{record.key}.{extension}")
         scale = size / min(picture.size)
@@ -100,29 +100,29 @@ class ImageSet:
 
 def open_images(patterns: list[str], val_patterns: list[str], seed: int) -> tuple[ImageSet, ImageSet]:
     """Images to train on and to measure on; without shards for the latter, a tenth of the former."""
-    places = _list_images(patterns)
+    members = _list_images(patterns)
     if val_patterns:
-        return ImageSet(places), ImageSet(_list_images(val_patterns))
-    order = np.random.default_rng(seed).permutation(len(places))
-    num_val = max(1, len(places) // 10)
-    if num_val == len(places):
+        return ImageSet(members), ImageSet(_list_images(val_patterns))
+    order = np.random.default_rng(seed).permutation(len(members))
+    num_val = max(1, len(members) // 10)
+    if num_val == len(members):
         raise ValueError(f"{' '.join(patterns)}: 1 image, and none to measure on; add images, or --val with shards")
     val, rest = order[:num_val], order[num_val:]
-    return ImageSet([places[i] for i in rest]), ImageSet([places[i] for i in val])
+    return ImageSet([members[i] for i in rest]), ImageSet([members[i] for i in val])
 
 
 def _list_images(patterns: list[str]) -> list[tuple[ShardSet, int, str]]:
-    places = []
+    members = []
     for pattern in patterns:
         shards = open_shards("images", pattern)
         for index in range(len(shards)):
-            found = sorted(name for name in shards.read(index).files if name.rpartition(".")[2] in IMAGE_EXTENSIONS)
-            places += [(shards, index, name) for name in found]
-    if not places:
+            names = sorted(name for name in shards.read(index).files if name.rpartition(".")[2] in IMAGE_EXTENSIONS)
+            members += [(shards, index, name) for name in names]
+    if not members:
         raise ValueError(
             f"{' '.join(patterns)}: no images; samples need a member that ends on one of {', '.join(IMAGE_EXTENSIONS)}"
         )
-    return places
+    return members
 
 
 def make_model(channels: int, widths: list[int], layers: int, size: int, seed: int) -> Any:

@@ -110,9 +110,9 @@ def to_checkpoint(folder: Path, config: Config) -> None:
     table = read_json(folder / "config.json")
     check_llama_config(table, config, str(folder / "config.json"))
     tensors, new = from_llama(map_tensors(folder), parameter_shapes(config), config, str(folder))
-    place = checkpoint_folder(config.run.folder, 0)
-    write_initial_checkpoint(place, config, tensors)
-    print(f"wrote {place}: {len(tensors) - len(new)} parameters from {folder}, {len(new)} new")
+    first = checkpoint_folder(config.run.folder, 0)
+    write_initial_checkpoint(first, config, tensors)
+    print(f"wrote {first}: {len(tensors) - len(new)} parameters from {folder}, {len(new)} new")
     added = config.model.vocab_size - table["vocab_size"]
     if added:
         print(f"  tokens {table['vocab_size']} to {config.model.vocab_size - 1} are new")

@@ -62,10 +62,10 @@ def check(path: Path, index: ShardIndex) -> None:
         ValueError: they differ.
     """
     with path.open("rb") as file:
-        found = file_sha256(file)
-    if found != index.tar_sha256:
+        sha256 = file_sha256(file)
+    if sha256 != index.tar_sha256:
         raise ValueError(
-            f"{path}: its sha256 is {found}, but {index.tar_sha256} was indexed; copy it again or delete its index"
+            f"{path}: its sha256 is {sha256}, but {index.tar_sha256} was indexed; copy it again or delete its index"
         )
 
 

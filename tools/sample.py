@@ -194,11 +194,11 @@ def remove_old(folder: Path) -> None:
 def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Every token of a document with the step at which it appeared (0: it was given), images with their last step."""
     entries: list[dict[str, Any]] = []
-    image_of = {int(place): number for number, place in enumerate(canvas.images.token)}
-    for place, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
+    image_of = {int(row): number for number, row in enumerate(canvas.images.token)}
+    for row, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
         entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
-        if place in image_of:
-            number = image_of[place]
+        if row in image_of:
+            number = image_of[row]
             entry |= {"image": f"{index:04d}-{number}.png", "last_step": int(canvas.image_end[number])}
         entries.append(entry)
     return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}

@@ -19,7 +19,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_image_is_trained_on_or_measured_on_but_not_both(shards: str) -> None:
     images, val_images = open_images([shards], [], seed=3)
-    train_places, val_places = ({(n, name) for _, n, name in part.places} for part in (images, val_images))
+    train_places, val_places = ({(n, name) for _, n, name in part.members} for part in (images, val_images))
     assert (len(train_places), len(val_places)) == (18, 2)
     assert not train_places & val_places
     images, val_images = open_images([shards], [shards], seed=3)

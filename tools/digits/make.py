@@ -52,10 +52,10 @@ def _make_pair(image: np.ndarray, label: int, rng: np.random.Generator) -> dict[
 def _make_document(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> dict[str, bytes | str]:
     segments: list[dict[str, str]] = []
     files: dict[str, bytes | str] = {}
-    for place, digit in enumerate(count_up(rng)):
+    for number, digit in enumerate(count_up(rng)):
         image = images[rng.choice(np.flatnonzero(labels == digit))]
-        segments += [{"type": "text", "text": f" {WORDS[digit]}"}, {"type": "image", "image": f"{place}.png"}]
-        files[f"{place}.png"] = _png(image)
+        segments += [{"type": "text", "text": f" {WORDS[digit]}"}, {"type": "image", "image": f"{number}.png"}]
+        files[f"{number}.png"] = _png(image)
     return {"json": json.dumps({"segments": segments}), **files}
 
 
