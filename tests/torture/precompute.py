@@ -25,8 +25,10 @@ FINAL_SECONDS = 0.3  # in which manifest and contact sheet are made
 def main() -> None:
     """Entry point."""
     args = _parse()
+    import oneflow_dist.precompute.run  # noqa: F401  once, here, instead of in every run
+
     if "pixels" not in args.options:
-        with suppress(ImportError):  # once, here, instead of in every run
+        with suppress(ImportError):
             from diffusers import AutoencoderKL  # noqa: F401
     folders = {name: args.scratch / name for name in ("unbroken", "killed", "together")}
     for folder in folders.values():

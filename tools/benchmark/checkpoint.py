@@ -8,20 +8,13 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-
-from oneflow_dist.checkpoint import CheckpointWriter
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.data.loader import PackLoader
-from oneflow_dist.guard.guard import Guard
-from oneflow_dist.optim import MovingAverage, make_optimizer
-from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.progress import Progress, checkpoint_folder
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
-from oneflow_dist.training import build_model, train_step
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main() -> None:
@@ -37,8 +30,7 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
     if Path(config.run.folder).exists():
         raise ValueError(f"{config.run.folder}: is there already, and would be deleted; name another run.folder")
-    device = start_process(config.data.workers)
-    dist.barrier()  # all have looked
+    device = start_process(config.data.workers)  # after which all have looked
     log(json.dumps(measure(config, args.rounds, args.steps, device), indent=2))
     if is_main():
         shutil.rmtree(config.run.folder)
@@ -47,6 +39,17 @@ def main() -> None:
 
 def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -> dict[str, Any]:
     """Seconds of a step alone, and those that each save adds to `num_steps` steps."""
+    # Here, since it takes seconds: what is wrong on the command line has been answered by then.
+    import torch.distributed as dist
+
+    from oneflow_dist.checkpoint import CheckpointWriter
+    from oneflow_dist.data.loader import PackLoader
+    from oneflow_dist.guard.guard import Guard
+    from oneflow_dist.optim import MovingAverage, make_optimizer
+    from oneflow_dist.parallel.mesh import make_mesh
+    from oneflow_dist.progress import Progress, checkpoint_folder
+    from oneflow_dist.training import build_model, train_step
+
     mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)

@@ -12,23 +12,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import webdataset
 from tqdm import tqdm
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import Counts
-from oneflow_dist.data.decoding import CAPTION, decode_record, read_fields
-from oneflow_dist.data.lanes import Lane
-from oneflow_dist.data.latents import encode_array, encode_texts
-from oneflow_dist.data.mixture import load_mixture
-from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tar import HEADER_KEY
 from oneflow_dist.data.tokenizer import load_tokenizer
-from oneflow_dist.metrics import padding
 from oneflow_dist.runtime import run_program
+
+if TYPE_CHECKING:
+    from oneflow_dist.containers import Counts
+    from oneflow_dist.data.lanes import Lane
 
 LATENT = (2, 16, 16, 32)  # mean and standard deviation in float16: 32 KiB
 SHARD_SAMPLES = 1024
@@ -42,6 +38,12 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10, help="over the data, while memory is watched")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    import torch
+
+    from oneflow_dist.containers import Counts
+    from oneflow_dist.metrics import padding
+
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         shards = write_shards(Path(folder), args.samples)
@@ -53,7 +55,7 @@ def main() -> None:
         for _ in tqdm(range(args.rounds), unit="round"):
             rates["webdataset"].append(rate(lambda: count_webdataset(shards)))
             rates["decode"].append(rate(lambda: count_decoded(lane)))
-            rates["ours"].append(rate(lambda: take(lane, args.samples)))
+            rates["ours"].append(rate(lambda: count_packs(lane, args.samples).sequences))
         memory = []
         for _ in tqdm(range(args.passes), unit="pass"):
             total += count_packs(lane, args.samples)
@@ -76,6 +78,8 @@ def main() -> None:
 
 def write_shards(folder: Path, num_samples: int) -> list[str]:
     """Captioned latents as tools/precompute_latents.py stores them, of random content."""
+    from oneflow_dist.data.latents import encode_array, encode_texts
+
     rng = np.random.default_rng(0)
     header = {
         "autoencoder": {"scaling_factor": 1.5305, "shift_factor": 0.0609},
@@ -120,6 +124,10 @@ def make_config(folder: Path) -> Config:
 
 def open_lane(config: Config) -> Lane:
     """The lane that a data worker would run."""
+    from oneflow_dist.data.lanes import Lane
+    from oneflow_dist.data.mixture import load_mixture
+    from oneflow_dist.data.shards import open_shards
+
     sources = load_mixture(config.data.mixture)
     shards = [open_shards(source.name, source.shards) for source in sources]
     return Lane(0, config, sources, shards, load_tokenizer(config.data.tokenizer))
@@ -127,12 +135,16 @@ def open_lane(config: Config) -> Lane:
 
 def count_webdataset(shards: list[str]) -> int:
     """One pass of a plain pipeline."""
+    import webdataset
+
     samples: Iterator[object] = webdataset.WebDataset(shards, shardshuffle=False).decode()
     return sum(1 for _ in samples)
 
 
 def count_decoded(lane: Lane) -> int:
     """One pass of reading and decoding alone, in a shuffled order."""
+    from oneflow_dist.data.decoding import CAPTION, decode_record, read_fields
+
     (stream,) = lane.streams
     for draw in range(len(stream.shards)):
         record = stream.shards.read(stream.order.sample_at(draw)[1])
@@ -141,13 +153,10 @@ def count_decoded(lane: Lane) -> int:
     return len(stream.shards)
 
 
-def take(lane: Lane, num_samples: int) -> int:
-    """As many packs as hold `num_samples`; returns how many they held."""
-    return count_packs(lane, num_samples).sequences
-
-
 def count_packs(lane: Lane, num_samples: int) -> Counts:
     """The counts of as many packs as hold `num_samples`."""
+    from oneflow_dist.containers import Counts
+
     total = Counts.zeros()
     while total.sequences < num_samples:
         total += lane.next_pack().counts

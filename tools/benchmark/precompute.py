@@ -8,17 +8,16 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 
-from oneflow_dist.data.picture import decode_picture
-from oneflow_dist.model.autoencoder import Autoencoder
-from oneflow_dist.precompute.crop import crop_to, nearest_bucket
-from oneflow_dist.precompute.run import Precompute
-from oneflow_dist.precompute.settings import Options, Tools, load_tools
-from oneflow_dist.precompute.source import is_picture, list_raw, open_raw
 from oneflow_dist.runtime import run_program
+
+if TYPE_CHECKING:
+    import torch
+
+    from oneflow_dist.precompute.settings import Tools
 
 
 def main() -> None:
@@ -30,6 +29,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.precompute.run import Precompute
+    from oneflow_dist.precompute.settings import Options, load_tools
+    from oneflow_dist.precompute.source import list_raw
+
     tools = load_tools(
         Options(
             autoencoder=args.autoencoder,
@@ -44,7 +48,10 @@ def main() -> None:
     num_images = sum(map(len, batches))
     bare, whole = [], []
     for _ in tqdm(range(args.rounds), unit="round"):
-        bare.append(num_images / encode_all(tools.autoencoder, batches))
+        start = time.perf_counter()
+        for batch in batches:
+            tools.autoencoder.encode(batch)
+        bare.append(num_images / (time.perf_counter() - start))
         with tempfile.TemporaryDirectory() as folder:
             whole.append(Precompute(tools, shards, Path(folder), 0.1, 1).run().images_per_second)
     overhead = statistics.median(b / w - 1.0 for b, w in zip(bare, whole, strict=True))
@@ -56,6 +63,12 @@ def main() -> None:
 
 def read_batches(tools: Tools, shards: list[Path]) -> list[torch.Tensor]:
     """All pictures as the encoder gets them: batches of one size."""
+    import torch
+
+    from oneflow_dist.data.picture import decode_picture
+    from oneflow_dist.precompute.crop import crop_to, nearest_bucket
+    from oneflow_dist.precompute.source import is_picture, open_raw
+
     of_size: dict[tuple[int, int], list[torch.Tensor]] = {}
     for shard in tqdm(shards, "reading", unit="shard"):
         raw = open_raw(shard)
@@ -70,14 +83,6 @@ def read_batches(tools: Tools, shards: list[Path]) -> list[torch.Tensor]:
         raw.file.close()
     size = tools.options.batch_size
     return [torch.stack(of[i : i + size]) for of in of_size.values() for i in range(0, len(of), size)]
-
-
-def encode_all(autoencoder: Autoencoder, batches: list[torch.Tensor]) -> float:
-    """Seconds of the encoder alone."""
-    start = time.perf_counter()
-    for batch in batches:
-        autoencoder.encode(batch)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

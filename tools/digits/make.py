@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import webdataset
 from PIL import Image
 
 from oneflow_dist.config import RANGES
@@ -68,6 +67,8 @@ def _png(image: np.ndarray) -> bytes:
 
 def _write(folder: Path, name: str, samples: list[dict[str, bytes | str]]) -> None:
     """Write the shards of one set; those of an earlier call with more samples go."""
+    import webdataset  # here, since it imports torch
+
     num_shards = -(-len(samples) // SHARD_SAMPLES)
     for path in sorted(folder.glob(f"{name}-*.tar"))[num_shards:]:
         path.unlink()
