@@ -193,16 +193,16 @@ def open_wandb(config: Config, folder: Path) -> Any:
 
     import wandb
 
-    own, metrics = folder / "wandb-id", config.metrics
-    if not own.exists():
-        write_whole(own, secrets.token_hex(4).encode())
+    id_file, metrics = folder / "wandb-id", config.metrics
+    if not id_file.exists():
+        write_whole(id_file, secrets.token_hex(4).encode())
     try:
         return wandb.init(
             project=metrics.wandb_project,
             entity=metrics.wandb_entity or None,
             tags=metrics.wandb_tags,
             name=folder.resolve().name,
-            id=own.read_text().strip(),
+            id=id_file.read_text().strip(),
             resume="allow" if metrics.wandb == "online" else None,  # offline there is nothing to look it up in
             dir=folder,
             mode=metrics.wandb,  # type: ignore[arg-type]

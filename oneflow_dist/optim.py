@@ -81,7 +81,7 @@ class MovingAverage:
     def _swap(self, model: nn.Module) -> None:
         reshard(model)
         for name, parameter in model.named_parameters():
-            own, average = local_part(parameter), local_part(self.tensors[name])
-            held = own.clone()
-            own.copy_(average)
+            weight, average = local_part(parameter), local_part(self.tensors[name])
+            held = weight.clone()
+            weight.copy_(average)
             average.copy_(held)

@@ -100,11 +100,11 @@ def _step_group(
     first = 0
     for canvas, velocity, fire in zip(canvases, velocities, fires, strict=True):
         slots = np.flatnonzero(fire)
-        own = tokens[first : first + len(slots)]
+        new_tokens = tokens[first : first + len(slots)]
         first += len(slots)
         canvas.advance(velocity, step_size(canvas, sampling), step)
-        fits = _fit(canvas, own, tokenizer.image, sampling.max_rows)
-        canvas.insert(slots[fits], own[fits], step, tokenizer.image)
+        fits = _fit(canvas, new_tokens, tokenizer.image, sampling.max_rows)
+        canvas.insert(slots[fits], new_tokens[fits], step, tokenizer.image)
 
 
 def _check_finite(prediction: Prediction, step: int) -> None:
@@ -153,7 +153,7 @@ def _draw_kept_tokens(
     """A token for each slot, of those that top_k and top_p keep. Over a tensor axis each rank draws for some slots."""
     axis, num_slots = model.axis, len(draws)
     padding = -num_slots % axis.size
-    dealt = np.append(draws, np.zeros(padding))[axis.own(num_slots + padding)]
+    dealt = np.append(draws, np.zeros(padding))[axis.local_slice(num_slots + padding)]
     logits = axis.deal_rows(F.pad(model.bag_logits(slot_hidden), (0, 0, 0, padding)))
     logits[:, vocab_size:] = -torch.inf
     kept = sampling.temperature, sampling.top_p, sampling.top_k
@@ -171,11 +171,11 @@ def _draw_fires(
     rate = prediction.log_rate[:total].double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
     fires, first = [], 0
     for canvas, count in zip(canvases, num_slots, strict=True):
-        own = slice(first, first + count)
+        slots = slice(first, first + count)
         first += count
         q = schedule.insertion_prob(canvas.text_time, step_size(canvas, sampling)) if canvas.is_writing else 0.0
-        due = q * rate[own]
-        fire = canvas.rng.random(count) < is_missing_prob[own] * np.minimum(1.0, due) * canvas.is_open
+        due = q * rate[slots]
+        fire = canvas.rng.random(count) < is_missing_prob[slots] * np.minimum(1.0, due) * canvas.is_open
         if sampling.thinning:
             fire = _thin(fire, (due >= 1.0) & (q < 1.0), canvas.rng)
         fires.append(fire)
@@ -200,9 +200,9 @@ def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], image_token: int, max_r
     rows = np.where(tokens == image_token, 1 + canvas.image.num_rows, 1)
     room = max_rows - canvas.num_rows
     fits = np.zeros(len(tokens), dtype=bool)
-    for place in canvas.rng.permutation(len(tokens)):
-        fits[place] = rows[place] <= room
-        room -= rows[place] * fits[place]
+    for i in canvas.rng.permutation(len(tokens)):
+        fits[i] = rows[i] <= room
+        room -= rows[i] * fits[i]
     canvas.hit_cap |= not fits.all()
     return fits
 

@@ -63,10 +63,10 @@ def config_at_home(folder: Path) -> Config:
     """
     config, data = read_config(folder), read_progress(folder).data
     home = Path(data.get("working_folder", ""))
-    own, now = folder / TOKENIZER, home / config.data.tokenizer.partition("#")[0]
-    if own.exists() and now.is_file() and now.read_bytes() != own.read_bytes():
+    copy, now = folder / TOKENIZER, home / config.data.tokenizer.partition("#")[0]
+    if copy.exists() and now.is_file() and now.read_bytes() != copy.read_bytes():
         log(f"data.tokenizer: {now} is no longer the file that this run was trained with; using the copy in {folder}")
-    tokenizer = str(own) if own.exists() else config.data.tokenizer
+    tokenizer = str(copy) if copy.exists() else config.data.tokenizer
     pictures = config.sampling.autoencoder
     return dataclasses.replace(
         config,

@@ -112,8 +112,8 @@ def sum_over_ranks(
 
 def global_counts(batches: list[PackedBatch]) -> Counts:
     """The counts of all microbatches of all ranks."""
-    own = sum((batch.counts for batch in batches), Counts.zeros())
-    values = torch.tensor(dataclasses.astuple(own), dtype=torch.int64)
+    of_rank = sum((batch.counts for batch in batches), Counts.zeros())
+    values = torch.tensor(dataclasses.astuple(of_rank), dtype=torch.int64)
     dist.all_reduce(values)
     return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), values.tolist(), strict=True)))
 

@@ -12,11 +12,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from oneflow_dist.config import RANGES, Config, check_config, load_config, write_config
+from tests.messages import names, naming
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
-NUM_KEYS = 83  # one more is a decision: every key is a thing to understand, to test and to get wrong
 
 
 def load(*overrides: str) -> Config:
@@ -62,11 +62,8 @@ def test_any_text_and_number_reads_back_equal(again: Path, prompts: list[str], l
 def test_every_default_is_written_out(path: Path) -> None:
     """So that a run's config.toml shows all that it depended on."""
     written = write_config(load_config(path)).splitlines()
-    assert sum(" = " in line for line in written) == NUM_KEYS
-
-
-def test_number_of_keys_is_known() -> None:
-    assert sum(len(fields(section)) for section in get_type_hints(Config).values()) == NUM_KEYS
+    num_keys = sum(len(fields(section)) for section in get_type_hints(Config).values())
+    assert sum(" = " in line for line in written) == num_keys
 
 
 def test_a_config_cannot_be_changed_after_it_is_loaded() -> None:
@@ -102,73 +99,68 @@ def test_whole_numbers_may_stand_for_floats() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "named"),
     [
-        ("model.widht=3", "model.widht: unknown key; did you mean model.width?"),
-        ("data.rows_per_pak=3", "data.rows_per_pak: unknown key; did you mean data.rows_per_pack?"),
-        ("modle.width=3", "modle: unknown key; did you mean model?"),
-        ("parallel.a.b=3", "parallel.a.b: unknown key; known keys: replicate, shard, tensor, async_tensor"),
-        ("model.width=3.5", "model.width: expected int, got 3.5"),
-        ("model.width=true", "model.width: expected int, got True"),
-        ("model.width=wide", "model.width: expected int, got 'wide'"),
-        ("optim.lr=true", "optim.lr: expected float, got True"),
-        ("model.tie_embeddings=1", "model.tie_embeddings: expected bool, got 1"),
-        ("run.folder=3", "run.folder: expected str, got 3"),
-        ("data.overlong=cut", "data.overlong: 'cut' is not one of 'error', 'drop', 'window'"),
-        ("data.overlong=[1]", "data.overlong: [1] is not one of 'error', 'drop', 'window'"),
-        ("sampling.prompts=x", "sampling.prompts: expected a list, got 'x'"),
-        ('sampling.prompts=["a", 3]', "sampling.prompts[1]: expected str, got 3"),
-        ("train.steps", "override 'train.steps': not of the form section.key=value, as in train.steps=100"),
-        ("steps=3", "override 'steps=3': not of the form section.key=value, as in train.steps=100"),
-        ("train.=3", "override 'train.=3': not of the form section.key=value, as in train.steps=100"),
+        ("model.widht=3", ("model.widht", "model.width")),
+        ("data.rows_per_pak=3", ("data.rows_per_pak", "data.rows_per_pack")),
+        ("modle.width=3", ("modle", "model")),
+        ("parallel.a.b=3", ("parallel.a.b", "replicate", "shard", "tensor")),
+        ("model.width=3.5", ("model.width", "int", 3.5)),
+        ("model.width=true", ("model.width", "int", True)),
+        ("model.width=wide", ("model.width", "int", "'wide'")),
+        ("optim.lr=true", ("optim.lr", "float", True)),
+        ("model.tie_embeddings=1", ("model.tie_embeddings", "bool", 1)),
+        ("run.folder=3", ("run.folder", "str", 3)),
+        ("data.overlong=cut", ("data.overlong", "'cut'", "'error'", "'drop'", "'window'")),
+        ("data.overlong=[1]", ("data.overlong", "[1]", "'error'", "'drop'", "'window'")),
+        ("sampling.prompts=x", ("sampling.prompts", "'x'")),
+        ('sampling.prompts=["a", 3]', ("sampling.prompts[1]", "str", 3)),
+        ("train.steps", ("'train.steps'", "section.key=value")),
+        ("steps=3", ("'steps=3'", "section.key=value")),
+        ("train.=3", ("'train.=3'", "section.key=value")),
     ],
-    ids=lambda value: value.split(":")[0] if isinstance(value, str) else None,
-)  # fmt: skip
-def test_a_bad_key_or_value_is_named(override: str, message: str) -> None:
-    assert refusal(override) == message
+)
+def test_a_bad_key_or_value_is_named(override: str, named: tuple[object, ...]) -> None:
+    assert names(refusal(override), *named)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     text = QUICKSTART.read_text()
     path = tmp_path / "short.toml"
     path.write_text("\n".join(line for line in text.splitlines() if not line.startswith("rope_theta")))
-    assert refusal_of(path) == (
-        "model.rope_theta: missing; it changes results, so it has no default: write it in the config"
-    )
+    assert names(refusal_of(path), "model.rope_theta")
 
 
 def test_a_missing_section_is_named_by_its_first_key(tmp_path: Path) -> None:
     path = tmp_path / "short.toml"
     path.write_text("[run]\nfolder = 'x'\nseed = 0\n")
-    assert refusal_of(path) == (
-        "model.width: missing; it changes results, so it has no default: write it in the config"
-    )
+    assert names(refusal_of(path), "model.width")
 
 
 def test_a_section_that_is_no_table_is_named(tmp_path: Path) -> None:
     path = tmp_path / "flat.toml"
     path.write_text("run = 3\n")
-    assert refusal_of(path) == "run: expected a table [run], got 3"
+    assert names(refusal_of(path), "run", "[run]", 3)
 
 
 def test_an_override_of_a_section_that_is_no_table_is_refused_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "flat.toml"
     path.write_text("run = 3\n")
-    with pytest.raises(ValueError, match=r"^run: expected a table \[run\], got 3"):
+    with pytest.raises(ValueError, match=naming("run", "[run]", 3)):
         load_config(path, ["run.seed=1"])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
-    assert refusal_of(path) == f"{path}: no such config file; configs/ has the ones that come with the project"
-    assert refusal_of(tmp_path).startswith(f"{tmp_path}: no such config file; ")
+    assert names(refusal_of(path), path, "configs/")
+    assert names(refusal_of(tmp_path), tmp_path, "configs/")
 
 
 @pytest.mark.parametrize("content", [b"[run\n", b"run = \n", b"\xff\xfe"], ids=["bracket", "value", "encoding"])
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.toml"
     path.write_bytes(content)
-    assert refusal_of(path).startswith(f"{path}: not valid TOML: ")
+    assert names(refusal_of(path), path, "TOML")
 
 
 NUMBERS = [
@@ -202,7 +194,7 @@ def test_a_number_outside_its_range_is_refused(section: str, key: str, kind: typ
     interval = RANGES[section][key]
     for value in just_outside(interval, kind):
         shown = float(value) if kind is float else value
-        assert refusal(f"{section}.{key}={value}") == f"{section}.{key}: {shown} must lie in {interval}"
+        assert names(refusal(f"{section}.{key}={value}"), f"{section}.{key}", shown, interval)
 
 
 def test_gradients_may_be_left_unclipped() -> None:
@@ -216,68 +208,58 @@ def test_a_path_has_a_name_and_begins_at_home_where_it_says_so(key: str, monkeyp
     for given_path, found in (("~/x y", "/home/me/x y"), ("a/~/b", "a/~/b"), ("./~", "./~"), ("a//b", "a//b")):
         assert getattr(getattr(load(f"{key}={given_path}"), section), name) == found
     for empty in ("", "' '"):
-        assert refusal(f"{key}={empty}").startswith(f"{key}: is empty; name ")
-    assert refusal(f"{key}=~no-such-user/x").startswith(f"{key}: ~no-such-user/x: there is no such user here; ")
+        assert names(refusal(f"{key}={empty}"), key)
+    assert names(refusal(f"{key}=~no-such-user/x"), key, "~no-such-user/x", "./~no-such-user/x")
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "named"),
     [
         (
             ["model.width=100", "model.num_attention_heads=3"],
-            "model.width (100) / model.num_attention_heads (3) must be an even whole number, the head width",
+            ("model.width", 100, "model.num_attention_heads", 3),
         ),
         (
             ["model.width=12", "model.num_attention_heads=4"],
-            "model.width (12) / model.num_attention_heads (4) must be an even whole number, the head width",
+            ("model.width", 12, "model.num_attention_heads", 4),
         ),
         (
             ["model.num_attention_heads=4", "model.num_kv_heads=3"],
-            "model.num_kv_heads (3) must divide model.num_attention_heads (4)",
+            ("model.num_kv_heads", 3, "model.num_attention_heads", 4),
         ),
         (
             ["image.height=8", "image.width=9", "image.patch_size=4"],
-            "image.patch_size (4) must divide image.height (8) and image.width (9)",
+            ("image.patch_size", 4, "image.height", 8, "image.width", 9),
         ),
         (
             ["data.max_sample_rows=3000"],
-            (
-                "data.max_sample_rows (3000) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack "
-                "(1536) can hold; lower it or raise the capacities"
-            ),
+            ("data.max_sample_rows", 3000, "data.rows_per_pack", 2048, "data.tokens_per_pack", 1536),
         ),
         (
             ["data.max_sample_rows=1600"],
-            (
-                "data.max_sample_rows (1600) must not exceed data.rows_per_pack (2048) or what data.tokens_per_pack "
-                "(1536) can hold; lower it or raise the capacities"
-            ),
+            ("data.max_sample_rows", 1600, "data.rows_per_pack", 2048, "data.tokens_per_pack", 1536),
         ),
-        (
-            ["data.bag_tokens_per_pack=100"],
-            (
-                "data.bag_tokens_per_pack (100) must be at least data.max_sample_rows (128): all tokens of a sample "
-                "can be missing at once"
-            ),
-        ),
+        (["data.bag_tokens_per_pack=100"], ("data.bag_tokens_per_pack", 100, "data.max_sample_rows", 128)),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_impossible_combinations_are_named_with_a_way_out(overrides: list[str], message: str) -> None:
+def test_impossible_combinations_are_named_with_their_keys_and_values(
+    overrides: list[str], named: tuple[object, ...]
+) -> None:
     capacities = {"rows_per_pack": 2048, "tokens_per_pack": 1536, "bag_tokens_per_pack": 768, "max_sample_rows": 128}
-    assert refusal(*(f"data.{key}={value}" for key, value in capacities.items()), *overrides) == message
+    assert names(refusal(*(f"data.{key}={value}" for key, value in capacities.items()), *overrides), *named)
 
 
 def test_the_largest_text_that_is_allowed_fits_in_a_pack() -> None:
     """A sample of max_sample_rows tokens and no image: one more than tokens_per_pack could never be packed."""
     image = ["image.height=8", "image.width=8", "image.patch_size=4"]
-    assert "data.max_sample_rows (65)" in refusal(*image, "data.tokens_per_pack=64", "data.max_sample_rows=65")
+    assert names(refusal(*image, "data.tokens_per_pack=64", "data.max_sample_rows=65"), "data.max_sample_rows", 65)
 
 
 def test_checking_is_part_of_loading_and_can_be_done_again() -> None:
     config = load()
     check_config(config)
-    with pytest.raises(ValueError, match=r"^train\.steps: 0 must lie in "):
+    with pytest.raises(ValueError, match=naming("train.steps", 0)):
         check_config(replace(config, train=replace(config.train, steps=0)))
 
 

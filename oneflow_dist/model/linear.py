@@ -46,6 +46,6 @@ class VocabularyEmbedding(nn.Embedding):
         weight = local_part(self.weight)
         if self.axis.size == 1:
             return F.embedding(tokens, weight)
-        own = tokens - self.axis.own(self.num_embeddings).start
-        is_own = (own >= 0) & (own < len(weight))
-        return F.embedding(own.where(is_own, 0), weight) * is_own[:, None]
+        row = tokens - self.axis.local_slice(self.num_embeddings).start
+        is_local = (row >= 0) & (row < len(weight))
+        return F.embedding(row.where(is_local, 0), weight) * is_local[:, None]

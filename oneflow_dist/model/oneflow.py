@@ -54,7 +54,7 @@ class OneFlow(nn.Module):
         text_time = self.text_time(batch.text_time) if self.text_time is not None else image_time[:0]
         x = self._embed_rows(batch, image_time, text_time)
         cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
-        row_image = batch.row_image[self.axis.own(len(batch.row_image))]
+        row_image = batch.row_image[self.axis.local_slice(len(batch.row_image))]
         for block in self.blocks:
             x = block(x, image_time, row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
         x = self.axis.gather(x)
@@ -78,7 +78,7 @@ class OneFlow(nn.Module):
     def draw_tokens(
         self, slot_hidden: Float[Tensor, "F D"], noise_key: Int64[Tensor, "F"], temperature: float, limit: int
     ) -> Int64[Tensor, "F"]:
-        """A token below `limit` for each slot that fires, from its own distribution; the same on all ranks."""
+        """A token below `limit` for each slot that fires, from its local_rows distribution; the same on all ranks."""
         return self.heads.draw(slot_hidden, self._unembedding(), noise_key, temperature, limit)
 
     def _unembedding(self) -> Float[Tensor, "v D"]:
@@ -99,8 +99,8 @@ class OneFlow(nn.Module):
         token = batch.row_source.clamp(max=num_tokens)
         text = self.axis.scatter_sum(self.embed(F.pad(batch.tokens, (0, 1))[token]))
 
-        own = self.axis.own(len(batch.row_source))
-        source, token, row_image = batch.row_source[own], token[own], batch.row_image[own]
+        local_rows = self.axis.local_slice(len(batch.row_source))
+        source, token, row_image = batch.row_source[local_rows], token[local_rows], batch.row_image[local_rows]
         is_text = source < num_tokens
         if self.time_conditioning == "token":
             sequence = batch.token_sequence

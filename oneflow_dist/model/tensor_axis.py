@@ -29,7 +29,7 @@ class TensorAxis:
     size: int = 1
     group: str = ""  # name of the process group
 
-    def own(self, count: int) -> slice:
+    def local_slice(self, count: int) -> slice:
         """This rank's part of `count` things."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 

@@ -136,8 +136,8 @@ def count_once(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
 
     def share(weight: Tensor) -> Tensor:
         shared = torch.zeros_like(weight)
-        own = axis.own(len(weight))
-        shared[own] = weight[own]
+        part = axis.local_slice(len(weight))
+        shared[part] = weight[part]
         return shared
 
     return dataclasses.replace(

@@ -15,6 +15,7 @@ from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.bad_batches import keep_suspects, read_bad_batch
 from oneflow_dist.inspection import digest
 from tests.launching import Launcher
+from tests.messages import names
 
 CPU = torch.device("cpu")
 SMALL = ("data.rows_per_pack=256", "data.tokens_per_pack=192", "data.bag_tokens_per_pack=128")
@@ -36,10 +37,9 @@ def test_a_kept_batch_is_read_again_bitwise(batches: list[PackedBatch], tmp_path
     assert digest([again]) == digest([batches[1]])
     assert (again.counts, again.keys) == (batches[1].counts, batches[1].keys)
     keys = batches[1].keys
-    assert where == "rank 0"
-    assert kept == (
-        f"; samples {', '.join(keys[:8])} ({len(keys)} in all); their batches are in {tmp_path}/bad-batch-*.pt"
-    )
+    assert names(where, 0)
+    assert names(kept, *keys[:8], len(keys), f"{tmp_path}/bad-batch-*.pt")
+    assert all(key not in kept for key in keys[8:])
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -49,8 +49,8 @@ def test_where_all_losses_are_finite_the_batch_of_the_highest_is_kept(
     own = torch.tensor([[9.0] * 4 + [1.0], [0.0] * 4 + [2.0]])  # the total decides
     where, kept = keep_suspects(own, batches, 3, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["bad-batch-step-00000003-rank-0-pack-1.pt"]
-    assert where == "the gradients of all ranks"
-    assert kept.startswith("; the highest loss is that of rank 0, samples ")
+    assert not names(where, 0)  # no rank is at fault
+    assert names(kept, 0, batches[1].keys[0])
 
 
 def keep_on_ranks(config_path: str, num_bad: int, folder: str) -> tuple[str, str]:
@@ -75,11 +75,10 @@ def test_all_ranks_name_the_same_batches_and_a_few_are_kept(
     folder.mkdir()
     first, second = launcher.call(2, keep_on_ranks, str(path), num_bad, str(folder))
     assert first == second
-    assert first[0] == ("rank 1" if num_bad else "the gradients of all ranks")
-    assert ("4 of their batches are in" in first[1]) == (num_bad == 5)
+    assert names(first[0], 1) == (num_bad > 0)
+    assert names(first[1], 4, f"{folder}/bad-batch-*.pt") == (num_bad == 5)
     assert {kept.stem.removeprefix("bad-batch-step-00000001-rank-") for kept in folder.iterdir()} == expected
-    named = first[1].partition("samples ")[2].partition(",")[0]
-    assert named == read_bad_batch(min(folder.iterdir())).keys[0]
+    assert names(first[1], read_bad_batch(min(folder.iterdir())).keys[0])
 
 
 @pytest.mark.usefixtures("group_of_one")

@@ -19,7 +19,7 @@ SHAPES = ((), (3,), (2, 3))  # of a row
 
 @given(st.integers(0, 100), st.integers(1, 9))
 def test_every_thing_is_one_ranks_own_and_none_has_two_more_than_another(count: int, size: int) -> None:
-    parts = [range(count)[TensorAxis(rank=rank, size=size).own(count)] for rank in range(size)]
+    parts = [range(count)[TensorAxis(rank=rank, size=size).local_slice(count)] for rank in range(size)]
     assert [thing for part in parts for thing in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -110,9 +110,9 @@ def products_of_cut_weights() -> dict[str, Any]:
     cuts = {"scale": Replicate(), "up": Shard(0), "down": Shard(1)}
     weights = {n: nn.Parameter(distribute_tensor(w, mesh, [cuts[n]], src_data_rank=None)) for n, w in whole.items()}
     parts = {name: local_part(weight) for name, weight in weights.items()}
-    rows = values(4, 8, 3)[axis.own(8)] * parts["scale"]
+    rows = values(4, 8, 3)[axis.local_slice(8)] * parts["scale"]
     out = axis.scatter_sum(axis.gather(rows) @ parts["up"].T @ parts["down"].T)
-    out.backward(values(5, 8, 3)[axis.own(8)])
+    out.backward(values(5, 8, 3)[axis.local_slice(8)])
     grads = {name: weight.grad for name, weight in weights.items()}
     assert all(isinstance(grad, DTensor) for grad in grads.values())
     return {
