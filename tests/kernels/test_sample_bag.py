@@ -8,7 +8,7 @@ import torch.distributed as dist
 from scipy import stats
 from torch import Tensor
 
-from oneflow_dist import ranges
+from oneflow_dist.config import RANGES
 from oneflow_kernels.sample_bag import LEAST_TEMPERATURE, lowest_best, sample_bag
 from oneflow_kernels.vocabulary_part import VocabularyPart
 from tests.launching import Launcher
@@ -71,7 +71,8 @@ def test_a_token_depends_on_its_own_row_and_key_alone() -> None:
 def test_a_low_temperature_takes_the_likeliest_token(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEFLOW_KERNELS", backend)
     hidden, weight = operands(50)
-    for temperature in (1e-4, LEAST_TEMPERATURE, ranges.LEAST_TEMPERATURE):
+    least_of_configs = float(RANGES["sampling"]["temperature"].strip("[").partition(",")[0])
+    for temperature in (1e-4, LEAST_TEMPERATURE, least_of_configs):
         tokens = sample_bag(hidden, weight, torch.arange(50), temperature)
         assert torch.equal(tokens, (hidden @ weight.T).argmax(-1))
 

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.decoding import Reading, decode_record, read_fields
-from oneflow_dist.data.index import FORMAT
 from oneflow_dist.data.samples import make_sample as to_sample
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.model.autoencoder import Autoencoder
 from oneflow_dist.precompute import run as run_module
 from oneflow_dist.precompute.run import ahead, in_order
-from oneflow_dist.precompute.verify import check_output
 from tests.messages import names, naming
 from tests.precompute.making import (
     contents,
@@ -233,18 +231,6 @@ def test_what_is_not_read_is_counted_and_changes_no_byte(tmp_path: Path) -> None
     summary = run([write_tar(tmp_path / "raw.tar", [*files, *more])], tmp_path / "with")
     assert summary.unread == summary.describe()["unread"] == {"gif": 2, "caption": 1}
     assert read_tar(tmp_path / "with" / "raw.tar") == read_tar(tmp_path / "without" / "raw.tar")
-
-
-def test_shards_can_be_added_to_an_output_of_an_earlier_version(tmp_path: Path) -> None:
-    """Its indexes are made again."""
-    shards = write_shards(tmp_path / "raw", num_shards=2, samples=2)
-    run(shards, tmp_path / "whole")
-    run(shards[:1], tmp_path / "out")
-    index = tmp_path / "out" / f"{shards[0].name}.index"
-    index.write_bytes(index.read_bytes().replace(FORMAT.encode(), b"oneflow index 2"))
-    assert [one.problem for one in check_output(tmp_path / "out", None)] == [None]
-    run(shards, tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_more_shards_can_be_added_to_an_output(shards: list[Path], tmp_path: Path) -> None:
