@@ -6,10 +6,10 @@ PYTHON ?= python3
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
 	.venv/bin/python -m oneflow_dist.train configs/quickstart.toml
-	.venv/bin/python tools/evaluate_digits.py runs/quickstart
+	.venv/bin/python tools/digits/evaluate.py runs/quickstart
 
 test: .venv/installed
-	.venv/bin/python -m pytest -q -n auto --maxprocesses 8
+	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 lint: .venv/installed
 	.venv/bin/ruff check
@@ -35,7 +35,7 @@ clean:
 
 # The vocabulary is written last, so it stands for all of data/digits.
 data/digits/words.tiktoken: | .venv/installed
-	.venv/bin/python tools/make_digits.py data/digits
+	.venv/bin/python tools/digits/make.py data/digits
 
 # torch comes first so that the rest is resolved against the build for this machine; see requirements.lock.
 .venv/installed: requirements.lock pyproject.toml
@@ -44,7 +44,6 @@ data/digits/words.tiktoken: | .venv/installed
 	@echo 'installing requirements.lock into .venv, a minute or two (longer where torch brings CUDA along)'
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchtitan==0.2.2
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,6 +1,6 @@
 """A document while it is being generated: tokens that stand, images on their own clocks."""
 
-# Shapes: n tokens, i images, p patches of E elements of one document; C H W latent.
+# Shapes: n tokens, k insertions, i images, p patches of E elements of one document; C H W latent.
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import copy
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import EllipsisType
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import NoisySample
+from oneflow_dist.containers import Images, NoisySample
 from oneflow_dist.data.codec import cut_images, to_latent
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import gaussian
@@ -37,10 +37,7 @@ class Canvas:
     tokens: Int64[np.ndarray, "n"]
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
-    image_at: Int64[np.ndarray, "i"]
-    patches: Float32[np.ndarray, "p E"]
-    grid: Int64[np.ndarray, "i 2"]
-    image_time: Float[np.ndarray, "i"]
+    images: Images
     image_is_target: Bool[np.ndarray, "i"]
     image_end: Int64[np.ndarray, "i"]  # step at which each image was finished; 0: it was given, or is not finished yet
     hit_cap: bool = False  # an insertion was refused because the document was full
@@ -48,7 +45,7 @@ class Canvas:
     @property
     def is_moving(self) -> Bool[np.ndarray, "i"]:
         """Images that are still being painted."""
-        return self.image_is_target & (self.image_time < 1.0 - MOVING_TOLERANCE)
+        return self.image_is_target & (self.images.time < 1.0 - MOVING_TOLERANCE)
 
     @property
     def is_writing(self) -> bool:
@@ -62,7 +59,7 @@ class Canvas:
     @property
     def num_rows(self) -> int:
         """Trunk rows that the document takes now."""
-        return len(self.tokens) + len(self.patches)
+        return len(self.tokens) + len(self.images.patches)
 
     def snapshot(self) -> NoisySample:
         """What the network sees: the same type that training noises samples into."""
@@ -70,14 +67,11 @@ class Canvas:
             key=self.key,
             tokens=self.tokens,
             is_open=self.is_open & self.is_writing,
-            image_at=self.image_at,
             bag_tokens=np.zeros(0, dtype=np.int64),
             bag_slot=np.zeros(0, dtype=np.int64),
-            patches=self.patches,
-            velocity=np.zeros_like(self.patches),
-            grid=self.grid,
-            image_time=np.minimum(1.0, self.image_time),
-            image_is_scored=self.is_moving,
+            images=replace(self.images, time=np.minimum(1.0, self.images.time)),
+            velocity=np.zeros_like(self.images.patches),
+            is_moving=self.is_moving,
             text_time=min(1.0, self.text_time),
         )
 
@@ -87,61 +81,54 @@ class Canvas:
 
     def advance(self, velocity: Float32[np.ndarray, "p E"], step_size: float, step: int) -> None:
         """Move every moving image along its velocity, and the clocks of text and moving images."""
-        was_moving = self.is_moving
-        steps = np.where(was_moving, np.minimum(step_size, 1.0 - self.image_time), 0.0)
-        patch_steps = np.repeat(steps.astype(np.float32), self.grid.prod(axis=1))
-        self.patches = self.patches + patch_steps[:, None] * velocity
-        self.image_time = self.image_time + steps
+        images, was_moving = self.images, self.is_moving
+        steps = np.where(was_moving, np.minimum(step_size, 1.0 - images.time), 0.0)
+        moved = images.patches + images.per_patch(steps.astype(np.float32))[:, None] * velocity
+        self.images = replace(images, time=images.time + steps, patches=moved)
         self.image_end = np.where(was_moving & ~self.is_moving, step, self.image_end)
         self.text_time = min(1.0, self.text_time + step_size)
 
-    def insert(self, slots: np.ndarray, tokens: np.ndarray, step: int, image_token: int) -> None:
-        """Insert a token after each of `slots`, ascending indices before any insertion; an image token spawns noise.
-
-        Inserting at the last slot first, or all at once as here, leaves the earlier indices as they were.
-        """
+    def insert(
+        self, slots: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], step: int, image_token: int
+    ) -> None:
+        """Insert a token after each of `slots`, ascending indices before any insertion; an image token spawns noise."""
         if len(slots) == 0:
             return
-        is_image = np.zeros(len(self.tokens), dtype=bool)
-        is_image[self.image_at] = True
-        image_of = np.full(len(self.tokens), -1)
-        image_of[self.image_at] = np.arange(len(self.image_at))
-        spawned = tokens == image_token
-        num_old, num_new = len(self.image_at), int(spawned.sum())
-        new_of = np.where(spawned, num_old + np.cumsum(spawned) - 1, -1)
+        self.tokens = np.insert(self.tokens, slots + 1, tokens)
+        self.born = np.insert(self.born, slots + 1, step)
+        self.is_open = np.insert(self.is_open, slots + 1, True)
 
-        places = slots + 1
-        self.tokens = np.insert(self.tokens, places, tokens)
-        self.born = np.insert(self.born, places, step)
-        self.is_open = np.insert(self.is_open, places, True)
-        order = np.insert(image_of, places, new_of)
-        self.image_at = np.flatnonzero(order >= 0)
-        order = order[self.image_at]
-        noise = gaussian(self.rng, (num_new * self.image.num_rows, self.image.patch_elements))
-        grid = np.concatenate([self.grid, np.tile(self.image.grid, (num_new, 1))])
-        rank = np.repeat(np.argsort(order), grid.prod(axis=1))  # of the image that each patch belongs to
-        self.patches = np.concatenate([self.patches, noise])[np.argsort(rank, kind="stable")]
-        self.grid = grid[order]
-        self.image_time = np.append(self.image_time, np.zeros(num_new))[order]
-        self.image_is_target = np.append(self.image_is_target, np.ones(num_new, dtype=bool))[order]
-        self.image_end = np.append(self.image_end, np.zeros(num_new, dtype=np.int64))[order]
+        # A token moves by as many places as there are insertions before it, and so does a token that is inserted.
+        old = self.images.token + np.searchsorted(slots, self.images.token)
+        new = (slots + 1 + np.arange(len(slots)))[tokens == image_token]
+        noise = gaussian(self.rng, (len(new) * self.image.num_rows, self.image.patch_elements))
+        images = Images(
+            token=np.append(old, new),
+            time=np.append(self.images.time, np.zeros(len(new))),
+            grid=np.concatenate([self.images.grid, np.tile(self.image.grid, (len(new), 1))]),
+            patches=np.concatenate([self.images.patches, noise]),
+        )
+        order = np.argsort(images.token)
+        self.images = images.take(order)
+        self.image_is_target = np.append(self.image_is_target, np.ones(len(new), dtype=bool))[order]
+        self.image_end = np.append(self.image_end, np.zeros(len(new), dtype=np.int64))[order]
 
     def latents(self) -> list[Float32[np.ndarray, "C _ _"]]:
         """The images as they stand now, each of its own shape."""
-        ends = np.cumsum(self.grid.prod(axis=1))
+        ends = np.cumsum(self.images.num_patches).tolist()
         return [
-            to_latent(self.patches[end - rows * columns : end], (rows, columns), self.image)
-            for end, (rows, columns) in zip(ends.tolist(), self.grid.tolist(), strict=True)
+            to_latent(self.images.patches[end - rows * columns : end], (rows, columns), self.image)
+            for end, (rows, columns) in zip(ends, self.images.grid.tolist(), strict=True)
         ]
 
     def parts(self, tokenizer: Tokenizer) -> list[str | int]:
         """The document as a reader sees it: stretches of text, and indices of images; BOS left out."""
         found: list[str | int] = []
-        edges = [0, *self.image_at.tolist(), len(self.tokens)]
+        edges = [0, *self.images.token.tolist(), len(self.tokens)]
         for number, (before, after) in enumerate(itertools.pairwise(edges)):
             text = tokenizer.decode(self.tokens[before + 1 : after].tolist()).strip()
             found += [text] if text else []
-            found += [number] if number < len(self.image_at) else []
+            found += [number] if number < len(self.images) else []
         return found
 
 
@@ -169,20 +156,20 @@ def blank_canvas(
         seed: with `index` the key of everything random about this document, whatever it is generated with.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-    tokens, is_open, images, image_at = [tokenizer.bos], [False], [], []
+    tokens, is_open, latents, image_at = [tokenizer.bos], [False], [], []
     for part in prompt:
         if part is ...:
             is_open[-1] = True
             continue
         if not isinstance(part, int):
             image_at.append(len(tokens))
-            images.append(part)
+            latents.append(part)
         tokens.append(part if isinstance(part, int) else tokenizer.image)
         is_open.append(False)
     if not any(is_open):
         is_open[-1] = len(prompt) == 0 or prompt[-1] is not None
-    patches, grid = cut_images([gaussian(rng, image.shape) if part is None else part for part in images], image)
-    is_target = np.array([part is None for part in images], dtype=bool)
+    is_target = np.array([latent is None for latent in latents], dtype=bool)
+    images = cut_images([gaussian(rng, image.shape) if x is None else x for x in latents], image_at, image)
     return Canvas(
         key=f"canvas-{index}",
         rng=rng,
@@ -191,10 +178,7 @@ def blank_canvas(
         tokens=np.array(tokens, dtype=np.int64),
         is_open=np.array(is_open),
         born=np.zeros(len(tokens), dtype=np.int64),
-        image_at=np.array(image_at, dtype=np.int64),
-        patches=patches,
-        grid=grid,
-        image_time=np.where(is_target, 0.0, 1.0),
+        images=replace(images, time=np.where(is_target, 0.0, 1.0)),
         image_is_target=is_target,
         image_end=np.zeros(len(images), dtype=np.int64),
     )

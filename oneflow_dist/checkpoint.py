@@ -24,24 +24,21 @@ from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import load_tokenizer
-from oneflow_dist.model.autoencoder import PIXELS
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.progress import (
-    TOKENIZER,
     Progress,
     checkpoint_folder,
     clear_place,
     complete,
     complete_steps,
     delete_old,
-    find_latest,
     folder_beside,
     is_complete,
     read_config,
     read_progress,
 )
-from oneflow_dist.runtime import GLOO, is_main, log
+from oneflow_dist.runtime import GLOO, is_main
 from oneflow_dist.stored_tensors import check_tensors, named_leaves, read_tensors, shapes
 
 Keys = dict[str, tuple[str, ...] | None]  # of the config: of some sections, or (None) all of a section
@@ -171,67 +168,6 @@ def load_checkpoint(
         del state["optimizer"]["param_groups"]  # decay, betas and the like are the config's, not the checkpoint's
         read_tensors(state, folder)
     return progress
-
-
-def load_model(path: str | Path) -> tuple[OneFlow, Config]:
-    """The model of a checkpoint, or of the last one of a run folder, and its config.
-
-    Raises:
-        ValueError: there is no complete checkpoint, or it is damaged.
-    """
-    folder = find_checkpoint(path)
-    config = config_at_home(folder)
-    return load_weights(folder, config), config
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The folder of a checkpoint: `path` itself, or the last one of a run folder.
-
-    Raises:
-        ValueError: there is no complete checkpoint.
-    """
-    folder = Path(path) if is_complete(Path(path)) else find_latest(str(path))
-    if folder is None:
-        raise ValueError(
-            f"{path}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"
-        )
-    return folder
-
-
-def load_weights(folder: Path, config: Config) -> OneFlow:
-    """The averaged weights of a checkpoint, on this process's device.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
-    weights = "model" if read_progress(folder).step == 0 else "ema"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
-        read_tensors({weights: dict(model.named_parameters())}, folder, no_dist=True)
-    return model.eval()
-
-
-def config_at_home(folder: Path) -> Config:
-    """The config of a checkpoint; its paths lead to the checkpoint's copy of the ranks file, from any working folder.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    config, data = read_config(folder), read_progress(folder).data
-    home = Path(data.get("working_folder", ""))
-    own, now = folder / TOKENIZER, home / config.data.tokenizer.partition("#")[0]
-    if own.exists() and now.is_file() and now.read_bytes() != own.read_bytes():
-        log(f"data.tokenizer: {now} is no longer the file that this run was trained with; using the copy in {folder}")
-    tokenizer = str(own) if own.exists() else config.data.tokenizer
-    pictures = config.sampling.autoencoder
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, tokenizer=tokenizer),
-        sampling=dataclasses.replace(
-            config.sampling, autoencoder=pictures if pictures == PIXELS else str(home / pictures)
-        ),
-    )
 
 
 def check_same(folder: Path, config: Config, keys_of: Keys) -> None:

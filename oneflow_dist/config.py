@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
-from oneflow_dist.ranges import RANGES, check_range
+from oneflow_dist.toml import apply_override, check_range, ranges_of, read_tables, write_tables
+
+# Numbers with their intervals, which `check_range` reads.
+Positive = Annotated[int, "[1, inf)"]
+NonNegative = Annotated[int, "[0, inf)"]
+PositiveFloat = Annotated[float, "(0, inf)"]
+NonNegativeFloat = Annotated[float, "[0, inf)"]
+Share = Annotated[float, "[0, 1]"]
+Decay = Annotated[float, "[0, 1)"]
 
 # Files and folders, and what may stand there; "~" at their start is the user's home.
 PATHS = {
@@ -26,23 +32,23 @@ class RunConfig:
     """[run] Where results go, and the seed of everything random."""
 
     folder: str
-    seed: int
+    seed: Annotated[int, "[0, 2^63)"]  # numpy takes larger ones through a float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """[model] The shared transformer."""
 
-    width: int
-    num_layers: int
-    num_attention_heads: int
-    num_kv_heads: int
-    mlp_width: int
-    vocab_size: int  # at least the tokenizer's
-    rope_theta: float
-    norm_eps: float
+    width: Positive
+    num_layers: Positive
+    num_attention_heads: Positive
+    num_kv_heads: Positive
+    mlp_width: Positive
+    vocab_size: Positive  # at least the tokenizer's
+    rope_theta: PositiveFloat
+    norm_eps: NonNegativeFloat
     tie_embeddings: bool  # the bag head uses the embedding's weight
-    rope_scaling: float  # Llama 3's stretching of slow frequencies: 8 for 3.1, 32 for 3.2, 1 for none
+    rope_scaling: PositiveFloat  # Llama 3's stretching of slow frequencies: 8 for 3.1, 32 for 3.2, 1 for none
     is_causal: bool  # rows see what stands before them only: a language model, not an insertion model
 
 
@@ -63,10 +69,10 @@ class ImageConfig:
     have any that patch_size divides.
     """
 
-    channels: int
-    height: int  # in latent elements
-    width: int
-    patch_size: int  # a patch of patch_size x patch_size latent elements is one row
+    channels: Positive
+    height: Positive  # in latent elements
+    width: Positive
+    patch_size: Positive  # a patch of patch_size x patch_size latent elements is one row
     time_conditioning: Literal["added", "adaln"]  # added to the patch rows, or AdaLN-Zero in every block
 
     @property
@@ -93,10 +99,10 @@ class FlowConfig:
     """[flow] The noising process and its losses."""
 
     keep_schedule: Literal["linear", "cosine", "power"]
-    keep_exponent: float  # of "power"
+    keep_exponent: PositiveFloat  # of "power"
     normalize: Literal["batch", "paper"]  # of the text losses
-    image_weight: float  # of the velocity loss
-    condition_dropout_prob: float
+    image_weight: NonNegativeFloat  # of the velocity loss
+    condition_dropout_prob: Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,33 +111,33 @@ class DataConfig:
 
     mixture: str  # YAML file
     tokenizer: str  # tiktoken ranks file, or "bytes"
-    packs_per_step: int  # over all ranks; what one rank cannot do at once it accumulates
-    rows_per_pack: int
-    tokens_per_pack: int
-    bag_tokens_per_pack: int
-    images_per_pack: int  # of image.height x image.width; their patches are the room for images of any shape
-    sequences_per_pack: int
-    max_sample_rows: int  # of a complete sample
+    packs_per_step: Positive  # over all ranks; what one rank cannot do at once it accumulates
+    rows_per_pack: Positive
+    tokens_per_pack: Positive
+    bag_tokens_per_pack: Positive
+    images_per_pack: Positive  # of image.height x image.width; their patches are the room for images of any shape
+    sequences_per_pack: Annotated[int, "[2, inf)"]  # one is for padding
+    max_sample_rows: Positive  # of a complete sample
     overlong: Literal["error", "drop", "window"]  # a longer sample: stop, leave it out, take a random part of it
-    window_samples: int  # how many wait for packing
-    workers: int = 1  # processes per rank; 0 loads in the training process
-    cached_samples: int = 0  # decoded samples each worker keeps in memory
+    window_samples: Positive  # how many wait for packing
+    workers: NonNegative = 1  # processes per rank; 0 loads in the training process
+    cached_samples: NonNegative = 0  # decoded samples each worker keeps in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
     """[optim] AdamW and its learning rate."""
 
-    lr: float
-    warmup_steps: int
+    lr: PositiveFloat
+    warmup_steps: NonNegative
     lr_schedule: Literal["cosine", "constant"]
-    final_lr_fraction: float  # of lr, at the last step of "cosine"
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float  # not on norms and biases
-    max_grad_norm: float
-    ema_decay: float
+    final_lr_fraction: Share  # of lr, at the last step of "cosine"
+    beta1: Decay
+    beta2: Decay
+    eps: PositiveFloat
+    weight_decay: NonNegativeFloat  # not on norms and biases
+    max_grad_norm: Annotated[float, "(0, inf]"]  # inf: nothing is clipped
+    ema_decay: Decay
     offload: bool = False  # weights, moments and average live in host memory, and the update is made there
 
 
@@ -139,21 +145,21 @@ class OptimConfig:
 class TrainConfig:
     """[train] How long, in which precision, and what memory is traded for."""
 
-    steps: int
+    steps: Positive
     precision: Literal["fp32", "bf16", "float8"]  # of products; weights and reductions are fp32. float8: the trunk's
     activation_checkpointing: Literal["none", "selective", "full"] = "none"  # what blocks compute again backward
     compile: bool = False  # torch.compile each block
     deterministic: bool = False  # the same bits in every run on the same devices; slower
-    gc_every_steps: int = 0  # collect Python's garbage on all ranks at once, every so many steps; 0: whenever it likes
+    gc_every_steps: NonNegative = 0  # collect Python's garbage on all ranks at once; 0: whenever it likes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelConfig:
     """[parallel] Mesh axes; their product is the number of ranks."""
 
-    replicate: int = 1
-    shard: int = -1  # -1: all ranks that are left
-    tensor: int = 1  # ranks that share the rows and the weights of one pack; best within one node
+    replicate: Positive = 1
+    shard: Annotated[int, "[-1, -1] or [1, inf)"] = -1  # -1: all ranks that are left
+    tensor: Positive = 1  # ranks that share the rows and the weights of one pack; best within one node
     async_tensor: bool = False  # their products overlap with their communication; CUDA and train.compile only
 
 
@@ -161,9 +167,9 @@ class ParallelConfig:
 class CheckpointConfig:
     """[checkpoint] When to save and how many to keep."""
 
-    every_steps: int
-    keep: int  # the newest; older ones are deleted
-    keep_every_steps: int = 0  # those of multiples of this are never deleted; 0: no such multiples
+    every_steps: Positive
+    keep: Positive  # the newest; older ones are deleted
+    keep_every_steps: NonNegative = 0  # those of multiples of this are never deleted; 0: no such multiples
     background: bool = False  # write while training goes on; host memory for one copy of the state
 
 
@@ -171,10 +177,14 @@ class CheckpointConfig:
 class GuardConfig:
     """[guard] What a run does about broken numbers, slow ranks and hangs."""
 
-    spike_factor: float  # a gradient norm above this multiple of its running mean is a spike; 0: nothing is one
-    max_skipped_steps: int  # spikes and steps that are not finite leave the weights alone, so often in a run; then end
-    hang_seconds: float = 0.0  # a phase of a step that takes longer ends the run and names it; 0: wait for ever
-    slow_ranks_every_steps: int = 0  # report the ranks that the others wait for; 0: never
+    spike_factor: (
+        NonNegativeFloat  # a gradient norm above this multiple of its running mean is a spike; 0: nothing is one
+    )
+    max_skipped_steps: NonNegative  # spikes and steps that are not finite leave the weights alone, so often; then end
+    hang_seconds: NonNegativeFloat = (
+        0.0  # a phase of a step that takes longer ends the run and names it; 0: wait for ever
+    )
+    slow_ranks_every_steps: NonNegative = 0  # report the ranks that the others wait for; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,22 +196,23 @@ class MetricsConfig:
     wandb_project: str = "oneflow_dist"
     wandb_entity: str = ""  # team or user; "": the user's own default
     wandb_tags: tuple[str, ...] = ()
-    profile_step: int = 0  # write a trace of this step of each rank to <run>/traces; 0: none
+    profile_step: NonNegative = 0  # write a trace of this step of each rank to <run>/traces; 0: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
     """[sampling] Pictures of what the model writes, during training and by default in tools/sample.py."""
 
-    every_steps: int  # 0: never during training
-    steps: int  # N: the text is done after N steps, the last image after at most 2N
-    time_power: float = 1.5  # text time after k steps is 1 - (1 - k / N) ** time_power; 1 as in the paper
+    every_steps: NonNegative  # 0: never during training
+    steps: Positive  # N: the text is done after N steps, the last image after at most 2N
+    # Text time after k steps is 1 - (1 - k / N) ** time_power; 1 as in the paper.
+    time_power: Annotated[float, "[1, inf)"] = 1.5
     thinning: bool = True  # of neighbouring slots that would fire in one step only one does; false as in the paper
-    guidance: float  # on the velocity; 1 is none
-    temperature: float  # of the token distribution
-    top_k: int = 0  # draw from the k likeliest tokens; 0: from all
-    top_p: float
-    max_rows: int  # of one document
+    guidance: Annotated[float, "(-inf, inf)"]  # on the velocity; 1 is none
+    temperature: Annotated[float, "[1e-30, inf)"]  # of the token distribution; lower, logits would overflow
+    top_k: NonNegative = 0  # draw from the k likeliest tokens; 0: from all
+    top_p: Annotated[float, "(0, 1]"]
+    max_rows: Positive  # of one document
     autoencoder: str = "pixels"  # what turns latents into pictures: a folder with a diffusers AutoencoderKL
     prompts: tuple[str, ...]  # in them "<|image|>" is an image to paint, "<|hole|>" a place to write text in
 
@@ -225,6 +236,9 @@ class Config:
     sampling: SamplingConfig
 
 
+RANGES = ranges_of(Config)  # the interval of every number, by section and key
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a TOML file, apply `section.key=value` overrides (values are TOML; a bare word is a string), check.
 
@@ -240,21 +254,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from error
     for override in overrides or []:
-        _apply_override(table, override)
-    config = _at_home(_build(Config, table, prefix=""))
+        apply_override(table, override)
+    config = _at_home(read_tables(Config, table))
     check_config(config)
     return config
 
 
 def write_config(config: Config) -> str:
     """The config as TOML, every knob written out; `load_config` reads it back equal."""
-    lines: list[str] = []
-    for section in dataclasses.fields(config):
-        lines.append(f"[{section.name}]")
-        values = getattr(config, section.name)
-        lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
-        lines.append("")
-    return "\n".join(lines)
+    return write_tables(config)
 
 
 def check_config(config: Config) -> None:
@@ -306,20 +314,6 @@ def check_config(config: Config) -> None:
         )
 
 
-def _apply_override(table: dict[str, Any], override: str) -> None:
-    path, is_assignment, text = override.partition("=")
-    section, has_key, key = path.strip().partition(".")
-    if not (is_assignment and has_key and key):
-        raise ValueError(f"override {override!r}: not of the form section.key=value, as in train.steps=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    if not isinstance(table.setdefault(section, {}), dict):
-        raise ValueError(f"{section}: expected a table [{section}], got {table[section]!r}")
-    table[section][key] = value
-
-
 def _at_home(config: Config) -> Config:
     """Shells expand "~" at the start of a word only, which the value of section.key=value is not."""
     for section, paths in PATHS.items():
@@ -327,57 +321,3 @@ def _at_home(config: Config) -> Config:
         own = {key: os.path.expanduser(getattr(values, key)) for key in paths}  # noqa: PTH111 # a Path would normalize
         config = dataclasses.replace(config, **{section: dataclasses.replace(values, **own)})
     return config
-
-
-def _build(kind: type, table: Any, prefix: str) -> Any:
-    """A dataclass from a TOML table."""
-    if not isinstance(table, dict):
-        raise ValueError(f"{prefix}: expected a table [{prefix}], got {table!r}")
-    hints = get_type_hints(kind)
-    for key in table:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            advice = f"did you mean {_join(prefix, near[0])}?" if near else f"known keys: {', '.join(hints)}"
-            raise ValueError(f"{_join(prefix, key)}: unknown key; {advice}")
-    values = {}
-    for field in dataclasses.fields(kind):
-        path = _join(prefix, field.name)
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            values[field.name] = _build(hint, table.get(field.name, {}), path)  # type: ignore[arg-type]
-        elif field.name in table:
-            values[field.name] = _convert(hint, table[field.name], path)
-        elif field.default is dataclasses.MISSING:
-            raise ValueError(f"{path}: missing; it changes results, so it has no default: write it in the config")
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the type `hint`; whole numbers may stand for floats, nothing else is converted."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{path}: {value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{path}: expected a list, got {value!r}")
-        return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
-    return value
-
-
-def _to_toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_to_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
-    return repr(value)
-
-
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key

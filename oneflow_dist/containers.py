@@ -2,9 +2,9 @@
 
     tar shard -> ShardRecord -> Document -> Sample -> NoisySample -> PackedBatch -> Prediction -> Losses -> StepMetrics
 
-Images are patches, so that any grid of them may stand beside any other. Shapes: n tokens, i images, p patches of E
-elements of one sample (m, j, q once it is noised, with b bag tokens); N slots (= kept tokens), B bag tokens, I images,
-P patches, T trunk rows, S sequences (S1 = S + 1) of one packed batch.
+Images are patches, so that any grid of them may stand beside any other. Shapes: n tokens, b bag tokens, i images, p
+patches of E elements of one sample; N slots (= kept tokens), B bag tokens, I images, P patches, T trunk rows,
+S sequences (S1 = S + 1) of one packed batch; L losses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64, Shaped
 from torch import Tensor
 
 
@@ -54,27 +54,58 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """The images of one sample, in reading order: each a grid of patches, which lie end to end like tokens."""
+
+    token: Int64[np.ndarray, "i"]  # which of the sample's tokens each image is, ascending
+    time: Float[np.ndarray, "i"]  # 0: noise, 1: clean
+    grid: Int64[np.ndarray, "i 2"]  # rows and columns of patches
+    patches: Float32[np.ndarray, "p E"]  # of all images, each row by row
+
+    def __post_init__(self) -> None:
+        num_images, num_patches = len(self.token), int(self.num_patches.sum())
+        assert len(self.grid) == len(self.time) == num_images, f"{len(self.grid)} images for {num_images} tokens"
+        assert len(self.patches) == num_patches, f"{len(self.patches)} patches for grids of {num_patches}"
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    @property
+    def num_patches(self) -> Int64[np.ndarray, "i"]:
+        """Of each image."""
+        return self.grid.prod(axis=1)
+
+    def per_patch(self, values: Shaped[np.ndarray, "i"]) -> Shaped[np.ndarray, "p"]:
+        """For every patch the value of its image."""
+        return values.repeat(self.num_patches)
+
+    def take(self, order: Int64[np.ndarray, "j"]) -> Images:
+        """These images, in this order."""
+        num_patches = self.num_patches
+        first, count = (np.cumsum(num_patches) - num_patches)[order], num_patches[order]
+        patch = (first - np.cumsum(count) + count).repeat(count) + np.arange(count.sum())
+        return Images(
+            token=self.token[order], time=self.time[order], grid=self.grid[order], patches=self.patches[patch]
+        )
+
+    def select(self, is_kept: Bool[np.ndarray, "i"]) -> Images:
+        """Those of them; if all are, no patch is copied."""
+        return self if is_kept.all() else self.take(np.flatnonzero(is_kept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One training example before noising. An image is one token in `tokens` and a grid of patches."""
 
     key: str
     tokens: Int64[np.ndarray, "n"]
     is_target: Bool[np.ndarray, "n"]  # to be generated; the others are prompt. The first token never is one.
-    image_at: Int64[np.ndarray, "i"]  # which tokens are images, ascending
-    patches: Float32[np.ndarray, "p E"]  # of all images end to end, each row by row
-    grid: Int64[np.ndarray, "i 2"]  # rows and columns of patches of each image
+    images: Images  # clean: of time 1
     is_interleaved: bool  # images are inserted like tokens (Algorithm 3); else they are there from the start
 
     def __post_init__(self) -> None:
         if self.tokens.size == 0 or self.is_target[0]:
             raise ValueError(f"sample {self.key!r}: its first token is a target; put a BOS or prompt token before it")
-        if len(self.image_at) != len(self.grid):
-            raise ValueError(
-                f"sample {self.key!r}: {len(self.image_at)} image tokens but {len(self.grid)} images; "
-                "name each image of the text once"
-            )
-        num_patches = int(self.grid.prod(axis=1).sum())
-        assert len(self.patches) == num_patches, f"{self.key}: {len(self.patches)} patches for grids of {num_patches}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +113,13 @@ class NoisySample:
     """A sample at one instant of its generation: what is there, and what is missing where."""
 
     key: str
-    tokens: Int64[np.ndarray, "m"]  # the kept ones
-    is_open: Bool[np.ndarray, "m"]  # may tokens be inserted after this one?
-    image_at: Int64[np.ndarray, "j"]  # which kept tokens are images
+    tokens: Int64[np.ndarray, "n"]  # the kept ones
+    is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     bag_tokens: Int64[np.ndarray, "b"]  # the deleted ones, in reading order
     bag_slot: Int64[np.ndarray, "b"]  # the kept token each fell behind, ascending
-    patches: Float32[np.ndarray, "q E"]  # t * patch + (1 - t) * noise
-    velocity: Float32[np.ndarray, "q E"]  # patch - noise
-    grid: Int64[np.ndarray, "j 2"]
-    image_time: Float[np.ndarray, "j"]
-    image_is_scored: Bool[np.ndarray, "j"]  # a target that is still moving (time < 1)
+    images: Images  # noisy: time * patch + (1 - time) * noise
+    velocity: Float32[np.ndarray, "p E"]  # patch - noise
+    is_moving: Bool[np.ndarray, "i"]  # targets that are not done yet (time < 1): their velocity is learnt
     text_time: float
 
 
@@ -142,7 +170,7 @@ class PackedBatch:
     tokens: Int64[Tensor, "N"]
     token_row: Int64[Tensor, "N"]  # its row in the trunk
     token_sequence: Int64[Tensor, "N"]
-    slot_weight: Float32[Tensor, "N"]  # 1 / open slots of its sequence; 0 on closed slots and padding
+    slot_weight: Float32[Tensor, "N"]  # in the sums of the text losses; 0 on closed slots and padding
     missing_count: Float32[Tensor, "N"]  # k: how many bag tokens the slot has
     bag_tokens: Int64[Tensor, "B"]  # deleted tokens, sorted by slot
     bag_slot: Int64[Tensor, "B"]
@@ -181,8 +209,7 @@ class Prediction:
 
     zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
     log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
-    bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * nll; over a tensor axis this rank's share
-    bag_nll: Float32[Tensor, "B"]  # -log Q(bag token), nats; without gradient
+    bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * -log Q(token); over a tensor axis this rank's share
     velocity: Float32[Tensor, "P E"]
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
 
@@ -197,13 +224,19 @@ class Losses:
     velocity: Float32[Tensor, ""]
     total: Float32[Tensor, ""]
 
-    def stack(self) -> Float32[Tensor, "5"]:
-        """All losses in one detached tensor, in field order, to be summed over microbatches and ranks."""
-        return torch.stack([getattr(self, field.name).detach() for field in fields(self)])
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of all of them, in the order in which they are stacked."""
+        return tuple(field.name for field in fields(cls))
+
+    def stack(self) -> Float32[Tensor, "L"]:
+        """All losses in one detached tensor, to be summed over microbatches and ranks."""
+        return torch.stack([getattr(self, name).detach() for name in self.names()])
 
     @classmethod
-    def unstack(cls, values: Float32[Tensor, "5"]) -> Losses:
-        return cls(**dict(zip((field.name for field in fields(cls)), values.unbind(), strict=True)))
+    def unstack(cls, values: Float32[Tensor, "L"]) -> Losses:
+        """The inverse of `stack`."""
+        return cls(**dict(zip(cls.names(), values.unbind(), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

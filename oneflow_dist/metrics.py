@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from oneflow_dist.config import Config, write_config
-from oneflow_dist.containers import Counts, StepMetrics
+from oneflow_dist.containers import Counts, Losses, StepMetrics
 from oneflow_dist.files import naming, write_whole
 from oneflow_dist.runtime import bar_seconds, log
 
@@ -97,7 +97,7 @@ class MetricsLog:
 
 
 @contextmanager
-def traced(config: Config, step: int) -> Iterator[None]:
+def profiled(config: Config, step: int) -> Iterator[None]:
     """Inside, record what every rank does if this is `metrics.profile_step`; <run>/traces is for ui.perfetto.dev."""
     if step != config.metrics.profile_step:
         yield
@@ -111,14 +111,12 @@ def traced(config: Config, step: int) -> Iterator[None]:
 
 def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float | str]:
     """The line of one step, by its name in metrics.jsonl; "skipped" where the weights were left alone."""
-    losses, counts = metrics.losses, metrics.counts
+    counts = metrics.counts
+    losses = {f"loss/{name}": getattr(metrics.losses, name).item() for name in Losses.names()}
     skipped = {"skipped": metrics.skipped} if metrics.skipped else {}
     return {
-        "loss": losses.total.item(),
-        "loss/zero": losses.zero.item(),
-        "loss/rate": losses.rate.item(),
-        "loss/bag": losses.bag.item(),
-        "loss/velocity": losses.velocity.item(),
+        "loss": losses.pop("loss/total"),
+        **losses,
         "grad_norm": metrics.grad_norm,
         "lr": lr,
         "samples": counts.sequences,
@@ -195,16 +193,16 @@ def open_wandb(config: Config, folder: Path) -> Any:
 
     import wandb
 
-    own, metrics = folder / "wandb-id", config.metrics
-    if not own.exists():
-        write_whole(own, secrets.token_hex(4).encode())
+    id_file, metrics = folder / "wandb-id", config.metrics
+    if not id_file.exists():
+        write_whole(id_file, secrets.token_hex(4).encode())
     try:
         return wandb.init(
             project=metrics.wandb_project,
             entity=metrics.wandb_entity or None,
             tags=metrics.wandb_tags,
             name=folder.resolve().name,
-            id=own.read_text().strip(),
+            id=id_file.read_text().strip(),
             resume="allow" if metrics.wandb == "online" else None,  # offline there is nothing to look it up in
             dir=folder,
             mode=metrics.wandb,  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import OptimConfig
-from oneflow_dist.model.tensor_axis import local
+from oneflow_dist.model.tensor_axis import local_part
 from oneflow_dist.parallel.sharding import reshard
 
 
@@ -65,8 +65,8 @@ class MovingAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the weights after `step`; early on faster, so that the first weights are soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = [local(t) for t in self.tensors.values()]
-        torch._foreach_lerp_(averages, [local(p) for p in model.parameters()], 1.0 - decay)
+        averages = [local_part(t) for t in self.tensors.values()]
+        torch._foreach_lerp_(averages, [local_part(p) for p in model.parameters()], 1.0 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -81,7 +81,7 @@ class MovingAverage:
     def _swap(self, model: nn.Module) -> None:
         reshard(model)
         for name, parameter in model.named_parameters():
-            own, average = local(parameter), local(self.tensors[name])
-            held = own.clone()
-            own.copy_(average)
+            weight, average = local_part(parameter), local_part(self.tensors[name])
+            held = weight.clone()
+            weight.copy_(average)
             average.copy_(held)

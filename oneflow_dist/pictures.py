@@ -20,7 +20,7 @@ from oneflow_dist.files import naming
 from oneflow_dist.model.autoencoder import PIXELS, Autoencoder, load_autoencoder
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import is_main
-from oneflow_dist.sampler import SamplerSettings, generate
+from oneflow_dist.sampler import generate
 
 INK, FAINT, PAPER = "#1c1c28", "#8a8a99", "#ffffff"
 DOCUMENTS_PER_PROMPT = 4
@@ -40,7 +40,7 @@ def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
         blank_canvas(parse_prompt(prompt, tokenizer), tokenizer, config.image, config.run.seed, index)
         for index, prompt in enumerate(prompts)
     ]
-    generate(model, canvases, SamplerSettings.from_config(config.sampling), config, tokenizer)
+    generate(model, canvases, config, tokenizer)
     path = Path(config.run.folder) / "samples" / f"step-{step:08d}.png"
     if not is_main():
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -87,6 +88,21 @@ def share_cores(others: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(max(1, cores - others))
+
+
+def collect_garbage(step: int, every_steps: int) -> None:
+    """Called after each step: collect Python's garbage after every so many and at no other time; 0 leaves it to Python.
+
+    Else each rank collects when it likes, and all others wait for it.
+    """
+    if every_steps == 0:
+        return
+    if gc.isenabled():  # after the first step: the model and what was compiled stay, and need no look again
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+    elif step % every_steps == 0:
+        gc.collect()
 
 
 @contextmanager

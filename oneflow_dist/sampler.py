@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,64 +22,20 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.ranges import RANGES, check_range
 
 MAX_LOG_RATE = 80.0  # no rate is larger: its exponential is finite, and a slot with it fires whenever it may
+PACK_ROWS = 16384  # documents are packed to at most this for one forward
+LOGIT_SLOTS = 512  # whose logits of the whole vocabulary are written at once, where some tokens are to be left out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplerSettings:
-    """How to generate."""
-
-    steps: int  # N; the text is done after N, the last image after at most 2N
-    time_power: float = 1.5  # text time after k steps is 1 - (1 - k / N) ** time_power; 1: steps of one size
-    thinning: bool = True  # of neighbouring slots that would fire in one step only one does
-    guidance: float = 1.0  # on the velocity: 1 is the conditional model, 0 the unconditional one
-    temperature: float = 1.0  # of the token distribution, which alone is sharpened
-    top_k: int = 0  # draw from the k likeliest tokens; 0: from all
-    top_p: float = 1.0
-    max_rows: int = 512  # of one document
-    pack_rows: int = 16384  # documents are packed to at most this for one forward
-
-    def __post_init__(self) -> None:
-        ranges = {**RANGES["sampling"], "pack_rows": "[1, inf)"}
-        for name in (field.name for field in fields(self) if field.name in ranges):
-            check_range(f"sampling.{name}", getattr(self, name), ranges[name])
-
-    def step_size(self, canvas: Canvas) -> float:
-        """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""
-        if not canvas.is_writing:
-            return 1.0 / self.steps
-        steps_left = self.steps * (1.0 - canvas.text_time) ** (1.0 / self.time_power)
-        return 1.0 - (max(0.0, steps_left - 1.0) / self.steps) ** self.time_power - canvas.text_time
-
-    @classmethod
-    def from_config(cls, sampling: SamplingConfig) -> SamplerSettings:
-        """The settings of [sampling]."""
-        return cls(
-            steps=sampling.steps,
-            time_power=sampling.time_power,
-            thinning=sampling.thinning,
-            guidance=sampling.guidance,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            max_rows=sampling.max_rows,
-        )
-
-
-def generate(
-    model: OneFlow, canvases: list[Canvas], settings: SamplerSettings, config: Config, tokenizer: Tokenizer
-) -> list[Canvas]:
-    """Finish the canvases, in place; `hit_cap` tells which of them were full."""
-    for _ in generate_steps(model, canvases, settings, config, tokenizer):
+def generate(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> list[Canvas]:
+    """Finish the canvases, in place, as [sampling] says; `hit_cap` tells which of them were full."""
+    for _ in generate_steps(model, canvases, config, tokenizer):
         pass
     return canvases
 
 
-def generate_steps(
-    model: OneFlow, canvases: list[Canvas], settings: SamplerSettings, config: Config, tokenizer: Tokenizer
-) -> Iterator[int]:
+def generate_steps(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> Iterator[int]:
     """Generate, and stop after every step for whoever wants to look at the canvases.
 
     Each step is one forward for the images and the text of all documents:
@@ -105,9 +61,17 @@ def generate_steps(
     step = 0
     while active := [canvas for canvas in canvases if not canvas.is_done]:
         step += 1
-        for group in _groups(active, settings.pack_rows):
-            _step_group(model, group, step, settings, schedule, tokenizer, device)
+        for group in _groups(active):
+            _step_group(model, group, step, config.sampling, schedule, tokenizer, device)
         yield step
+
+
+def step_size(canvas: Canvas, sampling: SamplingConfig) -> float:
+    """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""
+    if not canvas.is_writing:
+        return 1.0 / sampling.steps
+    steps_left = sampling.steps * (1.0 - canvas.text_time) ** (1.0 / sampling.time_power)
+    return 1.0 - (max(0.0, steps_left - 1.0) / sampling.steps) ** sampling.time_power - canvas.text_time
 
 
 @torch.no_grad()
@@ -115,32 +79,32 @@ def _step_group(
     model: OneFlow,
     canvases: list[Canvas],
     step: int,
-    settings: SamplerSettings,
+    sampling: SamplingConfig,
     schedule: KeepSchedule,
     tokenizer: Tokenizer,
     device: torch.device,
 ) -> None:
     """One step of the documents that go through one forward."""
     snapshots = [canvas.snapshot() for canvas in canvases]
-    guided = [s for s in snapshots if settings.guidance != 1.0 and s.image_is_scored.any()]
+    guided = [s for s in snapshots if sampling.guidance != 1.0 and s.is_moving.any()]
     batch = _pack_evenly(snapshots + [without_condition(s) for s in guided], model.axis.size).to(device)
     prediction = model(batch)
     _check_finite(prediction, step)
 
-    fires = _draw_fires(canvases, prediction, settings, schedule)
+    fires = _draw_fires(canvases, prediction, sampling, schedule)
     firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(device)
     generators = [c.rng for c, fire in zip(canvases, fires, strict=True) for _ in range(int(fire.sum()))]
-    tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, settings, tokenizer.vocab_size)
+    tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, sampling, tokenizer.vocab_size)
 
-    velocities = guided_velocity(prediction.velocity.cpu(), snapshots, settings.guidance)
+    velocities = guided_velocity(prediction.velocity.cpu(), snapshots, sampling.guidance)
     first = 0
     for canvas, velocity, fire in zip(canvases, velocities, fires, strict=True):
         slots = np.flatnonzero(fire)
-        own = tokens[first : first + len(slots)]
+        new_tokens = tokens[first : first + len(slots)]
         first += len(slots)
-        canvas.advance(velocity, settings.step_size(canvas), step)
-        fits = _fit(canvas, own, tokenizer.image, settings.max_rows)
-        canvas.insert(slots[fits], own[fits], step, tokenizer.image)
+        canvas.advance(velocity, step_size(canvas, sampling), step)
+        fits = _fit(canvas, new_tokens, tokenizer.image, sampling.max_rows)
+        canvas.insert(slots[fits], new_tokens[fits], step, tokenizer.image)
 
 
 def _check_finite(prediction: Prediction, step: int) -> None:
@@ -156,35 +120,49 @@ def _draw_tokens(
     model: OneFlow,
     slot_hidden: Float[Tensor, "F D"],
     generators: list[np.random.Generator],
-    settings: SamplerSettings,
+    sampling: SamplingConfig,
     vocab_size: int,
 ) -> Int64[np.ndarray, "F"]:
     """A token for each slot that fires, from the generator of its document.
 
-    Logits are written only where some of them are to be left out. Over a tensor axis each rank then draws for a part
-    of the slots, with their whole vocabulary.
+    Logits are written only where some of them are to be left out.
 
     Args:
         vocab_size: of the tokenizer; the model may have room for more tokens.
     """
     if not generators:
         return np.zeros(0, dtype=np.int64)
-    device, axis, num_slots = slot_hidden.device, model.axis, len(generators)
-    if settings.top_k == 0 and settings.top_p >= 1.0:
+    device, num_slots = slot_hidden.device, len(generators)
+    if sampling.top_k == 0 and sampling.top_p >= 1.0:
         keys = np.array([rng.integers(2**63) for rng in generators], dtype=np.int64)
         noise_key = torch.from_numpy(keys).to(device)
-        return model.draw_tokens(slot_hidden, noise_key, settings.temperature, vocab_size).cpu().numpy()
+        return model.draw_tokens(slot_hidden, noise_key, sampling.temperature, vocab_size).cpu().numpy()
+    draws = np.array([rng.random() for rng in generators])
+    chunks = [slice(first, first + LOGIT_SLOTS) for first in range(0, num_slots, LOGIT_SLOTS)]
+    tokens = [_draw_kept_tokens(model, slot_hidden[chunk], draws[chunk], sampling, vocab_size) for chunk in chunks]
+    return np.concatenate(tokens)
+
+
+def _draw_kept_tokens(
+    model: OneFlow,
+    slot_hidden: Float[Tensor, "F D"],
+    draws: Float[np.ndarray, "F"],
+    sampling: SamplingConfig,
+    vocab_size: int,
+) -> Int64[np.ndarray, "F"]:
+    """A token for each slot, of those that top_k and top_p keep. Over a tensor axis each rank draws for some slots."""
+    axis, num_slots = model.axis, len(draws)
     padding = -num_slots % axis.size
-    draws = np.array([rng.random() for rng in generators] + [0.0] * padding)[axis.own(num_slots + padding)]
+    dealt = np.append(draws, np.zeros(padding))[axis.local_slice(num_slots + padding)]
     logits = axis.deal_rows(F.pad(model.bag_logits(slot_hidden), (0, 0, 0, padding)))
     logits[:, vocab_size:] = -torch.inf
-    kept = settings.temperature, settings.top_p, settings.top_k
-    tokens = axis.gather(sample_tokens(logits, torch.from_numpy(draws).to(device), *kept))
+    kept = sampling.temperature, sampling.top_p, sampling.top_k
+    tokens = axis.gather(sample_tokens(logits, torch.from_numpy(dealt).to(logits.device), *kept))
     return tokens[:num_slots].cpu().numpy()
 
 
 def _draw_fires(
-    canvases: list[Canvas], prediction: Prediction, settings: SamplerSettings, schedule: KeepSchedule
+    canvases: list[Canvas], prediction: Prediction, sampling: SamplingConfig, schedule: KeepSchedule
 ) -> list[Bool[np.ndarray, "n"]]:
     """Per document, which of its slots get a token in this step."""
     num_slots = [len(canvas.tokens) for canvas in canvases]
@@ -193,13 +171,12 @@ def _draw_fires(
     rate = prediction.log_rate[:total].double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
     fires, first = [], 0
     for canvas, count in zip(canvases, num_slots, strict=True):
-        own = slice(first, first + count)
+        slots = slice(first, first + count)
         first += count
-        step_size = settings.step_size(canvas)
-        q = schedule.insertion_prob(canvas.text_time, step_size) if canvas.is_writing else 0.0
-        due = q * rate[own]
-        fire = canvas.rng.random(count) < is_missing_prob[own] * np.minimum(1.0, due) * canvas.is_open
-        if settings.thinning:
+        q = schedule.insertion_prob(canvas.text_time, step_size(canvas, sampling)) if canvas.is_writing else 0.0
+        due = q * rate[slots]
+        fire = canvas.rng.random(count) < is_missing_prob[slots] * np.minimum(1.0, due) * canvas.is_open
+        if sampling.thinning:
             fire = _thin(fire, (due >= 1.0) & (q < 1.0), canvas.rng)
         fires.append(fire)
     return fires
@@ -223,9 +200,9 @@ def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], image_token: int, max_r
     rows = np.where(tokens == image_token, 1 + canvas.image.num_rows, 1)
     room = max_rows - canvas.num_rows
     fits = np.zeros(len(tokens), dtype=bool)
-    for place in canvas.rng.permutation(len(tokens)):
-        fits[place] = rows[place] <= room
-        room -= rows[place] * fits[place]
+    for i in canvas.rng.permutation(len(tokens)):
+        fits[i] = rows[i] <= room
+        room -= rows[i] * fits[i]
     canvas.hit_cap |= not fits.all()
     return fits
 
@@ -239,12 +216,10 @@ def guided_velocity(
         velocity: of the images of all snapshots, then, if guidance is not 1, of those that move once more without
             their condition. `lerp` makes guidance 1 and 0 exact.
     """
-    counts = [len(s.patches) for s in snapshots]
+    counts = [len(s.velocity) for s in snapshots]
     conditional = velocity[: sum(counts)]
     if guidance != 1.0:
-        moving = torch.from_numpy(
-            np.concatenate([np.repeat(s.image_is_scored, s.grid.prod(axis=1)) for s in snapshots])
-        )
+        moving = torch.from_numpy(np.concatenate([s.images.per_patch(s.is_moving) for s in snapshots]))
         conditional[moving] = torch.lerp(velocity[sum(counts) :], conditional[moving], guidance)
     return [part.numpy() for part in conditional.split(counts)]
 
@@ -284,15 +259,16 @@ def _pack_evenly(samples: list[NoisySample], multiple: int) -> PackedBatch:
     """A pack of these samples alone, whose rows a tensor axis can deal out."""
     size = size_of(samples)
     rows = -(-size.rows // multiple) * multiple
-    return pack(samples, None if rows == size.rows else replace(size, rows=rows, sequences=size.sequences + 1))
+    capacity = None if rows == size.rows else replace(size, rows=rows, sequences=size.sequences + 1)
+    return pack(samples, capacity)
 
 
-def _groups(canvases: list[Canvas], pack_rows: int) -> Iterator[list[Canvas]]:
+def _groups(canvases: list[Canvas]) -> Iterator[list[Canvas]]:
     """Documents that fit in one forward, in order; a larger one goes alone."""
     group: list[Canvas] = []
     rows = 0
     for canvas in canvases:
-        if group and rows + canvas.num_rows > pack_rows:
+        if group and rows + canvas.num_rows > PACK_ROWS:
             yield group
             group, rows = [], 0
         group.append(canvas)

@@ -1,5 +1,7 @@
 """The training step and the loop."""
 
+# Shapes: m microbatches of this rank, L losses.
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,23 +20,23 @@ from oneflow_dist.data.identity import check_decoder, compare_data
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.metrics import MetricsLog, step_values, traced
+from oneflow_dist.metrics import MetricsLog, profiled, step_values
 from oneflow_dist.model.flops import describe_step, num_parameters, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
-from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import shard_model, share_batch, sync_gradients
-from oneflow_dist.parallel.titan import collect_garbage
+from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import count_once, shard_model, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
-from oneflow_dist.runtime import any_algorithms, is_main, log
+from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
 from oneflow_dist.signals import StopSignals
 
 
 def train_step(
     model: OneFlow,
     optimizer: torch.optim.Optimizer,
+    ema: MovingAverage,
     batches: list[PackedBatch],
     step: int,
     config: Config,
@@ -48,36 +50,55 @@ def train_step(
     guard.enter("waiting for the other ranks", step)
     counts = global_counts(batches)  # of the whole step: one all-reduce
     guard.enter("forward and backward", step)
-    losses = forward_backward(model, batches, counts, config)
-    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    *sums, norm, stops = sum_over_ranks(losses, grad_norm, guard.stop_signal).cpu()  # the only wait for the device
-    metrics = StepMetrics(losses=Losses.unstack(torch.stack(sums)), grad_norm=norm.item(), counts=counts)
+    losses, sums = compute_gradients(model, batches, counts, config, guard.stop_signal)
+    *totals, grad_norm, stops = sums.cpu()  # the only wait for the device
+    metrics = StepMetrics(losses=Losses.unstack(torch.stack(totals)), grad_norm=grad_norm.item(), counts=counts)
     skipped = guard.reason_to_skip(metrics, losses, batches, step)
     guard.enter("optimizer step", step)
-    if not skipped:
-        set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-        optimizer.step()
-    optimizer.zero_grad()
+    if skipped:
+        optimizer.zero_grad()
+    else:
+        update_weights(model, optimizer, ema, step, config)
     return dataclasses.replace(metrics, skipped=skipped, is_last=stops.item() > 0.0)
 
 
-def forward_backward(
-    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config
-) -> Float32[Tensor, "m 5"]:
-    """Gradients summed over all microbatches and ranks; returns the losses of each of this rank's m microbatches."""
-    sums = []
+def compute_gradients(
+    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config, stop_signal: str = ""
+) -> tuple[Float32[Tensor, "m L"], Float32[Tensor, "_"]]:
+    """The clipped gradient of a whole step, in the model's parameters.
+
+    Args:
+        batches: the m microbatches of this rank.
+        counts: of the whole step.
+        stop_signal: what this rank has been told, see `sum_over_ranks`.
+
+    Returns:
+        The losses of each microbatch of this rank, and what `sum_over_ranks` makes of them; still on the device.
+    """
+    losses = []
     for number, batch in enumerate(batches, start=1):
         sync_gradients(model, is_last=number == len(batches))
-        losses = compute_losses(model(batch), batch, counts, config.flow.normalize, config.flow.image_weight)
-        losses.total.backward()
-        sums.append(losses.stack())
-    return torch.stack(sums)
+        of_batch = compute_losses(model(batch), batch, counts, config.flow)
+        of_batch.total.backward()
+        losses.append(of_batch.stack())
+    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
+    return torch.stack(losses), sum_over_ranks(torch.stack(losses), grad_norm, stop_signal)
+
+
+def update_weights(
+    model: OneFlow, optimizer: torch.optim.Optimizer, ema: MovingAverage, step: int, config: Config
+) -> None:
+    """Move the weights along the gradients, which are then gone, and their average after them."""
+    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
+    optimizer.step()
+    optimizer.zero_grad()
+    ema.update(model, step)
 
 
 def sum_over_ranks(
-    losses: Float32[Tensor, "m 5"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
-) -> Float32[Tensor, "7"]:
-    """The losses of the whole step, its gradient norm, and how many ranks have been told to stop.
+    losses: Float32[Tensor, "m L"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
+) -> Float32[Tensor, "_"]:
+    """The L losses of the whole step, its gradient norm, and how many ranks have been told to stop.
 
     Every rank gets the same bits, so that all decide alike. The norm is rank 0's, as replicas may differ in the last
     bit; one that is not finite on any rank is NaN on all.
@@ -91,8 +112,8 @@ def sum_over_ranks(
 
 def global_counts(batches: list[PackedBatch]) -> Counts:
     """The counts of all microbatches of all ranks."""
-    own = sum((batch.counts for batch in batches), Counts.zeros())
-    values = torch.tensor(dataclasses.astuple(own), dtype=torch.int64)
+    of_rank = sum((batch.counts for batch in batches), Counts.zeros())
+    values = torch.tensor(dataclasses.astuple(of_rank), dtype=torch.int64)
     dist.all_reduce(values)
     return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), values.tolist(), strict=True)))
 
@@ -112,7 +133,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     progress = Progress(step=0, lanes={})
     if latest is not None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
-    loader = PackLoader(config, *data_place(mesh), progress.lanes or None)
+    loader = PackLoader(config, *data_rank(mesh), progress.lanes or None)
     for line in loader.report:
         log(line)
     if config.sampling.every_steps:  # now, so that one that is missing or another ends the run at its start
@@ -123,7 +144,6 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     if latest is not None:
         for line in [*list_changes(latest, config), *compare_data(progress.data, loader.identity)]:
             log(f"  from here on {line}")
-    collect = collect_garbage(config.train.gc_every_steps)
     guard = Guard(config, progress.guard, signals)
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
@@ -132,14 +152,12 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     ):
         for step in range(progress.step + 1, config.train.steps + 1):
             start = time.perf_counter()
-            with traced(config, step):
+            with profiled(config, step):
                 guard.enter("waiting for data", step)
-                batches = [share_batch(batch, model.axis) for batch in loader.next_step(device)]
-                metrics = train_step(model, optimizer, batches, step, config, guard)
-                if not metrics.skipped:
-                    ema.update(model, step)
+                batches = [count_once(batch, model.axis) for batch in loader.next_step(device)]
+                metrics = train_step(model, optimizer, ema, batches, step, config, guard)
             seconds = time.perf_counter() - start
-            collect(step)
+            collect_garbage(step, config.train.gc_every_steps)
             lr = learning_rate(step, config.train.steps, config.optim)
             values = step_values(metrics, lr, seconds, step_flops(metrics.counts, config))
             metrics_log.write(step, values | guard.slowest_rank(step))

@@ -64,24 +64,24 @@ WAYS = {
     "tools/export.py": Way((), MODEL, reads_data=False),
     "tools/inspect_batches.py": Way(("--steps=2:4",), (*PACKS, "data.packs_per_step=8")),
     "tools/sample.py": Way(("--steps=2",), needs="data/digits"),
-    "tools/evaluate_digits.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
-    "tools/make_digits.py": Way(("--documents=1025",)),
+    "tools/digits/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
+    "tools/digits/make.py": Way(("--documents=1025",)),
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),
     "tools/precompute_latents.py": Way(("--size=64",)),
     "tools/index_shards.py": Way(needs="data/digits"),
-    "tools/measure_padding.py": Way(("--steps=2",)),
-    "tools/measure_checkpoint.py": Way(
+    "tools/benchmark/checkpoint.py": Way(
         ("--rounds=1", "--steps=1", "model.width=64", "model.num_layers=2", "run.folder=runs/measured")
     ),
     "tools/measure_gpu.py": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
-    "tools/benchmark.py": Way(("--minutes=0",), says="no time left"),  # tests/tools/test_benchmark.py has time
-    "tools/benchmark_loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
-    "tools/torture_signals.py": Way(
+    "tools/benchmark/loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
+    "tests/torture/signals.py": Way(
         ("--signals=SIGTERM", "--receivers=worker", "--moments=start"), needs="data/digits", how="afresh"
     ),
-    "tools/stand_in_machines.py": Way(("--machine=this machine", "tests/planning/test_gpus.py"), how="afresh"),
-    "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=gate backward, bf16"), how="afresh"),
+    "tests/torture/machines.py": Way(
+        ("--machine=this machine", "tests/planning/test_gpus.py", "--", "--noconftest"), how="afresh"
+    ),
+    "oneflow_kernels.resources": Way(("--target=cuda:90", "--only=bag logits, bf16"), how="afresh"),
     "oneflow_kernels.tune": Way(code=2, says="no GPU is here"),  # and none is looked for
     ".venv/bin/pre-commit": Way(needs=".git", how="afresh"),
 }
@@ -190,8 +190,8 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
         way = dataclasses.replace(way, reads_data=False)
     elif BIG & set(words):
         added += way.adds_if_big
-    if command.program == "tools/benchmark.py" and "--check" in words:
-        way = dataclasses.replace(way, code=1)  # in no time nothing is found right
+    if "--check" in words and command.program == "tools/measure_gpu.py":
+        way = dataclasses.replace(way, code=1)  # no job, so nothing is found right
     if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
         added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
     return way, Command(command.program, (*words, *added), command.environment), num_ranks
@@ -295,7 +295,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     ".git": init_git,
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",
-    "data/digits": r"make_digits\.py data/digits$",
+    "data/digits": r"digits/make\.py data/digits$",
     "data/emoji.tiktoken": r"train_tokenizer\.py",
     "data/emoji-autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",

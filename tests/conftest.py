@@ -24,12 +24,20 @@ import torch
 from hypothesis import settings
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.containers import Images, NoisySample, Sample
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
-from tests.launching import THREADS, group_of_one, launcher, torchrun_of_four, train_command, unbroken  # noqa: F401
+from tests.launching import (  # noqa: F401
+    THREADS,
+    group_of_one,
+    launcher,
+    made_once,
+    torchrun_of_two,
+    train_command,
+    unbroken,
+)
 
 ROOT = Path(__file__).parents[1]
 Grid = tuple[int, int]  # rows and columns of patches
@@ -68,12 +76,15 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards of digits, their vocabulary and the mixture of the quickstart."""
-    import make_digits
+    return made_once("digits", _make_digits, tmp_path_factory)
 
-    folder = tmp_path_factory.mktemp("digits")
+
+def _make_digits(folder: Path) -> Path:
+    from tools.digits import make
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["make_digits", str(folder), "--documents", "256"])
-        make_digits.main()
+        patch.setattr("sys.argv", ["make.py", str(folder), "--documents", "256"])
+        make.main()
     (folder / "mixture.yaml").write_text(
         "sources:\n"
         f"  single: {{shards: '{folder}/single-train-*.tar', weight: 1, "
@@ -158,9 +169,12 @@ def make_sample() -> Callable[..., Sample]:
             key=key,
             tokens=np.array([image_token if token is None else token for token in tokens], dtype=np.int64),
             is_target=np.arange(len(tokens)) >= num_prompt,
-            image_at=image_at,
-            patches=rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32),
-            grid=grids,
+            images=Images(
+                token=image_at,
+                time=np.ones(len(image_at)),
+                grid=grids,
+                patches=rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32),
+            ),
             is_interleaved=is_interleaved,
         )
 
@@ -190,14 +204,11 @@ def make_noisy() -> Callable[..., NoisySample]:
             key=key,
             tokens=tokens,
             is_open=np.ones(len(tokens), dtype=bool),
-            image_at=image_at,
             bag_tokens=rng.integers(vocab_size, size=num_bag_tokens),
             bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-            patches=rng.standard_normal(shape, dtype=np.float32),
+            images=Images(token=image_at, time=time, grid=grids, patches=rng.standard_normal(shape, dtype=np.float32)),
             velocity=rng.standard_normal(shape, dtype=np.float32),
-            grid=grids,
-            image_time=time,
-            image_is_scored=np.ones(num_images, dtype=bool),
+            is_moving=np.ones(num_images, dtype=bool),
             text_time=float(rng.random()),
         )
 

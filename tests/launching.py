@@ -6,6 +6,7 @@ session, its own standard streams, its own arguments, environment and limits, an
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -22,23 +23,25 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
-# Of tests and of every program: one, since two processes of two threads run 30 times slower; tools/stand_in_machines.py
+# Of tests and of every program: one, since two processes of two threads run 30 times slower; tests/torture/machines.py
 # sets another number.
 THREADS = os.environ.get("ONEFLOW_TEST_THREADS", "1")
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
 ENVIRONMENT["OMP_NUM_THREADS"] = THREADS
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 LOSSES = ("loss", "loss/zero", "loss/rate", "loss/bag", "loss/velocity")
+Made = TypeVar("Made")
 TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
 
 
@@ -207,16 +210,42 @@ def train_command(digits: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="session")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
-    """configs/debug.toml as it is, in one process, from its start to its end; not to be written to."""
-    folder = tmp_path_factory.mktemp("unbroken") / "run"
-    return Run(folder, run_python(*train_command(folder)))
+    """configs/debug.toml as it is, in one process, from its start to its end."""
+
+    def train(folder: Path) -> Run:
+        return Run(folder / "run", run_python(*train_command(folder / "run")))
+
+    return made_once("unbroken", train, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def torchrun_of_four(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
-    """configs/debug.toml as it is, on four ranks that torchrun started; not to be written to."""
-    folder = tmp_path_factory.mktemp("torchrun") / "run"
-    return Run(folder, run_python(*TORCHRUN, "--nproc-per-node", "4", *train_command(folder)))
+def torchrun_of_two(tmp_path_factory: pytest.TempPathFactory, train_command: Callable[..., list[str]]) -> Run:
+    """configs/debug.toml as it is, on two ranks that torchrun started."""
+
+    def train(folder: Path) -> Run:
+        return Run(folder / "run", run_python(*TORCHRUN, "--nproc-per-node", "2", *train_command(folder / "run")))
+
+    return made_once("torchrun", train, tmp_path_factory)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run of the tests, one for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def made_once(name: str, make: Callable[[Path], Made], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What `make` has made in a new folder: by the worker that first asks for `name`, and read by all.
+
+    Nobody writes to the folder afterwards.
+    """
+    base = shared_folder(tmp_path_factory)
+    result = base / f"{name}.pickle"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            result.write_bytes(pickle.dumps(make(Path(tempfile.mkdtemp(prefix=name, dir=base)))))
+    return pickle.loads(result.read_bytes())
 
 
 def run_python(*arguments: str | Path) -> Finished:
@@ -254,6 +283,26 @@ def assert_same_losses(own: list[dict[str, Any]], theirs: list[dict[str, Any]]) 
         np.testing.assert_allclose(*values, rtol=rounding, atol=rounding, err_msg=key)
 
 
+def assert_same_steps(folder: Path, expected: Path) -> None:
+    """Losses and gradient norms of two runs, the samples that they are of, and the learning rate."""
+    own, theirs = read_metrics(folder), read_metrics(expected)
+    assert_same_losses(own, theirs)
+    norms = [[line["grad_norm"] for line in lines] for lines in (own, theirs)]
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+    for key in ("samples", "text_tokens", "bag_tokens", "padding", "lr"):
+        assert [x[key] for x in own] == [x[key] for x in theirs]
+
+
+def assert_same_pictures(folder: Path, expected: Path) -> None:
+    """Of step 20, but for grey values that are rounded the other way."""
+    own, theirs = (run / "samples/step-00000020.png" for run in (folder, expected))
+    with Image.open(own) as page, Image.open(theirs) as other:
+        assert page.size == other.size
+        difference = np.abs(np.asarray(page, dtype=np.int64) - np.asarray(other, dtype=np.int64))
+        assert page.getextrema() != ((255, 255),) * 3  # something is drawn
+    assert difference.max() <= 1
+
+
 def read_checkpoint(folder: Path, scratch: Path) -> dict[str, Any]:
     """Model, average and optimizer of a checkpoint under dotted names, as whole tensors; `scratch` is overwritten."""
     dcp_to_torch_save(str(folder), str(scratch))
@@ -274,6 +323,11 @@ def only_error(end: Finished) -> str:
     assert len(lines) == 1, f"exit code {end.code}, stderr:\n{end.stderr}"
     assert end.stderr.rstrip("\n").endswith(lines[0]), end.stderr
     return lines[0]
+
+
+def hear_hangups() -> None:
+    """As programs do in a terminal: one that `nohup` has started ignores SIGHUP, and so does all that it starts."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _free_port() -> int:
@@ -363,5 +417,6 @@ def _load() -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # this checkout's code, whichever is installed
+    hear_hangups()
     _load()
     _become(_serve())

@@ -17,7 +17,7 @@ from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.losses import are_finite, compute_losses
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.sampler import SamplerSettings, generate
+from oneflow_dist.sampler import generate
 from tests.tars import npy, write_tar
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def test_a_step_of_every_task_fills_its_packs_and_has_finite_losses(
         assert (batch.counts.bag_tokens > 0) == (task != "text_to_image")
         assert (batch.counts.image_elements > 0) == (task != "image_to_text")
     batch = batches[0]
-    losses = compute_losses(make_model(config)(batch), batch, batch.counts, "batch", 1.0)
+    losses = compute_losses(make_model(config)(batch), batch, batch.counts, config.flow)
     assert are_finite(losses)
     losses.total.backward()
 
@@ -103,7 +103,7 @@ def write(task: str, model: OneFlow, config: Config) -> Canvas:
             head.weight *= 0.1
             head.bias.fill_(bias)
     canvas = blank_canvas(prompt_of(task, config, tokenizer), tokenizer, config.image, 0, 0)
-    return generate(model, [canvas], SamplerSettings.from_config(config.sampling), config, tokenizer)[0]
+    return generate(model, [canvas], config, tokenizer)[0]
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
@@ -114,8 +114,8 @@ def test_every_task_can_be_sampled_to_its_last_row(
     config = narrow(name, task)
     canvas = write(task, make_model(config), config)
     assert canvas.is_done
-    assert np.isfinite(canvas.patches).all()
-    assert len(canvas.image_at) == 1
+    assert np.isfinite(canvas.images.patches).all()
+    assert len(canvas.images) == 1
     assert config.image.num_rows == 256
     assert canvas.num_rows <= config.sampling.max_rows == config.data.max_sample_rows == 512
     written = int((canvas.born > 0).sum())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import EllipsisType
 
 import numpy as np
@@ -50,8 +50,8 @@ def test_an_empty_canvas_is_bos_with_an_open_slot(config: Config) -> None:
     assert canvas.tokens.tolist() == [BOS]
     assert canvas.is_open.tolist() == [True]
     assert (canvas.text_time, canvas.is_writing, canvas.is_done) == (0.0, True, False)
-    assert canvas.patches.shape == (0, config.image.patch_elements)
-    assert canvas.grid.shape == (0, 2)
+    assert canvas.images.patches.shape == (0, config.image.patch_elements)
+    assert canvas.images.grid.shape == (0, 2)
     assert canvas.latents() == []
 
 
@@ -59,16 +59,16 @@ def test_text_is_written_after_the_prompt_and_nowhere_inside(config: Config) -> 
     canvas = blank(config, 5, latent(config, 0.5), 6)
     assert canvas.tokens.tolist() == [BOS, 5, IMAGE, 6]
     assert canvas.is_open.tolist() == [False, False, False, True]
-    assert canvas.image_at.tolist() == [2]
-    assert canvas.image_time.tolist() == [1.0]
+    assert canvas.images.token.tolist() == [2]
+    assert canvas.images.time.tolist() == [1.0]
     assert not canvas.is_moving.any()
-    assert (canvas.patches == 0.5).all()
+    assert (canvas.images.patches == 0.5).all()
 
 
 def test_images_of_a_prompt_may_have_any_shape_and_painted_ones_have_that_of_the_config(config: Config) -> None:
     given = np.random.default_rng(0).standard_normal((1, 4, 12), dtype=np.float32)
     canvas = blank(config, given, None, 5, given.transpose(0, 2, 1))
-    assert canvas.grid.tolist() == [[1, 3], [2, 2], [3, 1]]
+    assert canvas.images.grid.tolist() == [[1, 3], [2, 2], [3, 1]]
     first, painted, last = canvas.latents()
     np.testing.assert_array_equal(first, given)
     np.testing.assert_array_equal(last, given.transpose(0, 2, 1))
@@ -80,7 +80,7 @@ def test_a_prompt_that_ends_in_an_image_to_paint_asks_for_no_text(config: Config
     canvas = blank(config, 5, None)
     assert not canvas.is_open.any()
     assert (canvas.text_time, canvas.is_writing) == (1.0, False)
-    assert canvas.image_time.tolist() == [0.0]
+    assert canvas.images.time.tolist() == [0.0]
     assert canvas.is_moving.tolist() == [True]
     assert not canvas.is_done
 
@@ -90,7 +90,7 @@ def test_with_holes_text_is_written_there_and_nowhere_else(config: Config) -> No
     assert canvas.tokens.tolist() == [BOS, 5, 6, IMAGE]
     assert canvas.is_open.tolist() == [False, True, False, True]
     assert (canvas.text_time, canvas.is_writing) == (0.0, True)
-    assert canvas.image_time.tolist() == [0.0]
+    assert canvas.images.time.tolist() == [0.0]
     assert blank(config, ..., 5).is_open.tolist() == [True, False]
     assert blank(config, ..., ..., None).is_open.tolist() == [True, False]
 
@@ -104,7 +104,7 @@ def test_a_hole_before_an_image_to_paint_starts_text_and_image_together(config: 
 def test_a_canvas_depends_on_seed_and_index_alone(config: Config) -> None:
     def first(seed: int, index: int) -> list[float]:
         canvas = blank_canvas([None], TOKENIZER, config.image, seed, index)
-        return [float(canvas.patches[0, 0]), canvas.rng.random()]
+        return [float(canvas.images.patches[0, 0]), canvas.rng.random()]
 
     assert first(1, 2) == first(1, 2)
     assert len({tuple(first(1, 2)), tuple(first(2, 1)), tuple(first(1, 3)), tuple(first(0, 2))}) == 4
@@ -132,21 +132,21 @@ def test_a_prompt_marks_images_to_paint_and_holes(text: str, expected: Prompt) -
 def test_moving_images_and_text_advance_and_prompt_images_stay(config: Config) -> None:
     canvas = blank(config, wide(0.5), None, 7)
     before = canvas.latents()[1]
-    canvas.advance(np.ones_like(canvas.patches), 0.25, 1)
+    canvas.advance(np.ones_like(canvas.images.patches), 0.25, 1)
     given, painted = canvas.latents()
     assert (given == 0.5).all()
     np.testing.assert_allclose(painted, before + 0.25, rtol=1e-6)
-    assert canvas.image_time.tolist() == [1.0, 0.25]
+    assert canvas.images.time.tolist() == [1.0, 0.25]
     assert canvas.text_time == 0.25
 
 
 def test_a_last_step_ends_at_time_one(config: Config) -> None:
     canvas = blank(config, None)
-    canvas.image_time = np.array([0.9])
-    before = canvas.patches
-    canvas.advance(np.ones_like(canvas.patches), 0.25, 1)
-    np.testing.assert_allclose(canvas.patches, before + 0.1, rtol=1e-5)
-    assert canvas.image_time.tolist() == [1.0]
+    canvas.images = replace(canvas.images, time=np.array([0.9]))
+    before = canvas.images.patches
+    canvas.advance(np.ones_like(canvas.images.patches), 0.25, 1)
+    np.testing.assert_allclose(canvas.images.patches, before + 0.1, rtol=1e-5)
+    assert canvas.images.time.tolist() == [1.0]
     assert canvas.is_done
 
 
@@ -154,15 +154,15 @@ def test_a_last_step_ends_at_time_one(config: Config) -> None:
 def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps: int) -> None:
     """Also where N times 1/N is not 1 in floating point."""
     canvas = blank(config, None, 7)
-    start = canvas.patches
+    start = canvas.images.patches
     for step in range(1, num_steps + 1):
         assert canvas.is_writing, step
         assert canvas.image_end.tolist() == [0], step
         assert canvas.is_moving.all(), step
-        canvas.advance(np.ones_like(canvas.patches), 1.0 / num_steps, step)
+        canvas.advance(np.ones_like(canvas.images.patches), 1.0 / num_steps, step)
     assert canvas.is_done
     assert canvas.image_end.tolist() == [num_steps]
-    np.testing.assert_allclose(canvas.patches, start + 1.0, atol=1e-4)
+    np.testing.assert_allclose(canvas.images.patches, start + 1.0, atol=1e-4)
 
 
 # Inserting.
@@ -179,15 +179,15 @@ def test_tokens_go_behind_their_slots_of_before(config: Config) -> None:
 def test_images_keep_their_shapes_times_and_births_when_others_are_inserted(config: Config) -> None:
     canvas = blank(config, 1, latent(config, 0.25), 2, wide(0.75), 3)
     insert(canvas, config, [5], [IMAGE], step=1)
-    canvas.advance(np.zeros_like(canvas.patches), 0.25, 1)
+    canvas.advance(np.zeros_like(canvas.images.patches), 0.25, 1)
     third = canvas.latents()[2]
     insert(canvas, config, [0, 2, 4, 6], [IMAGE, 30, IMAGE, IMAGE], step=2)
     assert canvas.tokens.tolist() == [BOS, IMAGE, 1, IMAGE, 30, 2, IMAGE, IMAGE, 3, IMAGE, IMAGE]
     assert canvas.born.tolist() == [0, 2, 0, 0, 2, 0, 0, 2, 0, 1, 2]
-    assert canvas.image_at.tolist() == [1, 3, 6, 7, 9, 10]
-    assert canvas.image_time.tolist() == [0.0, 1.0, 1.0, 0.0, 0.25, 0.0]
+    assert canvas.images.token.tolist() == [1, 3, 6, 7, 9, 10]
+    assert canvas.images.time.tolist() == [0.0, 1.0, 1.0, 0.0, 0.25, 0.0]
     assert canvas.image_is_target.tolist() == [True, False, False, True, True, True]
-    assert canvas.grid.tolist() == [[2, 2], [2, 2], [1, 3], [2, 2], [2, 2], [2, 2]]
+    assert canvas.images.grid.tolist() == [[2, 2], [2, 2], [1, 3], [2, 2], [2, 2], [2, 2]]
     latents = canvas.latents()
     np.testing.assert_array_equal(latents[1], latent(config, 0.25))
     np.testing.assert_array_equal(latents[2], wide(0.75))
@@ -201,9 +201,9 @@ def test_a_spawned_image_is_standard_normal_noise(config: Config) -> None:
     insert(canvas, config, [0], [IMAGE])
     for _ in range(5):
         insert(canvas, config, list(range(len(canvas.tokens))), [IMAGE] * len(canvas.tokens))
-    assert canvas.patches.size > 3000
-    assert canvas.patches.mean() == pytest.approx(0.0, abs=0.06)
-    assert canvas.patches.std() == pytest.approx(1.0, abs=0.05)
+    assert canvas.images.patches.size > 3000
+    assert canvas.images.patches.mean() == pytest.approx(0.0, abs=0.06)
+    assert canvas.images.patches.std() == pytest.approx(1.0, abs=0.05)
 
 
 def test_inserting_nothing_changes_nothing(config: Config) -> None:
@@ -217,13 +217,13 @@ def test_inserting_nothing_changes_nothing(config: Config) -> None:
 def test_a_copy_stays_as_it_was(config: Config) -> None:
     canvas = blank(config, 1, None, 2)
     before = canvas.copy()
-    tokens, patches = canvas.tokens.tolist(), canvas.patches.copy()
+    tokens, patches = canvas.tokens.tolist(), canvas.images.patches.copy()
     insert(canvas, config, [1, 3], [IMAGE, 9])
-    canvas.advance(np.ones_like(canvas.patches), 0.5, 1)
+    canvas.advance(np.ones_like(canvas.images.patches), 0.5, 1)
     assert before.tokens.tolist() == tokens
-    assert before.image_time.tolist() == [0.0]
+    assert before.images.time.tolist() == [0.0]
     assert (before.text_time, len(before.born)) == (0.0, 4)
-    np.testing.assert_array_equal(before.patches, patches)
+    np.testing.assert_array_equal(before.images.patches, patches)
 
 
 # Reading.
@@ -264,10 +264,7 @@ def canvas_of(noisy: NoisySample, is_target: np.ndarray, config: Config) -> Canv
         tokens=noisy.tokens,
         is_open=noisy.is_open,
         born=np.zeros(len(noisy.tokens), dtype=np.int64),
-        image_at=noisy.image_at,
-        patches=noisy.patches,
-        grid=noisy.grid,
-        image_time=noisy.image_time,
+        images=noisy.images,
         image_is_target=is_target,
         image_end=np.zeros(len(is_target), dtype=np.int64),
     )
@@ -281,7 +278,7 @@ def test_a_noisy_sample_on_a_canvas_gives_the_rows_it_had_in_training(
     tokens = [BOS, 1, None, 2, 3, None, 4, None, 5]
     sample = make_sample(tokens, num_prompt=4, is_interleaved=is_interleaved, grid=[(3, 1), (2, 2), (1, 4)])
     noisy = noise_sample(sample, KeepSchedule(), 0.0, np.random.default_rng(seed))
-    is_target = noisy.image_is_scored.copy()
+    is_target = noisy.is_moving.copy()
     is_target[1:] = True  # the first image belongs to the prompt
     snapshot = canvas_of(noisy, is_target, config).snapshot()
     names = ROWS if noisy.text_time == 1.0 else (*ROWS, "slot_weight")
@@ -303,8 +300,8 @@ def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: s
     record = ShardRecord(key="x", files={"txt": b"a cat", "png": png(200)})
     document = decode_record(record, {}, "txt", Reading(), TOKENIZER, config.image)
     sample = make_complete(document, task, TOKENIZER.encode(prompt), TOKENIZER, config.image, np.random.default_rng(0))
-    age = np.full(len(sample.image_at), -1.0 if task == "interleaved" else 0.0)
-    age = np.where(sample.is_target[sample.image_at], age, 1.0)
+    age = np.full(len(sample.images), -1.0 if task == "interleaved" else 0.0)
+    age = np.where(sample.is_target[sample.images.token], age, 1.0)
     text_time = 1.0 if task == "text_to_image" else 0.0
     noisy = noise_at(sample, text_time, age, KeepSchedule(), np.random.default_rng(0))
 
@@ -318,7 +315,7 @@ def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: s
     }
     canvas = blank(config, *start, *wanted[task])
     if task in ("text_to_image", "both"):
-        canvas.patches = noisy.patches  # the same noise
+        canvas.images = replace(canvas.images, patches=noisy.images.patches)  # the same noise
     assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
 
 

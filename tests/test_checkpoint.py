@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist import checkpoint
-from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint, load_model, write_initial_checkpoint
+from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint, write_initial_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.model.initialization import initialize
@@ -27,6 +27,7 @@ from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model
 from oneflow_dist.progress import Progress, checkpoint_folder, find_latest, read_progress
+from oneflow_dist.trained import load_model
 from tests.launching import TIMEOUT, Launcher
 from tests.messages import naming
 
@@ -235,25 +236,6 @@ def test_an_initial_checkpoint_that_dies_is_none_and_is_made_good_by_the_next(
     write_initial_checkpoint(folder, run_config, weights)
     assert find_latest(run_config.run.folder) == folder
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_load_model_brings_the_averaged_weights(run_config: Config) -> None:
-    model, optimizer, ema = trained(run_config)
-    CheckpointWriter(run_config, model, optimizer, ema).save(PROGRESS)
-    for path in (run_config.run.folder, checkpoint_folder(run_config.run.folder, 7)):
-        loaded, config = load_model(path)
-        assert config == run_config
-        assert not loaded.training
-        for name, parameter in loaded.named_parameters():
-            assert torch.equal(parameter, ema.tensors[name]), name
-            if "norm" not in name:
-                assert not torch.equal(parameter, model.get_parameter(name)), name
-
-
-def test_load_model_without_a_checkpoint_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=naming(tmp_path, "checkpoints/")):
-        load_model(tmp_path)
 
 
 @pytest.mark.usefixtures("group_of_one")

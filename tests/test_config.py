@@ -11,8 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from oneflow_dist.config import Config, check_config, load_config, write_config
-from oneflow_dist.ranges import RANGES
+from oneflow_dist.config import RANGES, Config, check_config, load_config, write_config
 from tests.messages import names, naming
 
 ROOT = Path(__file__).parents[1]

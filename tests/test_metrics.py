@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts, Losses, StepMetrics
-from oneflow_dist.metrics import MetricsLog, open_wandb, padding, step_values, traced
+from oneflow_dist.metrics import MetricsLog, open_wandb, padding, profiled, step_values
 from tests.launching import Launcher, read_metrics
 from tests.messages import names, naming
 
@@ -232,7 +232,7 @@ def test_the_profiled_step_leaves_a_trace_of_what_was_computed_and_no_other_does
 ) -> None:
     config = make_config(f"run.folder={tmp_path}", "metrics.profile_step=2")
     for step in (1, 2, 3):
-        with traced(config, step):
+        with profiled(config, step):
             torch.ones(3, 5) @ torch.ones(5, 7)
     (path,) = (tmp_path / "traces").iterdir()
     assert path.name == "step-00000002-rank-0.json.gz"
@@ -245,6 +245,6 @@ def test_the_profiled_step_leaves_a_trace_of_what_was_computed_and_no_other_does
 def test_without_profile_step_no_step_is_traced(make_config: Callable[..., Config], tmp_path: Path) -> None:
     config = make_config(f"run.folder={tmp_path}")
     for step in (1, 2):
-        with traced(config, step):
+        with profiled(config, step):
             pass
     assert not (tmp_path / "traces").exists()

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from oneflow_dist.runtime import GLOO, is_main, log
+from oneflow_dist.runtime import GLOO, collect_garbage, is_main, log
 from tests.launching import THREADS, TORCHRUN, Launcher, only_error, run_python
 from tests.messages import names
 
@@ -187,3 +189,48 @@ def test_a_process_without_a_group_prints(capsys: pytest.CaptureFixture[str]) ->
     assert is_main()
     log("hello")
     assert capsys.readouterr().out == "hello\n"
+
+
+class Cycle:
+    """What only a collector finds, once nothing else refers to it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """Python's collector as it is in a new process, before and after."""
+    gc.enable()
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collector")
+def test_garbage_is_collected_after_the_first_step_and_every_so_many_and_at_no_other_time() -> None:
+    cycles, alive = [], []
+    for step in range(1, 8):
+        cycles.append(weakref.ref(Cycle()))
+        collect_garbage(step, 3)
+        assert not gc.isenabled()
+        alive.append(sum(cycle() is not None for cycle in cycles))
+    assert alive == [0, 1, 0, 1, 2, 0, 1]
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_outlives_a_collection_and_becomes_garbage_later_is_found_by_another() -> None:
+    collect_garbage(1, 1)
+    cycle = Cycle()
+    gone = weakref.ref(cycle)
+    collect_garbage(2, 1)
+    del cycle
+    assert gone() is not None
+    collect_garbage(3, 1)
+    assert gone() is None
+
+
+@pytest.mark.usefixtures("collector")
+def test_without_gc_every_steps_python_collects_as_it_likes() -> None:
+    collect_garbage(1, 0)
+    assert gc.isenabled()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.signals import PASSED_ON_SECONDS, STOP_SIGNALS, StopSignals
-from tests.launching import ENVIRONMENT, ROOT, TIMEOUT
+from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, hear_hangups
 from tests.messages import names
 
 # Says "ready", then sleeps where no bytecode of its main thread runs, as in a collective.
@@ -32,14 +32,16 @@ while time.monotonic() < deadline:
 """
 
 
-def start(*body: str, leaves: bool = True, nohup: bool = False) -> subprocess.Popen[str]:
+def start(*body: str, leaves: str = "True", nohup: bool = False) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [*["nohup"] * nohup, sys.executable, "-c", PROGRAM.format(body="\n".join(body), leaves=leaves)],
         cwd=ROOT,
         env=ENVIRONMENT,
         text=True,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_hangups,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -60,15 +62,15 @@ def test_before_the_loop_a_signal_ends_the_process_with_one_line(number: signal.
 def test_in_the_loop_a_signal_is_noted_and_one_that_is_passed_on_at_once_changes_nothing(
     number: signal.Signals,
 ) -> None:
-    process = start("signals.listen()", "signals.begin()")
+    process = start("signals.listen()", "signals.begin()", leaves="sys.stdin.readline()")
     process.send_signal(number)
     process.send_signal(number)
-    stdout, _ = process.communicate(timeout=TIMEOUT)
+    stdout, _ = process.communicate("it may end\n", timeout=TIMEOUT)
     assert (process.returncode, stdout) == (0, f"{number.name}\n")
 
 
 def test_the_same_signal_again_ends_a_process_that_does_not_come_to_its_end() -> None:
-    process = start("signals.listen()", "signals.begin()", leaves=False)
+    process = start("signals.listen()", "signals.begin()", leaves="False")
     process.send_signal(signal.SIGINT)
     time.sleep(PASSED_ON_SECONDS + 0.2)
     process.send_signal(signal.SIGTERM)  # another signal is not the same wish again
@@ -91,7 +93,7 @@ def test_the_same_signal_again_ends_a_process_that_does_not_come_to_its_end() ->
 def test_a_signal_that_comes_too_late_or_is_to_be_ignored_changes_nothing(
     body: tuple[str, ...], number: signal.Signals, nohup: bool
 ) -> None:
-    process = start(*body, leaves=False, nohup=nohup)
+    process = start(*body, leaves="False", nohup=nohup)
     process.send_signal(number)
     time.sleep(0.5)
     assert process.poll() is None
@@ -101,7 +103,7 @@ def test_a_signal_that_comes_too_late_or_is_to_be_ignored_changes_nothing(
 
 def test_a_process_of_torchrun_is_asked_to_stop_when_torchrun_is_gone() -> None:
     """Here `sh` stands for torchrun, and is killed."""
-    program = PROGRAM.format(body="signals.listen()", leaves=False)
+    program = PROGRAM.format(body="signals.listen()", leaves="False")
     shell = subprocess.Popen(
         ["sh", "-c", '"$0" -c "$1"; true', sys.executable, program],
         cwd=ROOT,
@@ -133,7 +135,7 @@ def test_a_helper_ignores_the_signals_and_is_killed_with_its_parent(tmp_path: Pa
         f"    open({str(pid_file)!r}, 'w').write(str(os.getpid()))",
         "    time.sleep(60)",
     )
-    process = start(*body, leaves=False)
+    process = start(*body, leaves="False")
     while not (pid_file.exists() and pid_file.read_text()):
         time.sleep(0.01)
     helper = int(pid_file.read_text())

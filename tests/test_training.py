@@ -13,76 +13,39 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.model.initialization import first_value, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import learning_rate, make_optimizer
+from oneflow_dist.optim import MovingAverage, learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.signals import STOP_SIGNALS
 from oneflow_dist.training import build_model, sum_over_ranks, train_step
 from tests.launching import (
     LOSSES,
     Launcher,
     Run,
     assert_same_losses,
+    assert_same_pictures,
+    assert_same_steps,
     read_checkpoint,
     read_metrics,
     without_timings,
 )
 from tests.messages import names, naming
 
-StepParts = tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config, Guard]
+StepParts = tuple[OneFlow, torch.optim.Optimizer, MovingAverage, list[PackedBatch], Config, Guard]
 CPU = torch.device("cpu")
-COUNTS = ("step", "samples", "text_tokens", "bag_tokens", "padding", "lr")
 
 
-@pytest.fixture(scope="module")
-def two_replicas_of_two_shards(
-    tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, train_command: Callable[..., list[str]]
-) -> Run:
-    folder = tmp_path_factory.mktemp("replicas") / "run"
-    command = train_command(folder, "parallel.replicate=2", "parallel.shard=2", "sampling.every_steps=0")
-    return Run(folder, launcher.run_ranks(4, *command)[0])
-
-
-@pytest.fixture(scope="module")
-def two_that_share_packs(
-    tmp_path_factory: pytest.TempPathFactory, launcher: Launcher, train_command: Callable[..., list[str]]
-) -> Run:
-    """A tensor axis of two."""
-    folder = tmp_path_factory.mktemp("tensor") / "run"
-    return Run(folder, launcher.run_ranks(2, *train_command(folder, "parallel.tensor=2"))[0])
-
-
-@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_replicas_of_two_shards", "two_that_share_packs"])
-def test_every_step_of_several_ranks_is_that_of_one_process(
-    layout: str, unbroken: Run, request: pytest.FixtureRequest
-) -> None:
-    run: Run = request.getfixturevalue(layout)
-    assert (unbroken.end.code, run.end.code) == (0, 0), unbroken.end.stderr + run.end.stderr
-    own, theirs = read_metrics(unbroken.folder), read_metrics(run.folder)
-    assert_same_losses(theirs, own)
-    assert [line["step"] for line in own] == list(range(1, 21))
-    assert [[line[key] for key in COUNTS] for line in theirs] == [[line[key] for key in COUNTS] for line in own]
-    np.testing.assert_allclose([x["grad_norm"] for x in theirs], [x["grad_norm"] for x in own], rtol=1e-4)
-
-
-@pytest.mark.parametrize("layout", ["torchrun_of_four", "two_that_share_packs"])
-def test_several_ranks_draw_the_pictures_of_one_process(
-    layout: str, unbroken: Run, request: pytest.FixtureRequest
-) -> None:
-    run: Run = request.getfixturevalue(layout)
-    own, theirs = (folder / "samples" / "step-00000020.png" for folder in (unbroken.folder, run.folder))
-    with Image.open(own) as page, Image.open(theirs) as other:
-        assert page.size == other.size
-        difference = np.abs(np.asarray(page, dtype=np.int64) - np.asarray(other, dtype=np.int64))
-        assert page.getextrema() != ((255, 255),) * 3  # something is drawn
-    assert difference.max() <= 1  # a grey value may round the other way
+def test_every_step_of_two_ranks_is_that_of_one_process(torchrun_of_two: Run, unbroken: Run) -> None:
+    """Other layouts are in tests/test_resume.py, and in tests/parallel."""
+    assert (unbroken.end.code, torchrun_of_two.end.code) == (0, 0), unbroken.end.stderr + torchrun_of_two.end.stderr
+    assert_same_steps(torchrun_of_two.folder, unbroken.folder)
+    assert [line["step"] for line in read_metrics(unbroken.folder)] == list(range(1, 21))
+    assert_same_pictures(torchrun_of_two.folder, unbroken.folder)
 
 
 def test_a_run_says_what_it_does_and_draws_its_progress_bar_on_stderr(unbroken: Run) -> None:
@@ -93,12 +56,6 @@ def test_a_run_says_what_it_does_and_draws_its_progress_bar_on_stderr(unbroken: 
     bars = [line for line in unbroken.end.stderr.replace("\r", "\n").splitlines() if line]
     assert bars
     assert all("/20" in bar for bar in bars)
-
-
-def test_sharded_ranks_warn_of_nothing(two_replicas_of_two_shards: Run, two_that_share_packs: Run) -> None:
-    for run in (two_replicas_of_two_shards, two_that_share_packs):
-        assert "20/20" in run.end.stderr  # the progress bar
-        assert "Warning" not in run.end.stderr
 
 
 def test_a_run_folder_holds_config_metrics_samples_and_checkpoints(unbroken: Run) -> None:
@@ -171,7 +128,7 @@ def test_the_average_follows_the_weights_after_every_step(
     names = [name.removeprefix("model.") for name in states[1] if name.startswith("model.")]
     shapes = {name: states[1][f"model.{name}"].shape for name in names}
     average = {
-        name: first_value(name, shape, config.run.seed, config.model.num_layers, whole_places(shape))
+        name: first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))
         for name, shape in shapes.items()
     }
     for step, state in states.items():
@@ -190,24 +147,27 @@ def step_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one:
     sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
     config = make_config(f"run.folder={tmp_path}", *(f"data.{key}={size}" for key, size in sizes.items()))
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
-    return model, make_optimizer(model, config.optim), PackLoader(config, 0, 1).next_step(CPU), config, Guard(config)
+    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    return model, optimizer, ema, PackLoader(config, 0, 1).next_step(CPU), config, Guard(config)
 
 
 def test_a_step_lowers_the_loss_of_its_own_batches_and_leaves_no_gradients(step_parts: StepParts) -> None:
-    model, optimizer, batches, config, guard = step_parts
-    losses = [float(train_step(model, optimizer, batches, step, config, guard).losses.total) for step in range(1, 9)]
+    model, optimizer, ema, batches, config, guard = step_parts
+    losses = [
+        float(train_step(model, optimizer, ema, batches, step, config, guard).losses.total) for step in range(1, 9)
+    ]
     assert losses[-1] < losses[0]
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_step_that_is_not_finite_leaves_weights_and_optimizer_as_they_were(step_parts: StepParts) -> None:
-    model, optimizer, batches, config, guard = step_parts
-    train_step(model, optimizer, batches, 1, config, guard)
+    model, optimizer, ema, batches, config, guard = step_parts
+    train_step(model, optimizer, ema, batches, 1, config, guard)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in model.parameters()]
     batches[1].patches[0] = math.inf
     with pytest.raises(FloatingPointError, match=naming(2, 0, "optim.lr")):
-        train_step(model, optimizer, batches, 2, config, guard)
+        train_step(model, optimizer, ema, batches, 2, config, guard)
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), weights, strict=True))
     now = [optimizer.state[parameter]["exp_avg"] for parameter in model.parameters()]
     assert all(torch.equal(*pair) for pair in zip(now, moments, strict=True))
@@ -270,16 +230,16 @@ def test_a_deterministic_run_is_bitwise_its_repetition(
         assert torch.equal(value, states[1][key]), key
 
 
-@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_to_one_rank_stops_all_after_a_checkpoint_and_the_same_command_goes_on(
-    number: signal.Signals, launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
+    launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
 ) -> None:
+    """Every signal of tests/test_signals.py is noted alike."""
     folder = tmp_path / "run"
     overrides = ["sampling.every_steps=0", "checkpoint.every_steps=1000"]
     job = launcher.start(*train_command(folder, *overrides), num_ranks=2)
     while not (folder / "metrics.jsonl").exists() or (folder / "metrics.jsonl").read_text().count("\n") < 4:
         time.sleep(0.005)
-    os.kill(job.pids[1], number)
+    os.kill(job.pids[1], signal.SIGTERM)
     ends = job.wait()
     assert [end.code for end in ends] == [0, 0], ends[1].stderr
     step = len(read_metrics(folder))

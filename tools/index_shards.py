@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from oneflow_dist.data.index import ShardIndex, decode_index, file_sha256, index_tar, open_index
-from oneflow_dist.data.shards import fetch_whole, index_name, is_remote, list_shards
+from oneflow_dist.data.index import ShardIndex, decode_index, file_sha256, index_tar, read_or_write_index
 from oneflow_dist.files import write_whole
 from oneflow_dist.runtime import run_program
 
@@ -20,6 +19,9 @@ def main() -> None:
     parser.add_argument("--output", help="folder for the indexes, to be named by `index` in the mixture; else beside")
     parser.add_argument("--check", action="store_true", help="read each local shard whole and compare its checksum")
     args = parser.parse_args()
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.data.shards import is_remote, list_shards
+
     paths = list_shards("shards", args.shards)
     if args.output:
         Path(args.output).expanduser().mkdir(parents=True, exist_ok=True)
@@ -36,17 +38,21 @@ def main() -> None:
 
 def index_local(path: str, folder: str | None) -> ShardIndex:
     """The index of a shard on a file system; written where it is missing or stale."""
-    return open_index(Path(path), Path(index_name(path, folder)), path)
+    from oneflow_dist.data.shards import index_name
+
+    return read_or_write_index(Path(path), Path(index_name(path, folder)), path)
 
 
 def index_remote(url: str, folder: str | None) -> ShardIndex:
     """The index of a remote shard, which is fetched once; written to `folder`."""
+    from oneflow_dist.data.shards import fetched, index_name
+
     if folder is None:
         raise ValueError(f"{url}: an index cannot be written beside a remote shard; give --output FOLDER")
-    with fetch_whole(url) as file:
-        content = index_tar(Path(file.name), url)
+    with fetched(url) as path:
+        content = index_tar(path, url)
     write_whole(Path(index_name(url, folder)), content)
-    return decode_index(memoryview(content), url)
+    return decode_index(content, url)
 
 
 def check(path: Path, index: ShardIndex) -> None:
@@ -56,10 +62,10 @@ def check(path: Path, index: ShardIndex) -> None:
         ValueError: they differ.
     """
     with path.open("rb") as file:
-        found = file_sha256(file)
-    if found != index.tar_sha256:
+        sha256 = file_sha256(file)
+    if sha256 != index.tar_sha256:
         raise ValueError(
-            f"{path}: its sha256 is {found}, but {index.tar_sha256} was indexed; copy it again or delete its index"
+            f"{path}: its sha256 is {sha256}, but {index.tar_sha256} was indexed; copy it again or delete its index"
         )
 
 

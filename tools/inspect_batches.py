@@ -1,20 +1,22 @@
-"""The batches of a run, a line a step: what they hold, and a digest that every layout of ranks and workers equals."""
+"""The batches of a run, a line a step: what they hold, and a digest that every layout of ranks and workers equals.
+
+Nothing is trained. How full the packs are, and how fast they come, is told at the end on standard error.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from oneflow_dist.config import load_config
-from oneflow_dist.containers import Counts, PackedBatch
-from oneflow_dist.data.loader import LaneStates, PackLoader
-from oneflow_dist.data.tokenizer import load_tokenizer
-from oneflow_dist.inspection import digest, draw_pack
-from oneflow_dist.metrics import padding
-from oneflow_dist.progress import read_progress
 from oneflow_dist.runtime import run_program
+
+if TYPE_CHECKING:
+    from oneflow_dist.containers import PackedBatch
+    from oneflow_dist.data.loader import LaneStates, PackLoader
 
 KEYS_SHOWN = 3
 
@@ -39,16 +41,34 @@ def main() -> None:
         raise ValueError(f"--world-size: {args.world_size} must be positive")
     overrides = [*args.overrides, *([f"data.workers={args.workers}"] if args.workers is not None else [])]
     config = load_config(args.config, overrides)
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.containers import Counts
+    from oneflow_dist.data.loader import PackLoader
+    from oneflow_dist.data.tokenizer import load_tokenizer
+    from oneflow_dist.inspection import draw_pack
+    from oneflow_dist.metrics import padding
+
     start, states = read_start(args.checkpoint, first)
     loaders = [PackLoader(config, rank, args.world_size, states) for rank in range(args.world_size)]
+    total, seconds = Counts.zeros(), 0.0
     for step in range(start, last):
+        before = time.perf_counter()
         packs = global_batch(loaders)
         if step < first:
             continue
+        seconds += time.perf_counter() - before
+        total = sum((pack.counts for pack in packs), total)
         print(describe(step, packs, args.keys), flush=True)
         if args.show and step == first:
             draw_pack(packs[0], load_tokenizer(config.data.tokenizer), config).save(args.show)
             print(f"drew the first pack of step {step}: {args.show}")
+    num_packs = (last - first) * config.data.packs_per_step
+    print(
+        f"{num_packs} packs of {config.data.rows_per_pack} rows: padding {padding(total):.2%}, "
+        f"{total.sequences / num_packs:.1f} samples a pack, {total.rows / total.sequences:.1f} rows a sample; "
+        f"{total.sequences / seconds:.0f} samples/s, {total.rows / seconds:.0f} rows/s",
+        file=sys.stderr,
+    )
 
 
 def parse_steps(text: str) -> tuple[int, int]:
@@ -65,6 +85,8 @@ def parse_steps(text: str) -> tuple[int, int]:
 
 def read_start(checkpoint: Path | None, first: int) -> tuple[int, LaneStates | None]:
     """The step to begin at, and the state of the lanes there."""
+    from oneflow_dist.progress import read_progress
+
     if checkpoint is None:
         return 0, None
     progress = read_progress(checkpoint)
@@ -75,12 +97,18 @@ def read_start(checkpoint: Path | None, first: int) -> tuple[int, LaneStates | N
 
 def global_batch(loaders: list[PackLoader]) -> list[PackedBatch]:
     """The packs of one step over all ranks, in the order of lanes: rank r of R has lanes r, r + R, ..."""
+    import torch
+
     of_ranks = [loader.next_step(torch.device("cpu")) for loader in loaders]
     return [pack for of_lanes in zip(*of_ranks, strict=True) for pack in of_lanes]
 
 
 def describe(step: int, packs: list[PackedBatch], all_keys: bool) -> str:
     """The line of one step."""
+    from oneflow_dist.containers import Counts
+    from oneflow_dist.inspection import digest
+    from oneflow_dist.metrics import padding
+
     counts = sum((pack.counts for pack in packs), Counts.zeros())
     keys = [key for pack in packs for key in pack.keys]
     shown = keys if all_keys else keys[:KEYS_SHOWN]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.planning.gpus import GIB, GPUS, find_gpu
-from oneflow_dist.ranges import check_range
 from oneflow_dist.runtime import run_program
+from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.planning.cluster import Cluster
@@ -42,11 +42,11 @@ def main() -> None:
     if args.search:
         config = best_layout(config, args.world_size, cluster)
     trace = trace_step(config, args.world_size)
-    found = estimate(trace, config, cluster)
+    costs = estimate(trace, config, cluster)
     if args.format == "json":
-        print(json.dumps(plan_json(trace, found, config, cluster), indent=2))
+        print(json.dumps(plan_json(trace, costs, config, cluster), indent=2))
     else:
-        print(plan_text(trace, found, config, cluster))
+        print(plan_text(trace, costs, config, cluster))
 
 
 def mesh_overrides(mesh: str | None) -> list[str]:
@@ -72,12 +72,12 @@ def best_layout(config: Config, world_size: int, cluster: Cluster) -> Config:
         f"{'replicate':>9} {'shard':>6} {'tensor':>6} {'checkpointing':>14} {'GiB':>8} {'step s':>8} {'MFU':>6}",
         file=sys.stderr,
     )
-    for candidate, trace, found in plans:
+    for candidate, trace, costs in plans:
         replicate, shard, tensor = trace.mesh
         print(
             f"{replicate:>9} {shard:>6} {tensor:>6} {candidate.train.activation_checkpointing:>14} "
-            f"{found.peak_bytes / GIB:>8.1f} {found.step_seconds:>8.3f} {found.mfu:>6.1%}"
-            f"{'' if found.fits else '  does not fit'}",
+            f"{costs.peak_bytes / GIB:>8.1f} {costs.step_seconds:>8.3f} {costs.mfu:>6.1%}"
+            f"{'' if costs.fits else '  does not fit'}",
             file=sys.stderr,
         )
     return plans[0][0]

@@ -13,21 +13,25 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from oneflow_dist.model.autoencoder import load_autoencoder
-from oneflow_dist.precompute.estimate import Estimate, estimate
-from oneflow_dist.precompute.run import Precompute
-from oneflow_dist.precompute.settings import COMPUTED, STORED, Options, load_tools, world
-from oneflow_dist.precompute.source import list_raw
-from oneflow_dist.precompute.verify import check_output
 from oneflow_dist.runtime import run_program
+
+if TYPE_CHECKING:
+    from oneflow_dist.precompute.estimate import Estimate
+    from oneflow_dist.precompute.settings import Options
 
 
 def main() -> None:
     """Entry point."""
     args = _parse()
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.precompute.estimate import estimate
+    from oneflow_dist.precompute.run import Precompute
+    from oneflow_dist.precompute.settings import load_tools
+    from oneflow_dist.precompute.source import list_raw
+
+    args.device = args.device or _device()
     if args.check:
         _check(args)
         return
@@ -51,12 +55,12 @@ def _parse() -> argparse.Namespace:
     add("--size", type=int, default=256, help="pictures get about SIZE x SIZE pixels (%(default)s)")
     add("--multiple-of", type=int, help="of height and width (twice the autoencoder's downsampling)")
     add("--max-aspect", type=float, default=2.0, help="of the longest bucket; 1: squares only (%(default)s)")
-    add("--dtype", choices=STORED, default="float16", help="of what is stored (%(default)s)")
-    add("--compute-dtype", choices=sorted(COMPUTED), default="float32", help="of the networks (%(default)s)")
+    add("--dtype", choices=("float16", "float32"), default="float16", help="of what is stored (%(default)s)")
+    add("--compute-dtype", choices=("bfloat16", "float32"), default="float32", help="of the networks (%(default)s)")
     add("--batch-size", type=int, default=32, help="images of one size encoded together (%(default)s)")
     add("--threads", type=int, default=1, help="of the network on a CPU: part of the settings, since they round (1)")
     add("--decode-threads", type=int, default=_spare_cores(), help="that prepare pictures (%(default)s)")
-    add("--device", default=_device(), help="(%(default)s)")
+    add("--device", help="as cuda:0 (a GPU where there is one, one for each rank; else cpu)")
     add("--allow-missing-text", action="store_true", help="pictures without a caption are good samples")
     add("--allow-missing-picture", action="store_true", help="captions without a picture are good samples")
     add("--max-bad", type=float, default=0.1, help="part of a shard's samples that may be bad (%(default)s)")
@@ -66,6 +70,8 @@ def _parse() -> argparse.Namespace:
 
 
 def _options(args: argparse.Namespace) -> Options:
+    from oneflow_dist.precompute.settings import Options
+
     for name in ("autoencoder", "tokenizer"):
         if getattr(args, name) is None:
             raise ValueError(f"--{name}: missing; name one, see --help")
@@ -73,6 +79,8 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _print_estimate(cost: Estimate) -> None:
+    from oneflow_dist.precompute.settings import world
+
     num_devices = world()[2]
     print(f"input   {cost.shards} shards, {cost.samples} samples, {cost.images} images, {cost.num_bytes / 1e9:.3f} GB")
     print(f"output  about {cost.output_bytes / 1e9:.3f} GB")
@@ -81,6 +89,11 @@ def _print_estimate(cost: Estimate) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    import torch
+
+    from oneflow_dist.model.autoencoder import load_autoencoder
+    from oneflow_dist.precompute.verify import check_output
+
     if args.shards:
         raise ValueError(
             f"--check: takes one output folder, but {len(args.shards) + 1} paths are named; name that folder"
@@ -105,6 +118,10 @@ def _spare_cores() -> int:
 
 
 def _device() -> str:
+    import torch
+
+    from oneflow_dist.precompute.settings import world
+
     return f"cuda:{world()[1] % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 

@@ -10,15 +10,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflow_dist.config import RANGES
 from oneflow_dist.files import naming
-from oneflow_dist.ranges import RANGES, check_range
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
+from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.canvas import Canvas
-    from oneflow_dist.config import Config
+    from oneflow_dist.config import Config, SamplingConfig
     from oneflow_dist.data.tokenizer import Tokenizer
-    from oneflow_dist.sampler import SamplerSettings
 
 NUMBERS = (
     ("steps", int),
@@ -45,14 +45,13 @@ def main() -> None:
     print(f"loading {args.checkpoint}", flush=True)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.canvas import blank_canvas
-    from oneflow_dist.checkpoint import config_at_home, find_checkpoint, load_weights
     from oneflow_dist.data.identity import check_decoder
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.model.autoencoder import PIXELS
     from oneflow_dist.pictures import decoder_of
     from oneflow_dist.progress import read_progress
-    from oneflow_dist.sampler import SamplerSettings
-    from prompts import read_prompt
+    from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
+    from tools.prompts import read_prompt
 
     share_cores(others=1)  # with whatever else runs here
     folder = find_checkpoint(args.checkpoint)
@@ -60,17 +59,18 @@ def main() -> None:
     if config.sampling.autoencoder != PIXELS:  # which show something of any latents
         decoder = decoder_of(config.sampling.autoencoder, config.image.channels)
         check_decoder(read_progress(folder).data, config.sampling.autoencoder, decoder.describe())
-    tokenizer, settings = load_tokenizer(config.data.tokenizer), SamplerSettings.from_config(config.sampling)
+    tokenizer = load_tokenizer(config.data.tokenizer)
     prompt = read_prompt(args.parts, tokenizer, config)
     canvases = [blank_canvas(prompt, tokenizer, config.image, args.seed, index) for index in range(args.count)]
-    if canvases[0].num_rows > settings.max_rows:
+    max_rows = config.sampling.max_rows
+    if canvases[0].num_rows > max_rows:
         raise ValueError(
-            f"--max-rows: {settings.max_rows}, but the prompt alone takes {canvases[0].num_rows} rows; raise it, or "
+            f"--max-rows: {max_rows}, but the prompt alone takes {canvases[0].num_rows} rows; raise it, or "
             "shorten the prompt"
         )
-    write(load_weights(folder, config), canvases, settings, config, tokenizer)
+    write(load_weights(folder, config), canvases, config, tokenizer)
     with naming(args.output):
-        write_documents(args.output, canvases, settings, args.seed, tokenizer, config.sampling.autoencoder)
+        write_documents(args.output, canvases, config.sampling, args.seed, tokenizer)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -130,17 +130,17 @@ def with_arguments(config: Config, args: argparse.Namespace) -> Config:
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **given))
 
 
-def write(model: Any, canvases: list[Canvas], settings: SamplerSettings, config: Config, tokenizer: Tokenizer) -> None:
+def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> None:
     """Finish the canvases, with a bar that ends full: its total is the most that can be left, which only shrinks."""
     from tqdm import tqdm
 
     from oneflow_dist.sampler import generate_steps
 
     def most_left(step: int) -> int:
-        return max(steps_left(canvas, settings.steps, step) for canvas in canvases)
+        return max(steps_left(canvas, config.sampling.steps, step) for canvas in canvases)
 
     with tqdm(total=most_left(0), unit="step", desc="generating", mininterval=bar_seconds()) as bar:
-        for step in generate_steps(model, canvases, settings, config, tokenizer):
+        for step in generate_steps(model, canvases, config, tokenizer):
             bar.total = step + most_left(step)
             bar.update()
 
@@ -149,17 +149,16 @@ def steps_left(canvas: Canvas, num_steps: int, step: int) -> int:
     """At most: the text ends after `num_steps`, and an image that appears in the last of them takes as many again."""
     if canvas.is_writing:
         return 2 * num_steps - step
-    rest = 1.0 - canvas.image_time[canvas.is_moving]
+    rest = 1.0 - canvas.images.time[canvas.is_moving]
     return math.ceil(rest.max(initial=0.0) * num_steps - 1e-6)  # clocks are sums of 1/N
 
 
 def write_documents(
     folder: Path,
     canvases: list[Canvas],
-    settings: SamplerSettings,
+    sampling: SamplingConfig,
     seed: int,
     tokenizer: Tokenizer,
-    autoencoder: str,
 ) -> None:
     """Text and PNGs of each document, all of them in one picture, and the trace; those of a call before are removed."""
     from oneflow_dist.pictures import decode_pictures, draw_page
@@ -167,10 +166,10 @@ def write_documents(
     folder.mkdir(parents=True, exist_ok=True)
     remove_old(folder)
     documents = [trace(canvas, index, tokenizer) for index, canvas in enumerate(canvases)]
-    report = {"seed": seed, "settings": dataclasses.asdict(settings), "documents": documents}
+    report = {"seed": seed, "settings": dataclasses.asdict(sampling), "documents": documents}
     (folder / "trace.json").write_text(json.dumps(report, indent=2) + "\n")  # first: it tells whose files these are
     for index, canvas in enumerate(canvases):
-        pieces, pictures = [], decode_pictures(canvas.latents(), autoencoder)
+        pieces, pictures = [], decode_pictures(canvas.latents(), sampling.autoencoder)
         for part in canvas.parts(tokenizer):
             if isinstance(part, int):
                 name = f"{index:04d}-{part}.png"
@@ -179,7 +178,7 @@ def write_documents(
             pieces.append(part)
         (folder / f"{index:04d}.txt").write_text(" ".join(pieces) + "\n", encoding="utf-8")
         print(" ".join(pieces) + (" (stopped at max_rows)" if canvas.hit_cap else ""))
-    draw_page(canvases, tokenizer, autoencoder).save(folder / "documents.png")
+    draw_page(canvases, tokenizer, sampling.autoencoder).save(folder / "documents.png")
     print(f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json")
 
 
@@ -195,11 +194,11 @@ def remove_old(folder: Path) -> None:
 def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Every token of a document with the step at which it appeared (0: it was given), images with their last step."""
     entries: list[dict[str, Any]] = []
-    image_of = {int(place): number for number, place in enumerate(canvas.image_at)}
-    for place, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
+    image_of = {int(row): number for number, row in enumerate(canvas.images.token)}
+    for row, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
         entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
-        if place in image_of:
-            number = image_of[place]
+        if row in image_of:
+            number = image_of[row]
             entry |= {"image": f"{index:04d}-{number}.png", "last_step": int(canvas.image_end[number])}
         entries.append(entry)
     return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from oneflow_dist.data.decoding import read_fields, read_segments
-from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_ranks, write_ranks
 from oneflow_dist.runtime import bar_seconds, run_program
 
@@ -40,6 +38,10 @@ def main() -> None:
 
 def read_texts(pattern: str) -> Iterator[str]:
     """Every text of every sample."""
+    # Here, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.data.decoding import read_fields, read_segments
+    from oneflow_dist.data.shards import open_shards
+
     shards = open_shards("shards", pattern)
     for index in tqdm(range(len(shards)), unit="sample", mininterval=bar_seconds()):
         record = shards.read(index)

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_kernels.bag_operations import (
-    bag_logits,
+    bag_token_logits,
     hidden_grad_,
     probs_of,
     product_,
@@ -22,7 +22,6 @@ from oneflow_kernels.bag_operations import (
     wide,
 )
 from oneflow_kernels.fused_logits import logsumexp_of_logits
-from oneflow_kernels.reference_bag import capped
 from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, begin_sum, finish
 
 CHUNK_SLOTS = 2048  # may be computed together, however many logits they have: products of fewer rows are slow
@@ -37,21 +36,18 @@ def bag_cross_entropy(
     bag_weight: Float32[Tensor, "B"],
     num_filled: int,
     *,
-    softcap: float = 0.0,
-    z_loss: float = 0.0,
     part: VocabularyPart = WHOLE,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "B"]]:
+) -> Float[Tensor, ""]:
     """The weighted negative log-likelihood of bag tokens under the vocabulary distribution of their slots.
 
-        z[s]   = weight @ hidden[s], or softcap tanh(that / softcap)
+        z[s]   = weight @ hidden[s]
         lse[s] = logsumexp(z[s])
-        nll[b] = lse[s] - z[s, bag_tokens[b]]                                       s = bag_slot[b]
-        loss   = sum over b of bag_weight[b] (nll[b] + z_loss lse[s]^2)
+        loss   = sum over b of bag_weight[b] (lse[s] - z[s, bag_tokens[b]])         s = bag_slot[b]
 
     Gradients are made here, chunk by chunk of the filled slots, while their logits are there; the backward pass
     multiplies them by one number. With p = softmax(z[s]), mass[s] the sum of a bag's weights:
 
-        dloss/dz[s] = mass[s] (1 + 2 z_loss lse[s]) p - sum over the bag of bag_weight[b] onehot(bag_tokens[b])
+        dloss/dz[s] = mass[s] p - sum over the bag of bag_weight[b] onehot(bag_tokens[b])
 
     With the logits, the dense part takes three products of 2 F D v FLOPs; what concerns a bag's own tokens, where p and
     one-hot cancel, is added by itself and never rounded. Where nobody wants a gradient there is one product, whose
@@ -64,138 +60,150 @@ def bag_cross_entropy(
         bag_slot: in [0, N), sorted ascending.
         bag_weight: of padding 0.
         num_filled: how many slots are in bag_slot, or more; known to the host, so that nothing waits for the device.
-        softcap: 0 caps nothing.
         part: with several ranks, all of them call alike; only sums over their parts of the vocabulary travel.
 
     Returns:
-        loss: differentiable in `hidden` and `weight`, once. With several ranks each gets 1 / size of it, so that the
-            loss is the sum over ranks, and of the gradient of `hidden` the part that comes from its `weight`.
-        nll: nats, the same on all ranks; it has no gradient. NaN, as the loss, if num_filled is too small.
+        Nats, differentiable in `hidden` and `weight`, once. With several ranks each gets 1 / size of it, so that the
+        loss is the sum over ranks, and of the gradient of `hidden` the part that comes from its `weight`. NaN if
+        num_filled is too small.
 
     Raises:
         ValueError: the dtypes differ, or num_filled is no number of slots.
 
     Numerics: logits, sums and gradients in float32 (float64 of float64 operands); probabilities and rows times their
     weight are rounded to the operands' dtype, as operands of the products; gradients are rounded once. Deterministic.
-    Source: arXiv:2510.03506 Eq. 6; arXiv:2410.10989 (gradients in the forward pass), arXiv:2204.02311 (z-loss).
+    Source: arXiv:2510.03506 Eq. 6; arXiv:2410.10989 (gradients in the forward pass).
     """
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
     if num_filled < min(1, len(bag_slot)):
         raise ValueError(f"num_filled: {num_filled} slots cannot hold {len(bag_slot)} bag tokens")
     hidden, weight = hidden.contiguous(), weight.contiguous()
-    options = _Options(softcap=softcap, z_loss=z_loss, part=part)
     bags = _compact(bag_tokens - part.first_token, bag_slot, bag_weight, min(num_filled, len(bag_slot)), len(hidden))
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _BagCrossEntropy.apply(hidden, weight, *bags, options, hidden.requires_grad, weight.requires_grad)
-    return _loss_alone(hidden, weight, bags, options)
-
-
-class _Options(NamedTuple):
-    softcap: float
-    z_loss: float
-    part: VocabularyPart
+    needs_hidden, needs_weight = (torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight))
+    if not (needs_hidden or needs_weight):
+        return _loss_alone(hidden, weight, bags, part)
+    with torch.no_grad():
+        d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, part, needs_hidden, needs_weight)
+        loss = _loss_of(lse, target, bags, part)
+    return _WithGradients.apply(hidden, weight, loss, bags.filled, d_hidden, d_weight)
 
 
 class _Bags(NamedTuple):
-    """What is in which slot, without the slots that have nothing."""
+    """The bags of the filled slots, one after the other.
+
+    slot    2 2 2 5 5 9
+    entry   0 0 0 1 1 2        with num_filled 4:  filled  2 5 9 N        starts  0 3 5 6 6
+    """
 
     tokens: Int64[Tensor, "B"]  # counted from the first one of this part of the vocabulary
     slot: Int64[Tensor, "B"]
     weight: Float32[Tensor, "B"]
     entry: Int64[Tensor, "B"]  # which of the filled slots
     filled: Int64[Tensor, "F"]  # the slots; past the last of them N
-    is_first: Bool[Tensor, "B"]  # of the pairs of its slot and its token
     starts: Int64[Tensor, "F1"]  # the bag tokens of filled slot e are [starts[e], starts[e + 1])
 
 
 def _compact(tokens: Tensor, slot: Tensor, weight: Tensor, num_filled: int, num_slots: int) -> _Bags:
-    is_first = torch.ones_like(slot, dtype=torch.bool)
-    is_first[1:] = slot[1:] != slot[:-1]
-    entry = is_first.cumsum(0) - 1
+    entry = (slot.diff(prepend=slot[:1]) != 0).cumsum(0)
     starts = torch.searchsorted(entry, torch.arange(num_filled + 1, device=slot.device))
     slots = torch.cat([slot, slot.new_full((1,), num_slots)])
-    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], _is_first_pair(tokens, slot), starts)
+    return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], starts)
 
 
-def _is_first_pair(tokens: Tensor, slot: Tensor) -> Tensor:
-    order = tokens.argsort(stable=True)  # and slots ascend, so that equal pairs are neighbours
-    tokens, slot = tokens[order], slot[order]
-    is_first = torch.ones_like(slot, dtype=torch.bool)
-    is_first[1:] = (tokens[1:] != tokens[:-1]) | (slot[1:] != slot[:-1])
-    return torch.empty_like(is_first).scatter_(0, order, is_first)
+class _WithGradients(torch.autograd.Function):
+    """A loss whose gradients are known: those of the filled rows of `hidden`, and of `weight`."""
 
-
-class _BagCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
-        tokens: Tensor,
-        slot: Tensor,
-        bag_weight: Tensor,
-        entry: Tensor,
+        loss: Tensor,
         filled: Tensor,
-        is_first: Tensor,
-        starts: Tensor,
-        options: _Options,
-        needs_hidden: bool,
-        needs_weight: bool,
-    ) -> tuple[Tensor, Tensor]:
-        bags = _Bags(tokens, slot, bag_weight, entry, filled, is_first, starts)
-        d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, options, needs_hidden, needs_weight)
-        loss, nll = _loss_of(lse, target, bags, options)
+        d_hidden: Tensor | None,
+        d_weight: Tensor | None,
+    ) -> Tensor:
         ctx.save_for_backward(filled, d_hidden, d_weight)
         ctx.num_slots, ctx.dtype = len(hidden), hidden.dtype
-        ctx.mark_non_differentiable(nll)
-        return loss, nll
+        return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         filled, d_hidden, d_weight = ctx.saved_tensors
         if d_hidden is not None:
             rows = _times(d_hidden, grad, ctx.dtype)
             d_hidden = rows.new_zeros(ctx.num_slots + 1, rows.shape[1]).index_copy_(0, filled, rows)[:-1]
         if d_weight is not None:
             d_weight = _times(d_weight, grad, ctx.dtype)
-        return d_hidden, d_weight, *[None] * 10
+        return d_hidden, d_weight, None, None, None, None
 
 
 def _gradients(
-    hidden: Tensor, weight: Tensor, bags: _Bags, options: _Options, needs_hidden: bool, needs_weight: bool
+    hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart, needs_hidden: bool, needs_weight: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """Gradients of the filled slots and of the weight, before they are rounded; lse [F], targets' own logits [B]."""
-    num_filled, dtype, (softcap, z_loss, part) = len(bags.filled), wide(hidden.dtype), options
+    """Gradients of the filled slots and of the weight, before they are rounded; lse [F], targets' own logits [B].
+
+    The gradient of the logits of a slot has a dense part, the other tokens, and a sparse one, the tokens of its bag:
+
+        dz[t]       = mass p[t]                                             t not in the bag
+        dz[t]       = mass p[t] - sum over its pairs of bag_weight          t in the bag
+                    = - sum over its pairs b of pair_weight[b]
+        pair_weight = bag_weight - mass p[t] at the first pair of t, bag_weight at the others
+
+    The dense part is probs scale, with probs = exp(z - base), 0 in the bag, and scale = mass exp(base - lse):
+
+        logits = hidden weight.T -> probs, lse of this part of the vocabulary -> sent to the other ranks
+        d_hidden = probs weight                                                  meanwhile
+        d_weight += probs.T (scale hidden)                                       when the lse of all has come
+
+    What is left, scale for d_hidden and the sparse part for both, is done to all chunks together.
+    """
+    num_filled, dtype = len(bags.filled), wide(hidden.dtype)
     d_hidden = hidden.new_empty(num_filled, hidden.shape[1], dtype=dtype) if needs_hidden else None
     d_weight = weight.new_empty(weight.shape, dtype=dtype) if needs_weight else None
-    target, pair_weight, pair_prob = (hidden.new_zeros(len(bags.slot), dtype=dtype) for _ in range(3))
-    all_lse, all_scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(2))
+    target = hidden.new_zeros(len(bags.slot), dtype=dtype)
+    lse, base, scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(3))
     chunks = list(_chunks(num_filled, len(weight)))
     all_logits = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight), dtype=dtype)
     for chunk in chunks:
-        starts = bags.starts[chunk.start : chunk.stop + 1]
         rows = hidden.index_select(0, bags.filled[chunk].clamp(max=len(hidden) - 1))
         logits = all_logits[: len(rows)]
         product_(logits, rows, weight.T, False)
-        pairs = target, pair_weight, pair_prob, bags.tokens, bags.weight, bags.is_first
-        own_lse, base, mass = softmax_(logits, *pairs, starts, hidden.dtype, softcap)
+        starts = bags.starts[chunk.start : chunk.stop + 1]
+        own_lse, base[chunk], mass = softmax_(logits, target, bags.tokens, bags.weight, starts, hidden.dtype)
         sent = begin_gather(F.pad(own_lse, (0, len(bags.slot) - len(rows))), part)  # as much for every pack
         probs = probs_of(logits, hidden.dtype)
         if d_hidden is not None:
             product_(d_hidden[chunk], probs, weight, False)
-        lse = all_lse[chunk] = finish(sent, part)[:, : len(rows)].logsumexp(0)
-        scale = all_scale[chunk] = mass * (1.0 + 2.0 * z_loss * lse) * (base - lse).exp()
+        lse[chunk] = finish(sent, part)[:, : len(rows)].logsumexp(0)
+        scale[chunk] = mass * (base[chunk] - lse[chunk]).exp()
         if d_weight is not None:
-            product_(d_weight, probs.T, (rows * scale[:, None]).to(rows.dtype), chunk.start > 0)
+            product_(d_weight, probs.T, (rows * scale[chunk, None]).to(rows.dtype), chunk.start > 0)
     entry = bags.entry.clamp(max=max(0, num_filled - 1))
-    pair_weight = pair_weight - pair_prob * all_scale[entry]
+    mass_prob = (target - base[entry]).exp() * scale[entry]
+    is_own = (bags.tokens >= 0) & (bags.tokens < len(weight))
+    is_first = _is_first_pair(bags.tokens, bags.slot)
+    pair_weight = torch.where(is_own, bags.weight - mass_prob.where(is_first, 0.0), 0.0)
     if d_hidden is not None:
-        hidden_grad_(d_hidden, all_scale, weight, bags.tokens, pair_weight, bags.starts)
+        hidden_grad_(d_hidden, scale, weight, bags.tokens, pair_weight, bags.starts)
     if d_weight is not None:
         d_weight = d_weight if chunks else d_weight.zero_()
         weight_grad_(d_weight, hidden, bags.tokens, bags.slot, pair_weight)
-    return d_hidden, d_weight, all_lse, target
+    return d_hidden, d_weight, lse, target
+
+
+def _is_first_pair(tokens: Tensor, slot: Tensor) -> Tensor:
+    """Whether none of the bag tokens before is the same token of the same slot.
+
+    slot      2 2 2 5 5
+    tokens    8 4 8 4 8
+    result    1 1 0 1 1
+    """
+    order = tokens.argsort(stable=True)  # equal pairs become neighbours, since slots ascend
+    is_first = torch.ones_like(slot, dtype=torch.bool)
+    is_first[order[1:]] = (tokens[order].diff() != 0) | (slot[order].diff() != 0)
+    return is_first
 
 
 def _chunks(num_filled: int, vocab: int) -> Iterator[slice]:
@@ -207,22 +215,20 @@ def _chunks(num_filled: int, vocab: int) -> Iterator[slice]:
         yield slice(first, min(first + size, num_filled))
 
 
-def _loss_alone(hidden: Tensor, weight: Tensor, bags: _Bags, options: _Options) -> tuple[Tensor, Tensor]:
+def _loss_alone(hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart) -> Tensor:
     rows = hidden.index_select(0, bags.filled.clamp(max=len(hidden) - 1))
-    lse = begin_gather(logsumexp_of_logits(rows, weight, options.softcap), options.part)
-    target = capped(bag_logits(hidden, weight, bags.tokens, bags.slot), options.softcap)
-    return _loss_of(finish(lse, options.part).logsumexp(0), target, bags, options)
+    lse = begin_gather(logsumexp_of_logits(rows, weight), part)
+    target = bag_token_logits(hidden, weight, bags.tokens, bags.slot)
+    return _loss_of(finish(lse, part).logsumexp(0), target, bags, part)
 
 
-def _loss_of(lse: Tensor, target: Tensor, bags: _Bags, options: _Options) -> tuple[Tensor, Tensor]:
-    """This rank's share of the loss, and the likelihoods; `target` is that of its own part."""
+def _loss_of(lse: Tensor, target: Tensor, bags: _Bags, part: VocabularyPart) -> Tensor:
+    """This rank's share of the loss; `target` is that of its own part."""
     if len(bags.slot) == 0:
-        return lse.new_zeros(()), lse.new_zeros(0)
-    target = finish(begin_sum(target, options.part), options.part)
+        return lse.new_zeros(())
+    target = finish(begin_sum(target, part), part)
     slot_lse = lse[bags.entry.clamp(max=len(lse) - 1)].masked_fill(bags.entry >= len(lse), torch.nan)
-    nll = slot_lse - target
-    loss = (bags.weight * (nll + options.z_loss * slot_lse.square())).sum()
-    return loss / options.part.size, nll
+    return (bags.weight * (slot_lse - target)).sum() / part.size
 
 
 def _times(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:

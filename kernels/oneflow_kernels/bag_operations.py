@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,6 +27,14 @@ def has_kernel(x: Tensor) -> bool:
     return x.dtype != torch.float64 and uses_triton(x)
 
 
+def _implementation(x: Tensor) -> ModuleType:
+    if has_kernel(x):
+        from oneflow_kernels import bag_operations_kernels  # here: it needs Triton
+
+        return bag_operations_kernels
+    return reference_bag
+
+
 @torch.library.custom_op(
     "oneflow::product_", mutates_args={"out"}, schema="(Tensor(a!) out, Tensor a, Tensor b, bool is_added) -> ()"
 )
@@ -42,11 +51,6 @@ def product_(out: Tensor, a: Tensor, b: Tensor, is_added: bool) -> None:
         torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
 
 
-@product_.register_fake
-def _(out: Tensor, a: Tensor, b: Tensor, is_added: bool) -> None:
-    torch._check(out.shape == (a.shape[0], b.shape[1]))
-
-
 @register_flop_formula(torch.ops.oneflow.product_)
 def _product_flops(out: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
     return 2 * math.prod(a) * b[1]
@@ -54,53 +58,40 @@ def _product_flops(out: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 @torch.library.custom_op(
     "oneflow::bag_softmax_",
-    mutates_args={"logits", "target", "pair_weight", "pair_prob"},
-    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor(c!) pair_weight, Tensor(d!) pair_prob, Tensor bag_tokens, "
-    "Tensor bag_weight, Tensor is_first, Tensor starts, ScalarType dtype, float softcap) -> (Tensor, Tensor, Tensor)",
+    mutates_args={"logits", "target"},
+    schema="(Tensor(a!) logits, Tensor(b!) target, Tensor bag_tokens, Tensor bag_weight, Tensor starts, "
+    "ScalarType dtype) -> (Tensor, Tensor, Tensor)",
 )
 def softmax_(
     logits: Tensor,
     target: Tensor,
-    pair_weight: Tensor,
-    pair_prob: Tensor,
     bag_tokens: Tensor,
     bag_weight: Tensor,
-    is_first: Tensor,
     starts: Tensor,
     dtype: torch.dtype,
-    softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One pass over the logits of a chunk: they become what the products of the backward pass need of them.
 
-        z[i]           = logits[i], or softcap tanh(logits[i] / softcap)
-        lse[i]         = logsumexp(z[i])
-        probs[i]       = exp(z[i] - base[i]) dz/dlogits             of `dtype`, where the logits were; see `probs_of`
-                         but 0 at the tokens of bag i
-        mass[i]        = sum of bag_weight over the bag of slot i
-        target[b]      = z[i, bag_tokens[b]]                        0 where the vocabulary part has it not
-        pair_weight[b] = bag_weight[b] dz/dlogits[i, bag_tokens[b]] likewise
-        pair_prob[b]   = exp(target[b] - base[i]) dz/dlogits        likewise, and 0 unless is_first[b]
+        lse[i]    = logsumexp(logits[i])
+        probs[i]  = exp(logits[i] - base[i])         of `dtype`, where the logits were; see `probs_of`
+                    but 0 at the tokens of bag i
+        mass[i]   = sum of bag_weight over the bag of slot i
+        target[b] = logits[i, bag_tokens[b]]         0 where the vocabulary part has it not
 
-    `base` is any number near the largest z: softmax is probs exp(base - lse), and what is one factor for a row is left
-    to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts. The
+    `base` is any number near the largest logit: softmax is probs exp(base - lse), and what is one factor for a row is
+    left to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts. The
     probability of a bag's own token is the one from which something is subtracted: it is left out of `probs`, which are
     rounded, and goes the way of the one-hot part, in float32.
 
     Args:
         logits: rows of consecutive elements.
         bag_tokens: counted from the first token of the part.
-        is_first: of the pairs of one slot and one token all but one are not.
         starts: bag i is [starts[i], starts[i + 1]); elements of other bag tokens are left alone.
 
     Returns:
         lse, base, mass.
     """
-    pairs = target, pair_weight, pair_prob, bag_tokens, bag_weight, is_first
-    if has_kernel(logits):
-        from oneflow_kernels import bag_kernels as kernels
-
-        return kernels.softmax_(logits, *pairs, starts, dtype, softcap)
-    return reference_bag.softmax_(logits, *pairs, starts, dtype, softcap)
+    return _implementation(logits).softmax_(logits, target, bag_tokens, bag_weight, starts, dtype)
 
 
 @softmax_.register_fake
@@ -123,17 +114,7 @@ def hidden_grad_(
     grad: Tensor, scale: Tensor, weight: Tensor, bag_tokens: Tensor, pair_weight: Tensor, starts: Tensor
 ) -> None:
     """`grad[i] = scale[i] grad[i] - sum over bag i of pair_weight[b] weight[bag_tokens[b]]`, as for `softmax_`."""
-    if has_kernel(grad):
-        from oneflow_kernels import bag_kernels as kernels
-
-        kernels.hidden_grad_(grad, scale, weight, bag_tokens, pair_weight, starts)
-    else:
-        reference_bag.hidden_grad_(grad, scale, weight, bag_tokens, pair_weight, starts)
-
-
-@hidden_grad_.register_fake
-def _(*_: Any) -> None:
-    return None
+    _implementation(grad).hidden_grad_(grad, scale, weight, bag_tokens, pair_weight, starts)
 
 
 @torch.library.custom_op(
@@ -143,17 +124,7 @@ def _(*_: Any) -> None:
 )
 def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
     """`grad[token] -= sum over its bag tokens b of pair_weight[b] hidden[bag_slot[b]]`, in the order of b."""
-    if has_kernel(grad):
-        from oneflow_kernels import bag_kernels as kernels
-
-        kernels.weight_grad_(grad, hidden, bag_tokens, bag_slot, pair_weight)
-    else:
-        reference_bag.weight_grad_(grad, hidden, bag_tokens, bag_slot, pair_weight)
-
-
-@weight_grad_.register_fake
-def _(*_: Any) -> None:
-    return None
+    _implementation(grad).weight_grad_(grad, hidden, bag_tokens, bag_slot, pair_weight)
 
 
 @torch.library.custom_op(
@@ -161,15 +132,11 @@ def _(*_: Any) -> None:
     mutates_args=(),
     schema="(Tensor hidden, Tensor weight, Tensor bag_tokens, Tensor bag_slot) -> Tensor",
 )
-def bag_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
+def bag_token_logits(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     """`hidden[bag_slot[b]] . weight[bag_tokens[b]]` of each bag token; 0 where the vocabulary part has it not."""
-    if has_kernel(hidden):
-        from oneflow_kernels import bag_kernels as kernels
-
-        return kernels.bag_logits_of(hidden, weight, bag_tokens, bag_slot)
-    return reference_bag.bag_logits(hidden, weight, bag_tokens, bag_slot)
+    return _implementation(hidden).bag_token_logits(hidden, weight, bag_tokens, bag_slot)
 
 
-@bag_logits.register_fake
+@bag_token_logits.register_fake
 def _(hidden: Tensor, weight: Tensor, bag_tokens: Tensor, bag_slot: Tensor) -> Tensor:
     return hidden.new_empty(bag_tokens.shape, dtype=wide(hidden.dtype))

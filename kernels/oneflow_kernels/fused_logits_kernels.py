@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import no_type_check
 
 import torch
@@ -12,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, Variant, describe, on
-from oneflow_kernels.triton_ops import capped, dot
+from oneflow_kernels.launches import ALL, AMD, NEW, OLD, Launch, Launches, on
+from oneflow_kernels.triton_ops import dot
 
 GROUP = 16  # tiles of rows that go through the vocabulary together
 
@@ -78,8 +77,8 @@ def _product(
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
 def logsumexp(
-    hidden, weight, out, num_rows, vocab, width, stride, weight_stride, softcap, IS_CAPPED: tl.constexpr,
-    IS_EVEN: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    hidden, weight, out, num_rows, vocab, width, stride, weight_stride, IS_EVEN: tl.constexpr,
+    GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Of the logits of one tile."""
     row_tile, tile = _place(num_rows, tl.cdiv(vocab, BLOCK_N), BLOCK_M, GROUP)
@@ -88,7 +87,7 @@ def logsumexp(
         hidden, weight, tl.minimum(row, num_rows - 1), tl.minimum(token, vocab - 1), width, stride, weight_stride,
         BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN,
     )  # fmt: skip
-    z = tl.where((token < vocab)[None, :], capped(logits, softcap, IS_CAPPED), -float("inf"))
+    z = tl.where((token < vocab)[None, :], logits, -float("inf"))
     top = tl.max(z, 1)
     total = tl.sum(tl.exp(z - top[:, None]), 1)
     tl.store(out + tile.to(tl.int64) * num_rows + row, top + tl.log(total), mask=row < num_rows)
@@ -111,9 +110,8 @@ def _gumbel(key, group, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows", "first_token", "limit"])
 def best_token(
-    hidden, other, weight, noise_key, best, best_token, num_rows, vocab, width, stride, weight_stride,
-    inverse_temperature, guidance, softcap, first_token, limit,
-    IS_GUIDED: tl.constexpr, IS_CAPPED: tl.constexpr, IS_EVEN: tl.constexpr, GROUP: tl.constexpr,
+    hidden, weight, noise_key, best, best_token, num_rows, vocab, width, stride, weight_stride,
+    inverse_temperature, first_token, limit, IS_EVEN: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Of the noisy logits of one tile. Tiles begin at multiples of BLOCK_N in the whole vocabulary, as its noise."""
@@ -122,20 +120,9 @@ def best_token(
     row = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     own = tile * BLOCK_N - before + tl.arange(0, BLOCK_N)
     near_row, near_own = tl.minimum(row, num_rows - 1), tl.maximum(tl.minimum(own, vocab - 1), 0)
-    z = capped(
-        _product(
-            hidden, weight, near_row, near_own, width, stride, weight_stride, BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN
-        ),
-        softcap, IS_CAPPED,
+    z = _product(
+        hidden, weight, near_row, near_own, width, stride, weight_stride, BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN
     )  # fmt: skip
-    if IS_GUIDED:
-        from_z = capped(
-            _product(
-                other, weight, near_row, near_own, width, stride, weight_stride, BLOCK_M, BLOCK_N, BLOCK_K, IS_EVEN
-            ),
-            softcap, IS_CAPPED,
-        )  # fmt: skip
-        z = from_z + guidance * (z - from_z)
     key = tl.load(noise_key + near_row)
     group = (first_token - before + tile * BLOCK_N) // 4 + tl.arange(0, BLOCK_N // 4)
     z = z * inverse_temperature + _gumbel(key, group, BLOCK_M, BLOCK_N)
@@ -150,68 +137,37 @@ def best_token(
 # Launches; what each computes is said in `fused_logits`.
 
 
-def _options(launch: Launch, width: int) -> dict[str, int]:
-    return {"IS_EVEN": width % launch.tiles["BLOCK_K"] == 0, "GROUP": GROUP, **launch.options()}
-
-
-def logsumexp_of_logits(hidden: Tensor, weight: Tensor, softcap: float) -> Tensor:
+def logsumexp_of_logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """One value from each tile, then one from those of a row."""
     launch = LOGSUMEXP[hidden.itemsize].best(hidden)
+    grid, parts = _tiles_of(launch, hidden, len(weight))
     (rows, width), vocab = hidden.shape, len(weight)
-    tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
-    parts = hidden.new_empty(tiles, rows, dtype=torch.float32)
-    if rows:
-        with torch.cuda.device_of(hidden):
-            logsumexp[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
-                hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0), softcap,
-                IS_CAPPED=softcap > 0.0, **_options(launch, width),
-            )  # fmt: skip
+    launch.run(
+        logsumexp, grid, hidden, hidden, weight, parts, rows, vocab, width, hidden.stride(0), weight.stride(0),
+        IS_EVEN=width % launch.tiles["BLOCK_K"] == 0, GROUP=GROUP,
+    )  # fmt: skip
     return parts.logsumexp(0)
 
 
 def noisy_best_token(
-    hidden: Tensor,
-    other: Tensor | None,
-    weight: Tensor,
-    noise_key: Tensor,
-    temperature: float,
-    guidance: float,
-    softcap: float,
-    first_token: int,
-    limit: int,
+    hidden: Tensor, weight: Tensor, noise_key: Tensor, temperature: float, first_token: int, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """One candidate from each tile, then one from those of a row."""
+    """The best of each tile, then that of a row."""
     launch = BEST_TOKEN[hidden.itemsize].best(hidden)
-    (rows, width), vocab = hidden.shape, len(weight)
-    tiles = triton.cdiv(first_token % launch.tiles["BLOCK_N"] + vocab, launch.tiles["BLOCK_N"])
-    best = hidden.new_empty(tiles, rows, dtype=torch.float32)
+    grid, best = _tiles_of(launch, hidden, first_token % launch.tiles["BLOCK_N"] + len(weight))
     token = torch.empty_like(best, dtype=torch.int64)
-    if rows:
-        with torch.cuda.device_of(hidden):
-            best_token[(triton.cdiv(rows, launch.tiles["BLOCK_M"]) * tiles,)](
-                hidden, hidden if other is None else other, weight, noise_key, best, token,
-                rows, vocab, width, hidden.stride(0), weight.stride(0),
-                1.0 / temperature, guidance, softcap, first_token, limit,
-                IS_GUIDED=other is not None, IS_CAPPED=softcap > 0.0, **_options(launch, width),
-            )  # fmt: skip
+    (rows, width), vocab = hidden.shape, len(weight)
+    launch.run(
+        best_token, grid, hidden, hidden, weight, noise_key, best, token,
+        rows, vocab, width, hidden.stride(0), weight.stride(0), 1.0 / temperature, first_token, limit,
+        IS_EVEN=width % launch.tiles["BLOCK_K"] == 0, GROUP=GROUP,
+    )  # fmt: skip
     value = best.amax(0)
     return value, torch.where(best == value, token, torch.iinfo(torch.int64).max).amin(0)
 
 
-TYPES = {
-    **dict.fromkeys(("width", "stride", "weight_stride"), "i32:16"),
-    **dict.fromkeys(("num_rows", "vocab", "first_token", "limit"), "i32"),
-    **dict.fromkeys(("softcap", "inverse_temperature", "guidance"), "fp32"),
-    **dict.fromkeys(("noise_key", "best_token"), "*i64"),
-    **dict.fromkeys(("out", "best"), "*fp32"),
-}
-
-
-def variants() -> Iterator[Variant]:
-    """Every kernel as it is shipped; widths that are no multiple of a tile's are the same code with a mask."""
-    for dtype, num_bytes in (("bf16", 2), ("fp16", 2), ("fp32", 4)):
-        for is_capped in (False, True):
-            rules = {"IS_CAPPED": is_capped, "IS_EVEN": True, "GROUP": GROUP}
-            yield from describe(logsumexp, LOGSUMEXP[num_bytes], rules, TYPES, dtype)
-            for is_guided in (False, True):
-                yield from describe(best_token, BEST_TOKEN[num_bytes], rules | {"IS_GUIDED": is_guided}, TYPES, dtype)
+def _tiles_of(launch: Launch, hidden: Tensor, vocab: int) -> tuple[tuple[int], Tensor]:
+    """How many tiles all logits have, and room for a number of each row of each."""
+    tiles = triton.cdiv(vocab, launch.tiles["BLOCK_N"])
+    row_tiles = triton.cdiv(len(hidden), launch.tiles["BLOCK_M"])
+    return (row_tiles * tiles,), hidden.new_empty(tiles, len(hidden), dtype=torch.float32)

@@ -152,17 +152,17 @@ def _backward_flops(grad: Any, *inputs: Any, **_: Any) -> int:
 
 
 def _triton_forward(query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals) -> tuple[Tensor, Tensor]:
-    from oneflow_kernels import attention_kernels as kernels
+    from oneflow_kernels import interval_attention_kernels as kernels
 
     rows, heads, width = query.shape
     out, logsumexp = torch.empty_like(query), query.new_empty(heads, rows, dtype=torch.float32)
     launch = kernels.launches_of(kernels.FORWARD, query.itemsize, width).best(query)
-    with torch.cuda.device_of(query):
-        kernels.attention_forward[-(-rows // launch.tiles["BLOCK_M"]), heads](
-            query, key, value, intervals.start, intervals.end, out, logsumexp,
-            rows, heads, heads // key.shape[1], math.log2(math.e) / math.sqrt(width),
-            WIDTH=width, PADDED=kernels.padded_width(width), **launch.options(),
-        )  # fmt: skip
+    launch.run(
+        kernels.attention_forward, (-(-rows // launch.tiles["BLOCK_M"]), heads), query,
+        query, key, value, intervals.start, intervals.end, out, logsumexp,
+        rows, heads, heads // key.shape[1], math.log2(math.e) / math.sqrt(width),
+        WIDTH=width, PADDED=kernels.padded_width(width),
+    )  # fmt: skip
     return out, logsumexp
 
 
@@ -170,7 +170,7 @@ def _triton_backward(
     grad: Tensor, grad_logsumexp: Tensor | None, out: Tensor, logsumexp: Tensor,
     query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    from oneflow_kernels import attention_kernels as kernels
+    from oneflow_kernels import interval_attention_kernels as kernels
 
     rows, heads, width = query.shape
     num_kv_heads = key.shape[1]
@@ -179,18 +179,20 @@ def _triton_backward(
     inputs = query, key, value, grad, logsumexp, delta
     sizes = rows, heads, heads // num_kv_heads, 1.0 / math.sqrt(width)
     widths = {"WIDTH": width, "PADDED": kernels.padded_width(width)}
-    with torch.cuda.device_of(query):
-        launch = kernels.DELTA.best(query)
-        kernels.attention_delta[-(-rows // launch.tiles["BLOCK_M"]), heads](
-            out, grad, delta if grad_logsumexp is None else grad_logsumexp, delta, rows, heads,
-            HAS_GRAD=grad_logsumexp is not None, **widths, **launch.options(),
-        )  # fmt: skip
-        launch = kernels.launches_of(kernels.KEY_GRADIENT, query.itemsize, width).best(query)
-        kernels.attention_key_gradient[-(-rows // launch.tiles["BLOCK_N"]), num_kv_heads](
-            *inputs, intervals.query_start, intervals.query_end, d_key, d_value, *sizes, **widths, **launch.options()
-        )
-        launch = kernels.launches_of(kernels.QUERY_GRADIENT, query.itemsize, width).best(query)
-        kernels.attention_query_gradient[-(-rows // launch.tiles["BLOCK_M"]), heads](
-            *inputs, intervals.start, intervals.end, d_query, *sizes, **widths, **launch.options()
-        )
+    launch = kernels.DELTA.best(query)
+    launch.run(
+        kernels.attention_delta, (-(-rows // launch.tiles["BLOCK_M"]), heads), query,
+        out, grad, delta if grad_logsumexp is None else grad_logsumexp, delta, rows, heads,
+        HAS_GRAD=grad_logsumexp is not None, **widths,
+    )  # fmt: skip
+    launch = kernels.launches_of(kernels.KEY_GRADIENT, query.itemsize, width).best(query)
+    launch.run(
+        kernels.attention_key_gradient, (-(-rows // launch.tiles["BLOCK_N"]), num_kv_heads), query,
+        *inputs, intervals.query_start, intervals.query_end, d_key, d_value, *sizes, **widths,
+    )  # fmt: skip
+    launch = kernels.launches_of(kernels.QUERY_GRADIENT, query.itemsize, width).best(query)
+    launch.run(
+        kernels.attention_query_gradient, (-(-rows // launch.tiles["BLOCK_M"]), heads), query,
+        *inputs, intervals.start, intervals.end, d_query, *sizes, **widths,
+    )  # fmt: skip
     return d_query, d_key, d_value

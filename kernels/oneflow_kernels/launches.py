@@ -24,9 +24,12 @@ class Launch(NamedTuple):
     num_warps: int
     num_stages: int
 
-    def options(self) -> dict[str, int]:
-        """As keyword arguments of a kernel."""
-        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+    def run(self, kernel: Any, grid: tuple[int, ...], like: Tensor, *arguments: object, **rules: object) -> None:
+        """Launch a kernel on the device of `like`; an empty grid computes nothing."""
+        if all(grid):
+            options = {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+            with torch.cuda.device_of(like):
+                kernel[grid](*arguments, **rules, **options)
 
     def __str__(self) -> str:
         tiles = " x ".join(str(size) for size in self.tiles.values())
@@ -86,40 +89,3 @@ def tuned(device: str) -> dict[str, Launch]:
     path = tuned_file(TUNED, device)
     found = json.loads(path.read_text())["launches"] if path.exists() else {}
     return {kernel: Launch(**launch) for kernel, launch in found.items()}
-
-
-class Variant(NamedTuple):
-    """A kernel as it is shipped, with all that its compilation depends on; see `resources`."""
-
-    name: str  # such as "attention forward, bf16, width 128"
-    kernel: object  # the triton.jit function
-    signature: dict[str, str]  # every argument in order: "*bf16", "i32", "i32:16" (a multiple of 16), "constexpr"
-    constants: dict[str, object]  # of the constexpr arguments, tiles among them
-    launch: Launch
-    targets: tuple[str, ...]  # where it runs
-
-
-def describe(
-    kernel: Any, launches: Launches, rules: Mapping[str, object], types: Mapping[str, str], dtype: str, form: str = ""
-) -> list[Variant]:
-    """The variants of a kernel for one dtype, one for each launch.
-
-    Args:
-        rules: the constexpr arguments that are no sizes of tiles.
-        types: of the arguments that are neither constexpr nor tensors of that dtype.
-        dtype: as Triton writes it, such as "bf16".
-        form: what else its name tells.
-    """
-    features = [name.removeprefix("IS_").removeprefix("HAS_").lower() for name, value in rules.items() if value is True]
-    name = ", ".join([kernel.__name__.replace("_", " "), dtype, *features, *([form] if form else [])])
-    variants: dict[str, Variant] = {}
-    for target, ways in launches.ways.items():
-        for launch in ways if target != CPU[0] else []:
-            constants = {**launch.tiles, **rules}
-            signature = {
-                arg: "constexpr" if arg in constants else types.get(arg, f"*{dtype}") for arg in kernel.arg_names
-            }
-            known = variants.get(str(launch))
-            targets = (target,) if known is None else (*known.targets, target)
-            variants[str(launch)] = Variant(name, kernel, signature, constants, launch, targets)
-    return list(variants.values())

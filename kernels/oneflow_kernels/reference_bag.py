@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_kernels.philox import MASK, philox
@@ -16,50 +16,36 @@ def bag_cross_entropy(
     weight: Float[Tensor, "v D"],
     bag_tokens: Int64[Tensor, "B"],
     bag_slot: Int64[Tensor, "B"],
-    softcap: float = 0.0,
-) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Negative log-likelihood of each bag token, and the logsumexp of its slot's logits, of all logits at once.
+    bag_weight: Float32[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """The weighted negative log-likelihood of the bag tokens, of all logits at once.
 
-    z[s] = weight @ hidden[s], or softcap tanh(that / softcap)      nll[b] = logsumexp(z[s]) - z[s, v]
+        z = hidden @ weight.T           loss = sum over b of bag_weight[b] (logsumexp(z[s]) - z[s, bag_tokens[b]])
 
-    In float32, or in float64 where the operands are.
+    with s = bag_slot[b]. In float32, or in float64 where the operands are.
     """
-    logits = capped(_upcast(hidden) @ _upcast(weight).T, softcap)
-    lse = logits.logsumexp(-1)[bag_slot]
-    return lse - logits[bag_slot, bag_tokens], lse
-
-
-def capped(x: Tensor, softcap: float) -> Tensor:
-    """`softcap tanh(x / softcap)`; 0 caps nothing."""
-    return torch.tanh(x / softcap) * softcap if softcap else x
+    logits = _upcast(hidden) @ _upcast(weight).T
+    nll = logits.logsumexp(-1)[bag_slot] - logits[bag_slot, bag_tokens]
+    return (bag_weight * nll).sum()
 
 
 def softmax_(
     logits: Float[Tensor, "n v"],
     target: Float[Tensor, "B"],
-    pair_weight: Float[Tensor, "B"],
-    pair_prob: Float[Tensor, "B"],
     bag_tokens: Int64[Tensor, "B"],
     bag_weight: Float[Tensor, "B"],
-    is_first: Bool[Tensor, "B"],
     starts: Int64[Tensor, "m"],
     dtype: torch.dtype,
-    softcap: float,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
     """See `bag_operations.softmax_`."""
     pairs, row = _pairs_of(starts)
     tokens, weights = bag_tokens[pairs], bag_weight[pairs].to(logits.dtype)
     is_own = (tokens >= 0) & (tokens < logits.shape[1])
-    z = capped(logits, softcap)
-    own = torch.where(is_own, z[row, tokens.where(is_own, 0)], 0.0)
-    target[pairs] = own
-    pair_weight[pairs] = torch.where(is_own, weights * _slope(own, softcap), 0.0)
-    mass = z.new_zeros(len(z)).index_add_(0, row, weights)
-    base = z.amax(-1)
-    probs = (z - base[:, None]).exp_()
+    target[pairs] = torch.where(is_own, logits[row, tokens.where(is_own, 0)], 0.0)
+    mass = logits.new_zeros(len(logits)).index_add_(0, row, weights)
+    base = logits.amax(-1)
+    probs = (logits - base[:, None]).exp_()
     lse = base + probs.sum(-1).log()
-    probs *= _slope(z, softcap)
-    pair_prob[pairs] = torch.where(is_own & is_first[pairs], probs[row, tokens.where(is_own, 0)], 0.0)
     probs[row[is_own], tokens[is_own]] = 0.0
     logits.view(dtype)[:, : logits.shape[1]].copy_(probs)
     return lse, base, mass
@@ -91,21 +77,16 @@ def weight_grad_(
     grad.index_add_(0, bag_tokens.clamp(0, len(grad) - 1), rows)
 
 
-def bag_logits(
+def bag_token_logits(
     hidden: Float[Tensor, "N D"],
     weight: Float[Tensor, "v D"],
     bag_tokens: Int64[Tensor, "B"],
     bag_slot: Int64[Tensor, "B"],
 ) -> Float[Tensor, "B"]:
-    """See `bag_operations.bag_logits`."""
+    """See `bag_operations.bag_token_logits`."""
     is_own = (bag_tokens >= 0) & (bag_tokens < len(weight))
     own = (_upcast(hidden[bag_slot]) * _upcast(weight[bag_tokens.where(is_own, 0)])).sum(-1)
     return torch.where(is_own, own, 0.0)
-
-
-def _slope(z: Tensor, softcap: float) -> Tensor:
-    """Derivative of `capped` where it is z."""
-    return 1.0 - (z / softcap).square() if softcap else torch.ones_like(z)
 
 
 def _pairs_of(starts: Int64[Tensor, "m"]) -> tuple[slice, Int64[Tensor, "P"]]:
@@ -122,31 +103,24 @@ def _upcast(x: Tensor) -> Tensor:
 CHUNK_SLOTS = 2048
 
 
-def logsumexp_of_logits(
-    hidden: Float[Tensor, "F D"], weight: Float[Tensor, "v D"], softcap: float
-) -> Float[Tensor, "F"]:
+def logsumexp_of_logits(hidden: Float[Tensor, "F D"], weight: Float[Tensor, "v D"]) -> Float[Tensor, "F"]:
     """See `fused_logits.logsumexp_of_logits`; the logits of CHUNK_SLOTS rows at a time."""
     weight = _upcast(weight)
-    parts = [capped(_upcast(rows) @ weight.T, softcap).logsumexp(-1) for rows in hidden.split(CHUNK_SLOTS)]
+    parts = [(_upcast(rows) @ weight.T).logsumexp(-1) for rows in hidden.split(CHUNK_SLOTS)]
     return torch.cat(parts) if len(hidden) else weight.new_empty(0)
 
 
 def noisy_best_token(
     hidden: Float[Tensor, "F D"],
-    other: Float[Tensor, "F D"] | None,
     weight: Float[Tensor, "v D"],
     noise_key: Int64[Tensor, "F"],
     temperature: float,
-    guidance: float,
-    softcap: float,
     first_token: int,
     limit: int,
 ) -> tuple[Float[Tensor, "F"], Int64[Tensor, "F"]]:
     """See `fused_logits.noisy_best_token`; from all logits at once."""
     weight = _upcast(weight)
-    logits = capped(_upcast(hidden) @ weight.T, softcap)
-    if other is not None:
-        logits = torch.lerp(capped(_upcast(other) @ weight.T, softcap), logits, guidance)
+    logits = _upcast(hidden) @ weight.T
     token = torch.arange(first_token, first_token + len(weight), device=weight.device)
     noisy = logits / temperature + gumbel(noise_key, token)
     best = noisy.masked_fill(token >= limit, -torch.inf).max(-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import re
 import subprocess
@@ -13,9 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from oneflow_kernels.launches import ALL, Launch, Variant
+from oneflow_kernels.launches import ALL, Launch
+from oneflow_kernels.variants import Variant, all_variants
 
-FAMILIES = ("attention", "bag", "fused_logits", "norm", "rotary", "swiglu")
 SHARED_BYTES = dict(zip(ALL, (232448, 232448, 166912, 65536), strict=True))  # of one program
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 
@@ -37,12 +36,6 @@ class Usage:
     def fits(self) -> bool:
         """Whether nothing is spilled and the shared memory exists."""
         return self.spilled_bytes == 0 and self.shared_bytes <= SHARED_BYTES[self.target]
-
-
-def all_variants() -> list[Variant]:
-    """Every kernel in every form that is shipped."""
-    modules = [importlib.import_module(f"oneflow_kernels.{family}_kernels") for family in FAMILIES]
-    return [variant for module in modules for variant in module.variants()]
 
 
 def measure(variant: Variant, target: str) -> Usage:

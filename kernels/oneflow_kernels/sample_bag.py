@@ -21,15 +21,11 @@ def sample_bag(
     temperature: float,
     limit: int | None = None,
     *,
-    other: Float[Tensor, "F D"] | None = None,
-    guidance: float = 1.0,
-    softcap: float = 0.0,
     part: VocabularyPart = WHOLE,
 ) -> Int64[Tensor, "F"]:
     """A token for each slot, with the probability that a softmax gives it, by the largest of noisy logits.
 
-        z(h)     = weight @ h, or softcap tanh(that / softcap)
-        z[s]     = z(other[s]) + guidance (z(hidden[s]) - z(other[s])), or z(hidden[s]) without `other`
+        z[s]     = weight @ hidden[s]
         token[s] = argmax over t < limit of z[s, t] / temperature + gumbel(noise_key[s], t)
                  ~ softmax(z[s, :limit] / temperature)
 
@@ -39,7 +35,6 @@ def sample_bag(
         noise_key: any 64 bits; a slot's token depends on nothing else but its logits. Draw one for each token.
         temperature: at least LEAST_TEMPERATURE.
         limit: tokens from here on are never drawn; None draws from all of them.
-        other: hidden states that guidance leads away from.
         part: with several ranks, all of them call alike; only their best tokens travel, and all get the same ones.
 
     Raises:
@@ -56,18 +51,8 @@ def sample_bag(
         raise ValueError(f"temperature: {temperature} must be at least {LEAST_TEMPERATURE:g}")
     if not limit > 0:
         raise ValueError(f"limit: {limit} must be positive")
-    other = None if other is None else other.contiguous()
-    value, token = noisy_best_token(
-        hidden.contiguous(),
-        other,
-        weight.contiguous(),
-        noise_key,
-        float(temperature),
-        float(guidance),
-        float(softcap),
-        part.first_token,
-        limit,
-    )
+    hidden, weight = hidden.contiguous(), weight.contiguous()
+    value, token = noisy_best_token(hidden, weight, noise_key, float(temperature), part.first_token, limit)
     value, token = (finish(begin_gather(x, part), part) for x in (value, token))
     return lowest_best(value, token)
 

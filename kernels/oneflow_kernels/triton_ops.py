@@ -35,14 +35,3 @@ def cast(x, dtype: tl.constexpr):
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
     return x.to(dtype)
-
-
-@no_type_check
-@triton.jit
-def capped(x, softcap, IS_CAPPED: tl.constexpr):
-    """`softcap tanh(x / softcap)`."""
-    if IS_CAPPED:
-        small = tl.exp(tl.abs(x) * (-2.0 / softcap))
-        size = softcap * (1.0 - small) / (1.0 + small)
-        x = tl.where(x < 0.0, -size, size)
-    return x

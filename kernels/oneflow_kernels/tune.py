@@ -18,22 +18,14 @@ import triton
 from torch import Tensor
 from triton.testing import do_bench
 
-from oneflow_kernels import (
-    attention_kernels,
-    bag_kernels,
-    fused_logits_kernels,
-    norm_kernels,
-    rotary_kernels,
-    swiglu_kernels,
-)
+from oneflow_kernels import bag_operations_kernels as bags
+from oneflow_kernels import fused_logits_kernels as fused
+from oneflow_kernels import interval_attention_kernels as attention
 from oneflow_kernels.backend import uses_triton
 from oneflow_kernels.fused_logits import logsumexp_of_logits, noisy_best_token
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.key_intervals import document_intervals
 from oneflow_kernels.launches import TUNED, Launch, Launches, chosen, device_name, target_of, tuned_file
-from oneflow_kernels.norm import modulated_rms_norm
-from oneflow_kernels.rotary import rotary
-from oneflow_kernels.swiglu import swiglu
 
 ROUNDS = 3  # in each all launches of a kernel are timed in turn
 Call = Callable[[], object]
@@ -50,7 +42,6 @@ def contests(device: torch.device, scale: int) -> Iterator[Contest]:
     """Of every kernel that has several launches, at sizes of an 8B model, or `scale` times smaller."""
     yield from attention_contests(device, scale)
     yield from bag_contests(device, scale)
-    yield from row_contests(device, scale)
 
 
 def attention_contests(device: torch.device, scale: int) -> Iterator[Contest]:
@@ -65,9 +56,9 @@ def attention_contests(device: torch.device, scale: int) -> Iterator[Contest]:
             return interval_attention(q, k, v, intervals, rows // 8)
 
         learned = [x.requires_grad_() for x in (query, key, value)]
-        for table in (attention_kernels.FORWARD, attention_kernels.KEY_GRADIENT, attention_kernels.QUERY_GRADIENT):
-            launches = attention_kernels.launches_of(table, 2, width)
-            is_forward = table is attention_kernels.FORWARD
+        for table in (attention.FORWARD, attention.KEY_GRADIENT, attention.QUERY_GRADIENT):
+            launches = attention.launches_of(table, 2, width)
+            is_forward = table is attention.FORWARD
             yield Contest(launches, forward if is_forward else _backward_of(forward(), learned, grad))
 
 
@@ -77,40 +68,14 @@ def bag_contests(device: torch.device, scale: int) -> Iterator[Contest]:
     hidden, weight = _normal(device, rows, width), _normal(device, vocab, width) * width**-0.5
     logits = hidden.float() @ weight.float().T
     own, tokens, starts = logits.clone(), torch.arange(rows, device=device), torch.arange(rows + 1, device=device)
-    empty = torch.zeros(rows, device=device)
-    pairs = empty, empty.clone(), empty.clone()
-    rest = tokens, torch.ones(rows, device=device), torch.ones(rows, dtype=torch.bool, device=device), starts
+    target, bag_weight = torch.zeros(rows, device=device), torch.ones(rows, device=device)
 
     def softmax() -> object:
-        return bag_kernels.softmax_(own.copy_(logits), *pairs, *rest, torch.bfloat16, 0.0)
+        return bags.softmax_(own.copy_(logits), target, tokens, bag_weight, starts, torch.bfloat16)
 
-    yield Contest(bag_kernels.SOFTMAX, softmax)
-    yield Contest(fused_logits_kernels.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight, 0.0))
-    yield Contest(
-        fused_logits_kernels.BEST_TOKEN[2],
-        lambda: noisy_best_token(hidden, None, weight, tokens, 1.0, 1.0, 0.0, 0, vocab),
-    )
-
-
-def row_contests(device: torch.device, scale: int) -> Iterator[Contest]:
-    """What stands between the products of a block."""
-    rows = 16384 // scale
-    for width in (2048, 4096):
-        x, factor = _normal(device, rows, width).requires_grad_(), _normal(device, width).requires_grad_()
-
-        def norm(x: Tensor = x, factor: Tensor = factor) -> Tensor:
-            return modulated_rms_norm(x, factor, None, None, None, 1e-5)
-
-        backward = _backward_of(norm(), [x, factor], _normal(device, rows, width))
-        yield Contest(norm_kernels.launches_for(norm_kernels.FORWARD, width), norm)
-        yield Contest(norm_kernels.launches_for(norm_kernels.BACKWARD, width), backward)
-    gate, up, grad = (_normal(device, rows, 14336 // scale) for _ in range(3))
-    learned = [gate.requires_grad_(), up.requires_grad_()]
-    yield Contest(swiglu_kernels.FORWARD, lambda: swiglu(gate, up))
-    yield Contest(swiglu_kernels.BACKWARD, _backward_of(swiglu(gate, up), learned, grad))
-    query, key = _normal(device, rows, 32, 128), _normal(device, rows, 8, 128)
-    angles = torch.rand(rows, 1, 64, device=device)
-    yield Contest(rotary_kernels.launches_for(128), lambda: rotary(query, key, angles.cos(), angles.sin()))
+    yield Contest(bags.SOFTMAX, softmax)
+    yield Contest(fused.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight))
+    yield Contest(fused.BEST_TOKEN[2], lambda: noisy_best_token(hidden, weight, tokens, 1.0, 0, vocab))
 
 
 def _normal(device: torch.device, *size: int) -> Tensor:

@@ -1,16 +1,17 @@
 """Images as latents without an autoencoder, and latents as patches."""
 
-# Shapes: C H W latent, i images, p patches, E elements of a patch.
+# Shapes: C H W latent, p patches, E elements of a patch.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from PIL import Image
 
 from oneflow_dist.config import ImageConfig
+from oneflow_dist.containers import Images
 from oneflow_dist.data.picture import read_picture
 
 MODES = {1: "L", 3: "RGB"}
@@ -63,12 +64,14 @@ def to_latent(
     return latent.reshape(image.channels, rows * size, columns * size)
 
 
-def cut_images(
-    latents: Sequence[Float32[np.ndarray, "C _ _"]], image: ImageConfig
-) -> tuple[Float32[np.ndarray, "p E"], Int64[np.ndarray, "i 2"]]:
-    """Patches of latents of any shapes, end to end, and the grid of each."""
+def cut_images(latents: Sequence[Float32[np.ndarray, "C _ _"]], token: Sequence[int], image: ImageConfig) -> Images:
+    """Clean images from latents of any shapes; `token` says which tokens of their sample they are."""
     size = image.patch_size
     grid = [(latent.shape[1] // size, latent.shape[2] // size) for latent in latents]
     patches = [to_patches(latent, size) for latent in latents] or [np.zeros((0, image.patch_elements), np.float32)]
-    whole = patches[0] if len(patches) == 1 else np.concatenate(patches)  # most samples have one: not copied again
-    return whole, np.array(grid, dtype=np.int64).reshape(-1, 2)
+    return Images(
+        token=np.array(token, dtype=np.int64),
+        time=np.ones(len(latents)),
+        grid=np.array(grid, dtype=np.int64).reshape(-1, 2),
+        patches=patches[0] if len(patches) == 1 else np.concatenate(patches),  # most samples have one: not copied again
+    )

@@ -1,4 +1,4 @@
-"""What lies where in a shard, in a file beside it: a tar is scanned once, then read at random."""
+"""Where each file of a shard lies, in an index beside it: a tar is scanned once, then read at random."""
 
 # Shapes: n samples and m members of one tar, n1 = n + 1.
 
@@ -19,8 +19,7 @@ from jaxtyping import Int64
 from oneflow_dist.data.tar import TarContents, scan_tar
 from oneflow_dist.files import claim
 
-FORMATS = "oneflow index "
-FORMAT = f"{FORMATS}3"
+FORMAT = "oneflow index 3"
 EDGE_BYTES = 64 * 1024
 CHUNK_BYTES = 1 << 20
 
@@ -108,7 +107,7 @@ def encode_index(contents: TarContents, num_bytes: int, sha256: str, edges: str)
     return line + b" " * (7 - len(line) % 8) + b"\n" + body
 
 
-def decode_index(content: memoryview, name: str) -> ShardIndex:
+def decode_index(content: bytes | memoryview, name: str) -> ShardIndex:
     """Read an index file's content.
 
     Raises:
@@ -117,8 +116,7 @@ def decode_index(content: memoryview, name: str) -> ShardIndex:
     line = re.search(rb"\n", content)  # without a copy
     end = line.end() if line else 0
     try:
-        head = json.loads(bytes(content[:end]))
-        body = content[end:]
+        head, body = json.loads(bytes(content[:end])), memoryview(content)[end:]
         if head.pop("sha256") != _checksum(head, body) or head["format"] != FORMAT:
             raise ValueError("its checksum or format differs")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -144,35 +142,35 @@ def decode_index(content: memoryview, name: str) -> ShardIndex:
     )
 
 
-def open_index(path: Path, index_path: Path, name: str) -> ShardIndex:
-    """The index of a local tar; scans the tar and writes the index where there is none, or an older or other one.
+def read_or_write_index(path: Path, index_path: Path, name: str) -> ShardIndex:
+    """The index of a local tar; the tar is scanned, and the index written, where there is none that is up to date.
 
     In a folder that cannot be written to, the index lives in memory only.
+
+    Raises:
+        ValueError: the index is damaged, or the tar is, see `index_tar`.
+        OSError: one of them cannot be read.
     """
 
-    def is_fresh(index_path: Path) -> bool:
+    def is_current(index_path: Path) -> bool:
         return _is_index_of(path, index_path)
 
-    if not is_fresh(index_path):
+    if not is_current(index_path):
         try:
             index_path.parent.mkdir(parents=True, exist_ok=True)
-            claimed = claim(index_path, wait=True, is_done=is_fresh)
+            claimed = claim(index_path, wait=True, is_done=is_current)
         except OSError:  # a read-only folder
-            return decode_index(memoryview(index_tar(path, name)), str(index_path))
+            return decode_index(index_tar(path, name), str(index_path))
         if claimed is not None:
             with claimed:
                 claimed.file.write(index_tar(path, name))
                 claimed.commit()
+    # Mapped, not read: it has a hundred bytes for each sample, and the ranks of a machine share the pages.
     return decode_index(np.memmap(index_path, mode="r").data, str(index_path))
 
 
-def is_outdated(content: bytes) -> bool:
-    """Whether an index file is of an earlier format: it is made again when its tar is opened."""
-    return content.startswith(f'{{"format": "{FORMATS}'.encode()) and f'"{FORMAT}"'.encode() not in content[:99]
-
-
 def file_sha256(file: BinaryIO) -> str:
-    """Of the whole file."""
+    """The checksum of all bytes of a file."""
     digest = hashlib.sha256()
     file.seek(0)
     while chunk := file.read(CHUNK_BYTES):
@@ -181,7 +179,7 @@ def file_sha256(file: BinaryIO) -> str:
 
 
 def edges_sha256(file: BinaryIO, num_bytes: int) -> str:
-    """Of the first and the last 64 KiB."""
+    """The checksum of the first and the last 64 KiB of a file of `num_bytes`."""
     file.seek(0)
     head = file.read(EDGE_BYTES)
     file.seek(max(0, num_bytes - EDGE_BYTES))
@@ -195,7 +193,7 @@ def _checksum(head: dict[str, Any], body: bytes | memoryview) -> str:
 
 
 def _is_index_of(path: Path, index_path: Path) -> bool:
-    """Whether there is an index, and it is of a tar of this size and was written after it."""
+    """Whether it is an index of this format, of a tar of this size, and was written after the tar."""
     tar = path.stat()
     try:
         with index_path.open("rb") as file:

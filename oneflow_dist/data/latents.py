@@ -23,7 +23,9 @@ NUMBERS = ("<f2", "<f4", "<i4")
 
 def encode_array(array: np.ndarray) -> bytes:
     """An array as the content of an .npy file."""
-    return _make_npy_head(array.dtype.str, array.shape) + array.tobytes()
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+    return file.getvalue()
 
 
 def decode_array(data: bytes, name: str) -> np.ndarray:
@@ -127,13 +129,6 @@ def to_float32(values: np.ndarray) -> Float32[np.ndarray, "..."]:
 def stack_posterior(mean: Float[np.ndarray, "C h w"], std: Float[np.ndarray, "C h w"], dtype: str) -> np.ndarray:
     """Mean and standard deviation as they are stored."""
     return np.stack([mean, std]).astype(dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _make_npy_head(dtype: str, shape: tuple[int, ...]) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return file.getvalue()
 
 
 @functools.lru_cache(maxsize=256)

@@ -89,7 +89,8 @@ def _make_packs(lanes: list[Lane], states: LaneStates | None, note: Note = lambd
     """One pack of each lane in turn."""
     try:
         for lane in lanes:
-            lane.note = note
+            for stream in lane.streams:
+                stream.note = note
             if states is not None:
                 lane.load_state(states[lane.index])
         while True:

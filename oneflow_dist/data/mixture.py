@@ -31,8 +31,10 @@ class Filter:
             return False
         value = fields[self.field]
         if self.one_of is not None:
-            return any(value == choice and _is_truth(value) == _is_truth(choice) for choice in self.one_of)
-        return isinstance(value, int | float) and not _is_truth(value) and self.min <= value <= self.max
+            return any(
+                value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.one_of
+            )
+        return _is_number(value) and self.min <= value <= self.max
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +88,14 @@ def _make_table(loader: _Loader, node: yaml.MappingNode) -> _Table:
 
 TAG = "tag:yaml.org,2002:"
 PLAIN = {  # what is none of these is text
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "int": (r"[-+]?[0-9]+", list("-+0123456789")),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 _Loader.yaml_implicit_resolvers = {}
-for _kind, (_pattern, _first) in PLAIN.items():
-    _Loader.add_implicit_resolver(f"{TAG}{_kind}", re.compile(rf"(?:{_pattern})\Z"), _first)
+for _kind, _pattern in PLAIN.items():
+    _Loader.add_implicit_resolver(f"{TAG}{_kind}", re.compile(rf"(?:{_pattern})\Z"), None)
 _Loader.add_constructor(f"{TAG}map", _make_table)
 _Loader.add_constructor(f"{TAG}int", _make_int)
 
@@ -130,9 +129,9 @@ def load_mixture(path: str) -> tuple[Source, ...]:
         raise ValueError(f"{path}, {error}") from None
 
 
-def _is_truth(value: Any) -> bool:
-    """Whether it is true or false, which Python takes for 1 and 0."""
-    return isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    """Whether it is a number; true and false, which Python takes for 1 and 0, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _read_source(name: str, entry: _Table) -> Source:
@@ -165,7 +164,7 @@ def _read_filters(table: _Table) -> tuple[Filter, ...]:
         rule = _get_table(table, name)
         _check_keys(rule, ("min", "max", "one_of"), ())
         for key in ("min", "max"):
-            if key in rule and (isinstance(rule[key], bool) or not isinstance(rule[key], int | float)):
+            if key in rule and not _is_number(rule[key]):
                 raise _LineError(rule.lines[key], f"{name}: {key} is {rule[key]!r}, not a number; write one, as 0.5")
         one_of = rule.get("one_of")
         if ("one_of" in rule) == ("min" in rule or "max" in rule):
@@ -191,7 +190,7 @@ def _read_weights(table: _Table, known: tuple[str, ...] | None) -> dict[str, flo
 
 def _read_weight(table: _Table, key: str) -> float:
     value = table[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise _LineError(table.lines[key], f"{key}: {value!r} is not a weight; weights are positive numbers")
     return float(value)
 

@@ -1,6 +1,6 @@
 """Which sample a lane takes at its n-th draw: a shuffle that is computed and not stored."""
 
-# Shapes: k places.
+# Shapes: k positions.
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Permutation:
         self.right = -(-size // self.left)
         self.keys = rng.integers(2**64, size=ROUNDS, dtype=np.uint64)
 
-    def __call__(self, places: Int64[np.ndarray, "k"]) -> Int64[np.ndarray, "k"]:
-        found = self._shuffle(places)
-        while (outside := found >= self.size).any():
-            found[outside] = self._shuffle(found[outside])
-        return found
+    def __call__(self, positions: Int64[np.ndarray, "k"]) -> Int64[np.ndarray, "k"]:
+        numbers = self._shuffle(positions)
+        while (outside := numbers >= self.size).any():
+            numbers[outside] = self._shuffle(numbers[outside])
+        return numbers
 
     def _shuffle(self, numbers: Int64[np.ndarray, "k"]) -> Int64[np.ndarray, "k"]:
         a, b = np.divmod(numbers, self.right)
@@ -56,15 +56,15 @@ class ScatteredOrder:
         self.samples_per_pass = len(range(lane, len(shards), num_lanes))
         self._block = functools.lru_cache(maxsize=2)(self._make_block)
 
-    def locate(self, draw: int) -> tuple[int, int]:
-        """(pass, sample) of the lane's n-th draw."""
-        pass_index, place = divmod(draw, self.samples_per_pass)
-        return pass_index, int(self._block(pass_index, place // BLOCK)[place % BLOCK])
+    def sample_at(self, draw: int) -> tuple[int, int]:
+        """(pass, index of the sample) of the lane's n-th draw."""
+        pass_index, position = divmod(draw, self.samples_per_pass)
+        return pass_index, int(self._block(pass_index, position // BLOCK)[position % BLOCK])
 
     def _make_block(self, pass_index: int, block: int) -> Int64[np.ndarray, "k"]:
         shuffle = Permutation(len(self.shards), _generator(self.seed, pass_index, self.shards.source))
-        places = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.samples_per_pass))
-        return shuffle(places * self.num_lanes + self.lane)
+        positions = np.arange(block * BLOCK, min((block + 1) * BLOCK, self.samples_per_pass))
+        return shuffle(positions * self.num_lanes + self.lane)
 
 
 class ShardwiseOrder:
@@ -78,27 +78,27 @@ class ShardwiseOrder:
         self.seed = seed
         self.lane = lane
         dealt = Permutation(len(shards.paths), _generator(seed, 0, f"deal {shards.source}"))
-        self.own = dealt(np.arange(lane, len(shards.paths), num_lanes))
+        self.lane_shards = dealt(np.arange(lane, len(shards.paths), num_lanes))
         self.sizes = np.diff(shards.first_sample)
-        self.samples_per_pass = int(self.sizes[self.own].sum())
+        self.samples_per_pass = int(self.sizes[self.lane_shards].sum())
         self._pass = functools.lru_cache(maxsize=2)(self._make_pass)
         self._within = functools.lru_cache(maxsize=2)(self._make_within)
 
-    def locate(self, draw: int) -> tuple[int, int]:
-        """(pass, sample) of the lane's n-th draw."""
-        pass_index, place = divmod(draw, self.samples_per_pass)
+    def sample_at(self, draw: int) -> tuple[int, int]:
+        """(pass, index of the sample) of the lane's n-th draw."""
+        pass_index, position = divmod(draw, self.samples_per_pass)
         order, starts = self._pass(pass_index)
-        turn = int(np.searchsorted(starts, place, side="right")) - 1
+        turn = int(np.searchsorted(starts, position, side="right")) - 1
         shard = int(order[turn])
         self.shards.prefetch(shard)  # first: fetches queue
         self.shards.prefetch(int(order[turn + 1]) if turn + 1 < len(order) else int(self._pass(pass_index + 1)[0][0]))
-        within = int(self._within(pass_index, shard)[place - int(starts[turn])])
+        within = int(self._within(pass_index, shard)[position - int(starts[turn])])
         return pass_index, self.shards.first_sample[shard] + within
 
     def _make_pass(self, pass_index: int) -> tuple[np.ndarray, np.ndarray]:
         """The lane's shards of one pass in order, without empty ones, and the draw that each begins with."""
         rng = _generator(self.seed, pass_index, f"shards of lane {self.lane} of {self.shards.source}")
-        order = rng.permutation(self.own[self.sizes[self.own] > 0])
+        order = rng.permutation(self.lane_shards[self.sizes[self.lane_shards] > 0])
         return order, np.array(list(itertools.accumulate(self.sizes[order].tolist(), initial=0)))[:-1]
 
     def _make_within(self, pass_index: int, shard: int) -> Int64[np.ndarray, "k"]:

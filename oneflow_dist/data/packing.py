@@ -16,12 +16,12 @@ from oneflow_dist.containers import Capacity, Counts, NoisySample, PackedBatch
 def size_of(samples: list[NoisySample]) -> Capacity:
     """The room that the samples need together, without padding."""
     num_tokens = sum(len(s.tokens) for s in samples)
-    num_patches = sum(len(s.patches) for s in samples)
+    num_patches = sum(len(s.images.patches) for s in samples)
     return Capacity(
         rows=num_tokens + num_patches,
         tokens=num_tokens,
         bag_tokens=sum(len(s.bag_tokens) for s in samples),
-        images=sum(len(s.image_at) for s in samples),
+        images=sum(len(s.images) for s in samples),
         patches=num_patches,
         sequences=len(samples),
     )
@@ -56,48 +56,48 @@ def choose_samples(sizes: list[Capacity], capacity: Capacity) -> list[int]:
     return chosen
 
 
-def pack(samples: list[NoisySample], capacity: Capacity | None) -> PackedBatch:
+def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str = "batch") -> PackedBatch:
     """Lay samples end to end. Training and generation both come through here.
 
     Args:
         samples: at least one; together they fit in `capacity`.
         capacity: what to pad to, at least one sequence more than samples; None pads nothing.
+        normalize: what an open slot weighs in the text losses, see `compute_losses`: 1 ("batch"), or 1 / open slots of
+            its sample ("paper").
     """
     size = size_of(samples)
     if capacity is None:
         capacity = size
+    sequence = np.arange(len(samples))
     lengths = np.array([len(s.tokens) for s in samples])
     first_slot = np.cumsum(lengths) - lengths  # of each sample
-    image_sequence = np.repeat(np.arange(len(samples)), [len(s.image_at) for s in samples])
-    bag_sequence = np.repeat(np.arange(len(samples)), [len(s.bag_tokens) for s in samples])
-    image_slot = np.concatenate([s.image_at for s in samples]).astype(np.int64) + first_slot[image_sequence]
-    bag_slot = np.concatenate([s.bag_slot for s in samples]).astype(np.int64) + first_slot[bag_sequence]
-
+    image_slot = _of_pack([s.images.token for s in samples], first_slot)
+    bag_slot = _of_pack([s.bag_slot for s in samples], first_slot)
     padded_bag_slot = _pad([bag_slot], capacity.bag_tokens, fill=capacity.tokens - 1)
 
     is_open = np.concatenate([s.is_open for s in samples])
     num_open = np.add.reduceat(is_open.astype(np.int64), first_slot)
-    slot_weight = is_open / np.repeat(np.maximum(num_open, 1), lengths)
+    open_slots = np.repeat(np.maximum(num_open, 1), lengths) if normalize == "paper" else 1.0
+    slot_weight = (is_open / open_slots).astype(np.float32)
 
-    grid = np.concatenate([s.grid for s in samples])
-    layout = _lay_rows(lengths, first_slot, image_slot, grid, size, capacity)
-    is_scored = np.concatenate([s.image_is_scored for s in samples])[layout.patch_image]
-    sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1])
+    layout = _lay_rows(lengths, image_slot, np.concatenate([s.images.grid for s in samples]), capacity)
+    is_moving = np.concatenate([s.is_moving for s in samples])[layout.patch_image]
+    sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1]).astype(np.int64)
     return PackedBatch(
         tokens=_pad([s.tokens for s in samples], capacity.tokens),
         token_row=_pad([layout.token_row], capacity.tokens),
-        token_sequence=_pad([np.repeat(np.arange(len(samples)), lengths)], capacity.tokens),
-        slot_weight=_pad([slot_weight.astype(np.float32)], capacity.tokens),
+        token_sequence=_pad([np.repeat(sequence, lengths)], capacity.tokens),
+        slot_weight=_pad([slot_weight], capacity.tokens),
         missing_count=_pad([np.bincount(bag_slot, minlength=size.tokens).astype(np.float32)], capacity.tokens),
         bag_tokens=_pad([s.bag_tokens for s in samples], capacity.bag_tokens),
         bag_slot=padded_bag_slot,
-        bag_weight=_pad([slot_weight[bag_slot].astype(np.float32)], capacity.bag_tokens),
-        image_time=_pad([s.image_time.astype(np.float32) for s in samples], capacity.images),
-        patches=_pad([s.patches for s in samples], capacity.patches),
+        bag_weight=_pad([slot_weight[bag_slot]], capacity.bag_tokens),
+        image_time=_pad([s.images.time.astype(np.float32) for s in samples], capacity.images),
+        patches=_pad([s.images.patches for s in samples], capacity.patches),
         velocity=_pad([s.velocity for s in samples], capacity.patches),
         patch_image=_pad([layout.patch_image], capacity.patches),
         patch_row=_pad([layout.patch_row], capacity.patches),
-        patch_weight=_pad([is_scored.astype(np.float32)], capacity.patches),
+        patch_weight=_pad([is_moving.astype(np.float32)], capacity.patches),
         row_source=torch.from_numpy(layout.row_source),
         row_image=torch.from_numpy(layout.row_image),
         position=torch.from_numpy(layout.position),
@@ -108,14 +108,14 @@ def pack(samples: list[NoisySample], capacity: Capacity | None) -> PackedBatch:
         counts=Counts(
             open_slots=int(is_open.sum()),
             text_sequences=int((num_open > 0).sum()),
-            image_elements=int(is_scored.sum()) * samples[0].patches.shape[1],
+            image_elements=int(is_moving.sum()) * samples[0].velocity.shape[1],
             rows=size.rows,
             padded_rows=capacity.rows,
             text_tokens=size.tokens,
             bag_tokens=size.bag_tokens,
             filled_slots=len(np.unique(bag_slot)),
             sequences=len(samples),
-            attention_pairs=int(np.square(sequence_rows.astype(np.int64)).sum()),
+            attention_pairs=int(np.square(sequence_rows).sum()),
         ),
         keys=tuple(s.key for s in samples),
     )
@@ -136,46 +136,54 @@ class _Layout:
 
 def _lay_rows(
     lengths: Int64[np.ndarray, "s"],
-    first_slot: Int64[np.ndarray, "s"],
     image_slot: Int64[np.ndarray, "i"],
     grid: Int64[np.ndarray, "i 2"],
-    size: Capacity,
     capacity: Capacity,
 ) -> _Layout:
     """Rows, their inputs and their positions.
 
-    A text row stands at (p, p, p). Patch (r, c) of an image token at p stands at (p+1, p+1+r, p+1+c), and the text
-    after it goes on at p + 1 + the longer side of the grid, so that no two rows share a position.
+    Of a sample "a IMAGE b", whose image has 2 x 3 patches:
+
+        row       0        1        2        3        4        5        6        7        8
+        input     a        IMAGE    patch 0  patch 1  patch 2  patch 3  patch 4  patch 5  b
+        position  0, 0, 0  1, 1, 1  2, 2, 2  2, 2, 3  2, 2, 4  2, 3, 2  2, 3, 3  2, 3, 4  5, 5, 5
+
+    A token stands at (p, p, p), patch (r, c) of an image whose token stands at p at (p+1, p+1+r, p+1+c), and what
+    follows the image at p + 1 + the longer side of its grid, so that no two rows share a position.
+
+    Args:
+        lengths: tokens of each sample.
+        image_slot: which tokens of the pack are images.
     """
-    num_patches = grid.prod(axis=1)
-    token_extent = np.ones(size.tokens, dtype=np.int64)
-    token_extent[image_slot] += num_patches
-    token_step = np.ones(size.tokens, dtype=np.int64)
-    token_step[image_slot] += grid.max(axis=1)
+    num_tokens, num_patches = int(lengths.sum()), grid.prod(axis=1)
+    rows_of_token, steps_of_token = np.ones((2, num_tokens), dtype=np.int64)
+    rows_of_token[image_slot] += num_patches
+    steps_of_token[image_slot] += grid.max(axis=1)
 
-    token_row = np.cumsum(token_extent) - token_extent
-    place = np.cumsum(token_step) - token_step
-    place -= np.repeat(place[first_slot], lengths)
+    first_slot = np.cumsum(lengths) - lengths
+    token_row = np.cumsum(rows_of_token) - rows_of_token
+    token_position = np.cumsum(steps_of_token) - steps_of_token
+    token_position -= np.repeat(token_position[first_slot], lengths)
 
-    patch = np.arange(size.patches)
-    patch_image = np.repeat(np.arange(size.images), num_patches)
+    patch = np.arange(num_patches.sum())
+    patch_image = np.repeat(np.arange(len(grid)), num_patches)
     patch_in_image = patch - (np.cumsum(num_patches) - num_patches)[patch_image]
     patch_row = token_row[image_slot][patch_image] + 1 + patch_in_image
     row_source = np.full(capacity.rows, capacity.tokens + capacity.patches, dtype=np.int64)
-    row_source[token_row] = np.arange(size.tokens)
+    row_source[token_row] = np.arange(num_tokens)
     row_source[patch_row] = capacity.tokens + patch
     row_image = np.full(capacity.rows, capacity.images, dtype=np.int64)
     row_image[patch_row] = patch_image
 
     position = np.zeros((capacity.rows, 3), dtype=np.int32)
-    position[token_row] = place[:, None]
-    patch_place = np.stack([0 * patch, *np.divmod(patch_in_image, grid[patch_image, 1])], axis=1)
-    position[patch_row] = place[image_slot][patch_image, None] + 1 + patch_place
+    position[token_row] = token_position[:, None]
+    in_image = np.stack([0 * patch, *np.divmod(patch_in_image, grid[patch_image, 1])], axis=1)
+    position[patch_row] = token_position[image_slot][patch_image, None] + 1 + in_image
 
     # The row where each sequence starts; after the last one the padding is a sequence, the rest of them is empty.
     cu_seqlens = np.full(capacity.sequences + 1, capacity.rows, dtype=np.int32)
     cu_seqlens[: len(lengths)] = token_row[first_slot]
-    cu_seqlens[len(lengths)] = size.rows
+    cu_seqlens[len(lengths)] = rows_of_token.sum()
     return _Layout(
         token_row=token_row,
         patch_image=patch_image,
@@ -185,6 +193,11 @@ def _lay_rows(
         position=position,
         cu_seqlens=cu_seqlens,
     )
+
+
+def _of_pack(slots: list[Int64[np.ndarray, "_"]], first_slot: Int64[np.ndarray, "s"]) -> Int64[np.ndarray, "m"]:
+    """Slots of each sample as slots of the pack."""
+    return np.concatenate(slots) + np.repeat(first_slot, [len(part) for part in slots])
 
 
 def _pad(parts: list[np.ndarray], length: int, fill: int = 0) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from oneflow_dist.config import ImageConfig
@@ -36,12 +38,12 @@ def make_sample(
     """
     tokens = [tokenizer.bos, *prompt]
     is_target = [False] * len(tokens)
-    image_at, images = [], []
+    image_at, image_parts = [], []
     follows_text = False
     for part in _order(document, task):
         if isinstance(part, ImagePart):
             image_at.append(len(tokens))
-            images.append(part)
+            image_parts.append(part)
             tokens.append(tokenizer.image)
             target, follows_text = task not in ("image_to_text", "instruct"), False
         else:
@@ -50,53 +52,45 @@ def make_sample(
             tokens += part.tokens
             target, follows_text = part.is_answer if task == "instruct" else task != "text_to_image", True
         is_target += [target] * (len(tokens) - len(is_target))
-    patches, grid = cut_images([draw_latent(part, rng) for part in images], image)
-    if not np.isfinite(np.vdot(patches, patches)):
+    images = cut_images([draw_latent(part, rng) for part in image_parts], image_at, image)
+    if not np.isfinite(np.vdot(images.patches, images.patches)):
         raise ValueError(f"sample {document.key}: a latent is not finite; {CHECK}")
     return Sample(
         key=document.key,
         tokens=np.array(tokens, dtype=np.int64),
         is_target=np.array(is_target),
-        image_at=np.array(image_at, dtype=np.int64),
-        patches=patches,
-        grid=grid,
+        images=images,
         is_interleaved=task == "interleaved",
     )
 
 
 def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sample:
     """A random stretch of the targets of an overlong sample, after its prompt, of at most `max_rows` rows."""
-    num_patches = sample.grid.prod(axis=1)
-    extent = np.ones(len(sample.tokens), dtype=np.int64)
-    extent[sample.image_at] += num_patches
-    is_prompt = ~sample.is_target
+    rows = np.ones(len(sample.tokens), dtype=np.int64)  # of each token, with its patches
+    rows[sample.images.token] += sample.images.num_patches
     targets = np.flatnonzero(sample.is_target)
-    room = max_rows - int(extent[is_prompt].sum())
+    room = max_rows - int(rows[~sample.is_target].sum())
     if room < 1:
         raise ValueError(f"sample {sample.key}: its prompt alone needs {max_rows - room} rows, the limit is {max_rows}")
-    rows_from_end = np.cumsum(extent[targets][::-1])[::-1]
-    num_starts = int((rows_from_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
+    rows_to_end = np.cumsum(rows[targets][::-1])[::-1]
+    num_starts = int((rows_to_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
     start = int(rng.integers(num_starts))
-    inside = np.cumsum(extent[targets][start:]) <= room
-    keep = is_prompt.copy()
-    keep[targets[start:][inside]] = True
-    is_image = np.zeros(len(keep), dtype=bool)
-    is_image[sample.image_at] = True
-    is_image_kept = keep[sample.image_at]
+    fits = np.cumsum(rows[targets][start:]) <= room
+    keep = ~sample.is_target
+    keep[targets[start:][fits]] = True
+    images = sample.images.select(keep[sample.images.token])
     return Sample(
         key=sample.key,
         tokens=sample.tokens[keep],
         is_target=sample.is_target[keep],
-        image_at=np.flatnonzero(is_image[keep]),
-        patches=sample.patches[np.repeat(is_image_kept, num_patches)],
-        grid=sample.grid[is_image_kept],
+        images=replace(images, token=(np.cumsum(keep) - 1)[images.token]),
         is_interleaved=sample.is_interleaved,
     )
 
 
 def num_rows(sample: Sample) -> int:
     """Trunk rows of the complete sample."""
-    return len(sample.tokens) + len(sample.patches)
+    return len(sample.tokens) + len(sample.images.patches)
 
 
 def _order(document: Document, task: str) -> list[TextPart | ImagePart]:

@@ -11,16 +11,17 @@ import re
 import resource
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import braceexpand
 from tqdm import tqdm
 
 from oneflow_dist.containers import ShardRecord
-from oneflow_dist.data.index import ShardIndex, decode_index, edges_sha256, file_sha256, open_index
+from oneflow_dist.data.index import ShardIndex, decode_index, edges_sha256, file_sha256, read_or_write_index
 from oneflow_dist.data.tar import describe_unread
 from oneflow_dist.runtime import is_main
 
@@ -45,9 +46,6 @@ class ShardSet:
         self._fetches: dict[int, Future[OpenShard]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _open_all, (self.source, self.paths, self.index_folder)
-
     def __len__(self) -> int:
         return self.first_sample[-1]
 
@@ -55,24 +53,24 @@ class ShardSet:
         """Itself, or where shards are fetched another that fetches its own: lanes must not drop each other's."""
         return ShardSet(self.source, self.paths, self.index_folder, self.indexes) if self.is_remote else self
 
-    def locate(self, index: int) -> tuple[int, int]:
-        """(shard, sample within it)."""
+    def shard_of(self, index: int) -> tuple[int, int]:
+        """(shard, sample within it) of a sample of all shards."""
         shard = bisect.bisect_right(self.first_sample, index) - 1
         return shard, index - self.first_sample[shard]
 
     @property
     def counts(self) -> Counter[str]:
         """How many members have each extension, in all shards."""
-        return _add_up(index.counts for index in self.indexes)
+        return sum((Counter(index.counts) for index in self.indexes), Counter())
 
     @property
     def unread(self) -> Counter[str]:
         """How many members are not read, by kind, in all shards."""
-        return _add_up(index.unread for index in self.indexes)
+        return sum((Counter(index.unread) for index in self.indexes), Counter())
 
     def name(self, index: int) -> str:
         """The key that messages and random numbers know a sample by."""
-        shard, sample = self.locate(index)
+        shard, sample = self.shard_of(index)
         return f"{self.prefixes[shard]}/{self.indexes[shard].key(sample)}"
 
     def read(self, index: int) -> ShardRecord:
@@ -82,7 +80,7 @@ class ShardSet:
             ValueError: the shard is not the one that was indexed, or was cut off since.
             OSError: it cannot be read.
         """
-        shard, sample = self.locate(index)
+        shard, sample = self.shard_of(index)
         file, contents = self._files.get(shard) or self._open(shard), self.indexes[shard]
         key = contents.key(sample)
         where = f"{self.paths[shard]}, sample {key}"
@@ -153,7 +151,16 @@ def open_shards(source: str, pattern: str, index_folder: str | None = None) -> S
     Raises:
         ValueError: a shard is missing, is no tar, is damaged or cut off; there is nothing to read in any.
     """
-    shards = _open_all(source, list_shards(source, pattern), index_folder)
+    paths = list_shards(source, pattern)
+    _allow_open_files(source, len(paths))
+    path, times = Counter(map(_whole_path, paths)).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"source {source}: {path} is named {times} times; name each shard once")
+    index_names = [index_name(path, index_folder) for path in paths]
+    missing = sum(not is_remote(name) and not Path(name).exists() for name in index_names)
+    pairs = zip(paths, index_names, strict=True)
+    bar = tqdm(pairs, f"{source}: indexing", len(paths), unit="shard", disable=missing < 2 or not is_main())
+    shards = ShardSet(source, paths, index_folder, [_open_index(source, path, name) for path, name in bar])
     if len(shards) == 0:
         unread = f" (not read: {describe_unread(shards.unread)})" if shards.unread else ""
         raise ValueError(
@@ -163,62 +170,46 @@ def open_shards(source: str, pattern: str, index_folder: str | None = None) -> S
     return shards
 
 
-def fetch_whole(url: str, folder: str | None = None) -> tempfile._TemporaryFileWrapper[bytes]:
-    """A remote file in a temporary one, which is gone when it is closed.
+@contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """A copy of a remote file on the local disk, which is gone at the end.
 
     Raises:
         ValueError: it cannot be read.
     """
     import fsspec
 
-    file = tempfile.NamedTemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-        filesystem.get_file(path, file.name)
-    except (OSError, ImportError, ValueError) as error:
-        file.close()
-        raise ValueError(f"{url}: cannot be fetched: {error!r}; check the address and the network") from error
-    return file
+    with tempfile.NamedTemporaryFile() as file:
+        try:
+            filesystem, path = fsspec.core.url_to_fs(url)
+            filesystem.get_file(path, file.name)
+        except (OSError, ImportError, ValueError) as error:
+            raise ValueError(f"{url}: cannot be fetched: {error!r}; check the address and the network") from error
+        yield Path(file.name)
 
 
-def _open_all(source: str, paths: list[str], index_folder: str | None) -> ShardSet:
-    _allow_open_files(source, 2 * len(paths))
-    path, times = Counter(map(_whole_path, paths)).most_common(1)[0]
-    if times > 1:
-        raise ValueError(f"source {source}: {path} is named {times} times; name each shard once")
-    index_names = [index_name(path, index_folder) for path in paths]
-    missing = sum(not is_remote(name) and not Path(name).exists() for name in index_names)
-    pairs = zip(paths, index_names, strict=True)
-    bar = tqdm(pairs, f"{source}: indexing", len(paths), unit="shard", disable=missing < 2 or not is_main())
-    return ShardSet(source, paths, index_folder, [_open_one(source, path, name) for path, name in bar])
-
-
-def _open_one(source: str, path: str, index_name: str) -> ShardIndex:
+def _open_index(source: str, path: str, index_name: str) -> ShardIndex:
     if not is_remote(path):
-        return open_index(Path(path), Path(index_name), f"{source}/{Path(path).name}")
+        return read_or_write_index(Path(path), Path(index_name), f"{source}/{Path(path).name}")
     advice = f"write it with: python tools/index_shards.py '{path}' --output FOLDER"
     if not (is_remote(index_name) or Path(index_name).exists()):
         raise ValueError(f"{path}: a remote shard is read through its index, but {index_name} is missing; {advice}")
     try:
-        if not is_remote(index_name):
-            return decode_index(memoryview(Path(index_name).read_bytes()), index_name)
-        with fetch_whole(index_name) as file:
-            return decode_index(memoryview(Path(file.name).read_bytes()), index_name)
+        with fetched(index_name) if is_remote(index_name) else nullcontext(Path(index_name)) as local:
+            return decode_index(local.read_bytes(), index_name)
     except ValueError as error:
         raise ValueError(f"{error}; that of a remote shard: {advice}, and set `index` in the mixture") from error
 
 
 def _fetch(source: str, url: str, index: ShardIndex) -> OpenShard:
-    with fetch_whole(url) as file:
-        with Path(file.name).open("rb") as content:
-            if file_sha256(content) != index.tar_sha256:
-                raise ValueError(f"{source}: {url} is not the shard that its index was made of; index it again")
-        with Path(file.name).open("rb") as content:
-            return OpenShard(content)
+    with fetched(url) as path, path.open("rb") as file:
+        if file_sha256(file) != index.tar_sha256:
+            raise ValueError(f"{source}: {url} is not the shard that its index was made of; index it again")
+        return OpenShard(file)
 
 
 def _allow_open_files(source: str, needed: int) -> None:
-    """A shard and the map of its index stay open, and the usual limit is 1024."""
+    """Each shard stays open once it was read, and the usual limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed + 256 > soft and (hard == resource.RLIM_INFINITY or needed + 256 <= hard):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -229,28 +220,20 @@ def _allow_open_files(source: str, needed: int) -> None:
 
 
 def list_shards(source: str, pattern: str) -> list[str]:
-    """The shards of a brace or wildcard pattern, in order; an address stands for itself.
+    """The shards of a pattern, in order: of its braces first, then of its wildcards; an address has braces alone.
 
-    As much of its start as exists is meant as it is written, and the rest is a pattern: `set [v2]/*.tar` may lie in a
-    folder of that name. Wildcards leave out what this package writes itself.
+    A path, or a folder at its start, that exists as it is written is no pattern: `set [v2]/*.tar` may lie in a folder
+    of that name. Wildcards leave out what this package writes itself.
 
     Raises:
         ValueError: a part of the pattern has none, or is a folder.
     """
-    if is_remote(pattern):
-        return list(braceexpand.braceexpand(pattern))
-    pattern = os.path.expanduser(pattern)  # noqa: PTH111 - a Path would change the pattern
-    readings = [start for start in _starts(pattern) if _is_start(pattern[:start]) and _is_balanced(pattern[start:])]
-    if not readings:
-        raise ValueError(f"source {source}: {pattern}: its braces are not balanced; mend the pattern")
-    missing = []
-    for start in readings:
-        parts = [pattern[:start] + part for part in braceexpand.braceexpand(pattern[start:])]
-        found = {part: _match(part, start) for part in parts}
-        missing += [part for part in parts if not found[part]]
-        if all(found.values()):
-            return [_refuse_folder(source, path) for part in parts for path in found[part]]
-    raise ValueError(f"source {source}: no such shard {missing[0]}; write the shards first or mend the pattern")
+    folder, rest = ("", pattern) if is_remote(pattern) else _split(os.path.expanduser(pattern))  # noqa: PTH111 - no Path
+    try:
+        names = [f"{folder}{name}" for name in braceexpand.braceexpand(rest)]
+    except ValueError as error:
+        raise ValueError(f"source {source}: {pattern}: its braces are not balanced; mend the pattern") from error
+    return names if is_remote(pattern) else [path for name in names for path in _match(source, name)]
 
 
 def is_remote(path: str) -> bool:
@@ -267,37 +250,25 @@ def index_name(path: str, index_folder: str | None) -> str:
     return f"{folder}/{path.rpartition('/')[2]}.{whole[:12]}.index"
 
 
-def _starts(pattern: str) -> list[int]:
-    """Places behind which what is special in a pattern may begin, the last first."""
-    return [len(pattern), *reversed([match.end() for match in re.finditer(r"[]}/]", pattern)]), 0]
+def _split(pattern: str) -> tuple[str, str]:
+    """The longest start, up to a slash or the end, that exists as it is written; and what is a pattern behind it."""
+    starts = [pattern, *(pattern[: slash.end()] for slash in re.finditer("/", pattern))]
+    folder = max(filter(os.path.exists, starts), key=len, default="")  # of a path that is too long, too: Path raises
+    return folder, pattern[len(folder) :]
 
 
-def _is_start(text: str) -> bool:
-    """Whether the path of some file begins like this."""
-    return not text or bool(glob.glob(f"{glob.escape(text)}*"))  # noqa: PTH207 - Path.glob takes no absolute one
-
-
-def _is_balanced(pattern: str) -> bool:
-    opened, closed = (len(re.findall(rf"(?<!\\)\{brace}", pattern)) for brace in "{}")
-    return opened == closed
-
-
-def _match(pattern: str, start: int) -> list[str]:
-    """The files of a wildcard pattern, of which nothing before `start` is special."""
-    before, after = glob.escape(pattern[:start]), pattern[start:]
-    for end in _starts(after):
-        reading = before + after[:end].replace("[", "[[]") + after[end:]
-        found = glob.glob(reading)  # noqa: PTH207 - Path.glob takes no absolute one
-        shards = [path for path in found if path == pattern or not OWN_FILES.fullmatch(path.rpartition("/")[2])]
-        if shards or "[" not in after:
-            return sorted(shards)
-    return []
-
-
-def _refuse_folder(source: str, path: str) -> str:
-    if Path(path).is_dir():
+def _match(source: str, pattern: str) -> list[str]:
+    """The files of a wildcard pattern."""
+    folder, rest = _split(pattern)
+    matches = sorted(glob.glob(rest, root_dir=folder))  # noqa: PTH207 - Path.glob takes hidden files, too
+    found = [f"{folder}{match}" for match in matches if not OWN_FILES.fullmatch(Path(match).name)]
+    if folder and not rest:
+        found = [folder]
+    if not found:
+        raise ValueError(f"source {source}: no such shard {pattern}; write the shards first or mend the pattern")
+    for path in filter(os.path.isdir, found):
         raise ValueError(f"source {source}: {path} is a folder; name its shards, as {path.rstrip('/')}/*.tar")
-    return path
+    return found
 
 
 def _whole_path(path: str) -> str:
@@ -318,10 +289,3 @@ def _name_shards(paths: list[str]) -> list[str]:
         length = next(n for n in lengths if len({part[-n:] for part in parts}) == len(group))
         names |= {path: "/".join(part[-length:]) for path, part in zip(group, parts, strict=True)}
     return [names[Path(_whole_path(path))] for path in paths]
-
-
-def _add_up(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    total = Counter[str]()
-    for count in counts:
-        total.update(count)
-    return total

@@ -1,7 +1,5 @@
 """What the model is asked: is something missing here, how much, what, and where do the pixels flow?"""
 
-# Shapes: N slots, B bag tokens, P patches of E elements.
-
 from __future__ import annotations
 
 import torch
@@ -9,33 +7,30 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from oneflow_dist.config import FlowConfig
 from oneflow_dist.containers import Counts, Losses, PackedBatch, Prediction
 
 
-def compute_losses(
-    prediction: Prediction, batch: PackedBatch, counts: Counts, normalize: str, image_weight: float
-) -> Losses:
+def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, flow: FlowConfig) -> Losses:
     """This batch's part of the losses of a whole step: summed over the ranks and microbatches of a step they are means.
 
         zero      BCE(pi, 1[k = 0])              per open slot
         rate      1[k > 0] (rate - k log rate)   per open slot
-        bag       sum over the bag of -log Q     per open slot; the model has made this sum, with `text_weights`
-        velocity  (v - (patch - noise))^2        per element of a scored image
+        bag       sum over the bag of -log Q     per open slot; the model has made this sum
+        velocity  (v - (patch - noise))^2        per element of a moving image
         total     zero + rate + bag + image_weight * velocity
 
     Args:
         counts: of the whole step, over all ranks and microbatches.
-        normalize: "batch" divides sums over slots by the number of open slots of the step; "paper" takes the mean over
-            the slots of a sample, then over samples, which has the same optimum but heavy tails: one sample of few
-            slots and large bags can outweigh a thousand others.
+        flow: `normalize` "batch" divides sums over slots by the number of open slots of the step; "paper" takes the
+            mean over the slots of a sample (the batch says what a slot weighs), then over samples, which has the same
+            optimum but heavy tails: one sample of few slots and large bags can outweigh a thousand others.
 
     Numerics: float32 sums. The hazard does not weigh the text losses; weighed, time-free heads are degenerate.
     Source: arXiv:2510.03506 Eq. 7 (text) and 9 (images).
     """
-    slot_weight, _ = text_weights(batch, normalize)
-    denominator = max(1, counts.open_slots if normalize == "batch" else counts.text_sequences)
-
-    k = batch.missing_count
+    denominator = max(1, counts.open_slots if flow.normalize == "batch" else counts.text_sequences)
+    slot_weight, k = batch.slot_weight, batch.missing_count
     is_open, is_moving = slot_weight > 0.0, batch.patch_weight > 0.0
     zero_logit = where_scored(is_open, prediction.zero_logit)
     log_rate = where_scored(is_open & (k > 0.0), prediction.log_rate)
@@ -47,20 +42,13 @@ def compute_losses(
     rate = (slot_weight * rate_nll).sum() / denominator
     bag = prediction.bag_loss / denominator
     velocity = (batch.patch_weight * squares).sum() / max(1, counts.image_elements)
-    total = zero + rate + bag + image_weight * velocity
+    total = zero + rate + bag + flow.image_weight * velocity
     return Losses(zero=zero, rate=rate, bag=bag, velocity=velocity, total=total)
 
 
 def where_scored(is_scored: Bool[Tensor, "*#n"], x: Float32[Tensor, "*#n"]) -> Float32[Tensor, "..."]:
     """`x`, and 0 where it is not scored: nothing holds it finite there, and 0 times infinity is NaN, backward too."""
     return torch.where(is_scored, x, 0.0)
-
-
-def text_weights(batch: PackedBatch, normalize: str) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "B"]]:
-    """What each slot and each bag token weighs in the sums that `compute_losses` divides; `normalize` as there."""
-    if normalize == "batch":
-        return (batch.slot_weight > 0).float(), (batch.bag_weight > 0).float()
-    return batch.slot_weight, batch.bag_weight
 
 
 def are_finite(losses: Losses) -> bool:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32
 
-from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.containers import Images, NoisySample, Sample
 from oneflow_dist.flow.schedule import KeepSchedule
 
 
@@ -63,7 +64,7 @@ def noise_sample(
     drop_condition = rng.random() < condition_dropout_prob
     text_time, image_age = draw_times(sample, schedule, rng)
     noisy = noise_at(sample, text_time, image_age, schedule, rng)
-    return without_condition(noisy) if drop_condition and noisy.image_is_scored.any() else noisy
+    return without_condition(noisy) if drop_condition and noisy.is_moving.any() else noisy
 
 
 def draw_times(
@@ -79,12 +80,12 @@ def draw_times(
     """
     if sample.is_interleaved:
         extended_time = 2.0 * rng.random()
-        age = extended_time - schedule.insertion_time(rng.random(len(sample.image_at)))
+        age = extended_time - schedule.insertion_time(rng.random(len(sample.images)))
         text_time = min(1.0, extended_time)
     else:
         text_time = rng.random() if _is_deletable(sample).any() else 1.0
-        age = rng.random(len(sample.image_at))
-    age[~sample.is_target[sample.image_at]] = 1.0
+        age = rng.random(len(sample.images))
+    age[~sample.is_target[sample.images.token]] = 1.0
     return text_time, age
 
 
@@ -109,58 +110,46 @@ def noise_at(
     is_deletable = _is_deletable(sample)
     keep = ~is_deletable | (rng.random(sample.tokens.size) < schedule.keep_prob(text_time))
     is_present = image_age >= 0.0
-    keep[sample.image_at] = is_present
+    keep[sample.images.token] = is_present
+    slot = keep.cumsum() - 1  # for each token the last kept one at or before it
 
-    image_time = np.minimum(1.0, image_age[is_present])
-    image_at, grid, patches = sample.image_at, sample.grid, sample.patches
-    if not is_present.all():  # most often all are there, and need no copy
-        patches = patches[np.repeat(is_present, grid.prod(axis=1))]
-        image_at, grid = image_at[is_present], grid[is_present]
-    noisy, velocity = noise_patches(patches, image_time, grid, rng)
+    images = sample.images.select(is_present)
+    time = np.minimum(1.0, image_age[is_present])
+    is_moving = sample.is_target[images.token] & (time < 1.0)
+    images, velocity = noise_images(replace(images, token=slot[images.token], time=time), rng)
 
-    slot = keep.cumsum() - 1  # the last kept token at or before each place
-    is_gone = ~keep
     is_open = is_deletable.copy()
     is_open[:-1] |= is_deletable[1:]
     return NoisySample(
         key=sample.key,
         tokens=sample.tokens[keep],
         is_open=is_open[keep],
-        image_at=slot[image_at],
-        bag_tokens=sample.tokens[is_gone],
-        bag_slot=slot[is_gone],
-        patches=noisy,
+        bag_tokens=sample.tokens[~keep],
+        bag_slot=slot[~keep],
+        images=images,
         velocity=velocity,
-        grid=grid,
-        image_time=image_time,
-        image_is_scored=sample.is_target[image_at] & (image_time < 1.0),
+        is_moving=is_moving,
         text_time=text_time,
     )
 
 
-def noise_patches(
-    patches: Float32[np.ndarray, "p E"],
-    image_time: Float[np.ndarray, "i"],
-    grid: Int64[np.ndarray, "i 2"],
-    rng: np.random.Generator,
-) -> tuple[Float32[np.ndarray, "p E"], Float32[np.ndarray, "p E"]]:
-    """Patches of images at their times, and their velocities; those of clean images stay, with velocity 0.
+def noise_images(images: Images, rng: np.random.Generator) -> tuple[Images, Float32[np.ndarray, "p E"]]:
+    """Clean images as they look at their times, and the velocity of each patch; it is 0 where an image is clean.
 
         noisy = time * patch + (1 - time) * noise,    velocity = patch - noise
 
     Source: arXiv:2510.03506, section 2.2.
     """
-    if (image_time >= 1.0).all():
-        return patches, np.zeros_like(patches)
-    noise = gaussian(rng, patches.shape)
-    time = image_time.astype(np.float32)
-    time = time if len(time) == 1 else time.repeat(grid.prod(axis=1))[:, None]
-    velocity = patches - noise
+    if (images.time >= 1.0).all():
+        return images, np.zeros_like(images.patches)
+    noise = gaussian(rng, images.patches.shape)
+    time = images.per_patch(images.time.astype(np.float32))[:, None]
+    velocity = images.patches - noise
     noise *= np.float32(1.0) - time
-    noise += time * patches
+    noise += time * images.patches
     if (time == 1.0).any():
         velocity *= time < 1.0
-    return noise, velocity
+    return replace(images, patches=noise), velocity
 
 
 def without_condition(noisy: NoisySample) -> NoisySample:
@@ -168,29 +157,24 @@ def without_condition(noisy: NoisySample) -> NoisySample:
 
     Slots are closed because an empty text is no complete document: scored, it would teach the model to write none.
     """
-    moving = noisy.image_is_scored
-    moving_patches = np.repeat(moving, noisy.grid.prod(axis=1))
-    kept = np.append(0, noisy.image_at[moving])
+    moving = noisy.images.select(noisy.is_moving)
+    kept = np.append(0, moving.token)
     return NoisySample(
         key=noisy.key,
         tokens=noisy.tokens[kept],
         is_open=np.zeros(kept.size, dtype=bool),
-        image_at=np.arange(1, kept.size),
         bag_tokens=noisy.bag_tokens[:0],
         bag_slot=noisy.bag_slot[:0],
-        patches=noisy.patches[moving_patches],
-        velocity=noisy.velocity[moving_patches],
-        grid=noisy.grid[moving],
-        image_time=noisy.image_time[moving],
-        image_is_scored=noisy.image_is_scored[moving],
+        images=replace(moving, token=np.arange(1, kept.size)),
+        velocity=noisy.velocity[noisy.images.per_patch(noisy.is_moving)],
+        is_moving=np.ones(len(moving), dtype=bool),
         text_time=1.0,
     )
 
 
-def _is_deletable(sample: Sample) -> np.ndarray:
+def _is_deletable(sample: Sample) -> Bool[np.ndarray, "n"]:
     """Which tokens noising may delete: target text, and target images where they are inserted like text."""
-    if sample.is_interleaved:
-        return sample.is_target
     is_deletable = sample.is_target.copy()
-    is_deletable[sample.image_at] = False
+    if not sample.is_interleaved:
+        is_deletable[sample.images.token] = False
     return is_deletable

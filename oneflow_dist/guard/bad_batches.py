@@ -31,7 +31,7 @@ class Suspect:
 
 
 def keep_suspects(
-    own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int, run_folder: str
+    losses: Float32[Tensor, "m L"], batches: list[PackedBatch], step: int, run_folder: str
 ) -> tuple[str, str]:
     """Write `bad-batch-*.pt` for the microbatches whose losses are not finite, or else for that of the highest loss.
 
@@ -40,7 +40,7 @@ def keep_suspects(
     Returns:
         Where the trouble is, and what was kept, for a message.
     """
-    suspects = _find_suspects(own, batches)
+    suspects = _find_suspects(losses, batches)
     kept = suspects[:MAX_KEPT]
     for suspect in kept:
         if suspect.rank == dist.get_rank():
@@ -65,12 +65,12 @@ def read_bad_batch(path: str | Path) -> PackedBatch:
     return PackedBatch(**{**table, "counts": Counts(**table["counts"])})
 
 
-def _find_suspects(own: Float32[Tensor, "m 5"], batches: list[PackedBatch]) -> list[Suspect]:
+def _find_suspects(losses: Float32[Tensor, "m L"], batches: list[PackedBatch]) -> list[Suspect]:
     """All microbatches of all ranks that are not finite; if there are none, the one of the highest loss."""
-    losses = torch.where(torch.isfinite(own).all(1), own[:, -1], torch.inf).tolist()
+    totals = torch.where(torch.isfinite(losses).all(1), losses[:, -1], torch.inf).tolist()
     mine = [
         Suspect(rank=dist.get_rank(), number=number, loss=loss, keys=batch.keys)
-        for number, (loss, batch) in enumerate(zip(losses, batches, strict=True))
+        for number, (loss, batch) in enumerate(zip(totals, batches, strict=True))
     ]
     gathered: list[list[Suspect]] = [[]] * dist.get_world_size()
     dist.all_gather_object(gathered, mine)

@@ -101,12 +101,12 @@ class Guard:
         self.place = Place(step=step, phase=phase, since=now, limit=patience * self._config.guard.hang_seconds)
 
     def reason_to_skip(
-        self, metrics: StepMetrics, own: Float32[Tensor, "m 5"], batches: list[PackedBatch], step: int
+        self, metrics: StepMetrics, losses: Float32[Tensor, "m L"], batches: list[PackedBatch], step: int
     ) -> str:
         """Why the optimizer must not see this step's gradients; empty if it may. All ranks call, all get the same.
 
         Args:
-            own: losses of each of this rank's m microbatches.
+            losses: of each of this rank's m microbatches.
 
         Raises:
             FloatingPointError: `guard.max_skipped_steps` have been skipped before.
@@ -115,7 +115,7 @@ class Guard:
         if not reason:
             self.state = self.state.accept(metrics.grad_norm)
             return ""
-        where, kept = keep_suspects(own, batches, step, self._config.run.folder)
+        where, kept = keep_suspects(losses, batches, step, self._config.run.folder)
         before, allowed = self.state.skipped, self._config.guard.max_skipped_steps
         self.state = dataclasses.replace(self.state, skipped=before + 1)
         found = f"step {step}, {where}: {details}{kept}; "
@@ -153,7 +153,7 @@ class Guard:
         """What is wrong with a step, in short and with its values; two empty strings if nothing is."""
         norm, factor = metrics.grad_norm, self._config.guard.spike_factor
         if not (are_finite(metrics.losses) and math.isfinite(norm)):
-            values = ", ".join(f"{f.name} {getattr(metrics.losses, f.name):g}" for f in dataclasses.fields(Losses))
+            values = ", ".join(f"{name} {getattr(metrics.losses, name):g}" for name in Losses.names())
             return "not finite", f"not finite: {values}, gradient norm {norm:g}"
         if self.state.is_spike(norm, factor):
             times = f"{norm / self.state.norm_mean:.3g} times its mean"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.model.embeddings import Modulation, gather_rows
 from oneflow_dist.model.linear import Linear, RMSNorm
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.sample_bag import sample_bag
 from oneflow_kernels.vocabulary_part import VocabularyPart
@@ -27,7 +27,7 @@ class InsertionHeads(nn.Module):
     v tokens of it.
     """
 
-    def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis = ALONE):
+    def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         self.axis = axis
         self.norm = RMSNorm(width, eps=norm_eps)
@@ -56,13 +56,13 @@ class InsertionHeads(nn.Module):
         bag_slot: Int64[Tensor, "B"],
         bag_weight: Float32[Tensor, "B"],
         num_filled: int,
-    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""], Float32[Tensor, "B"]]:
-        """Zero logit and log rate of every slot, the bags' weighted loss (this rank's share), and nll of each token."""
+    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""]]:
+        """Zero logit and log rate of every slot, and the bags' weighted loss (this rank's share)."""
         bags = bag_tokens, bag_slot, bag_weight, num_filled
         return (
             self.zero(slot_hidden).squeeze(-1).float(),
             self.rate(slot_hidden).squeeze(-1).float(),
-            *bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
+            bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
         )
 
     def draw(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 
 
 class Linear(nn.Linear):
@@ -23,29 +23,29 @@ class Linear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:
         if self.bias is None:
-            return self.product(x, local(self.weight))
-        return F.linear(x, local(self.weight), local(self.bias))
+            return self.product(x, local_part(self.weight))
+        return F.linear(x, local_part(self.weight), local_part(self.bias))
 
 
 class RMSNorm(nn.RMSNorm):
     """Each row divided by its root mean square, times a weight that all ranks hold."""
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        return F.rms_norm(x, self.normalized_shape, local(self.weight), self.eps)
+        return F.rms_norm(x, self.normalized_shape, local_part(self.weight), self.eps)
 
 
 class VocabularyEmbedding(nn.Embedding):
     """A row for each token; the vocabulary is dealt out over the tensor axis."""
 
-    def __init__(self, vocab_size: int, width: int, axis: TensorAxis = ALONE):
+    def __init__(self, vocab_size: int, width: int, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__(vocab_size, width)
         self.axis = axis
 
     def forward(self, tokens: Int64[Tensor, "N"]) -> Float[Tensor, "N D"]:
         """The rows of those tokens that this rank holds, zeros for the others: what ranks have to sum."""
-        weight = local(self.weight)
+        weight = local_part(self.weight)
         if self.axis.size == 1:
             return F.embedding(tokens, weight)
-        own = tokens - self.axis.own(self.num_embeddings).start
-        is_own = (own >= 0) & (own < len(weight))
-        return F.embedding(own.where(is_own, 0), weight) * is_own[:, None]
+        row = tokens - self.axis.local_slice(self.num_embeddings).start
+        is_local = (row >= 0) & (row < len(weight))
+        return F.embedding(row.where(is_local, 0), weight) * is_local[:, None]

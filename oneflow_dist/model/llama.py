@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oneflow_dist.config import Config
-from oneflow_dist.model.initialization import first_value, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.philox import normal_values
 
 OWN = "oneflow."  # begins the stored names of what Llama has not
@@ -174,7 +174,7 @@ def from_llama(
         elif name == "adapter.norm.weight":
             tensors[name] = stored[stored_name("heads.norm.weight")]
         else:
-            tensors[name] = first_value(name, shape, config.run.seed, config.model.num_layers, whole_places(shape))
+            tensors[name] = first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))
             new.append(name)
     return tensors, new
 

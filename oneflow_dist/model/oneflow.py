@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
-from oneflow_dist.flow.losses import text_weights
 from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows, with_zero_row
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.model.trunk import Block, rotary_table
 
 
@@ -31,7 +30,7 @@ class OneFlow(nn.Module):
     Source: arXiv:2510.03506 section 2.
     """
 
-    def __init__(self, config: Config, axis: TensorAxis = ALONE):
+    def __init__(self, config: Config, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         model, image = config.model, config.image
         self.axis = axis
@@ -39,7 +38,6 @@ class OneFlow(nn.Module):
         self.rope_theta = model.rope_theta
         self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
-        self.normalize = config.flow.normalize
         self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
         self.adapter = ImageAdapter(model.width, image, model.norm_eps)
         self.image_time = TimeEmbedding(model.width)
@@ -56,21 +54,19 @@ class OneFlow(nn.Module):
         text_time = self.text_time(batch.text_time) if self.text_time is not None else image_time[:0]
         x = self._embed_rows(batch, image_time, text_time)
         cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
-        row_image = batch.row_image[self.axis.own(len(batch.row_image))]
+        row_image = batch.row_image[self.axis.local_slice(len(batch.row_image))]
         for block in self.blocks:
             x = block(x, image_time, row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
         x = self.axis.gather(x)
 
         velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
         slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
-        _, bag_weight = text_weights(batch, self.normalize)
-        bags = batch.bag_tokens, batch.bag_slot, bag_weight, batch.num_filled
-        zero_logit, log_rate, bag_loss, bag_nll = self.heads(slot_hidden, self._unembedding(), *bags)
+        bags = batch.bag_tokens, batch.bag_slot, batch.bag_weight, batch.num_filled
+        zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
             zero_logit=zero_logit,
             log_rate=log_rate,
             bag_loss=bag_loss,
-            bag_nll=bag_nll,
             velocity=velocity,
             slot_hidden=slot_hidden,
         )
@@ -82,22 +78,29 @@ class OneFlow(nn.Module):
     def draw_tokens(
         self, slot_hidden: Float[Tensor, "F D"], noise_key: Int64[Tensor, "F"], temperature: float, limit: int
     ) -> Int64[Tensor, "F"]:
-        """A token below `limit` for each slot that fires, from its own distribution; the same on all ranks."""
+        """A token below `limit` for each slot that fires, from its local_rows distribution; the same on all ranks."""
         return self.heads.draw(slot_hidden, self._unembedding(), noise_key, temperature, limit)
 
     def _unembedding(self) -> Float[Tensor, "v D"]:
-        return local(self.embed.weight if self.unembed is None else self.unembed.weight)
+        return local_part(self.embed.weight if self.unembed is None else self.unembed.weight)
 
     def _embed_rows(
         self, batch: PackedBatch, image_time: Float[Tensor, "I D"], text_time: Float[Tensor, "S D"]
     ) -> Float[Tensor, "t D"]:
-        """The trunk's input: token embeddings, patches and, for "token" conditioning, the time on first tokens."""
+        """The trunk's input, of this rank's rows.
+
+        With s = row_source, row by row:
+
+            s < N        embed(tokens[s]), and with "token" conditioning the text time on the first of a sequence
+            s < N + P    adapter(patches[s - N])
+            otherwise    a row of padding, which nothing reads
+        """
         num_tokens, num_patches = len(batch.tokens), len(batch.patches)
         token = batch.row_source.clamp(max=num_tokens)
         text = self.axis.scatter_sum(self.embed(F.pad(batch.tokens, (0, 1))[token]))
 
-        own = self.axis.own(len(batch.row_source))
-        source, token, row_image = batch.row_source[own], token[own], batch.row_image[own]
+        local_rows = self.axis.local_slice(len(batch.row_source))
+        source, token, row_image = batch.row_source[local_rows], token[local_rows], batch.row_image[local_rows]
         is_text = source < num_tokens
         if self.time_conditioning == "token":
             sequence = batch.token_sequence

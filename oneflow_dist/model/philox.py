@@ -1,4 +1,4 @@
-"""Normal values by their place: any rows and columns of a matrix alone, on any device, to the same bits."""
+"""Normal values by row and column: any of a matrix alone, on any device, to the same bits."""
 
 # Shapes: r rows, c columns.
 
@@ -18,7 +18,7 @@ from oneflow_kernels.philox import philox
 def normal_values(
     seed: int, name: str, rows: Int64[Tensor, "r"], columns: Int64[Tensor, "c"]
 ) -> Float32[Tensor, "r c"]:
-    """The standard normal values at these places of the endless matrix that (seed, name) stands for.
+    """The standard normal values at these rows and columns of the endless matrix that (seed, name) stands for.
 
     Eight columns of a row share the counter (column // 8, row, 0, 0): its four words are eight 16-bit halves, and each
     half is the number of a quantile. Devices compute integers and look values up, nothing that they could round in

@@ -19,7 +19,7 @@ class TensorAxis:
 
     Between the products rows are dealt out: rank r holds and computes rows [r T / size, (r + 1) T / size). A product
     takes all rows and a part of its weight: columns after `gather`, then rows before `scatter_sum`. What is computed
-    by all ranks alike counts once in the loss (see `share_batch`). So for a weight that is not cut the gradients of
+    by all ranks alike counts once in the loss (see `count_once`). So for a weight that is not cut the gradients of
     the ranks are parts of a sum, as with data parallelism, and no activation has to be summed but by `scatter_sum`.
 
     Source: arXiv:1909.08053 (columns, then rows), arXiv:2205.05198 (rows dealt out between them).
@@ -29,7 +29,7 @@ class TensorAxis:
     size: int = 1
     group: str = ""  # name of the process group
 
-    def own(self, count: int) -> slice:
+    def local_slice(self, count: int) -> slice:
         """This rank's part of `count` things."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
@@ -51,10 +51,10 @@ class TensorAxis:
         return parts.unflatten(0, (self.size, rows)).transpose(0, 1).flatten(1)
 
 
-ALONE = TensorAxis()
+NO_TENSOR_AXIS = TensorAxis()
 
 
-def local(weight: Tensor) -> Tensor:
+def local_part(weight: Tensor) -> Tensor:
     """This rank's part of a weight as a plain tensor, and itself the plain tensor; no copy.
 
     The gradient of a whole weight is a part of the sum over ranks.

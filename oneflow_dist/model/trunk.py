@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from oneflow_dist.config import ModelConfig
 from oneflow_dist.model.embeddings import Modulation, gather_rows
 from oneflow_dist.model.linear import Linear, RMSNorm
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.packed_attention import packed_attention
 
 
 class Attention(nn.Module):
     """Grouped-query attention within each sequence; the heads are dealt out over the tensor axis."""
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis = ALONE):
+    def __init__(self, config: ModelConfig, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         self.axis = axis
         self.head_width = config.width // config.num_attention_heads
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU; its hidden width is dealt out over the tensor axis."""
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis = ALONE):
+    def __init__(self, config: ModelConfig, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         self.axis = axis
         self.gate = Linear(config.width, config.mlp_width, bias=False)
@@ -67,7 +67,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each after a norm; with `is_modulated`, image rows pass through AdaLN-Zero."""
 
-    def __init__(self, config: ModelConfig, is_modulated: bool, axis: TensorAxis = ALONE):
+    def __init__(self, config: ModelConfig, is_modulated: bool, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config, axis)

@@ -7,9 +7,9 @@ import math
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from oneflow_dist.config import Config, ParallelConfig
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis
-from oneflow_dist.ranges import RANGES, check_range
+from oneflow_dist.config import RANGES, Config, ParallelConfig
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
+from oneflow_dist.toml import check_range
 
 AXES = ("replicate", "shard", "tensor")
 SHARD_TENSOR = "shard_tensor"  # both of them at once
@@ -84,11 +84,11 @@ def tensor_axis(mesh: DeviceMesh) -> TensorAxis:
     """This rank's place on the tensor axis."""
     axis = mesh["tensor"]
     if axis.size() == 1:
-        return ALONE
+        return NO_TENSOR_AXIS
     return TensorAxis(rank=axis.get_local_rank(), size=axis.size(), group=axis.get_group().group_name)
 
 
-def data_place(mesh: DeviceMesh) -> tuple[int, int]:
+def data_rank(mesh: DeviceMesh) -> tuple[int, int]:
     """Which of how many parts of the data this rank trains on; the ranks of a tensor group share one."""
     replicate, shard, _ = mesh.get_coordinate()  # type: ignore[misc]
     return replicate * mesh.size(1) + shard, mesh.size(0) * mesh.size(1)

@@ -22,7 +22,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.model.linear import Linear
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import TensorAxis, local
+from oneflow_dist.model.tensor_axis import TensorAxis, local_part
 from oneflow_dist.parallel.activations import checkpoint_block
 from oneflow_kernels.float8 import check_device, check_sizes, float8_linear
 
@@ -121,11 +121,11 @@ def use_float8(model: OneFlow, device_type: str) -> None:
     check_device(device_type)
     for name, module in model.blocks.named_modules(prefix="blocks"):
         if isinstance(module, Linear) and module.bias is None:
-            check_sizes(name, local(module.weight).shape)
+            check_sizes(name, local_part(module.weight).shape)
             module.product = float8_linear
 
 
-def share_batch(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
+def count_once(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
     """The batch as a rank of a tensor group answers for it: all of it, but the others' losses weigh nothing.
 
     So every loss, and every count, enters the sums over ranks once. The loss of bags is made by all ranks together, who
@@ -136,8 +136,8 @@ def share_batch(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
 
     def share(weight: Tensor) -> Tensor:
         shared = torch.zeros_like(weight)
-        own = axis.own(len(weight))
-        shared[own] = weight[own]
+        part = axis.local_slice(len(weight))
+        shared[part] = weight[part]
         return shared
 
     return dataclasses.replace(

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations and their FLOPs
-from oneflow_dist.model.tensor_axis import local
+from oneflow_dist.model.tensor_axis import local_part
 
 GATHER, SCATTER, REDUCE = "all_gather", "reduce_scatter", "all_reduce"
 # Each kind of operation that ranks do together: what it is called here, and which argument is its larger buffer.
@@ -100,7 +100,7 @@ class Recorder(TorchDispatchMode):
 
     def name(self, kind: str, tensors: Iterable[Tensor]) -> int:
         """Call the storages of these tensors `kind`; returns their bytes."""
-        storages = {id(s): s for s in (local(tensor).untyped_storage() for tensor in tensors)}
+        storages = {id(s): s for s in (local_part(tensor).untyped_storage() for tensor in tensors)}
         for storage in storages.values():
             self._see(storage).kind = kind
         return sum(storage.nbytes() for storage in storages.values())

@@ -20,16 +20,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import NoisySample, PackedBatch
-from oneflow_dist.data.lanes import capacity_of
+from oneflow_dist.containers import Images, NoisySample, PackedBatch
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.packing import pack
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import MovingAverage, clip_gradients, make_optimizer
-from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import shard_model, share_batch
+from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import count_once, shard_model
 from oneflow_dist.planning.recorder import Collective, Recorder
-from oneflow_dist.training import forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.training import compute_gradients, global_counts, update_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     with pretend_ranks(world_size):
         mesh = make_mesh(config, world_size, "cpu")
-        microbatches = packs_of_rank(config, data_place(mesh)[1])
+        microbatches = packs_of_rank(config, data_rank(mesh)[1])
         with torch.device("meta"):
             model = OneFlow(config, tensor_axis(mesh))
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -81,7 +81,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
             model.to_empty(device="cpu")
             optimizer = make_optimizer(model, config.optim)
             fill_states(model, optimizer)
-            batches = [share_batch(without_values(batch, mode), model.axis)] * min(microbatches, 2)
+            batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
             fewer = Recorder()
             if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
@@ -121,13 +121,9 @@ def record_step(
         recorder.name("batch", tensors_of(batches[0]).values())
         with unset_fake_temporarily():  # counts live on the host
             counts = global_counts(batches)
-        losses = forward_backward(model, batches, counts, config)
+        compute_gradients(model, batches, counts, config)
         recorder.name("gradients", [parameter.grad for parameter in model.parameters() if parameter.grad is not None])
-        grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-        sum_over_ranks(losses, grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(model, step=1)
+        update_weights(model, optimizer, ema, 1, config)
     return recorder, held
 
 
@@ -149,19 +145,18 @@ def full_pack(config: Config) -> PackedBatch:
         key="",
         tokens=np.zeros(1, dtype=np.int64),
         is_open=np.ones(1, dtype=bool),
-        image_at=none,
         bag_tokens=none,
         bag_slot=none,
-        patches=patches,
+        images=Images(token=none, time=np.zeros(0), grid=none.reshape(0, 2), patches=patches),
         velocity=patches,
-        grid=none.reshape(0, 2),
-        image_time=np.zeros(0),
-        image_is_scored=np.zeros(0, dtype=bool),
+        is_moving=np.zeros(0, dtype=bool),
         text_time=0.0,
     )
     room = capacity_of(config)
     return dataclasses.replace(
-        pack([sample], room), max_seqlen=config.data.max_sample_rows, num_filled=min(room.bag_tokens, room.tokens)
+        pack([sample], room, config.flow.normalize),
+        max_seqlen=config.data.max_sample_rows,
+        num_filled=min(room.bag_tokens, room.tokens),
     )
 
 

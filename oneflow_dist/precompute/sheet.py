@@ -11,7 +11,7 @@ from PIL import Image
 
 from oneflow_dist.data.codec import decode_pixels
 from oneflow_dist.data.decoding import is_image
-from oneflow_dist.data.index import open_index
+from oneflow_dist.data.index import read_or_write_index
 from oneflow_dist.data.latents import decode_array
 from oneflow_dist.model.autoencoder import psnr_db
 from oneflow_dist.pictures import FAINT, INK, enlarge, grid, stack, text_line, with_margin
@@ -50,7 +50,7 @@ def draw_sheet(folder: Path, shards: list[Path], tools: Tools) -> bytes | None:
 
 def _read_pair(latents: Path, shard: Path, part: float, tools: Tools) -> tuple[np.ndarray, np.ndarray] | None:
     """The picture at `part` of a shard and its reconstruction, both [3, H, W] in [-1, 1]."""
-    index = open_index(latents, index_path(latents), str(latents))
+    index = read_or_write_index(latents, index_path(latents), str(latents))
     found = [
         (index.key(number), extension, offset, size)
         for number in range(len(index))

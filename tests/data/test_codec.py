@@ -129,11 +129,12 @@ def test_patches_go_row_by_row_and_list_elements_by_row_column_and_channel() -> 
 def test_images_of_any_shapes_are_cut_end_to_end() -> None:
     rng = np.random.default_rng(0)
     latents = [rng.standard_normal((3, *sides), dtype=np.float32) for sides in ((4, 6), (2, 2), (8, 2))]
-    patches, grid = cut_images(latents, COLOUR)
-    assert grid.tolist() == [[2, 3], [1, 1], [4, 1]]
-    np.testing.assert_array_equal(patches, np.concatenate([to_patches(latent, 2) for latent in latents]))
-    patches, grid = cut_images([], COLOUR)
-    assert (patches.shape, grid.shape) == ((0, 12), (0, 2))
+    images = cut_images(latents, [1, 2, 9], COLOUR)
+    assert images.token.tolist() == [1, 2, 9]
+    assert images.time.tolist() == [1.0, 1.0, 1.0]
+    assert images.grid.tolist() == [[2, 3], [1, 1], [4, 1]]
+    np.testing.assert_array_equal(images.patches, np.concatenate([to_patches(latent, 2) for latent in latents]))
+    assert cut_images([], [], COLOUR).patches.shape == (0, 12)
 
 
 # What is refused, and how it is said.

@@ -133,7 +133,7 @@ def test_other_keys_give_other_orders() -> None:
 
 
 def draws_of(order: ScatteredOrder | ShardwiseOrder, num_draws: int) -> list[tuple[int, int]]:
-    return [order.locate(draw) for draw in range(num_draws)]
+    return [order.sample_at(draw) for draw in range(num_draws)]
 
 
 kinds = pytest.mark.parametrize("kind", [ScatteredOrder, ShardwiseOrder])
@@ -168,21 +168,21 @@ def test_a_draw_is_the_same_whoever_asks_and_in_which_order(kind: type[Scattered
     rng = np.random.default_rng(0)
     jumping = kind(shards, 3, 1, 2)
     for draw in rng.integers(3_000, size=200).tolist():
-        assert jumping.locate(draw) == expected[draw]
-        assert kind(shards, 3, 1, 2).locate(draw) == expected[draw]
+        assert jumping.sample_at(draw) == expected[draw]
+        assert kind(shards, 3, 1, 2).sample_at(draw) == expected[draw]
 
 
 @kinds
 def test_another_seed_gives_another_order(kind: type[ScatteredOrder]) -> None:
     shards = FakeShards([40, 30])
-    one, other = ([kind(shards, seed, 0, 1).locate(draw)[1] for draw in range(70)] for seed in (0, 1))
+    one, other = ([kind(shards, seed, 0, 1).sample_at(draw)[1] for draw in range(70)] for seed in (0, 1))
     assert one != other
 
 
 @kinds
 def test_another_source_has_another_order(kind: type[ScatteredOrder]) -> None:
     one, other = (
-        [kind(FakeShards([50, 50], source=name), 0, 0, 1).locate(draw)[1] for draw in range(100)]
+        [kind(FakeShards([50, 50], source=name), 0, 0, 1).sample_at(draw)[1] for draw in range(100)]
         for name in ("cats", "dogs")
     )
     assert one != other
@@ -199,7 +199,7 @@ def test_a_thousand_million_samples_take_no_time_and_no_memory() -> None:
     order = ScatteredOrder(FakeShards([10**9]), 0, 17, 64)
     assert order.samples_per_pass == len(range(17, 10**9, 64))
     places = [0, BLOCK, 10**7, order.samples_per_pass - 1, order.samples_per_pass, 10**12]
-    found = [order.locate(draw) for draw in places]
+    found = [order.sample_at(draw) for draw in places]
     assert [pass_index for pass_index, _ in found] == [0, 0, 0, 0, 1, 10**12 // order.samples_per_pass]
     assert len({sample for _, sample in found}) == len(found)
     assert order._block.cache_info().currsize <= 2
@@ -216,7 +216,7 @@ def test_a_lane_reads_its_own_shards_one_after_the_other() -> None:
         order = ShardwiseOrder(shards, 0, lane, 4)
         for pass_index in range(3):
             places = range(pass_index * 60, pass_index * 60 + 60)
-            read = [int(np.searchsorted(starts, order.locate(draw)[1], side="right")) - 1 for draw in places]
+            read = [int(np.searchsorted(starts, order.sample_at(draw)[1], side="right")) - 1 for draw in places]
             runs = [shard for shard, _ in itertools.groupby(read)]
             assert len(runs) == len(set(runs)) == 3
             owned.append(frozenset(runs))
@@ -226,7 +226,7 @@ def test_a_lane_reads_its_own_shards_one_after_the_other() -> None:
 
 def test_samples_within_a_shard_are_shuffled_anew_each_pass() -> None:
     order = ShardwiseOrder(FakeShards([500], is_remote=True), 0, 0, 1)
-    first, second = ([order.locate(draw)[1] for draw in range(start, start + 500)] for start in (0, 500))
+    first, second = ([order.sample_at(draw)[1] for draw in range(start, start + 500)] for start in (0, 500))
     assert sorted(first) == sorted(second) == list(range(500))
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 10
     assert first != sorted(first)
@@ -238,7 +238,7 @@ def test_the_shard_in_use_is_asked_for_before_the_next_one() -> None:
     used = []
     for draw in range(24):
         shards.asked.clear()
-        sample = order.locate(draw)[1]
+        sample = order.sample_at(draw)[1]
         shard = int(np.searchsorted(shards.first_sample, sample, side="right")) - 1
         assert shards.asked[0] == shard
         assert len(shards.asked) == 2

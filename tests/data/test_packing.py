@@ -41,7 +41,7 @@ def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(
         for place in range(len(sample.tokens)):
             expected.append(token)
             token += 1
-            if place in sample.image_at:
+            if place in sample.images.token:
                 expected += [num_tokens + patch + number for number in range(NUM_PATCHES[image])]
                 patch += NUM_PATCHES[image]
                 image += 1
@@ -86,7 +86,7 @@ def test_positions_start_anew_in_every_sequence(samples: list[NoisySample]) -> N
 def test_text_goes_on_after_the_longer_side_of_an_image(make_noisy: Callable[..., NoisySample]) -> None:
     """BOS, a wide image, a token, a high image, one patch, a token."""
     noisy = make_noisy(np.random.default_rng(0), num_tokens=3, num_images=3, grid=[(2, 4), (3, 1), (1, 1)])
-    batch = pack([replace(noisy, image_at=np.array([1, 3, 4]))], None)
+    batch = pack([replace(noisy, images=replace(noisy.images, token=np.array([1, 3, 4])))], None)
 
     def patches(start: int, rows: int, columns: int) -> list[list[int]]:
         return [[start, start + row, start + column] for row in range(rows) for column in range(columns)]
@@ -130,14 +130,18 @@ def test_bags_move_with_their_slots(samples: list[NoisySample]) -> None:
     assert (batch.bag_slot.diff() >= 0).all()
 
 
-def test_slot_weights_of_a_sequence_sum_to_one_over_its_open_slots(samples: list[NoisySample]) -> None:
+@pytest.mark.parametrize(("normalize", "weight"), [("paper", 1 / 3), ("batch", 1.0)])
+def test_an_open_slot_weighs_one_or_its_part_of_its_sample(
+    samples: list[NoisySample], normalize: str, weight: float
+) -> None:
     is_open = np.array([False, True, False, True, True, False, False])
     samples = [replace(samples[0], is_open=is_open, bag_slot=np.array([1, 1, 3, 4])), *samples[1:]]
-    batch = pack(samples, ROOM)
-    assert batch.slot_weight[:7].tolist() == pytest.approx((is_open / 3).tolist())
+    batch = pack(samples, ROOM, normalize)
+    assert batch.slot_weight[:7].tolist() == pytest.approx((is_open * weight).tolist())
     num_tokens = batch.counts.text_tokens
     sums = torch.zeros(len(samples)).index_add(0, batch.token_sequence[:num_tokens], batch.slot_weight[:num_tokens])
-    assert sums.tolist() == pytest.approx([1.0] * 4)
+    counted = batch.counts.text_sequences if normalize == "paper" else batch.counts.open_slots
+    assert float(sums.sum()) == pytest.approx(counted)  # what the losses are divided by
     num_bag = batch.counts.bag_tokens
     assert torch.equal(batch.bag_weight[:num_bag], batch.slot_weight[batch.bag_slot[:num_bag]])
 
@@ -173,7 +177,7 @@ def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
     samples[1] = replace(
         samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int)
     )
-    samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
+    samples[3] = replace(samples[3], is_moving=np.array([True, False, True]))
     counts = pack(samples, ROOM).counts
     lengths = [7 + 3, 9, 1, 5 + 14]
     assert counts.open_slots == 7 + 1 + 5
@@ -203,12 +207,16 @@ def test_filled_slots_of_a_pack_are_known_with_that_of_its_padding(samples: list
 
 
 def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:
-    samples[3] = replace(samples[3], image_is_scored=np.array([True, False, True]))
+    samples[3] = replace(samples[3], is_moving=np.array([True, False, True]))
     batch = pack(samples, ROOM)
-    for name in ("patches", "velocity", "image_time"):
-        expected = np.concatenate([getattr(s, name) for s in samples]).astype(np.float32)
+    for name, parts in (
+        ("patches", [s.images.patches for s in samples]),
+        ("velocity", [s.velocity for s in samples]),
+        ("image_time", [s.images.time for s in samples]),
+    ):
+        expected = np.concatenate(parts).astype(np.float32)
         np.testing.assert_array_equal(getattr(batch, name)[: len(expected)], expected)
-    assert [tuple(grid) for s in samples for grid in s.grid.tolist()] == GRIDS
+    assert [tuple(grid) for s in samples for grid in s.images.grid.tolist()] == GRIDS
     weight = np.repeat([1.0, 1.0, 0.0, 1.0], NUM_PATCHES)
     assert batch.patch_weight[: len(weight)].tolist() == weight.tolist()
     assert batch.keys == ("s0", "s1", "s2", "s3")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import Document, ImagePart, Sample, TextPart
-from oneflow_dist.data.codec import to_patches
+from oneflow_dist.containers import Document, ImagePart, Images, Sample, TextPart
+from oneflow_dist.data.codec import cut_images, to_patches
 from oneflow_dist.data.latents import CHECK
 from oneflow_dist.data.samples import TASKS, cut_window, make_sample, num_rows
 from oneflow_dist.data.tokenizer import load_tokenizer
@@ -117,9 +117,9 @@ def test_the_tokens_of_a_sample_in_closed_form() -> None:
     assert sample.tokens.tolist() == expected
     assert sample.tokens.dtype == np.int64
     assert sample.is_target.tolist() == [False] * 5 + [True] * (len(expected) - 5)
-    assert sample.image_at.tolist() == [8, 19]
-    assert sample.grid.tolist() == [[2, 2], [2, 2]]
-    assert sample.patches[:, 0].tolist() == [2.0] * 4 + [3.0] * 4
+    assert sample.images.token.tolist() == [8, 19]
+    assert sample.images.grid.tolist() == [[2, 2], [2, 2]]
+    assert sample.images.patches[:, 0].tolist() == [2.0] * 4 + [3.0] * 4
     assert sample.key == KEY
     assert num_rows(sample) == len(expected) + 8
 
@@ -140,7 +140,7 @@ def test_a_whole_document_is_its_parts_with_an_empty_line_between_texts(
             expected += (BREAK if before is not None else []) + [*content.encode()]
     assert sample.tokens.tolist() == expected
     assert sample.is_target.tolist() == [False] * (1 + len(prompt)) + [True] * (len(expected) - 1 - len(prompt))
-    assert sample.image_at.tolist() == [i for i, token in enumerate(expected) if token == IMAGE]
+    assert sample.images.token.tolist() == [i for i, token in enumerate(expected) if token == IMAGE]
 
 
 @given(parts, st.sampled_from(TASKS))
@@ -158,9 +158,9 @@ def test_a_task_uses_each_part_at_most_once_and_prompts_nothing_it_generates(
         assert message.startswith(f"sample {KEY}: it lacks ")
         return
     assert sample.is_target.any()
-    shown = sample.patches[::4, 0].tolist() if len(sample.patches) else []
+    shown = sample.images.patches[::4, 0].tolist() if len(sample.images.patches) else []
     assert shown == ([] if task == "text_only" else [i for i, content in enumerate(contents) if content is None])
-    assert (sample.tokens[sample.image_at] == IMAGE).all()
+    assert (sample.tokens[sample.images.token] == IMAGE).all()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -177,14 +177,14 @@ def test_a_prompt_comes_first_and_is_no_target(task: str) -> None:
 
 def test_images_keep_their_own_grids() -> None:
     sample = make(document(image(0.0, grid=(3, 1)), text("x"), image(1.0, grid=(1, 2))), "both")
-    assert sample.grid.tolist() == [[3, 1], [1, 2]]
-    assert sample.patches[:, 0].tolist() == [0.0] * 3 + [1.0] * 2
+    assert sample.images.grid.tolist() == [[3, 1], [1, 2]]
+    assert sample.images.patches[:, 0].tolist() == [0.0] * 3 + [1.0] * 2
     assert num_rows(sample) == 1 + 1 + 3 + 1 + 1 + 2
 
 
 def test_text_alone_has_no_patches() -> None:
     sample = make(PAIR, "text_only")
-    assert (sample.patches.shape, sample.grid.shape, sample.image_at.shape) == ((0, 16), (0, 2), (0,))
+    assert (sample.images.patches.shape, sample.images.grid.shape, sample.images.token.shape) == ((0, 16), (0, 2), (0,))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ LATENT = document(image(0.5, std=2.0, grid=(4, 4)))
 
 def test_an_image_is_mean_plus_std_times_noise() -> None:
     """In closed form over many draws: 1,000 x 256 values."""
-    draws = np.stack([make(LATENT, "image_only", seed=seed).patches for seed in range(1_000)])
+    draws = np.stack([make(LATENT, "image_only", seed=seed).images.patches for seed in range(1_000)])
     assert draws.mean() == pytest.approx(0.5, abs=5 * 2.0 / draws.size**0.5)
     assert draws.std() == pytest.approx(2.0, rel=5 / (2 * draws.size) ** 0.5)
     assert np.abs(draws.mean(axis=0) - 0.5).max() < 5 * 2.0 / 1_000**0.5
@@ -225,7 +225,7 @@ def test_an_image_is_mean_plus_std_times_noise() -> None:
 def test_one_generator_gives_one_draw() -> None:
     """A sample is drawn alike whenever (seed, pass, key) are, and anew in each pass."""
     one, again, later, other = (
-        make_sample(LATENT, "image_only", [], TOKENIZER, GREY, keyed_generator(*of)).patches
+        make_sample(LATENT, "image_only", [], TOKENIZER, GREY, keyed_generator(*of)).images.patches
         for of in ((0, 0, KEY), (0, 0, KEY), (0, 1, KEY), (0, 0, "other"))
     )
     assert np.array_equal(one, again)
@@ -247,17 +247,17 @@ def test_pixels_are_exact_and_draw_nothing() -> None:
     rng = np.random.default_rng(0)
     state = rng.bit_generator.state
     sample = make_sample(PAIR, "both", [], TOKENIZER, GREY, rng)
-    assert (sample.patches == 1.0).all()
+    assert (sample.images.patches == 1.0).all()
     assert rng.bit_generator.state == state
 
 
 def test_a_standard_deviation_of_zero_gives_the_mean() -> None:
-    assert (make(document(image(0.25, std=0.0)), "image_only").patches == 0.25).all()
+    assert (make(document(image(0.25, std=0.0)), "image_only").images.patches == 0.25).all()
 
 
 def test_each_image_is_mirrored_half_the_time_by_itself() -> None:
     source = document(*(image(1.0, std=0.0, mirrored=-1.0) for _ in range(2)))
-    shown = np.array([make(source, "image_only", seed=seed).patches[[0, 4], 0] for seed in range(800)])
+    shown = np.array([make(source, "image_only", seed=seed).images.patches[[0, 4], 0] for seed in range(800)])
     assert (np.abs(shown) == 1.0).all()
     bound = 4.5 / 800**0.5
     assert np.abs(shown.mean(axis=0)).max() < bound
@@ -268,9 +268,9 @@ def test_images_become_patches_row_by_row() -> None:
     pixels = np.arange(96, dtype=np.float32).reshape(1, 8, 12)
     part = ImagePart(posterior=pixels[None], mirrored=pixels[None][:0])
     sample = make(document(image(5.0), text("x"), part), "both")
-    assert np.array_equal(sample.patches[:4], np.full((4, 16), 5.0))
-    assert np.array_equal(sample.patches[4:], to_patches(pixels, 4))
-    assert sample.grid.tolist() == [[2, 2], [2, 3]]
+    assert np.array_equal(sample.images.patches[:4], np.full((4, 16), 5.0))
+    assert np.array_equal(sample.images.patches[4:], to_patches(pixels, 4))
+    assert sample.images.grid.tolist() == [[2, 2], [2, 3]]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -288,7 +288,9 @@ def test_a_latent_that_is_not_finite_is_named(dtype: type, which: int, values: t
 def test_large_values_are_finite() -> None:
     """The largest that float16 holds, in every element."""
     stored = np.full((2, 1, 64, 64), 65504.0, dtype=np.float16)
-    assert np.isfinite(make(document(ImagePart(posterior=stored, mirrored=stored[:0])), "image_only").patches).all()
+    assert np.isfinite(
+        make(document(ImagePart(posterior=stored, mirrored=stored[:0])), "image_only").images.patches
+    ).all()
 
 
 # Windows of overlong samples.
@@ -309,9 +311,12 @@ def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
         key=KEY,
         tokens=tokens,
         is_target=np.arange(len(tokens)) >= num_prompt,
-        image_at=image_at,
-        patches=np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))[:, None],
-        grid=grid,
+        images=Images(
+            token=image_at,
+            time=np.ones(len(image_at)),
+            grid=grid,
+            patches=np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))[:, None],
+        ),
         is_interleaved=True,
     )
     return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, num_rows(sample) - 1)))
@@ -327,11 +332,11 @@ def test_a_window_is_the_prompt_and_a_stretch_of_the_targets(case: tuple[Sample,
     stretch = window.tokens[len(prompt) :].tolist()
     targets = sample.tokens[sample.is_target].tolist()
     assert any(targets[i : i + len(stretch)] == stretch for i in range(len(targets) + 1))
-    assert (window.tokens[window.image_at] == 258).all()
-    assert len(window.image_at) == (window.tokens == 258).sum()
-    numbers = np.unique(window.patches)
-    assert np.array_equal(window.patches[:, 0], np.repeat(numbers, window.grid.prod(axis=1)))
-    assert np.array_equal(window.grid, sample.grid[numbers.astype(int)])
+    assert (window.tokens[window.images.token] == 258).all()
+    assert len(window.images) == (window.tokens == 258).sum()
+    numbers = np.unique(window.images.patches)
+    assert np.array_equal(window.images.patches[:, 0], window.images.per_patch(numbers))
+    assert np.array_equal(window.images.grid, sample.images.grid[numbers.astype(int)])
 
 
 def text_sample(num_targets: int) -> Sample:
@@ -339,9 +344,7 @@ def text_sample(num_targets: int) -> Sample:
         key=KEY,
         tokens=np.arange(num_targets + 1),
         is_target=np.arange(num_targets + 1) > 0,
-        image_at=np.zeros(0, dtype=np.int64),
-        patches=np.zeros((0, 1), dtype=np.float32),
-        grid=np.zeros((0, 2), dtype=np.int64),
+        images=cut_images([], [], GREY),
         is_interleaved=True,
     )
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
-import pickle
 import shutil
 import tarfile
 from collections import Counter
@@ -15,7 +14,7 @@ import pytest
 
 from oneflow_dist.data import shards as shards_module
 from oneflow_dist.data.index import index_tar
-from oneflow_dist.data.shards import REMOTE_SHARDS_KEPT, ShardSet, fetch_whole, index_name, list_shards, open_shards
+from oneflow_dist.data.shards import REMOTE_SHARDS_KEPT, ShardSet, fetched, index_name, list_shards, open_shards
 from tests.tars import PAIRS, serve, write_tar
 
 
@@ -48,7 +47,7 @@ def test_a_sample_is_named_by_source_shard_and_key(tmp_path: Path) -> None:
     names = ["pets/cats-000/0001", "pets/cats-000/0002", "pets/cats-001/a/b/0003"]
     assert names_of(shards) == names
     assert [shards.read(i).key for i in range(3)] == names
-    assert [shards.locate(i) for i in range(3)] == [(0, 0), (0, 1), (1, 0)]
+    assert [shards.shard_of(i) for i in range(3)] == [(0, 0), (0, 1), (1, 0)]
 
 
 def test_each_sample_has_the_header_of_its_shard(tmp_path: Path) -> None:
@@ -94,20 +93,18 @@ AS_WRITTEN = {
     "braces around a folder": ("{x,y}/a-{0..1}.tar", "{x,y}/a-0.tar {x,y}/a-1.tar"),
     "a brace that does not close": ("odd{/*.tar", "odd{/a.tar"),
     "a file with brackets": ("[1]-a.tar", "[1]-a.tar"),
-    "files with brackets and a wildcard": ("[1]-*.tar", "[1]-a.tar [1]-b.tar"),
     "a folder of several with brackets": ("{set [v2],odd{}/a.tar", "{set [v2],odd{}/a.tar"),
     "brackets in braces": ("{set [v2],plain}/a.tar", "set [v2]/a.tar plain/a.tar"),
-    "brackets behind a wildcard": ("*/set [v2]/a.tar", "deep/set [v2]/a.tar"),
     "brackets that are a pattern": ("plain/[ab].tar", "plain/a.tar plain/b.tar"),
     "braces that are a pattern": ("{plain,deep/set [[]v2]}/a.tar", "plain/a.tar deep/set [v2]/a.tar"),
 }
 
 
 @pytest.mark.parametrize(("pattern", "expected"), AS_WRITTEN.values(), ids=AS_WRITTEN)
-def test_as_much_of_a_pattern_as_exists_means_itself(tmp_path: Path, pattern: str, expected: str) -> None:
+def test_folders_and_paths_that_exist_mean_themselves(tmp_path: Path, pattern: str, expected: str) -> None:
     names = [
-        *("set [v2]/a.tar", "set [v2]/b.tar", "{x,y}/a-0.tar", "{x,y}/a-1.tar", "odd{/a.tar", "[1]-a.tar", "[1]-b.tar"),
-        *("1-a.tar", "plain/a.tar", "plain/b.tar", "deep/set [v2]/a.tar", "{set [v2],odd{}/a.tar"),
+        *("set [v2]/a.tar", "set [v2]/b.tar", "{x,y}/a-0.tar", "{x,y}/a-1.tar", "odd{/a.tar", "[1]-a.tar", "1-a.tar"),
+        *("plain/a.tar", "plain/b.tar", "deep/set [v2]/a.tar", "{set [v2],odd{}/a.tar"),
     ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -194,15 +191,6 @@ def test_samples_are_read_in_any_order_and_again(tmp_path: Path) -> None:
     shards = open_shards("pets", f"{tmp_path}/*.tar")
     texts = [shards.read(i).files["txt"] for i in (2, 0, 1, 2)]
     assert texts == [b"nine", b"one", b"two", b"nine"]
-
-
-def test_shards_are_opened_again_after_pickling(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "a.tar", PAIRS)
-    shards = open_shards("pets", str(path), str(tmp_path / "indexes"))
-    before = shards.read(0)
-    again: ShardSet = pickle.loads(pickle.dumps(shards))
-    assert again.read(0) == before
-    assert not (tmp_path / "a.tar.index").exists()
 
 
 def test_shards_are_readable_after_a_fork(tmp_path: Path) -> None:
@@ -326,18 +314,9 @@ def test_lanes_of_one_process_do_not_drop_each_others_shards(site: Site, indexes
     assert site.fetched == {f"x-{number}.tar": 1 for number in range(4)}
 
 
-def test_remote_shards_are_opened_again_after_pickling(site: Site, indexes: str) -> None:
-    shards = open_shards("pets", f"{site.address}/x-{{0..3}}.tar", indexes)
-    before = shards.read(7)
-    again: ShardSet = pickle.loads(pickle.dumps(shards))
-    assert again.read(7) == before
-
-
-def test_a_fetched_file_is_gone_when_it_is_closed(site: Site, tmp_path: Path) -> None:
+def test_a_fetched_file_is_gone_at_the_end(site: Site) -> None:
     (site.folder / "page").write_bytes(b"content")
-    with fetch_whole(f"{site.address}/page", str(tmp_path)) as file:
-        path = Path(file.name)
-        assert path.parent == tmp_path
+    with fetched(f"{site.address}/page") as path:
         assert path.read_bytes() == b"content"
     assert not path.exists()
 
@@ -459,8 +438,8 @@ def test_more_shards_than_files_can_be_open_are_refused(tmp_path: Path, monkeypa
     path = write_tar(tmp_path / "x.tar", PAIRS)
     asked = []
     monkeypatch.setattr(shards_module.resource, "setrlimit", lambda _, limits: asked.append(limits))
-    monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 257))
-    assert refusal(path) == "source pets: its shards need 2 open files, the limit is 257; use larger shards"
+    monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 256))
+    assert refusal(path) == "source pets: its shards need 1 open files, the limit is 256; use larger shards"
     monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 300))
     open_shards("pets", str(path))
     assert asked == [(300, 300)]

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, FlowConfig
 from oneflow_dist.containers import Capacity, Counts, Losses, NoisySample, PackedBatch, Prediction, Sample
 from oneflow_dist.data.packing import pack
-from oneflow_dist.flow.losses import are_finite, compute_losses, text_weights
+from oneflow_dist.flow.losses import are_finite, compute_losses
 from oneflow_dist.flow.noising import noise_at
 from oneflow_dist.flow.schedule import KeepSchedule
 
@@ -32,19 +32,27 @@ class ChosenKeep(np.random.Generator):
         return np.where(self.keep, 0.25, 0.75)
 
 
-def losses_of(
-    prediction: Prediction, batch: PackedBatch, counts: Counts, normalize: str, image_weight: float
-) -> Losses:
-    """The losses, once the likelihoods of bag tokens are summed as the model sums them."""
-    bag_loss = (text_weights(batch, normalize)[1] * prediction.bag_nll).sum()
-    return compute_losses(replace(prediction, bag_loss=bag_loss), batch, counts, normalize, image_weight)
+def flow_of(config: Config, normalize: str, image_weight: float = 1.0) -> FlowConfig:
+    return replace(config.flow, normalize=normalize, image_weight=image_weight)
+
+
+def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor, bag_nll: Tensor | None = None) -> Prediction:
+    """What a model says that has no error in its velocities; likelihoods of bag tokens are summed as it sums them."""
+    return Prediction(
+        zero_logit=zero_logit,
+        log_rate=log_rate,
+        bag_loss=torch.zeros(()) if bag_nll is None else (batch.bag_weight * bag_nll).sum(),
+        velocity=batch.velocity.clone(),
+        slot_hidden=torch.zeros(len(batch.tokens), 1),
+    )
 
 
 class Table:
     """One free parameter for every slot of every noisy text that occurs: what an ideal network could learn."""
 
     def __init__(self, samples: list[NoisySample], config: Config):
-        self.batch = pack(samples, None)
+        self.config = config
+        self.batches = {normalize: pack(samples, None, normalize) for normalize in ("batch", "paper")}
         views = [(tuple(s.tokens.tolist()), slot) for s in samples for slot in range(len(s.tokens))]
         self.views = sorted(set(views))
         self.view_of_slot = torch.tensor([self.views.index(view) for view in views])
@@ -55,16 +63,11 @@ class Table:
         return torch.tensor(values, dtype=torch.float32, requires_grad=True)
 
     def losses(self, zero_logit: Tensor, log_rate: Tensor, bag_logits: Tensor, normalize: str) -> Losses:
-        log_probs = bag_logits.log_softmax(-1)[self.view_of_slot[self.batch.bag_slot]]
-        prediction = Prediction(
-            zero_logit=zero_logit[self.view_of_slot],
-            log_rate=log_rate[self.view_of_slot],
-            bag_loss=torch.zeros(()),
-            bag_nll=-log_probs.gather(1, self.batch.bag_tokens[:, None]).squeeze(1),
-            velocity=self.batch.velocity,
-            slot_hidden=torch.zeros(len(self.batch.tokens), 1),
-        )
-        return losses_of(prediction, self.batch, self.batch.counts, normalize, image_weight=1.0)
+        batch = self.batches[normalize]
+        log_probs = bag_logits.log_softmax(-1)[self.view_of_slot[batch.bag_slot]]
+        bag_nll = -log_probs.gather(1, batch.bag_tokens[:, None]).squeeze(1)
+        prediction = predict(batch, zero_logit[self.view_of_slot], log_rate[self.view_of_slot], bag_nll)
+        return compute_losses(prediction, batch, batch.counts, flow_of(self.config, normalize))
 
 
 def all_noisings(make_sample: Callable[..., Sample], texts: list[tuple[int, ...]]) -> list[NoisySample]:
@@ -171,32 +174,26 @@ def test_closed_forms_of_a_mixture_of_lengths_are_stationary(
 
 
 def slots(
-    counts: list[int], config: Config, make_noisy: Callable[..., NoisySample], is_open: list[bool] | None = None
+    counts: list[int],
+    make_noisy: Callable[..., NoisySample],
+    is_open: list[bool] | None = None,
+    normalize: str = "batch",
 ) -> PackedBatch:
     """A batch of one text whose slots miss so many tokens."""
     noisy = make_noisy(np.random.default_rng(0), num_tokens=len(counts), num_images=0, num_bag_tokens=sum(counts))
     noisy = replace(noisy, bag_slot=np.repeat(np.arange(len(counts)), counts))
-    return pack([replace(noisy, is_open=np.array(is_open)) if is_open else noisy], None)
-
-
-def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor) -> Prediction:
-    return Prediction(
-        zero_logit=zero_logit,
-        log_rate=log_rate,
-        bag_loss=torch.zeros(()),
-        bag_nll=torch.zeros(len(batch.bag_tokens)),
-        velocity=batch.velocity.clone(),
-        slot_hidden=torch.zeros(len(batch.tokens), 1),
-    )
+    return pack([replace(noisy, is_open=np.array(is_open)) if is_open else noisy], None, normalize)
 
 
 def learn_rate(counts: list[int], config: Config, make_noisy: Callable[..., NoisySample]) -> float:
     """The rate that gradient descent ends at, when one number must serve all slots."""
-    batch = slots(counts, config, make_noisy)
+    batch = slots(counts, make_noisy)
     log_rate = torch.tensor(0.7, requires_grad=True)
     for _ in range(60):
         prediction = predict(batch, torch.zeros(len(counts)), log_rate.expand(len(counts)))
-        (grad,) = torch.autograd.grad(compute_losses(prediction, batch, batch.counts, "batch", 1.0).rate, log_rate)
+        (grad,) = torch.autograd.grad(
+            compute_losses(prediction, batch, batch.counts, flow_of(config, "batch")).rate, log_rate
+        )
         log_rate = (log_rate.detach() - 0.5 * grad).requires_grad_()
     return log_rate.detach().exp().item()
 
@@ -213,9 +210,11 @@ def test_rate_goes_to_the_mean_count_and_not_to_the_truncated_poisson_rate(
 
 
 def test_empty_slots_do_not_pull_on_the_rate(config: Config, make_noisy: Callable[..., NoisySample]) -> None:
-    batch = slots([0, 2, 0, 1], config, make_noisy)
+    batch = slots([0, 2, 0, 1], make_noisy)
     log_rate = torch.full((4,), 0.3, requires_grad=True)
-    compute_losses(predict(batch, torch.zeros(4), log_rate), batch, batch.counts, "batch", 1.0).total.backward()
+    compute_losses(
+        predict(batch, torch.zeros(4), log_rate), batch, batch.counts, flow_of(config, "batch")
+    ).total.backward()
     assert log_rate.grad is not None
     assert (log_rate.grad != 0.0).tolist() == [False, True, False, True]
 
@@ -223,10 +222,10 @@ def test_empty_slots_do_not_pull_on_the_rate(config: Config, make_noisy: Callabl
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
 def test_losses_are_the_formulas(config: Config, make_noisy: Callable[..., NoisySample], normalize: str) -> None:
     """Means over three open slots; the fourth is closed."""
-    batch = slots([0, 2, 1, 0], config, make_noisy, is_open=[True, True, True, False])
+    batch = slots([0, 2, 1, 0], make_noisy, [True, True, True, False], normalize)
     pi, rate = torch.tensor([0.7, 0.2, 0.4, 0.5]), torch.tensor([5.0, 1.5, 0.8, 1.0])
-    prediction = replace(predict(batch, pi.logit(), rate.log()), bag_nll=torch.tensor([0.1, 0.2, 0.4]))
-    losses = losses_of(prediction, batch, batch.counts, normalize, 1.0)
+    prediction = predict(batch, pi.logit(), rate.log(), bag_nll=torch.tensor([0.1, 0.2, 0.4]))
+    losses = compute_losses(prediction, batch, batch.counts, flow_of(config, normalize))
     assert losses.zero.item() == pytest.approx(-(np.log(0.7) + np.log(0.8) + np.log(0.6)) / 3, rel=1e-5)
     assert losses.rate.item() == pytest.approx((1.5 - 2 * np.log(1.5) + 0.8 - np.log(0.8)) / 3, rel=1e-5)
     assert losses.bag.item() == pytest.approx(0.7 / 3, rel=1e-5)
@@ -238,38 +237,38 @@ def test_image_loss_is_zero_where_the_velocity_is_the_target(
 ) -> None:
     batch = pack([make_noisy(np.random.default_rng(0), num_images=3)], None)
     prediction = predict(batch, torch.zeros(9), torch.zeros(9))
-    assert compute_losses(prediction, batch, batch.counts, "batch", 1.0).velocity.item() == 0.0
+    assert compute_losses(prediction, batch, batch.counts, flow_of(config, "batch")).velocity.item() == 0.0
 
 
 def test_image_loss_is_the_mean_square_over_scored_images(
     config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
-    noisy = replace(make_noisy(np.random.default_rng(0), num_images=3), image_is_scored=np.array([True, False, True]))
+    noisy = replace(make_noisy(np.random.default_rng(0), num_images=3), is_moving=np.array([True, False, True]))
     batch = pack([noisy], None)
     errors = torch.tensor([1.0, 100.0, 3.0]).repeat_interleave(4)[:, None]
     prediction = replace(predict(batch, torch.zeros(9), torch.zeros(9)), velocity=batch.velocity + errors)
-    losses = compute_losses(prediction, batch, batch.counts, "batch", image_weight=0.25)
+    losses = compute_losses(prediction, batch, batch.counts, flow_of(config, "batch", image_weight=0.25))
     assert losses.velocity.item() == pytest.approx((1.0 + 9.0) / 2, rel=1e-5)
     text = losses.zero + losses.rate + losses.bag
     assert losses.total.item() == pytest.approx((text + 0.25 * losses.velocity).item(), rel=1e-6)
 
 
 def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
-    make_noisy: Callable[..., NoisySample],
+    config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
     """In float64, image by image: a large image counts by its size, a clean one and padding not at all."""
     rng = np.random.default_rng(5)
     first = make_noisy(rng, num_images=3, grid=[(1, 2), (5, 3), (2, 2)])
-    samples = [replace(first, image_is_scored=np.array([True, False, True])), make_noisy(rng, grid=(4, 7))]
+    samples = [replace(first, is_moving=np.array([True, False, True])), make_noisy(rng, grid=(4, 7))]
     plain = pack(samples, None)
     batch = pack(samples, replace(_size(plain), rows=90, images=6, patches=70, sequences=3))
     prediction = random_prediction(batch, 0)
-    losses = compute_losses(prediction, batch, batch.counts, "batch", 1.0)
+    losses = compute_losses(prediction, batch, batch.counts, flow_of(config, "batch"))
 
     squares: list[float] = []
     place = 0
     for sample in samples:
-        for (rows, columns), is_scored in zip(sample.grid, sample.image_is_scored, strict=True):
+        for (rows, columns), is_scored in zip(sample.images.grid, sample.is_moving, strict=True):
             own = slice(place, place + rows * columns)
             place += rows * columns
             error = prediction.velocity[own].double() - batch.velocity[own].double()
@@ -278,42 +277,42 @@ def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
     assert losses.velocity.item() == pytest.approx(float(np.mean(squares)), rel=1e-6)
 
 
-def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
+def random_values(batch: PackedBatch, seed: int) -> dict[str, Tensor]:
+    """What `predict_values` makes a prediction of."""
     generator = torch.Generator().manual_seed(seed)
     zero_logit, log_rate = torch.randn(2, len(batch.tokens), generator=generator)
-    return Prediction(
-        zero_logit=zero_logit,
-        log_rate=log_rate,
-        bag_loss=torch.zeros(()),
-        bag_nll=torch.rand(len(batch.bag_tokens), generator=generator),
-        velocity=torch.randn(batch.velocity.shape, generator=generator),
-        slot_hidden=torch.zeros(len(batch.tokens), 1),
-    )
+    bag_nll = torch.rand(len(batch.bag_tokens), generator=generator)
+    velocity = torch.randn(batch.velocity.shape, generator=generator)
+    return {"zero_logit": zero_logit, "log_rate": log_rate, "bag_nll": bag_nll, "velocity": velocity}
 
 
-def join(predictions: list[Prediction]) -> Prediction:
-    """All but the bag loss, which `losses_of` makes."""
-    parts = {f.name: [getattr(p, f.name) for p in predictions] for f in fields(Prediction) if f.name != "bag_loss"}
-    return Prediction(bag_loss=torch.zeros(()), **{name: torch.cat(values) for name, values in parts.items()})
+def predict_values(batch: PackedBatch, velocity: Tensor, **values: Tensor) -> Prediction:
+    return replace(predict(batch, **values), velocity=velocity)
+
+
+def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
+    return predict_values(batch, **random_values(batch, seed))
+
+
+def join(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([value[name] for value in values]) for name in values[0]}
 
 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
 def test_losses_of_microbatches_sum_to_the_loss_of_one_batch(
     config: Config, make_noisy: Callable[..., NoisySample], normalize: str
 ) -> None:
-    rng = np.random.default_rng(1)
+    rng, flow = np.random.default_rng(1), flow_of(config, normalize, image_weight=0.5)
     samples = [
         make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b) for n, i, b in ((4, 1, 9), (7, 0, 1), (2, 2, 0))
     ]
-    parts = [pack([sample], None) for sample in samples]
-    predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
-    whole = pack(samples, None)
+    parts = [pack([sample], None, normalize) for sample in samples]
+    values = [random_values(batch, seed) for seed, batch in enumerate(parts)]
+    whole = pack(samples, None, normalize)
     counts = sum((batch.counts for batch in parts), Counts.zeros())
-    one = losses_of(join(predictions), whole, whole.counts, normalize, 0.5).stack()
-    many = torch.stack(
-        [losses_of(p, b, counts, normalize, 0.5).stack() for p, b in zip(predictions, parts, strict=True)]
-    )
-    torch.testing.assert_close(many.sum(0), one)
+    one = compute_losses(predict_values(whole, **join(values)), whole, whole.counts, flow).stack()
+    many = [compute_losses(predict_values(b, **v), b, counts, flow).stack() for v, b in zip(values, parts, strict=True)]
+    torch.testing.assert_close(torch.stack(many).sum(0), one)
 
 
 def test_paper_normalisation_is_the_mean_over_samples_of_the_mean_over_slots(
@@ -321,11 +320,14 @@ def test_paper_normalisation_is_the_mean_over_samples_of_the_mean_over_slots(
 ) -> None:
     rng = np.random.default_rng(2)
     samples = [make_noisy(rng, num_tokens=n, num_images=0, num_bag_tokens=b) for n, b in ((1, 12), (8, 3), (5, 0))]
-    parts = [pack([sample], None) for sample in samples]
-    predictions = [random_prediction(batch, seed) for seed, batch in enumerate(parts)]
-    whole = pack(samples, None)
-    paper = losses_of(join(predictions), whole, whole.counts, "paper", 1.0).stack()
-    alone = [losses_of(p, b, b.counts, "batch", 1.0).stack() for p, b in zip(predictions, parts, strict=True)]
+    parts = [pack([sample], None, "batch") for sample in samples]
+    values = [random_values(batch, seed) for seed, batch in enumerate(parts)]
+    whole = pack(samples, None, "paper")
+    paper = compute_losses(predict_values(whole, **join(values)), whole, whole.counts, flow_of(config, "paper")).stack()
+    alone = [
+        compute_losses(predict_values(b, **v), b, b.counts, flow_of(config, "batch")).stack()
+        for v, b in zip(values, parts, strict=True)
+    ]
     torch.testing.assert_close(paper, torch.stack(alone).mean(0))
 
 
@@ -335,33 +337,33 @@ def test_closed_slots_and_padding_add_no_loss(
 ) -> None:
     noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=1, num_bag_tokens=3)
     noisy = replace(noisy, is_open=np.array([1, 0, 1, 0, 1, 1], dtype=bool), bag_slot=np.array([0, 2, 2]))
-    plain = pack([noisy], None)
+    plain = pack([noisy], None, normalize)
     room = replace(_size(plain), rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5)
-    padded = pack([noisy], room)
-    prediction = random_prediction(plain, 0)
-    expected = losses_of(prediction, plain, plain.counts, normalize, 1.0)
-
-    wild = random_prediction(padded, 1)
-    for name in ("zero_logit", "log_rate", "bag_nll", "velocity"):
-        own = getattr(prediction, name)
-        getattr(wild, name)[: len(own)] = own
-    wild.zero_logit[[1, 3]] = 50.0
-    wild.log_rate[[1, 3]] = 5.0
-    actual = losses_of(wild, padded, padded.counts, normalize, 1.0)
+    padded = pack([noisy], room, normalize)
+    values, wild = random_values(plain, 0), random_values(padded, 1)
+    for name, value in values.items():
+        wild[name][: len(value)] = value
+    wild["zero_logit"][[1, 3]] = 50.0
+    wild["log_rate"][[1, 3]] = 5.0
+    expected, actual = (
+        compute_losses(predict_values(batch, **of_batch), batch, batch.counts, flow_of(config, normalize))
+        for batch, of_batch in ((plain, values), (padded, wild))
+    )
     torch.testing.assert_close(actual.stack(), expected.stack())
 
 
 @pytest.mark.parametrize("wild", [89.0, 1e4, 1e30, float("inf"), float("nan")])
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
 def test_what_is_not_scored_may_be_anything(
-    make_noisy: Callable[..., NoisySample], normalize: str, wild: float
+    config: Config, make_noisy: Callable[..., NoisySample], normalize: str, wild: float
 ) -> None:
     """Nothing trains closed slots, rates where nothing is missing, clean images and padding: they may overflow."""
     noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=2, num_bag_tokens=3)
     is_open = np.array([1, 0, 1, 0, 1, 1, 1], dtype=bool)
-    noisy = replace(noisy, is_open=is_open, bag_slot=np.array([0, 2, 2]), image_is_scored=np.array([False, True]))
-    size = _size(pack([noisy], None))
-    batch = pack([noisy], replace(size, rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5))
+    noisy = replace(noisy, is_open=is_open, bag_slot=np.array([0, 2, 2]), is_moving=np.array([False, True]))
+    size = _size(pack([noisy], None, normalize))
+    room = replace(size, rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5)
+    batch = pack([noisy], room, normalize)
     tame = random_prediction(batch, 0)
     names = ("zero_logit", "log_rate", "velocity")
     is_scored = {
@@ -372,7 +374,7 @@ def test_what_is_not_scored_may_be_anything(
     found = []
     for value in (0.0, wild):
         inputs = {name: torch.where(is_scored[name], getattr(tame, name), value).requires_grad_() for name in names}
-        losses = losses_of(replace(tame, **inputs), batch, batch.counts, normalize, 1.0)
+        losses = compute_losses(replace(tame, **inputs), batch, batch.counts, flow_of(config, normalize))
         gradients = torch.autograd.grad(losses.total, list(inputs.values()))
         found.append([losses.stack(), *gradients])
         for name, gradient in zip(names, gradients, strict=True):
@@ -398,15 +400,15 @@ def test_a_batch_with_nothing_to_learn_has_loss_zero(
     config: Config, make_noisy: Callable[..., NoisySample], normalize: str
 ) -> None:
     noisy = make_noisy(np.random.default_rng(4), num_images=1, num_bag_tokens=0)
-    noisy = replace(noisy, is_open=np.zeros(7, dtype=bool), image_is_scored=np.zeros(1, dtype=bool))
-    batch = pack([noisy], None)
-    losses = losses_of(random_prediction(batch, 0), batch, batch.counts, normalize, 1.0)
-    assert losses.stack().tolist() == [0.0] * 5
+    noisy = replace(noisy, is_open=np.zeros(7, dtype=bool), is_moving=np.zeros(1, dtype=bool))
+    batch = pack([noisy], None, normalize)
+    losses = compute_losses(random_prediction(batch, 0), batch, batch.counts, flow_of(config, normalize))
+    assert not losses.stack().any()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", [f.name for f in fields(Losses)])
+@pytest.mark.parametrize("name", Losses.names())
 def test_one_bad_loss_is_seen(name: str, bad: float) -> None:
-    good = Losses.unstack(torch.ones(5))
+    good = Losses.unstack(torch.ones(len(Losses.names())))
     assert are_finite(good)
     assert not are_finite(replace(good, **{name: torch.tensor(bad)}))

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from oneflow_dist.containers import NoisySample, Sample
+from oneflow_dist.containers import Images, NoisySample, Sample
 from oneflow_dist.flow.noising import (
     draw_times,
     gaussian,
     keyed_generator,
     noise_at,
-    noise_patches,
+    noise_images,
     noise_sample,
     set_key,
     without_condition,
@@ -48,20 +48,19 @@ def samples(draw: st.DrawFn) -> Sample:
     sides = draw(st.lists(st.integers(1, 3), min_size=2 * len(image_at), max_size=2 * len(image_at)))
     grid = np.array(sides, dtype=np.int64).reshape(-1, 2)
     numbers = np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))
+    patches = numbers[:, None] + np.zeros((1, 4), dtype=np.float32)
     return Sample(
         key="test/sample",
         tokens=tokens,
         is_target=np.array([False, *is_target]),
-        image_at=image_at,
-        patches=numbers[:, None] + np.zeros((1, 4), dtype=np.float32),
-        grid=grid,
+        images=Images(token=image_at, time=np.ones(len(image_at)), grid=grid, patches=patches),
         is_interleaved=draw(st.booleans()),
     )
 
 
-def split(patches: np.ndarray, grid: np.ndarray) -> list[np.ndarray]:
+def split(images: Images) -> list[np.ndarray]:
     """The patches of each image."""
-    return np.split(patches, np.cumsum(grid.prod(axis=1)))[:-1]
+    return np.split(images.patches, np.cumsum(images.num_patches))[:-1]
 
 
 some_schedule = st.sampled_from(list(SCHEDULES.values()))
@@ -100,9 +99,9 @@ def test_prompt_tokens_and_prompt_images_are_untouched(sample: Sample, schedule:
     noisy = noise(sample, schedule, seed)
     prompt_text = [t for t in sample.tokens[~sample.is_target].tolist() if t != IMAGE]
     assert not set(prompt_text) & set(noisy.bag_tokens.tolist())
-    images, noisy_images = split(sample.patches, sample.grid), split(noisy.patches, noisy.grid)
-    clean = [p.tolist() for p, is_scored in zip(noisy_images, noisy.image_is_scored, strict=True) if not is_scored]
-    assert all(images[i].tolist() in clean for i in np.flatnonzero(~sample.is_target[sample.image_at]))
+    images, noisy_images = split(sample.images), split(noisy.images)
+    clean = [p.tolist() for p, is_scored in zip(noisy_images, noisy.is_moving, strict=True) if not is_scored]
+    assert all(images[i].tolist() in clean for i in np.flatnonzero(~sample.is_target[sample.images.token]))
 
 
 @given(samples(), some_schedule, seeds)
@@ -111,35 +110,35 @@ def test_images_stay_with_their_tokens_and_keep_their_patches(
 ) -> None:
     """patch = noisy patch + (1 - t) velocity, whichever images are missing."""
     noisy = noise(sample, schedule, seed)
-    assert (noisy.tokens[noisy.image_at] == IMAGE).all()
-    assert (noisy.tokens == IMAGE).sum() == len(noisy.image_at) == len(noisy.grid)
-    left = np.repeat(1.0 - noisy.image_time.astype(np.float32), noisy.grid.prod(axis=1))[:, None]
-    patches = noisy.patches + left * noisy.velocity
+    assert (noisy.tokens[noisy.images.token] == IMAGE).all()
+    assert (noisy.tokens == IMAGE).sum() == len(noisy.images)
+    left = noisy.images.per_patch(1.0 - noisy.images.time.astype(np.float32))[:, None]
+    patches = noisy.images.patches + left * noisy.velocity
     # A missing image is a bag token: what remains after taking those out, in order, are the kept images.
-    is_missing = np.zeros(len(sample.image_at), dtype=bool)
+    is_missing = np.zeros(len(sample.images), dtype=bool)
     place = 0
     for slot in range(len(noisy.tokens)):
-        place += slot in noisy.image_at
+        place += slot in noisy.images.token
         for token in noisy.bag_tokens[noisy.bag_slot == slot]:
             if token == IMAGE:
                 is_missing[place] = True
                 place += 1
-    np.testing.assert_array_equal(noisy.grid, sample.grid[~is_missing])
-    np.testing.assert_allclose(patches, sample.patches[np.repeat(~is_missing, sample.grid.prod(axis=1))], atol=1e-5)
+    np.testing.assert_array_equal(noisy.images.grid, sample.images.grid[~is_missing])
+    np.testing.assert_allclose(patches, sample.images.patches[sample.images.per_patch(~is_missing)], atol=1e-5)
 
 
 @given(samples(), some_schedule, seeds)
 def test_only_moving_target_images_are_scored(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
-    assert (noisy.image_time[noisy.image_is_scored] < 1.0).all()
-    assert (noisy.image_time[~noisy.image_is_scored] == 1.0).all()
+    assert (noisy.images.time[noisy.is_moving] < 1.0).all()
+    assert (noisy.images.time[~noisy.is_moving] == 1.0).all()
 
 
 @given(samples(), some_schedule, seeds)
 def test_an_inserted_image_is_never_older_than_the_text(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
     if sample.is_interleaved:
-        assert (noisy.image_time[noisy.image_is_scored] <= noisy.text_time).all()
+        assert (noisy.images.time[noisy.is_moving] <= noisy.text_time).all()
 
 
 @given(samples(), some_schedule, seeds)
@@ -151,8 +150,7 @@ def test_images_that_are_not_inserted_are_never_deleted(sample: Sample, schedule
 @given(samples(), some_schedule, seeds)
 def test_the_same_generator_state_gives_the_same_noise(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     first, second = noise(sample, schedule, seed), noise(sample, schedule, seed)
-    for field in fields(NoisySample):
-        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
+    np.testing.assert_equal(asdict(first), asdict(second))
 
 
 def test_a_slot_is_open_where_a_target_can_be_missing(make_sample: Callable[..., Sample]) -> None:
@@ -167,7 +165,7 @@ def test_all_slots_are_closed_where_only_images_are_painted(make_sample: Callabl
     noisy = noise(sample, KeepSchedule(), 0)
     assert not noisy.is_open.any()
     assert noisy.text_time == 1.0
-    assert noisy.image_is_scored.tolist() == [True]
+    assert noisy.is_moving.tolist() == [True]
 
 
 def test_text_after_a_given_image_is_deleted_and_the_image_is_clean(make_sample: Callable[..., Sample]) -> None:
@@ -176,8 +174,8 @@ def test_text_after_a_given_image_is_deleted_and_the_image_is_clean(make_sample:
     assert noisy.tokens.tolist() == [256, IMAGE]
     assert noisy.is_open.tolist() == [False, True]
     assert noisy.bag_tokens.tolist() == [1, 2]
-    np.testing.assert_array_equal(noisy.patches, sample.patches)
-    assert noisy.image_is_scored.tolist() == [False]
+    np.testing.assert_array_equal(noisy.images.patches, sample.images.patches)
+    assert noisy.is_moving.tolist() == [False]
 
 
 THREE_IMAGES = [256, 1, None, 2, None, 3, None, 4]
@@ -191,10 +189,10 @@ def test_deleting_the_first_and_the_third_image_puts_each_into_the_slot_it_fell_
     assert noisy.tokens.tolist() == [256, 1, 2, IMAGE, 3, 4]
     assert noisy.bag_tokens.tolist() == [IMAGE, IMAGE]
     assert noisy.bag_slot.tolist() == [1, 4]
-    assert noisy.image_at.tolist() == [3]
-    assert noisy.image_time.tolist() == [0.5]
-    assert noisy.grid.tolist() == [[3, 2]]
-    np.testing.assert_allclose(noisy.patches + 0.5 * noisy.velocity, sample.patches[2:8], atol=1e-6)
+    assert noisy.images.token.tolist() == [3]
+    assert noisy.images.time.tolist() == [0.5]
+    assert noisy.images.grid.tolist() == [[3, 2]]
+    np.testing.assert_allclose(noisy.images.patches + 0.5 * noisy.velocity, sample.images.patches[2:8], atol=1e-6)
 
 
 def test_a_deleted_image_merges_the_bags_before_and_after_it(make_sample: Callable[..., Sample]) -> None:
@@ -221,7 +219,7 @@ def test_the_kept_part_follows_the_schedule(
 def test_noise_is_standard_normal(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None], grid=(32, 32))
     noisy = noise_at(sample, 0.0, np.zeros(1), KeepSchedule(), np.random.default_rng(0))
-    assert stats.kstest(noisy.patches.ravel(), "norm").pvalue > 0.01
+    assert stats.kstest(noisy.images.patches.ravel(), "norm").pvalue > 0.01
 
 
 def test_gaussian_values_are_those_of_the_generators_state() -> None:
@@ -318,48 +316,48 @@ def test_each_image_has_its_own_time(make_sample: Callable[..., Sample]) -> None
     sample = make_sample([256, None, None, None], grid=[(2, 3), (1, 4), (5, 1)], is_interleaved=False)
     age = np.array([0.0, 0.5, 1.0])
     noisy = noise_at(sample, 1.0, age, KeepSchedule(), np.random.default_rng(0))
-    noise = sample.patches - noisy.velocity
+    noise = sample.images.patches - noisy.velocity
     time = np.repeat(age, [6, 4, 5]).astype(np.float32)[:, None]
-    np.testing.assert_allclose(noisy.patches, time * sample.patches + (1.0 - time) * noise, atol=1e-6)
-    assert noisy.image_is_scored.tolist() == [True, True, False]
+    np.testing.assert_allclose(noisy.images.patches, time * sample.images.patches + (1.0 - time) * noise, atol=1e-6)
+    assert noisy.is_moving.tolist() == [True, True, False]
 
 
-def patches_of(grid: np.ndarray, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((grid.prod(axis=1).sum(), 5), dtype=np.float32)
+def images_of(grid: np.ndarray, time: Sequence[float], seed: int = 0) -> Images:
+    """Clean images that are to be noised to these times."""
+    patches = np.random.default_rng(seed).standard_normal((grid.prod(axis=1).sum(), 5), dtype=np.float32)
+    return Images(token=np.arange(len(grid)), time=np.array(time), grid=grid, patches=patches)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.999, 1.0]), min_size=1, max_size=5), seeds)
 def test_clean_and_moving_images_stand_side_by_side(times: list[float], seed: int) -> None:
     """In closed form: t * patch + (1 - t) * noise and patch - noise; a clean image keeps its bits and stands still."""
-    grid = np.random.default_rng(seed).integers(1, 4, size=(len(times), 2))
-    patches = patches_of(grid, seed)
-    noisy, velocity = noise_patches(patches, np.array(times), grid, np.random.default_rng(seed))
-    noise = gaussian(np.random.default_rng(seed), patches.shape).astype(np.float64)
-    time = np.repeat(times, grid.prod(axis=1))[:, None]
-    np.testing.assert_allclose(noisy, time * patches + (1.0 - time) * noise, rtol=0.0, atol=2e-6)
-    np.testing.assert_allclose(velocity, np.where(time < 1.0, patches - noise, 0.0), rtol=0.0, atol=2e-6)
+    images = images_of(np.random.default_rng(seed).integers(1, 4, size=(len(times), 2)), times, seed)
+    noisy, velocity = noise_images(images, np.random.default_rng(seed))
+    noise = gaussian(np.random.default_rng(seed), images.patches.shape).astype(np.float64)
+    time = images.per_patch(images.time)[:, None]
+    np.testing.assert_allclose(noisy.patches, time * images.patches + (1.0 - time) * noise, rtol=0.0, atol=2e-6)
+    np.testing.assert_allclose(velocity, np.where(time < 1.0, images.patches - noise, 0.0), rtol=0.0, atol=2e-6)
     is_clean = time[:, 0] == 1.0
-    np.testing.assert_array_equal(noisy[is_clean], patches[is_clean])
+    np.testing.assert_array_equal(noisy.patches[is_clean], images.patches[is_clean])
     assert (velocity[is_clean] == 0.0).all()
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 3])
 def test_clean_images_draw_no_noise(num_images: int) -> None:
-    grid = np.tile([[2, 3]], (num_images, 1))
-    patches, rng = patches_of(grid), np.random.default_rng(0)
+    images, rng = images_of(np.tile([[2, 3]], (num_images, 1)), [1.0] * num_images), np.random.default_rng(0)
     state = rng.bit_generator.state
-    noisy, velocity = noise_patches(patches, np.ones(num_images), grid, rng)
-    np.testing.assert_array_equal(noisy, patches)
-    np.testing.assert_array_equal(velocity, np.zeros_like(patches))
+    noisy, velocity = noise_images(images, rng)
+    np.testing.assert_array_equal(noisy.patches, images.patches)
+    np.testing.assert_array_equal(velocity, np.zeros_like(images.patches))
     assert rng.bit_generator.state == state
 
 
 def test_noising_leaves_the_sample_as_it_is() -> None:
-    grid = np.array([[2, 3], [1, 2]])
-    patches = patches_of(grid)
-    patches.flags.writeable = False
-    noise_patches(patches, np.array([0.5, 1.0]), grid, np.random.default_rng(0))
-    np.testing.assert_array_equal(patches, patches_of(grid))
+    images = images_of(np.array([[2, 3], [1, 2]]), [0.5, 1.0])
+    images.patches.flags.writeable = False
+    before = images.patches.copy()
+    noise_images(images, np.random.default_rng(0))
+    np.testing.assert_array_equal(images.patches, before)
 
 
 def test_a_sample_of_clean_images_alone_draws_for_its_tokens_alone(make_sample: Callable[..., Sample]) -> None:
@@ -507,20 +505,20 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
 ) -> None:
     whole = noise(sample, schedule, seed)
     dropped = noise_sample(sample, schedule, 1.0, np.random.default_rng(seed))
-    moving = whole.image_is_scored
+    moving = whole.is_moving
     if not moving.any():
         np.testing.assert_array_equal(dropped.tokens, whole.tokens)
         return
     assert dropped.tokens.tolist() == [256] + [IMAGE] * int(moving.sum())
-    assert dropped.image_at.tolist() == list(range(1, int(moving.sum()) + 1))
+    assert dropped.images.token.tolist() == list(range(1, int(moving.sum()) + 1))
     assert not dropped.is_open.any()
     assert dropped.bag_tokens.size == 0
-    moving_patches = np.repeat(moving, whole.grid.prod(axis=1))
-    np.testing.assert_array_equal(dropped.patches, whole.patches[moving_patches])
+    moving_patches = whole.images.per_patch(moving)
+    np.testing.assert_array_equal(dropped.images.patches, whole.images.patches[moving_patches])
     np.testing.assert_array_equal(dropped.velocity, whole.velocity[moving_patches])
-    np.testing.assert_array_equal(dropped.grid, whole.grid[moving])
-    np.testing.assert_array_equal(dropped.image_time, whole.image_time[moving])
-    assert dropped.image_is_scored.all()
+    np.testing.assert_array_equal(dropped.images.grid, whole.images.grid[moving])
+    np.testing.assert_array_equal(dropped.images.time, whole.images.time[moving])
+    assert dropped.is_moving.all()
 
 
 def test_the_condition_is_dropped_as_often_as_asked(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
@@ -534,8 +532,7 @@ def test_the_condition_is_dropped_as_often_as_asked(make_sample: Callable[..., S
 def test_dropping_the_condition_twice_changes_nothing_more(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     once = without_condition(noise(sample, schedule, seed))
     twice = without_condition(once)
-    for field in fields(NoisySample):
-        np.testing.assert_array_equal(getattr(once, field.name), getattr(twice, field.name))
+    np.testing.assert_equal(asdict(once), asdict(twice))
 
 
 # Generators.

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.loader import PackLoader
@@ -17,14 +16,15 @@ from oneflow_dist.flow.losses import are_finite, compute_losses
 from oneflow_dist.guard.bad_batches import read_bad_batch
 from oneflow_dist.guard.guard import MEMORY_STEPS, PATIENCE, WARMUP_STEPS, Guard, GuardState
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import make_optimizer
+from oneflow_dist.optim import MovingAverage, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.trained import load_model
 from oneflow_dist.training import build_model, train_step
 from tests.launching import Launcher, Run, read_checkpoint, read_metrics, without_timings
 from tests.messages import names, naming
 
 CPU = torch.device("cpu")
-MakeParts = Callable[..., tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config, Guard]]
+MakeParts = Callable[..., tuple[OneFlow, torch.optim.Optimizer, MovingAverage, list[PackedBatch], Config, Guard]]
 TrainCommand = Callable[..., list[str]]
 
 
@@ -57,12 +57,12 @@ def make_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one:
     sizes = {"packs_per_step": 2, "rows_per_pack": 256, "tokens_per_pack": 192, "bag_tokens_per_pack": 128}
     sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
 
-    def make(*overrides: str) -> tuple[OneFlow, torch.optim.Optimizer, list[PackedBatch], Config, Guard]:
+    def make(*overrides: str) -> tuple[OneFlow, torch.optim.Optimizer, MovingAverage, list[PackedBatch], Config, Guard]:
         fixed = [f"data.{key}={size}" for key, size in sizes.items()]
         config = make_config(f"run.folder={tmp_path}", *fixed, *overrides)
         model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
-        batches = PackLoader(config, 0, 1).next_step(CPU)
-        return model, make_optimizer(model, config.optim), batches, config, Guard(config)
+        optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+        return model, optimizer, ema, PackLoader(config, 0, 1).next_step(CPU), config, Guard(config)
 
     return make
 
@@ -75,50 +75,50 @@ def state_of(model: OneFlow, optimizer: torch.optim.Optimizer) -> list[torch.Ten
 def test_a_skipped_step_leaves_weights_moments_and_adams_clock_alone(
     make_parts: MakeParts, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    model, optimizer, batches, config, guard = make_parts("guard.max_skipped_steps=1")
-    assert train_step(model, optimizer, batches, 1, config, guard).skipped == ""
+    model, optimizer, ema, batches, config, guard = make_parts("guard.max_skipped_steps=1")
+    assert train_step(model, optimizer, ema, batches, 1, config, guard).skipped == ""
     before, patch = state_of(model, optimizer), batches[1].patches[0].clone()
     batches[1].patches[0] = math.inf
-    assert train_step(model, optimizer, batches, 2, config, guard).skipped == "not finite"
+    assert train_step(model, optimizer, ema, batches, 2, config, guard).skipped == "not finite"
     assert all(torch.equal(*pair) for pair in zip(state_of(model, optimizer), before, strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert names(capsys.readouterr().out, 2, 0, "zero", 1, "guard.max_skipped_steps", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["bad-batch-step-00000002-rank-0-pack-1.pt"]
 
     batches[1].patches[0] = patch
-    assert train_step(model, optimizer, batches, 3, config, guard).skipped == ""
+    assert train_step(model, optimizer, ema, batches, 3, config, guard).skipped == ""
     steps = {float(optimizer.state[p]["step"]) for p in model.parameters()}
     assert steps == {2.0}
     assert (guard.state.accepted, guard.state.skipped) == (2, 1)
 
 
 def test_the_skip_beyond_the_budget_ends_the_run(make_parts: MakeParts) -> None:
-    model, optimizer, batches, config, guard = make_parts("guard.max_skipped_steps=1")
+    model, optimizer, ema, batches, config, guard = make_parts("guard.max_skipped_steps=1")
     batches[0].patches[0] = math.nan
-    train_step(model, optimizer, batches, 1, config, guard)
+    train_step(model, optimizer, ema, batches, 1, config, guard)
     before = state_of(model, optimizer)
     with pytest.raises(FloatingPointError, match=naming(2, 0, "guard.max_skipped_steps", 1, "optim.lr")):
-        train_step(model, optimizer, batches, 2, config, guard)
+        train_step(model, optimizer, ema, batches, 2, config, guard)
     assert all(torch.equal(*pair) for pair in zip(state_of(model, optimizer), before, strict=True))
 
 
 def test_a_gradient_norm_that_is_not_finite_is_no_step_though_the_losses_are(make_parts: MakeParts) -> None:
-    model, optimizer, batches, config, guard = make_parts()
+    model, optimizer, ema, batches, config, guard = make_parts()
     hook = next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(FloatingPointError, match=naming(1, "zero", "nan")):
-        train_step(model, optimizer, batches, 1, config, guard)
+        train_step(model, optimizer, ema, batches, 1, config, guard)
     hook.remove()
 
 
 def test_a_spike_is_skipped_and_named_with_the_pack_of_the_highest_loss(
     make_parts: MakeParts, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    model, optimizer, batches, config, guard = make_parts("guard.max_skipped_steps=1", "guard.spike_factor=5")
-    norm = train_step(model, optimizer, batches, 1, config, guard).grad_norm
+    model, optimizer, ema, batches, config, guard = make_parts("guard.max_skipped_steps=1", "guard.spike_factor=5")
+    norm = train_step(model, optimizer, ema, batches, 1, config, guard).grad_norm
     guard.state = after([norm] * WARMUP_STEPS)
     before = state_of(model, optimizer)
     batches[1].velocity[:] *= 100.0
-    metrics = train_step(model, optimizer, batches, 2, config, guard)
+    metrics = train_step(model, optimizer, ema, batches, 2, config, guard)
     assert metrics.skipped == "spike"
     assert metrics.grad_norm > 5 * norm
     assert all(torch.equal(*pair) for pair in zip(state_of(model, optimizer), before, strict=True))
@@ -137,13 +137,13 @@ from oneflow_dist.runtime import run_program
 make_step = training.train_step
 
 
-def train_step(model, optimizer, batches, step, config, guard):
+def train_step(model, optimizer, ema, batches, step, config, guard):
     if step == 3 and dist.get_rank() == 1:
         batches[-1].patches[0, 0] = float("nan")
     if step == 26:
         for batch in batches:
             batch.velocity[:] *= 1000.0
-    return make_step(model, optimizer, batches, step, config, guard)
+    return make_step(model, optimizer, ema, batches, step, config, guard)
 
 
 training.train_step = train_step
@@ -183,10 +183,9 @@ def test_a_kept_batch_repeats_what_was_wrong_with_it(broken_run: tuple[Run, list
     model, config = load_model(run.folder)
     (path,) = run.folder.glob("bad-batch-step-00000003-*.pt")
     batch = read_bad_batch(path)
-    weights = config.flow.normalize, config.flow.image_weight
-    assert not are_finite(compute_losses(model(batch), batch, batch.counts, *weights))
+    assert not are_finite(compute_losses(model(batch), batch, batch.counts, config.flow))
     mended = replace(batch, patches=batch.patches.nan_to_num(0.0))
-    assert are_finite(compute_losses(model(mended), mended, batch.counts, *weights))
+    assert are_finite(compute_losses(model(mended), mended, batch.counts, config.flow))
 
 
 def test_a_run_resumed_between_broken_steps_is_bitwise_the_unbroken_one(

@@ -61,44 +61,39 @@ def make_case(
 
 
 class Result(NamedTuple):
-    """The loss, each token's part, and gradients of three times the loss."""
+    """The loss, and gradients of three times the loss."""
 
     loss: Tensor
-    nll: Tensor
     d_hidden: Tensor
     d_weight: Tensor
 
 
-def run(case: Case, softcap: float = 0.0, z_loss: float = 0.0, part: VocabularyPart = WHOLE) -> Result:
+def run(case: Case, part: VocabularyPart = WHOLE) -> Result:
     """Of the function that is shipped."""
-    loss, nll = bag_cross_entropy(*case, softcap=softcap, z_loss=z_loss, part=part)
-    return Result(loss.detach(), nll, *torch.autograd.grad(3.0 * loss, case[:2]))
+    return _differentiated(bag_cross_entropy(*case, part=part), *case[:2])
 
 
-def run_alone(case: Case, softcap: float = 0.0, z_loss: float = 0.0, part: VocabularyPart = WHOLE) -> list[Tensor]:
-    """Loss and nll where nobody wants a gradient."""
+def run_alone(case: Case, part: VocabularyPart = WHOLE) -> Tensor:
+    """The loss where nobody wants a gradient."""
     with torch.no_grad():
-        return list(bag_cross_entropy(*case, softcap=softcap, z_loss=z_loss, part=part))
+        return bag_cross_entropy(*case, part=part)
 
 
-def truth(case: Case, softcap: float = 0.0, z_loss: float = 0.0) -> Result:
+def truth(case: Case) -> Result:
     """By autograd of the definition in float64."""
-    wide = [x.detach().double().requires_grad_() for x in case[:2]]
-    nll, lse = reference_bag.bag_cross_entropy(*wide, case.bag_tokens, case.bag_slot, softcap)
-    return _differentiated(nll, lse, case, z_loss, wide)
+    hidden, weight = (x.detach().double().requires_grad_() for x in case[:2])
+    return _differentiated(reference_bag.bag_cross_entropy(hidden, weight, *case[2:5]), hidden, weight)
 
 
-def same_formula(case: Case, softcap: float = 0.0, z_loss: float = 0.0) -> Result:
+def same_formula(case: Case) -> Result:
     """By autograd of all logits, in the dtype of the operands."""
-    logits = reference_bag.capped(case.hidden @ case.weight.T, softcap)
-    lse = logits.logsumexp(-1)[case.bag_slot]
-    nll = lse - logits[case.bag_slot, case.bag_tokens]
-    return _differentiated(nll, lse, case, z_loss, list(case[:2]))
+    logits = case.hidden @ case.weight.T
+    nll = logits.logsumexp(-1)[case.bag_slot] - logits[case.bag_slot, case.bag_tokens]
+    return _differentiated((case.bag_weight * nll).sum(), *case[:2])
 
 
-def _differentiated(nll: Tensor, lse: Tensor, case: Case, z_loss: float, operands: list[Tensor]) -> Result:
-    loss = (case.bag_weight * (nll + z_loss * lse.square())).sum()
-    return Result(loss.detach(), nll.detach(), *torch.autograd.grad(3.0 * loss, operands))
+def _differentiated(loss: Tensor, hidden: Tensor, weight: Tensor) -> Result:
+    return Result(loss.detach(), *torch.autograd.grad(3.0 * loss, (hidden, weight)))
 
 
 def error(actual: Tensor, expected: Tensor) -> float:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-from oneflow_kernels.launches import ALL
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -73,19 +70,3 @@ def assert_same_bits_again(function: Function, inputs: Sequence[Any]) -> None:
     for one, other in zip(first, second, strict=True):
         assert not one.isnan().any()
         assert torch.equal(one, other)
-
-
-def assert_variants_are_whole(module: ModuleType) -> None:
-    """Every kernel of a module that is launched is listed in every dtype, each form once, with all of its arguments."""
-    variants = list(module.variants())
-    jitted = {name: value for name, value in vars(module).items() if hasattr(value, "arg_names")}
-    own = {name for name, value in jitted.items() if value.fn.__module__ == module.__name__ and name[0] != "_"}
-    listed = {(variant.kernel.__name__, variant.name.split(", ")[1]) for variant in variants}
-    assert listed == {(name, dtype) for name in own for dtype in ("bf16", "fp16", "fp32")}
-    for target in ALL:
-        names = [(variant.name, str(variant.launch)) for variant in variants if target in variant.targets]
-        assert len(set(names)) == len(names) > 0
-    for variant in variants:
-        assert list(variant.signature) == variant.kernel.arg_names
-        constants = {name for name, kind in variant.signature.items() if kind == "constexpr"}
-        assert constants == set(variant.constants) == {name for name in variant.kernel.arg_names if name.isupper()}

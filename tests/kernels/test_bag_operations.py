@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from oneflow_kernels import bag_operations as operations
-from oneflow_kernels import reference_bag
+from oneflow_kernels import bag_operations_kernels
 from tests.kernels.bags import poison
 
 every_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
 STARTS = torch.tensor([2, 4, 4, 5, 8])  # of four slots; the first two and the last two bag tokens are other slots'
 BAG_TOKENS = torch.tensor([1, 2, 0, 5, 4, 69, -3, 70, 3, 3])
 OWN = slice(2, 8)
-IS_FIRST = torch.tensor([1, 1, 1, 1, 1, 1, 1, 1, 1, 0]) != 0
 ROW = torch.tensor([0, 0, 2, 3, 3, 3])
 
 
@@ -30,42 +29,31 @@ def chunk(monkeypatch: pytest.MonkeyPatch, backend: str) -> Callable[..., tuple[
         generator = torch.Generator().manual_seed(1)
         logits = spread * torch.randn(4, 70, generator=generator)
         weight = torch.rand(len(BAG_TOKENS), generator=generator)
-        marks = [torch.full((len(BAG_TOKENS),), 99.0) for _ in range(3)]
-        return logits, *marks, BAG_TOKENS, weight, IS_FIRST, STARTS
+        return logits, torch.full((len(BAG_TOKENS),), 99.0), BAG_TOKENS, weight, STARTS
 
     return make
 
 
 @every_backend
-@pytest.mark.parametrize("softcap", [0.0, 5.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_logits_become_what_the_products_need(
-    chunk: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, softcap: float
-) -> None:
-    logits, target, pair_weight, pair_prob, tokens, weight, is_first, starts = chunk()
+def test_logits_become_what_the_products_need(chunk: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype) -> None:
+    logits, target, tokens, weight, starts = chunk()
     tokens = tokens.clone()
-    tokens[3], is_first = tokens[2], IS_FIRST.clone()  # the first slot has one token twice
-    is_first[3] = False
-    z = reference_bag.capped(logits.double(), softcap)
-    slope = 1.0 - (z / softcap) ** 2 if softcap else torch.ones_like(z)
-    pairs = target, pair_weight, pair_prob, tokens, weight, is_first
-    lse, base, mass = operations.softmax_(logits, *pairs, starts, dtype, softcap)
+    tokens[3] = tokens[2]  # the first slot has one token twice
+    z = logits.double()
+    lse, base, mass = operations.softmax_(logits, target, tokens, weight, starts, dtype)
     is_own = (tokens[OWN] >= 0) & (tokens[OWN] < 70)
     own = tokens[OWN].where(is_own, 0)
 
-    exact = z.softmax(-1) * slope
+    exact = z.softmax(-1)
     torch.testing.assert_close(lse.double(), z.logsumexp(-1), rtol=1e-6, atol=1e-6)
     factor = (base - lse).double().exp()
-    moved = exact[ROW, own] * is_own * is_first[OWN]
-    torch.testing.assert_close(pair_prob[OWN].double() * factor[ROW], moved, rtol=1e-5, atol=1e-7)
     exact[ROW[is_own], own[is_own]] = 0.0
     probs = operations.probs_of(logits, dtype).double() * factor[:, None]
     assert ((probs - exact).abs() <= 0.6 * max(torch.finfo(dtype).eps, 1e-5) * exact + 1e-7).all()
     torch.testing.assert_close(mass, torch.zeros(4).index_add(0, ROW, weight[OWN]))
     torch.testing.assert_close(target[OWN].double(), z[ROW, own] * is_own, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(pair_weight[OWN].double(), weight[OWN] * slope[ROW, own] * is_own, rtol=1e-5, atol=1e-6)
-    for marks in (target, pair_weight, pair_prob):  # of other chunks
-        assert marks[[0, 1, 8, 9]].tolist() == [99.0] * 4
+    assert target[[0, 1, 8, 9]].tolist() == [99.0] * 4  # of other chunks
 
 
 @every_backend
@@ -81,8 +69,7 @@ def test_a_row_that_rises_far_keeps_its_precision(
     expected = logits.double().softmax(-1)
     nothing = torch.zeros(0)
     starts = torch.zeros(3, dtype=torch.int64)
-    pairs = (nothing, nothing.clone(), nothing.clone(), starts[:0], nothing, starts[:0] != 0)
-    lse, base, mass = operations.softmax_(logits, *pairs, starts, dtype, 0.0)
+    lse, base, mass = operations.softmax_(logits, nothing, starts[:0], nothing.clone(), starts, dtype)
     probs = operations.probs_of(logits, dtype).double() * (base - lse).double().exp()[:, None]
     assert mass.tolist() == [0.0, 0.0]
     assert (probs - expected).abs().max() < 2.0 * max(torch.finfo(dtype).eps, 1e-5) * expected.max()
@@ -95,7 +82,7 @@ def test_a_row_that_rises_far_keeps_its_precision(
 def test_hidden_rows_get_the_one_hot_part(
     chunk: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, width: int
 ) -> None:
-    *_, tokens, factor, _, starts = chunk()
+    *_, tokens, factor, starts = chunk()
     grad, weight, scale = torch.randn(4, width), torch.randn(70, width).to(dtype), torch.rand(4)
     factor[6:8] = 0.0  # as of tokens outside
     expected = grad.double() * scale[:, None]
@@ -137,7 +124,7 @@ def test_bag_logits_are_those_of_the_pairs(
     tokens, slot = torch.tensor([3, 8, 3, -1, 9, 0, 5, 5, 5, 1]), torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 4, 4])
     expected = (hidden[slot].double() * weight[tokens.clamp(0, 8)].double()).sum(-1)
     expected[3:5] = 0.0
-    own = operations.bag_logits(hidden, weight, tokens, slot)
+    own = operations.bag_token_logits(hidden, weight, tokens, slot)
     torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -152,15 +139,17 @@ def test_products_sum_in_the_dtype_of_what_they_write(dtype: torch.dtype) -> Non
     torch.testing.assert_close(out.double(), 2.0 * exact, rtol=1e-5, atol=1e-4)
 
 
+def test_probabilities_fit_in_their_dtype_until_they_are_measured_anew() -> None:
+    for dtype, reach in bag_operations_kernels.REACH.items():
+        assert torch.tensor(reach).exp() < torch.finfo(dtype).max / 2.0
+
+
 def test_operations_are_as_they_are_registered() -> None:
     logits, hidden, weight = torch.randn(4, 70), torch.randn(5, 6), torch.randn(70, 6)
     pairs = torch.rand(10)
     operands = {
         "product_": (torch.empty(5, 70), hidden, weight.T, False),
-        "bag_softmax_": (
-            *(logits, pairs.clone(), pairs.clone(), pairs.clone(), BAG_TOKENS, pairs, IS_FIRST, STARTS),
-            *(torch.float32, 0.0),
-        ),
+        "bag_softmax_": (*(logits, pairs.clone(), BAG_TOKENS, pairs, STARTS, torch.float32),),
         "bag_hidden_grad_": (torch.randn(4, 6), torch.rand(4), weight, BAG_TOKENS, pairs, STARTS),
         "bag_weight_grad_": (torch.randn(70, 6), hidden, BAG_TOKENS, torch.arange(10) // 2, pairs),
         "bag_logits": (hidden, weight, BAG_TOKENS, torch.arange(10) // 2),

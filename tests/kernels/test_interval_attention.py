@@ -148,8 +148,10 @@ def test_the_definition_is_attention_of_any_documents(parts: list[tuple[str, int
 MIXED = [("document", 37), ("causal", 30), ("prefix", 13)]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2), (4, 1), (8, 1)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dtype"),
+    [(2, 2, torch.bfloat16), (4, 2, torch.float16), (4, 1, torch.float32), (8, 1, torch.bfloat16)],
+)
 def test_any_number_of_query_heads_shares_a_key_head(
     heads: int, kv_heads: int, dtype: torch.dtype, backend: str
 ) -> None:
@@ -163,16 +165,16 @@ def test_heads_of_any_width(width: int, triton: None) -> None:
 
 
 def test_one_document_of_many_tiles(triton: None) -> None:
-    check(inputs_of(256, 1, 1), intervals_of([("document", 256)]))
+    check(inputs_of(160, 1, 1), intervals_of([("document", 160)]))
     check(inputs_of(129, 1, 1), intervals_of([("causal", 129)]))
 
 
-def test_300_documents_of_1_to_64_rows(triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_documents_of_1_to_64_rows(triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """In tiles of a size that is shipped."""
     for kernel in ("forward", "key gradient", "query gradient"):
         place = f"attention {kernel}, 4 bytes, narrow heads", -1
         monkeypatch.setitem(chosen, place, Launch({"BLOCK_M": 64, "BLOCK_N": 64}, 4, 1))
-    lengths = torch.randint(1, 65, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    lengths = torch.randint(1, 65, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     intervals = intervals_of([("document", rows) for rows in lengths])
     check(inputs_of(sum(lengths), 1, 1), intervals, dense_attention_of_documents(lengths))
 

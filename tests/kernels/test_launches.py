@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from oneflow_kernels import launches as module
-from oneflow_kernels.launches import ALL, CPU, NEW, OLD, Launch, Launches, describe, on, target_of, tuned, tuned_file
+from oneflow_kernels.launches import ALL, CPU, NEW, OLD, Launch, Launches, on, target_of, tuned, tuned_file
 
 FIRST, SECOND, OWN = Launch({"BLOCK": 64}, 4, 2), Launch({"BLOCK": 128}, 8, 3), Launch({"BLOCK": 16}, 1, 1)
 SUM = Launches("sum", on(NEW, FIRST, SECOND) | on(OLD, SECOND))
@@ -59,16 +58,3 @@ def test_a_gpu_is_of_the_kind_with_as_much_shared_memory(
     with FakeTensorMode():
         assert target_of(torch.empty(0, device="cuda")) == target
     assert target_of(torch.zeros(1)) == "cpu"
-
-
-def test_one_form_of_a_kernel_is_compiled_once_for_each_launch() -> None:
-    def total(x: Any, y: Any, n: Any, IS_MEAN: Any, BLOCK: Any) -> None: ...  # noqa: N803
-
-    total.arg_names = ["x", "y", "n", "IS_MEAN", "BLOCK"]  # type: ignore[attr-defined]
-    types = {"y": "*fp32", "n": "i32"}
-    first, second = describe(total, SUM, {"IS_MEAN": True}, types, "bf16", "odd")
-    assert first.name == second.name == "total, bf16, mean, odd"
-    assert (first.launch, first.targets) == (FIRST, NEW)
-    assert (second.launch, second.targets) == (SECOND, NEW + OLD)
-    assert second.constants == {"IS_MEAN": True, "BLOCK": 128}
-    assert second.signature == {"x": "*bf16", "y": "*fp32", "n": "i32", "IS_MEAN": "constexpr", "BLOCK": "constexpr"}

@@ -33,41 +33,29 @@ def assert_frequencies(tokens: Tensor, logits: Tensor) -> None:
     assert stats.chisquare(count[probs > 0.0].numpy(), expected.numpy()).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
-@pytest.mark.parametrize("softcap", [0.0, 1.0])
-def test_tokens_come_as_often_as_their_probability(temperature: float, softcap: float) -> None:
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+def test_tokens_come_as_often_as_their_probability(temperature: float) -> None:
     hidden, weight = operands()
-    keys = torch.arange(50_000)
-    tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, temperature, softcap=softcap)
-    logits = hidden[0] @ weight.T
-    assert_frequencies(tokens, (torch.tanh(logits) if softcap else logits) / temperature)
+    keys = torch.arange(25_000)
+    tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, temperature)
+    assert_frequencies(tokens, hidden[0] @ weight.T / temperature)
 
 
 def test_tokens_of_the_kernel_come_as_often_as_their_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEFLOW_KERNELS", "triton")
     hidden, weight = operands(dtype=torch.bfloat16)
-    keys = torch.arange(8000) * 2**40 - 2**52
+    keys = torch.arange(3000) * 2**40 - 2**52
     tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, 3.0)
     assert_frequencies(tokens, hidden[0].float() @ weight.float().T / 3.0)
 
 
 def test_tokens_from_the_limit_on_never_come() -> None:
     hidden, weight = operands()
-    keys = torch.arange(50_000)
+    keys = torch.arange(25_000)
     tokens = sample_bag(hidden.expand(len(keys), -1), weight, keys, 1.5, 23)
     logits = hidden[0] @ weight.T / 1.5
     logits[23:] = -torch.inf
     assert_frequencies(tokens, logits)
-
-
-def test_guidance_leads_away_from_the_other_distribution() -> None:
-    hidden, weight = operands(2)
-    keys = torch.arange(50_000)
-    rows = [row.expand(len(keys), -1) for row in hidden[:, None]]
-    tokens = sample_bag(rows[0], weight, keys, 2.0, other=rows[1], guidance=1.4)
-    away, logits = hidden[1] @ weight.T, hidden[0] @ weight.T
-    assert_frequencies(tokens, (away + 1.4 * (logits - away)) / 2.0)
-    assert torch.equal(sample_bag(*(rows[0], weight, keys, 2.0), other=rows[1]), sample_bag(rows[0], weight, keys, 2.0))
 
 
 def test_a_token_depends_on_its_own_row_and_key_alone() -> None:
@@ -118,9 +106,9 @@ def compile_sampling() -> None:
     """In a process whose functions do not check shapes, which Dynamo cannot follow."""
     hidden, weight = operands(9)
     keys = torch.arange(9)
-    plain = sample_bag(hidden, weight, keys, 0.8, 50, other=hidden + 0.1, guidance=2.0)
+    plain = sample_bag(hidden, weight, keys, 0.8, 50)
     compiled = torch.compile(sample_bag, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(hidden, weight, keys, 0.8, 50, other=hidden + 0.1, guidance=2.0), plain)
+    assert torch.equal(compiled(hidden, weight, keys, 0.8, 50), plain)
 
 
 def test_it_compiles_as_one_graph(launcher: Launcher) -> None:
@@ -128,7 +116,7 @@ def test_it_compiles_as_one_graph(launcher: Launcher) -> None:
 
 
 def sample_on_ranks(backend: str) -> list[list[int]]:
-    """With all tokens, with those of the first rank alone, and guided."""
+    """With all tokens, with those of the first rank alone, and with those of several."""
     rank, size = dist.get_rank(), dist.get_world_size()
     hidden, weight = operands(100, torch.bfloat16)
     part = VocabularyPart(size=size, group=dist.group.WORLD.group_name, first_token=rank * (VOCAB // size))
@@ -136,13 +124,12 @@ def sample_on_ranks(backend: str) -> list[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONEFLOW_KERNELS", backend)
         return [
-            sample_bag(hidden, weight.chunk(size)[rank], keys, 1.3, *rest, part=part, **guide).tolist()
-            for rest, guide in (((), {}), ((13,), {}), ((41,), {"other": hidden.flip(0), "guidance": 1.5}))
+            sample_bag(hidden, weight.chunk(size)[rank], keys, 1.3, limit, part=part).tolist()
+            for limit in (None, 13, 41)
         ]
 
 
-@pytest.mark.parametrize("backend", ["reference", "triton"])
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(("size", "backend"), [(4, "reference"), (2, "triton")])
 def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one(launcher: Launcher, size: int, backend: str) -> None:
     (alone,) = launcher.call(1, sample_on_ranks, backend)
     assert all(max(tokens) < limit for tokens, limit in zip(alone, (60, 13, 41), strict=True))

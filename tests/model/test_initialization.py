@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import NoisySample
 from oneflow_dist.data.packing import pack
-from oneflow_dist.model.initialization import first_value, initialize, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value, initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.sharding import cut_weights
 from tests.launching import Launcher
@@ -49,7 +50,7 @@ def test_a_new_model_is_undecided(
     assert prediction.zero_logit.unique().tolist() == [0.0]
     assert prediction.log_rate.unique().tolist() == [0.0]
     assert prediction.velocity.unique().tolist() == [0.0]
-    torch.testing.assert_close(prediction.bag_nll, torch.full((4,), float(config.model.vocab_size)).log())
+    assert prediction.bag_loss.item() == pytest.approx(4 * math.log(config.model.vocab_size))  # of four bag tokens
 
 
 def test_a_new_model_passes_gradients_to_all_that_feeds_its_silent_outputs(
@@ -94,7 +95,7 @@ def test_norms_start_at_one_and_biases_at_zero(make_config: Callable[..., Config
 )
 def test_projections_start_at_the_spread_of_their_inputs(name: str, shape: tuple[int, int], std: float) -> None:
     """Of four layers; what adds to the residual stream starts smaller by the root of twice their number."""
-    value = first_value(name, torch.Size(shape), 0, 4, whole_places(torch.Size(shape)))
+    value = first_value(name, torch.Size(shape), 0, 4, all_indices(torch.Size(shape)))
     assert value.std().item() == pytest.approx(std, rel=0.05)
     assert value.mean().item() == pytest.approx(0.0, abs=0.05 * std)
 

@@ -52,7 +52,7 @@ def embeddings(size: int) -> tuple[nn.Embedding, list[VocabularyEmbedding]]:
     for rank in range(size):
         axis = TensorAxis(rank=rank, size=size)
         part = VocabularyEmbedding(12, 4, axis)
-        part.weight = nn.Parameter(whole.weight.detach()[axis.own(12)].clone())
+        part.weight = nn.Parameter(whole.weight.detach()[axis.local_slice(12)].clone())
         parts.append(part)
     return whole, parts
 

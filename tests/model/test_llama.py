@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.model.initialization import first_value, whole_places
+from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.llama import (
     OWN,
     check_llama_config,
@@ -157,7 +157,7 @@ def test_first_weights_are_llamas_and_for_the_rest_those_of_a_run_from_nothing(a
         if name == "adapter.norm.weight":
             assert tensor is stored["model.norm.weight"]
         elif name in new:
-            assert torch.equal(tensor, first_value(name, shapes[name], seed, num_layers, whole_places(shapes[name])))
+            assert torch.equal(tensor, first_value(name, shapes[name], seed, num_layers, all_indices(shapes[name])))
         else:
             assert tensor is stored[stored_name(name)]  # not even copied
     others = shapes.keys() - set(new)

@@ -21,7 +21,7 @@ VARIANTS = {
     "adaln": ["heads.time_conditioning=adaln", "image.time_conditioning=adaln"],
 }
 ROOM = Capacity(rows=70, tokens=40, bag_tokens=30, images=8, patches=32, sequences=9)
-FIELDS = ("zero_logit", "log_rate", "bag_nll", "velocity", "slot_hidden")
+FIELDS = ("zero_logit", "log_rate", "velocity", "slot_hidden")
 Maker = Callable[..., OneFlow]
 
 
@@ -63,12 +63,12 @@ def assert_close(actual: Prediction, expected: Prediction, tolerance: float = 1e
         torch.testing.assert_close(getattr(actual, name), values, rtol=0.0, atol=tolerance * scale)
 
 
-def cut(prediction: Prediction, tokens: slice, bag: slice, patches: slice) -> Prediction:
+def cut(prediction: Prediction, tokens: slice, patches: slice) -> Prediction:
+    """All but the bag loss, which is one number."""
     return Prediction(
         zero_logit=prediction.zero_logit[tokens],
         log_rate=prediction.log_rate[tokens],
         bag_loss=prediction.bag_loss,
-        bag_nll=prediction.bag_nll[bag],
         velocity=prediction.velocity[patches],
         slot_hidden=prediction.slot_hidden[tokens],
     )
@@ -79,9 +79,9 @@ def spans(counts: list[int]) -> list[slice]:
     return [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True)]
 
 
-def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice, slice]]:
-    """Where each sample's slots, bag tokens and patches lie in a pack."""
-    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "bag_tokens", "patches")]
+def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice]]:
+    """Where each sample's slots and patches lie in a pack."""
+    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "velocity")]
     return list(zip(*(spans(size) for size in sizes), strict=True))
 
 
@@ -96,23 +96,25 @@ def test_predictions_differ_between_slots_and_images(
 
 def test_packed_and_unpacked_predictions_agree(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     model = make_exact(variant)
-    packed = predict(model, samples)
-    for sample, part in zip(samples, parts_of(samples), strict=True):
-        assert_close(cut(packed, *part), predict(model, [sample]))
+    packed, alone = predict(model, samples), [predict(model, [sample]) for sample in samples]
+    for prediction, part in zip(alone, parts_of(samples), strict=True):
+        assert_close(cut(packed, *part), prediction)
+    torch.testing.assert_close(packed.bag_loss, torch.stack([prediction.bag_loss for prediction in alone]).sum())
 
 
 def test_padding_changes_no_prediction(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     model = make_exact(variant)
     plain, padded = predict(model, samples), predict(model, samples, ROOM)
-    num_tokens, num_bag, num_patches = (len(getattr(plain, name)) for name in ("zero_logit", "bag_nll", "velocity"))
+    num_tokens, num_patches = len(plain.zero_logit), len(plain.velocity)
     assert len(padded.zero_logit) == ROOM.tokens
-    assert_close(cut(padded, slice(num_tokens), slice(num_bag), slice(num_patches)), plain)
+    assert_close(cut(padded, slice(num_tokens), slice(num_patches)), plain)
+    torch.testing.assert_close(padded.bag_loss, plain.bag_loss)
 
 
-def gradients_of(model: OneFlow, batches: list[PackedBatch]) -> dict[str, Tensor]:
+def gradients_of(model: OneFlow, config: Config, batches: list[PackedBatch]) -> dict[str, Tensor]:
     counts = sum((batch.counts for batch in batches), Counts.zeros())
     for batch in batches:
-        compute_losses(model(batch), batch, counts, "batch", 1.0).total.backward()
+        compute_losses(model(batch), batch, counts, config.flow).total.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -125,15 +127,17 @@ def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]
 
 
 def test_padding_changes_no_gradient(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
-    plain, padded = (gradients_of(make_exact(variant), [pack(samples, capacity)]) for capacity in (None, ROOM))
+    plain, padded = (gradients_of(make_exact(variant), variant, [pack(samples, capacity)]) for capacity in (None, ROOM))
     assert_same_gradients(padded, plain)
 
 
 def test_gradients_of_a_pack_of_mixed_shapes_are_those_of_packs_of_one_shape(
     variant: Config, samples: list[NoisySample], make_exact: Maker
 ) -> None:
-    mixed = gradients_of(make_exact(variant), [pack(samples, None)])
-    assert_same_gradients(gradients_of(make_exact(variant), [pack([sample], None) for sample in samples]), mixed)
+    mixed = gradients_of(make_exact(variant), variant, [pack(samples, None)])
+    assert_same_gradients(
+        gradients_of(make_exact(variant), variant, [pack([sample], None) for sample in samples]), mixed
+    )
 
 
 def test_padding_patches_contribute_nothing(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
@@ -142,11 +146,11 @@ def test_padding_patches_contribute_nothing(variant: Config, samples: list[Noisy
     for value in (0.0, 1e3):
         model = make_model(variant)
         batch = pack(samples, ROOM)
-        num_patches = sum(len(sample.patches) for sample in samples)
+        num_patches = sum(len(sample.images.patches) for sample in samples)
         batch.patches[num_patches:] = value
         batch.velocity[num_patches:] = -value
         prediction = model(batch)
-        losses = compute_losses(prediction, batch, batch.counts, "batch", 1.0)
+        losses = compute_losses(prediction, batch, batch.counts, variant.flow)
         losses.total.backward()
         grads = [p.grad for p in model.parameters()]
         results.append([losses.stack(), prediction.velocity[:num_patches], prediction.zero_logit, *grads])
@@ -160,26 +164,28 @@ def test_the_shape_of_an_image_is_seen(
     """The same patches as 2 x 3 and as 3 x 2."""
     model = make_model(config)
     sample = make_noisy(np.random.default_rng(0), grid=(2, 3))
-    wide, high = (predict(model, [replace(sample, grid=np.array([grid]))]) for grid in ((2, 3), (3, 2)))
+    wide, high = (
+        predict(model, [replace(sample, images=replace(sample.images, grid=np.array([grid])))])
+        for grid in ((2, 3), (3, 2))
+    )
     assert not torch.isclose(wide.velocity, high.velocity).all()
 
 
 def test_every_parameter_gets_a_gradient(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
     batch = pack(samples, None)
-    compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
+    compute_losses(model(batch), batch, batch.counts, variant.flow).total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_no_document_sees_another(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     """One document gets other tokens, another image and another time; the others' predictions stay as they were."""
     model = make_exact(variant)
-    before = predict(model, samples)
+    before, images = predict(model, samples), samples[0].images
     changed = replace(
         samples[0],
         tokens=(samples[0].tokens + 1) % 256,
-        patches=samples[0].patches + 1.0,
-        image_time=samples[0].image_time / 2,
+        images=replace(images, patches=images.patches + 1.0, time=images.time / 2),
         text_time=samples[0].text_time / 2,
     )
     after = predict(model, [changed, *samples[1:]])
@@ -201,7 +207,7 @@ def test_every_slot_sees_every_token_and_image_of_its_document(
         after = predict(model, [replace(sample, tokens=tokens)])
         assert (after.zero_logit != before.zero_logit).all()
         assert (after.velocity != before.velocity).all()
-    after = predict(model, [replace(sample, patches=sample.patches + 1.0)])
+    after = predict(model, [replace(sample, images=replace(sample.images, patches=sample.images.patches + 1.0))])
     assert (after.zero_logit != before.zero_logit).all()
 
 
@@ -241,7 +247,10 @@ def test_a_time_token_is_the_first_of_each_sequence(
 def test_image_time_reaches_its_own_image(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
     sample = samples[3]
-    early, late = (predict(model, [replace(sample, image_time=np.array([0.5, time]))]) for time in (0.1, 0.9))
+    early, late = (
+        predict(model, [replace(sample, images=replace(sample.images, time=np.array([0.5, time])))])
+        for time in (0.1, 0.9)
+    )
     first, second = (late.velocity - early.velocity).square().split([3, 8])
     assert second.mean() > first.mean() > 0.0
 
@@ -252,7 +261,7 @@ def test_a_document_without_images_needs_none(variant: Config, samples: list[Noi
     prediction = model(batch)
     assert prediction.velocity.shape == (0, variant.image.patch_elements)
     assert torch.isfinite(prediction.zero_logit).all()
-    compute_losses(prediction, batch, batch.counts, "batch", 1.0).total.backward()
+    compute_losses(prediction, batch, batch.counts, variant.flow).total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []  # all layers have run
 
 
@@ -263,7 +272,8 @@ def test_bag_logits_are_the_distribution_that_bag_losses_score(
     with torch.no_grad():
         prediction = model(batch)
         log_probs = model.bag_logits(prediction.slot_hidden).log_softmax(-1)
-    torch.testing.assert_close(prediction.bag_nll, -log_probs[batch.bag_slot, batch.bag_tokens], atol=1e-5, rtol=1e-5)
+    expected = -(batch.bag_weight * log_probs[batch.bag_slot, batch.bag_tokens]).sum()
+    torch.testing.assert_close(prediction.bag_loss, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_tied_embeddings_are_one_parameter(make_config: Callable[..., Config]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from tests.launching import Launcher
 
 SHAPES = ((), (3,), (2, 3))  # of a row
@@ -19,19 +19,19 @@ SHAPES = ((), (3,), (2, 3))  # of a row
 
 @given(st.integers(0, 100), st.integers(1, 9))
 def test_every_thing_is_one_ranks_own_and_none_has_two_more_than_another(count: int, size: int) -> None:
-    parts = [range(count)[TensorAxis(rank=rank, size=size).own(count)] for rank in range(size)]
+    parts = [range(count)[TensorAxis(rank=rank, size=size).local_slice(count)] for rank in range(size)]
     assert [thing for part in parts for thing in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_alone_means_that_all_is_own_and_nothing_is_exchanged() -> None:
     x = torch.randn(4, 3, requires_grad=True)
-    assert (ALONE.rank, ALONE.size) == (0, 1)
-    assert range(7)[ALONE.own(7)] == range(7)
-    assert ALONE.gather(x) is x
-    assert ALONE.scatter_sum(x) is x
-    assert ALONE.deal_rows(x) is x
-    assert local(x) is x
+    assert (NO_TENSOR_AXIS.rank, NO_TENSOR_AXIS.size) == (0, 1)
+    assert range(7)[NO_TENSOR_AXIS.own(7)] == range(7)
+    assert NO_TENSOR_AXIS.gather(x) is x
+    assert NO_TENSOR_AXIS.scatter_sum(x) is x
+    assert NO_TENSOR_AXIS.deal_rows(x) is x
+    assert local_part(x) is x
 
 
 def values(seed: int, *shape: int) -> Tensor:
@@ -109,10 +109,10 @@ def products_of_cut_weights() -> dict[str, Any]:
     whole = {"scale": values(1, 3), "up": values(2, 4, 3), "down": values(3, 3, 4)}
     cuts = {"scale": Replicate(), "up": Shard(0), "down": Shard(1)}
     weights = {n: nn.Parameter(distribute_tensor(w, mesh, [cuts[n]], src_data_rank=None)) for n, w in whole.items()}
-    parts = {name: local(weight) for name, weight in weights.items()}
-    rows = values(4, 8, 3)[axis.own(8)] * parts["scale"]
+    parts = {name: local_part(weight) for name, weight in weights.items()}
+    rows = values(4, 8, 3)[axis.local_slice(8)] * parts["scale"]
     out = axis.scatter_sum(axis.gather(rows) @ parts["up"].T @ parts["down"].T)
-    out.backward(values(5, 8, 3)[axis.own(8)])
+    out.backward(values(5, 8, 3)[axis.local_slice(8)])
     grads = {name: weight.grad for name, weight in weights.items()}
     assert all(isinstance(grad, DTensor) for grad in grads.values())
     return {

@@ -9,11 +9,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import NoisySample, PackedBatch
-from oneflow_dist.data.lanes import capacity_of
+from oneflow_dist.containers import Images, NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.parallel.mesh import tensor_axis
-from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.parallel.sharding import count_once
 
 KINDS = ("mixed", "text alone", "images alone", "nothing to learn")
 
@@ -34,21 +34,23 @@ def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
         key=f"{kind} {number}",
         tokens=tokens,
         is_open=np.full(len(tokens), kind in ("mixed", "text alone")),
-        image_at=np.arange(num_images, dtype=np.int64) * 2 + 1,
         bag_tokens=rng.integers(256, size=num_bag_tokens),
         bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-        patches=rng.standard_normal(shape, dtype=np.float32),
+        images=Images(
+            token=np.arange(num_images, dtype=np.int64) * 2 + 1,
+            time=rng.random(num_images),
+            grid=grid,
+            patches=rng.standard_normal(shape, dtype=np.float32),
+        ),
         velocity=rng.standard_normal(shape, dtype=np.float32),
-        grid=grid,
-        image_time=rng.random(num_images),
-        image_is_scored=np.full(num_images, kind != "nothing to learn"),
+        is_moving=np.full(num_images, kind != "nothing to learn"),
         text_time=float(rng.random()),
     )
 
 
 def make_packs(parts: list[list[NoisySample]], config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
     """A pack of each part, as this rank of a tensor group answers for it."""
-    return [share_batch(pack(part, capacity_of(config)), tensor_axis(mesh)) for part in parts]
+    return [count_once(pack(part, capacity_of(config), config.flow.normalize), tensor_axis(mesh)) for part in parts]
 
 
 @torch.no_grad()

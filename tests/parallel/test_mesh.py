@@ -9,8 +9,8 @@ import pytest
 import torch.distributed as dist
 
 from oneflow_dist.config import Config, ParallelConfig, load_config, write_config
-from oneflow_dist.model.tensor_axis import ALONE
-from oneflow_dist.parallel.mesh import check_tensor_axis, data_place, make_mesh, mesh_shape, tensor_axis
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS
+from oneflow_dist.parallel.mesh import check_tensor_axis, data_rank, make_mesh, mesh_shape, tensor_axis
 from tests.launching import Launcher
 from tests.messages import names, naming
 
@@ -121,9 +121,9 @@ def places_in_mesh(config_path: str, overrides: list[str]) -> dict[str, Any]:
     return {
         "axes": mesh.mesh_dim_names,
         "ranks": mesh.mesh.tolist(),
-        "data": data_place(mesh),
+        "data": data_rank(mesh),
         "tensor": (axis.rank, axis.size),
-        "is_alone": axis == ALONE,
+        "is_alone": axis == NO_TENSOR_AXIS,
         "members": members,
     }
 

@@ -14,15 +14,14 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Counts, PackedBatch, Prediction
-from oneflow_dist.data.lanes import capacity_of
 from oneflow_dist.data.packing import pack
+from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import ALONE, TensorAxis, local
-from oneflow_dist.optim import clip_gradients
-from oneflow_dist.parallel.mesh import data_place, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import cut_weights, share_batch, sync_gradients, use_float8
-from oneflow_dist.training import build_model, forward_backward, global_counts, sum_over_ranks
+from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
+from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import count_once, cut_weights, sync_gradients, use_float8
+from oneflow_dist.training import build_model, compute_gradients, global_counts
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
 from tests.messages import names, naming
@@ -33,7 +32,7 @@ Step = tuple[dict[str, torch.Tensor], torch.Tensor, float]  # gradients, losses,
 
 def deal_packs(config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
     """The packs of this rank: three samples of each of the four kinds, dealt out to the ranks."""
-    rank, size = data_place(mesh)
+    rank, size = data_rank(mesh)
     return make_packs([make_samples(kind, 3, config) for kind in KINDS[rank::size]], config, mesh)
 
 
@@ -44,13 +43,12 @@ def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
     batches = deal_packs(config, mesh)
-    counts = global_counts(batches)
-    losses = forward_backward(model, batches, counts, config)
+    _, sums = compute_gradients(model, batches, global_counts(batches), config)
     gradients = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         gradients[name] = (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
-    *total, grad_norm, _ = sum_over_ranks(losses, clip_gradients(model, 1.0))
+    *total, grad_norm, _ = sums
     return gradients, torch.stack(total), float(grad_norm)
 
 
@@ -58,7 +56,8 @@ def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
 def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("sharding") / "config.toml"
     sizes = ("model.width=64", "model.mlp_width=64")  # whose halves have float8 products
-    path.write_text(write_config(make_config("image.time_conditioning=adaln", *sizes)))
+    unclipped = "optim.max_grad_norm=1e9"
+    path.write_text(write_config(make_config("image.time_conditioning=adaln", unclipped, *sizes)))
     return str(path)
 
 
@@ -117,7 +116,7 @@ def held(config_path: str, overrides: list[str]) -> tuple[bool, bool, set[torch.
         isinstance(model, FSDPModule),
         all(isinstance(parameter, DTensor) for parameter in parameters.values()),
         {parameter.dtype for parameter in parameters.values()},
-        {name: local(parameter).numel() for name, parameter in parameters.items()},
+        {name: local_part(parameter).numel() for name, parameter in parameters.items()},
     )
 
 
@@ -166,7 +165,7 @@ def placements(
     for name, parameter in model.named_parameters():
         (placement,) = parameter.placements
         dim = placement.dim if isinstance(placement, Shard) else None
-        found[name] = (dim, tuple(parameter.shape), tuple(local(parameter).shape))
+        found[name] = (dim, tuple(parameter.shape), tuple(local_part(parameter).shape))
     return found
 
 
@@ -268,7 +267,7 @@ def test_float8_names_the_layer_whose_sizes_do_not_suit_it(make_config: Callable
 def mixed_batch(config: Config) -> PackedBatch:
     """All kinds of samples in turn, so that each rank's part has some of all."""
     kinds = zip(*(make_samples(kind, 3, config) for kind in KINDS), strict=True)
-    return pack([sample for samples in kinds for sample in samples], None)
+    return pack([sample for samples in kinds for sample in samples], None, config.flow.normalize)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -276,7 +275,7 @@ def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_th
     size: int, config: Config
 ) -> None:
     batch = mixed_batch(config)
-    shares = [share_batch(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
+    shares = [count_once(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
     weights = ("slot_weight", "patch_weight")  # bags are scored by all ranks together
     for name in weights:
         parts = torch.stack([getattr(share, name) for share in shares])
@@ -295,30 +294,30 @@ def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_th
 def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
     size: int, normalize: str, config: Config
 ) -> None:
-    batch = mixed_batch(config)
+    flow = dataclasses.replace(config.flow, normalize=normalize, image_weight=0.7)
+    batch = mixed_batch(dataclasses.replace(config, flow=flow))
     generator = torch.Generator().manual_seed(0)
-    num_slots, num_bag_tokens = len(batch.tokens), len(batch.bag_tokens)
+    num_slots = len(batch.tokens)
     prediction = Prediction(
         zero_logit=torch.randn(num_slots, generator=generator),
         log_rate=torch.randn(num_slots, generator=generator),
         bag_loss=torch.tensor(7.0),
-        bag_nll=torch.zeros(num_bag_tokens),
         velocity=torch.randn(batch.velocity.shape, generator=generator),
         slot_hidden=torch.zeros(num_slots, 1),
     )
 
     def losses(share: PackedBatch, num_ranks: int) -> torch.Tensor:
         own = dataclasses.replace(prediction, bag_loss=prediction.bag_loss / num_ranks)  # as the model gives it
-        return compute_losses(own, share, batch.counts, normalize, 0.7).stack()
+        return compute_losses(own, share, batch.counts, flow).stack()
 
-    parts = [losses(share_batch(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
+    parts = [losses(count_once(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
     assert (torch.stack(parts) > 0.0).all()
     torch.testing.assert_close(torch.stack(parts).sum(0), losses(batch, 1))
 
 
 def test_a_rank_alone_answers_for_the_batch_as_it_is(config: Config) -> None:
     batch = mixed_batch(config)
-    assert share_batch(batch, ALONE) is batch
+    assert count_once(batch, NO_TENSOR_AXIS) is batch
 
 
 def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[tuple[int, int]]:
@@ -332,7 +331,7 @@ def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[
     for is_last in (False, True):
         with CommDebugMode() as mode:
             sync_gradients(model, is_last)
-            compute_losses(model(batch), batch, batch.counts, "batch", 1.0).total.backward()
+            compute_losses(model(batch), batch, batch.counts, config.flow).total.backward()
         counts = {str(op): number for op, number in mode.get_comm_counts().items()}
         scattered = sum(number for op, number in counts.items() if "reduce_scatter" in op)
         reduced = sum(number for op, number in counts.items() if "allreduce" in op or "all_reduce" in op)

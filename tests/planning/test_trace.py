@@ -16,8 +16,8 @@ from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.optim import MovingAverage, make_optimizer
-from oneflow_dist.parallel.mesh import data_place, group_names, make_mesh
-from oneflow_dist.parallel.sharding import share_batch
+from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh
+from oneflow_dist.parallel.sharding import count_once
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
 from oneflow_dist.planning.trace import Trace, full_pack, trace_step
@@ -51,13 +51,12 @@ def measure(config_path: str) -> Measured:
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, CPU)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
-    loader = PackLoader(config, *data_place(mesh))
+    loader = PackLoader(config, *data_rank(mesh))
     for step in (1, 2):
-        batches = [share_batch(batch, model.axis) for batch in loader.next_step(CPU)]
+        batches = [count_once(batch, model.axis) for batch in loader.next_step(CPU)]
         before = collectives_so_far()
         with Recorder() as recorder:
-            train_step(model, optimizer, batches, step, config, Guard(config))
-            ema.update(model, step)
+            train_step(model, optimizer, ema, batches, step, config, Guard(config))
     states = [value for state in optimizer.state.values() for value in state.values()]
     held = {
         "parameters": recorder.name("parameters", model.parameters()),
@@ -83,11 +82,15 @@ def by_name(trace: Trace) -> dict[tuple[str, str, int], int]:
     "overrides",
     [
         pytest.param((), id="shard 4"),
-        pytest.param(("parallel.replicate=2",), id="replicate 2 shard 2"),
-        pytest.param(("parallel.tensor=2",), id="shard 2 tensor 2"),
-        pytest.param(("parallel.tensor=2", "parallel.replicate=2", "data.packs_per_step=8"), id="four microbatches"),
-        pytest.param(("parallel.tensor=2", "train.precision='bf16'"), id="bf16"),
-        pytest.param(("train.activation_checkpointing='full'",), id="full checkpointing"),
+        pytest.param(
+            ("parallel.replicate=2", "train.activation_checkpointing='full'"),
+            id="replicate 2 shard 2, full checkpointing",
+        ),
+        pytest.param(("parallel.tensor=2", "train.precision='bf16'"), id="shard 2 tensor 2, bf16"),
+        pytest.param(
+            ("parallel.tensor=2", "parallel.replicate=2", "data.packs_per_step=8"),
+            id="replicate 2 tensor 2, four microbatches",
+        ),
     ],
 )
 def test_four_real_ranks_hold_and_send_exactly_what_is_planned(
@@ -123,8 +126,7 @@ def make_steps(config: Config, num_steps: int) -> None:
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
     optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     for step in range(1, num_steps + 1):
-        train_step(model, optimizer, [full_batch(config)], step, config, Guard(config))
-        ema.update(model, step)
+        train_step(model, optimizer, ema, [full_batch(config)], step, config, Guard(config))
 
 
 def full_batch(config: Config) -> object:
@@ -150,9 +152,7 @@ def _status(field: str) -> int:
     raise AssertionError(field)
 
 
-@pytest.mark.parametrize(
-    ("precision", "checkpointing"), [("fp32", "none"), ("fp32", "selective"), ("bf16", "none"), ("bf16", "full")]
-)
+@pytest.mark.parametrize(("precision", "checkpointing"), [("fp32", "none"), ("fp32", "selective"), ("bf16", "full")])
 def test_the_planned_peak_is_what_a_process_grows_by(
     launcher: Launcher, debug: Callable[..., tuple[str, Config]], precision: str, checkpointing: str
 ) -> None:
@@ -169,21 +169,26 @@ def test_the_planned_peak_is_what_a_process_grows_by(
     assert planned == pytest.approx(grown, rel=0.1)
 
 
-def test_computed_flops_are_those_of_the_closed_form(root: Path) -> None:
-    few = ["model.num_layers=2", "data.packs_per_step=1", "data.bag_tokens_per_pack=2048"]  # in one chunk of the head
-    config = load_config(root / "configs" / "oneflow_1b.toml", few)
-    trace = trace_step(config, 1)
+FEW = ("model.num_layers=2", "data.packs_per_step=1", "data.bag_tokens_per_pack=2048")  # in one chunk of the head
+
+
+@pytest.fixture(scope="module")
+def alone(root: Path) -> tuple[Trace, Config]:
+    """A rank alone with two layers of the 1B model."""
+    config = load_config(root / "configs" / "oneflow_1b.toml", list(FEW))
+    return trace_step(config, 1), config
+
+
+def test_computed_flops_are_those_of_the_closed_form(alone: tuple[Trace, Config]) -> None:
+    trace, config = alone
     assert trace.flops == pytest.approx(model_flops(trace, config), rel=0.01)
 
 
-def test_tensor_ranks_share_the_flops(root: Path) -> None:
-    few = ["model.num_layers=2", "data.packs_per_step=1", "data.bag_tokens_per_pack=2048"]
-    path = root / "configs" / "oneflow_1b.toml"
-    alone = trace_step(load_config(path, few), 1)
-    config = load_config(path, [*few, "parallel.tensor=4"])
+def test_tensor_ranks_share_the_flops(alone: tuple[Trace, Config], root: Path) -> None:
+    config = load_config(root / "configs" / "oneflow_1b.toml", [*FEW, "parallel.tensor=4"])
     shared = trace_step(config, 4)
-    assert shared.flops == pytest.approx(alone.flops / 4, rel=0.01)
-    assert model_flops(shared, config) == pytest.approx(model_flops(alone, config) / 4)
+    assert shared.flops == pytest.approx(alone[0].flops / 4, rel=0.01)
+    assert model_flops(shared, config) == pytest.approx(model_flops(*alone) / 4)
 
 
 def test_more_microbatches_cost_what_one_more_costs(debug: Callable[..., tuple[str, Config]]) -> None:

@@ -285,8 +285,8 @@ def test_training_reads_what_was_written(
         plain = decode_record(source, read_fields(source), "txt", Reading(), tokenizer, grey)
         other = to_sample(plain, "both", [], tokenizer, grey, np.random.default_rng(0))
         assert np.array_equal(one.tokens, other.tokens)
-        assert np.isfinite(one.patches).all()
-        assert len(one.grid) == len(other.grid)
+        assert np.isfinite(one.images.patches).all()
+        assert len(one.images) == len(other.images)
     assert contents(tmp_path / "out") == unbroken  # the indexes were not made again
 
 

@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import export
-from oneflow_dist.checkpoint import load_model
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.llama import stored_name, to_llama_config
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.trained import load_model
 from tests.launching import Finished, Launcher, Run, only_error, read_checkpoint, read_metrics
 
 LLAMA = ["model.is_causal=true", "model.rope_scaling=8.0", "model.rope_theta=500000.0", "heads.time_conditioning=none"]
@@ -232,54 +231,6 @@ def test_weights_are_rounded_to_bf16_unless_asked_for_in_fp32(
         assert torch.equal(stored[stored_name(name)], state[f"ema.{name}"].bfloat16()), name
     assert json.loads((tmp_path / "deep/out/config.json").read_text())["torch_dtype"] == "bfloat16"
     assert LlamaForCausalLM.from_pretrained(tmp_path / "deep/out").dtype == torch.bfloat16
-
-
-def test_large_models_are_cut_into_files_with_an_index(
-    unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "FILE_BYTES", 100_000)
-    export.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.float32)
-    files = sorted((tmp_path / "out").glob("*.safetensors"))
-    assert len(files) > 2
-    assert [path.name for path in files] == [
-        f"model-{n:05d}-of-{len(files):05d}.safetensors" for n in range(1, len(files) + 1)
-    ]
-    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
-    tensors = {}
-    for path in files:
-        own = load_file(path)
-        assert export.num_bytes(own) <= 100_000 or len(own) == 1
-        assert {index["weight_map"][name] for name in own} == {path.name}
-        tensors |= own
-    assert tensors.keys() == index["weight_map"].keys()
-    assert index["metadata"]["total_size"] == export.num_bytes(tensors)
-    mapped = export.map_tensors(tmp_path / "out")
-    assert all(torch.equal(mapped[name], tensor) for name, tensor in tensors.items())
-    llama = LlamaForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(llama.model.norm.weight, tensors["model.norm.weight"])
-    files[1].unlink()
-    with pytest.raises(ValueError, match=rf"^{files[1]}: no such file; copy the folder of the model again"):
-        export.map_tensors(tmp_path / "out")
-
-
-def test_a_folder_that_could_not_be_finished_does_not_exist(
-    unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: Any, **named: Any) -> None:
-        raise OSError("the disk is gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(export, "save_file", fail)
-        with pytest.raises(OSError, match="the disk is gone"):
-            export.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
-    assert not (tmp_path / "out").exists()
-    with monkeypatch.context() as patch:
-        patch.setattr(export, "FREE_SHARE", 1e9)
-        with pytest.raises(OSError, match=r"out: needs 0 MiB but the disk has \d+ MiB left; make room"):
-            export.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
-    assert list(tmp_path.iterdir()) == []
-    export.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_what_cannot_be_exported_is_refused(launcher: Launcher, unbroken: Run, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import index_shards
 from oneflow_dist.data.shards import open_shards
+from tools import index_shards
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +58,17 @@ def test_a_line_has_step_digest_padding_and_keys(one_process: list[str]) -> None
     assert {key.split("/")[0] for key in one_process[0].split()[6:9]} <= {"single", "reading", "count"}
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_the_end_says_how_full_the_packs_of_all_steps_are(
+    make_config: Callable[..., Config], launcher: Launcher, tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_text(write_config(make_config("data.packs_per_step=2")))
+    end = launcher.run("tools/inspect_batches.py", tmp_path / "config.toml", "--steps", "1:4")
+    found = re.search(r"6 packs of 2048 rows: padding ([\d.]+)%.* samples a pack.* rows/s", end.stderr)
+    assert found is not None, end.stderr
+    assert float(found[1]) < 3.0
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 1), (4, 0), (8, 3)])
 def test_digests_depend_neither_on_ranks_nor_on_workers_nor_on_the_first_step(
     world_size: int, workers: int, inspect: Inspect, one_process: list[str]
 ) -> None:

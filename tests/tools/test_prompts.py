@@ -17,8 +17,8 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.precompute.crop import CropPolicy
 from oneflow_dist.precompute.prepare import Preparation, prepare_sample
-from prompts import encode_photo, read_prompt
-from train_autoencoder import make_model
+from tools.autoencoder import make_model
+from tools.prompts import encode_photo, read_prompt
 
 PHOTO = np.random.default_rng(0).integers(256, size=(300, 400, 3)).astype(np.uint8)
 

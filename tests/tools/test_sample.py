@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits import load_split
 from oneflow_dist.canvas import blank_canvas, parse_prompt
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.sampler import SamplerSettings, generate_steps
-from sample import remove_old, steps_left
-from tests.launching import ENVIRONMENT, Finished, Launcher, Run, only_error
+from oneflow_dist.sampler import generate_steps
+from tests.launching import Finished, Launcher, Run, only_error
+from tools.digits.grammar import load_split
+from tools.sample import remove_old, steps_left
 
 Sample = Callable[..., Finished]
 
@@ -206,29 +203,19 @@ def test_what_is_not_of_an_earlier_call_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("late", [0, 2, 4, 5])
 def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
-    late: int, config: Config, tokenizer: Tokenizer, make_model: Callable[..., OneFlow]
+    late: int, make_config: Callable[..., Config], tokenizer: Tokenizer, make_model: Callable[..., OneFlow]
 ) -> None:
     """Whenever the last image begins."""
-    settings = SamplerSettings(steps=5, time_power=1.5, max_rows=40)
+    config = make_config("sampling.steps=5", "sampling.time_power=1.5", "sampling.max_rows=40")
     prompt = parse_prompt("one<|image|><|hole|>", tokenizer)
     canvases = [blank_canvas(prompt, tokenizer, config.image, 0, index) for index in range(4)]
     totals = [max(steps_left(canvas, 5, 0) for canvas in canvases)]
-    for step in generate_steps(make_model(config), canvases, settings, config, tokenizer):
+    for step in generate_steps(make_model(config), canvases, config, tokenizer):
         if step == late:
             canvases[1].insert(np.array([1]), np.array([tokenizer.image]), step, tokenizer.image)
         totals.append(step + max(steps_left(canvas, 5, step) for canvas in canvases))
     assert totals == sorted(totals, reverse=True)
     assert totals[-1] == len(totals) - 1
-
-
-def test_the_help_is_there_at_once() -> None:
-    code = "import sys, sample; sys.argv = ['sample.py', '--help']; sample.main()"
-    runs = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], cwd="tools", env=ENVIRONMENT, check=True, capture_output=True)
-        runs.append(time.perf_counter() - start)
-    assert min(runs) < 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,57 +1,30 @@
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
-import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import train_autoencoder
 from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.signals import StopSignals
 from tests.launching import TIMEOUT, Job, Launcher, only_error
-from train_autoencoder import lr_factor, make_model, open_images
+from tests.tools.gradients import write_shard, write_shards
+from tools import train_autoencoder
+from tools.autoencoder import make_autoencoder, open_images
 
 TINY = ["--size", "16", "--widths", "8,8,8,8", "--channels", "4", "--batch", "2"]
 
 
-def write_shard(path: Path, samples: list[dict[str, bytes]]) -> str:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number, files in enumerate(samples):
-            for extension, data in files.items():
-                member = tarfile.TarInfo(f"{number:04d}.{extension}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-    return str(path)
-
-
-def png(width: int, height: int, rng: np.random.Generator) -> bytes:
-    """A gradient between two random colours."""
-    ramp = np.linspace(0, 1, width)[None, :, None] * np.ones((height, 1, 1))
-    first, last = rng.integers(256, size=(2, 3))
-    buffer = io.BytesIO()
-    Image.fromarray((first + ramp * (last - first)).astype(np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A brace pattern: a shard of captioned images, and one of documents with two images each."""
-    folder, rng = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
-    pairs = [{"png": png(16, 16, rng), "txt": b"a gradient"} for _ in range(10)]
-    documents = [{"json": b"{}", "0.png": png(40, 20, rng), "1.png": png(10, 30, rng)} for _ in range(5)]
-    write_shard(folder / "000.tar", pairs)
-    write_shard(folder / "001.tar", documents)
-    return f"{folder}/{{000..001}}.tar"
+    return write_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +34,7 @@ def train(shards: str) -> Callable[..., None]:
     def run(folder: Path, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["train_autoencoder.py", str(folder), shards, *TINY, *arguments])
-            train_autoencoder.make_autoencoder(train_autoencoder.parse_arguments(), StopSignals())
+            make_autoencoder(train_autoencoder.parse_arguments(), StopSignals())
 
     return run
 
@@ -119,44 +92,6 @@ def test_the_same_seed_gives_the_same_weights(train: Callable[..., None], tmp_pa
     assert first != other
 
 
-def test_every_image_is_trained_on_or_measured_on_but_not_both(shards: str) -> None:
-    images, val_images = open_images([shards], [], seed=3)
-    train_places, val_places = ({(n, name) for _, n, name in part.places} for part in (images, val_images))
-    assert (len(train_places), len(val_places)) == (18, 2)
-    assert not train_places & val_places
-    images, val_images = open_images([shards], [shards], seed=3)
-    assert len(images) == len(val_images) == 20
-
-
-def test_crops_are_of_the_resized_short_side(tmp_path: Path) -> None:
-    left, right = np.zeros((2, 20, 20, 3), dtype=np.uint8)
-    right += 255
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([left, right], axis=1)).save(buffer, format="PNG")
-    images, _ = open_images([write_shard(tmp_path / "a.tar", [{"png": buffer.getvalue()}] * 2)], [], seed=0)
-    centre = images.read(0, 8)
-    assert centre.shape == (3, 8, 8)
-    assert centre[:, :, 0].max() < -0.9
-    assert centre[:, :, -1].min() > 0.9
-    rng = np.random.default_rng(0)
-    assert len({images.read(0, 8, rng).mean().round(3) for _ in range(50)}) > 5
-
-
-def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
-    factors = [lr_factor(step, 100) for step in range(100)]
-    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert factors[5:] == sorted(factors[5:], reverse=True)
-    assert 0.0 < factors[-1] < 0.01
-
-
-def test_the_architecture_is_that_of_sd3() -> None:
-    model = make_model(channels=16, widths=[16, 16, 32, 64], layers=1, size=64, seed=0)
-    assert model.quant_conv is model.post_quant_conv is None
-    assert len(model.encoder.mid_block.attentions) == 1
-    assert model.config.norm_num_groups == 4
-    assert model.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean.shape == (1, 16, 8, 8)
-
-
 def test_a_folder_that_exists_is_refused(launcher: Launcher, shards: str, tmp_path: Path) -> None:
     end = launcher.run("tools/train_autoencoder.py", tmp_path, shards)
     assert (end.code, only_error(end)) == (2, f"error: {tmp_path} exists; name a new folder or remove it")
@@ -181,17 +116,6 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
         train(tmp_path / "new" / "out", *arguments)
     assert str(error.value).startswith(message)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_shards_without_images_are_refused(tmp_path: Path) -> None:
-    texts = write_shard(tmp_path / "a.tar", [{"txt": b"no picture"}])
-    with pytest.raises(ValueError) as error:
-        open_images([texts], [], seed=0)
-    assert str(error.value) == f"{texts}: no images; samples need a member that ends on one of png, jpg, jpeg, webp"
-    one = write_shard(tmp_path / "b.tar", [{"png": png(8, 8, np.random.default_rng(0))}])
-    with pytest.raises(ValueError) as error:
-        open_images([one], [], seed=0)
-    assert str(error.value) == f"{one}: 1 image, and none to measure on; add images, or --val with shards"
 
 
 def test_a_broken_image_fails_the_run_and_leaves_no_folder(train: Callable[..., None], tmp_path: Path) -> None:

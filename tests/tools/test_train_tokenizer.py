@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import train_tokenizer
 from oneflow_dist.data.tokenizer import load_tokenizer
+from tools import train_tokenizer
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:

@@ -1,0 +1,145 @@
+"""The samples that one lane takes of one source, each read, made and noised by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Capacity, Document, NoisySample, Sample
+from oneflow_dist.data.decoding import decode_record, list_images, read_fields
+from oneflow_dist.data.mixture import Source
+from oneflow_dist.data.order import make_order
+from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample, num_rows
+from oneflow_dist.data.shards import ShardSet
+from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.flow.noising import keyed_generator, noise_sample, set_key
+from oneflow_dist.flow.schedule import KeepSchedule
+
+LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be a mistake
+
+
+class SourceStream:
+    """An endless stream of (draw, noisy sample); `draws` is how many samples of the source it has looked at."""
+
+    def __init__(self, source: Source, shards: ShardSet, lane: int, config: Config, tokenizer: Tokenizer, read: Read):
+        self.source = source
+        self.shards = shards.for_lane()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.read = read  # `read_document`, or a cache of it
+        self.order = make_order(self.shards, config.run.seed, lane, config.data.packs_per_step)
+        self.prompt = tokenizer.encode(source.prompt)
+        self.schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
+        self.capacity = capacity_of(config)
+        self.draws = 0
+        self.note: Callable[[str], None] = lambda _: None  # is told each sample before it is read
+        self._rng = keyed_generator(config.run.seed, 0, "")  # given the key of each sample in turn
+
+    def __next__(self) -> tuple[int, NoisySample]:
+        """The next sample that is not left out, and its draw.
+
+        Raises:
+            ValueError: a sample cannot be used, or so many in a row are left out that it must be a mistake.
+        """
+        most = 1 + min(len(self.shards), LEFT_OUT_IN_A_ROW)
+        for _ in range(most):
+            draw = self.draws
+            self.draws += 1
+            if (noisy := self.sample_at(draw)) is not None:
+                return draw, noisy
+        data = self.config.data
+        raise ValueError(
+            f"source {self.source.name}: {most} samples in a row are left out, by its filters, max_images, or because "
+            f"they are longer than data.max_sample_rows ({data.max_sample_rows}) or have more than "
+            f'data.images_per_pack ({data.images_per_pack}) images; change those or set data.overlong = "window"'
+        )
+
+    def sample_at(self, draw: int) -> NoisySample | None:
+        """The sample of the n-th draw, noised; None if it is left out."""
+        config, source, rng = self.config, self.source, self._rng
+        pass_index, index = self.order.sample_at(draw)
+        key = self.shards.name(index)
+        self.note(key)
+        set_key(rng, config.run.seed, pass_index, key)
+        task, caption = _choose(source.tasks, rng), _choose(source.captions, rng)
+        document = self.read(self, index, caption, LEFT_OUT.get(task, ""))
+        if document is None:
+            return None
+        sample = make_sample(document, task, self.prompt, self.tokenizer, config.image, rng)
+        fitting = fit_sample(sample, config.data.max_sample_rows, self.capacity, config.data.overlong, rng)
+        if fitting is None:
+            return None
+        return noise_sample(fitting, self.schedule, config.flow.condition_dropout_prob, rng)
+
+
+Read = Callable[[SourceStream, int, str, str], Document | None]
+
+
+def read_document(stream: SourceStream, index: int, caption: str, without: str) -> Document | None:
+    """A sample of the stream's source, decoded; None if the source's filters or `max_images` leave it out.
+
+    Args:
+        index: of the sample in all shards.
+        caption: "txt", or the field that holds it.
+        without: "images" or "text", which its task does not look at.
+    """
+    source, record = stream.source, stream.shards.read(index)
+    fields = read_fields(record)
+    if not all(rule.passes(fields) for rule in source.filters):
+        return None
+    if source.max_images is not None and len(list_images(record)) > source.max_images:
+        return None
+    return decode_record(record, fields, caption, source.reading, stream.tokenizer, stream.config.image, without)
+
+
+def fit_sample(
+    sample: Sample,
+    max_rows: int,
+    capacity: Capacity,
+    overlong: Literal["error", "drop", "window"],
+    rng: np.random.Generator,
+) -> Sample | None:
+    """The sample if a pack holds it, a window of it, or None where it is dropped.
+
+    Raises:
+        ValueError: it is overlong, and `data.overlong` says that this is an error, or no window helps.
+    """
+    rows, images, patches = num_rows(sample), len(sample.images), len(sample.images.patches)
+    has_too_many_images = images > capacity.images or patches > capacity.patches
+    if rows <= max_rows and not has_too_many_images:
+        return sample
+    if overlong == "drop":
+        return None
+    if overlong == "window" and not has_too_many_images:
+        return cut_window(sample, max_rows, rng)
+    raise ValueError(
+        f"sample {sample.key} needs {rows} rows and {images} images of {patches} patches, more than "
+        f"data.max_sample_rows ({max_rows}) or data.images_per_pack ({capacity.images}, of {capacity.patches} "
+        'patches); raise them or set data.overlong = "drop"'
+    )
+
+
+def capacity_of(config: Config) -> Capacity:
+    """The sizes that packs are padded to."""
+    data = config.data
+    return Capacity(
+        rows=data.rows_per_pack,
+        tokens=data.tokens_per_pack,
+        bag_tokens=data.bag_tokens_per_pack,
+        images=data.images_per_pack,
+        patches=data.images_per_pack * config.image.num_rows,
+        sequences=data.sequences_per_pack,
+    )
+
+
+def _choose(weights: dict[str, float], rng: np.random.Generator) -> str:
+    """One of the keys, with a probability in proportion to its weight."""
+    point = rng.random() * sum(weights.values())
+    for choice, weight in weights.items():
+        point -= weight
+        if point < 0.0:
+            return choice
+    return choice

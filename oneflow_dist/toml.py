@@ -1,0 +1,134 @@
+"""TOML as frozen dataclasses and back, strictly: unknown keys, wrong types and numbers out of range are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Set `section.key=value` in a table; the value is TOML, a bare word a string.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    path, is_assignment, text = override.partition("=")
+    section, has_key, key = path.strip().partition(".")
+    if not (is_assignment and has_key and key):
+        raise ValueError(f"override {override!r}: not of the form section.key=value, as in train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if not isinstance(table.setdefault(section, {}), dict):
+        raise ValueError(f"{section}: expected a table [{section}], got {table[section]!r}")
+    table[section][key] = value
+
+
+def read_tables(kind: type, table: Any, prefix: str = "") -> Any:
+    """A dataclass of dataclasses from nested tables.
+
+    Raises:
+        ValueError: an unknown or missing key, or a wrong type.
+    """
+    if not isinstance(table, dict):
+        raise ValueError(f"{prefix}: expected a table [{prefix}], got {table!r}")
+    hints = get_type_hints(kind)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            advice = f"did you mean {_join(prefix, near[0])}?" if near else f"known keys: {', '.join(hints)}"
+            raise ValueError(f"{_join(prefix, key)}: unknown key; {advice}")
+    values = {}
+    for field in dataclasses.fields(kind):
+        path = _join(prefix, field.name)
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            values[field.name] = read_tables(hint, table.get(field.name, {}), path)  # type: ignore[arg-type]
+        elif field.name in table:
+            values[field.name] = _convert(hint, table[field.name], path)
+        elif field.default is dataclasses.MISSING:
+            raise ValueError(f"{path}: missing; it changes results, so it has no default: write it in the config")
+    return kind(**values)
+
+
+def write_tables(tables: Any) -> str:
+    """A dataclass of dataclasses as TOML; `read_tables` reads it back equal."""
+    lines: list[str] = []
+    for section in dataclasses.fields(tables):
+        lines.append(f"[{section.name}]")
+        values = getattr(tables, section.name)
+        lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def ranges_of(kind: type) -> dict[str, dict[str, str]]:
+    """By section and key the interval of every number: the text of `Annotated[int, "[1, inf)"]`."""
+    return {
+        section: {
+            key: hint.__metadata__[0]
+            for key, hint in get_type_hints(values, include_extras=True).items()
+            if get_origin(hint) is Annotated
+        }
+        for section, values in get_type_hints(kind).items()
+    }
+
+
+def check_range(name: str, value: float, interval: str) -> None:
+    """Refuse a number outside of an interval, or of several joined by " or ".
+
+    Args:
+        interval: as "[0, 1)" or "(0, inf]"; "[" and "]" belong to it, "(" and ")" do not.
+
+    Raises:
+        ValueError: says the name, the value and the interval.
+    """
+    if not any(_contains(part, value) for part in interval.split(" or ")):
+        raise ValueError(f"{name}: {value} must lie in {interval}")
+
+
+def _contains(interval: str, value: float) -> bool:
+    """Whether it does; NaN lies in none."""
+    low, high = (_bound(text) for text in interval[1:-1].split(", "))
+    is_above = value >= low if interval[0] == "[" else value > low
+    return is_above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _bound(text: str) -> float:
+    base, _, exponent = text.partition("^")
+    return float(base) ** int(exponent or 1)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type `hint`; whole numbers may stand for floats, nothing else is converted."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{path}: {value!r} is not one of {', '.join(map(repr, get_args(hint)))}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{path}: expected a list, got {value!r}")
+        return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _to_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_to_toml(item) for item in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
+    return repr(value)
+
+
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key

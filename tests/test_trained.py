@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from oneflow_dist.checkpoint import CheckpointWriter
+from oneflow_dist.config import Config
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.progress import Progress, checkpoint_folder
+from oneflow_dist.trained import config_at_home, load_model
+
+
+@pytest.fixture
+def run_config(make_config: Callable[..., Config], tmp_path: Path) -> Config:
+    return make_config(f"run.folder={tmp_path / 'run'}")
+
+
+def save(config: Config, model: OneFlow, ema: MovingAverage, progress: Progress) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(model, config.optim)
+    optimizer.step()  # makes its state
+    CheckpointWriter(config, model, optimizer, ema).save(progress)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_model_has_the_averaged_weights(run_config: Config, make_model: Callable[..., OneFlow]) -> None:
+    model, ema = make_model(run_config), MovingAverage(make_model(run_config, seed=1), 0.5)
+    save(run_config, model, ema, Progress(step=7, lanes={}))
+    for path in (run_config.run.folder, checkpoint_folder(run_config.run.folder, 7)):
+        loaded, config = load_model(path)
+        assert config == run_config
+        assert not loaded.training
+        for name, parameter in loaded.named_parameters():
+            assert torch.equal(parameter, ema.tensors[name]), name
+
+
+def test_without_a_checkpoint_the_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_model(tmp_path)
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_paths_lead_to_the_checkpoints_own_ranks_file_and_to_where_the_run_was_started(
+    run_config: Config, make_model: Callable[..., OneFlow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = tmp_path / "words.tiktoken"
+    ranks.write_bytes(Path(run_config.data.tokenizer).read_bytes())
+    config = replace(
+        run_config,
+        data=replace(run_config.data, tokenizer=ranks.name),
+        sampling=replace(run_config.sampling, autoencoder="vae"),
+    )
+    model = make_model(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        save(
+            config, model, MovingAverage(model, 0.5), Progress(step=7, lanes={}, data={"working_folder": str(tmp_path)})
+        )
+    folder = checkpoint_folder(config.run.folder, 7)
+    found = config_at_home(folder)
+    assert Path(found.data.tokenizer).read_bytes() == ranks.read_bytes()
+    assert folder in Path(found.data.tokenizer).parents
+    assert found.sampling.autoencoder == str(tmp_path / "vae")
+    assert str(ranks) not in capsys.readouterr().out
+    ranks.write_bytes(b"another")
+    assert config_at_home(folder) == found
+    assert str(ranks) in capsys.readouterr().out

@@ -1,0 +1,48 @@
+"""What a result says of the machine and the code."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools.benchmark.machine import current_commit, describe_machine
+
+
+def test_a_result_says_what_it_was_measured_on_and_with() -> None:
+    machine = describe_machine(commit="0123abc")
+    assert machine["commit"] == "0123abc"
+    assert machine["torch"] == torch.__version__
+    assert machine["torchtitan"] == "0.2.2"
+    assert all(machine[key] for key in ("device", "driver", "triton", "python"))
+    assert datetime.datetime.fromisoformat(machine["date"]).tzinfo is not None
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_name_memory_and_driver_are_those_of_the_first_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "nvidia-smi", "printf 'NVIDIA H200, 143771 MiB, 580.1\\nNVIDIA H200, 143771 MiB, 580.1\\n'")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    machine = describe_machine("0123abc")
+    assert [machine[key] for key in ("device", "device_memory", "driver")] == ["NVIDIA H200", "143771 MiB", "580.1"]
+    assert machine["vendor_bf16_tflops"] == 989.0
+
+
+def test_a_driver_that_does_not_answer_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "nvidia-smi", "echo 'no devices were found'; exit 9")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    machine = describe_machine("0123abc")
+    assert (machine["device_memory"], machine["driver"]) == ("none", "none")
+
+
+def test_a_folder_without_git_has_no_known_commit(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert current_commit(tmp_path) == "unknown"
+    assert len(current_commit(root).removesuffix("-dirty")) == 12
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert current_commit(root) == "unknown"

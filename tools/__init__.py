@@ -1,0 +1,1 @@
+"""Programs around training: parse, call the library, print."""

@@ -1,0 +1,70 @@
+"""All jobs of a part, from the first to the report and its pictures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from oneflow_dist.config import load_config
+from tools.benchmark.jobs import Job
+from tools.benchmark.lines import Notebook
+from tools.benchmark.machine import describe_machine
+from tools.benchmark.processes import Machine
+from tools.benchmark.report import Line, of_kind, plan_of
+from tools.benchmark.schedule import Schedule
+
+
+def measure_all(jobs: list[Job], shared: dict[str, Any], notebook: Notebook, seconds: float, commit: str) -> None:
+    """Run the jobs; each number is in the notebook as soon as there is one."""
+    start = time.monotonic()
+
+    def tell(line: Line) -> None:
+        notebook.add({"at": round(time.monotonic() - start, 2), **line})
+        print(in_short(notebook.lines[-1]), flush=True)
+
+    tell({"kind": "machine", **describe_machine(commit), **shared})
+    processes = max(1, (os.cpu_count() or 1) // 2)
+    machine = Machine(shared, processes, notebook.folder / "log.txt")
+    Schedule(jobs, machine, tell, processes, seconds - (time.monotonic() - start)).run()
+
+
+def in_short(line: Line) -> str:
+    """A line for who watches."""
+    name = str(line.get("name", line.get("kernel", "")))
+    numbers = [
+        f"{key} {line[key]:.4g}"
+        for key in ("rows_per_second", "tflops", "gb_per_second", "ms", "error")
+        if line.get(key)
+    ]
+    words = [str(line[key]) for key in ("status", "reason", "failed") if line.get(key)]
+    return f"{line['at']:7.1f} s  {line['kind']:<10}{line.get('job', '')}: {' '.join([name, *numbers, *words])}"
+
+
+def plan(notebook: Notebook, config: str, overrides: list[str]) -> None:
+    """The memory of our variants that were measured, as planned; minutes of work for a processor."""
+    from oneflow_dist.planning.gpus import GIB
+    from oneflow_dist.planning.trace import trace_step
+
+    planned = {line["name"] for line in of_kind(notebook.lines, "plan")}
+    variants = {plan_of(line["name"]) for line in of_kind(notebook.lines, "step") if line["name"].startswith("ours")}
+    for name in sorted(variants - planned):
+        _, precision, checkpointing = name.split()
+        variant = f"train.precision={precision}", f"train.activation_checkpointing={checkpointing}"
+        peak = trace_step(load_config(config, [*overrides, *variant, "data.packs_per_step=1"]), 1).peak
+        sizes = {kind: size / GIB for kind, size in peak.items()}
+        notebook.add({"kind": "plan", "name": name, "peak_gib": sum(sizes.values()), "by_kind": sizes})
+
+
+def draw(notebook: Notebook) -> None:
+    """Pictures beside the numbers."""
+    from tools.benchmark.drawing import draw as draw_pictures  # here: it takes a second to import
+
+    draw_pictures(notebook.lines, notebook.folder)
+    print(f"wrote {notebook.folder}")
+
+
+def wrong_checks(lines: Sequence[Line]) -> list[str]:
+    """Kernels whose numbers are wrong, with the dtype."""
+    return [f"{check['name']}, {check['dtype']}" for check in of_kind(lines, "check") if not check["is_right"]]

@@ -1,0 +1,74 @@
+"""How long calls and training steps take on a device, and how much memory they need at most."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from oneflow_dist.planning.gpus import GIB
+from tools.benchmark.report import Line
+
+INPUT_SETS = 4  # so that it is not a cache that is measured
+WARM_SECONDS = 2.0  # of steps on a GPU before any is timed: its clocks rise under load
+
+
+def time_steps(step: Callable[[int], object], count: int, device: torch.device) -> tuple[float, Line]:
+    """Seconds of `count` training steps, each from an idle device to an idle device, and what a result says of them.
+
+    Others before them warm up; `step` gets the number of the input set to use.
+    """
+    start, number = time.perf_counter(), 0
+    while number < 1 or (device.type == "cuda" and time.perf_counter() - start < WARM_SECONDS):
+        step(number % INPUT_SETS)
+        synchronize(device)
+        number += 1
+    reset_peak(device)
+    seconds = []
+    for number in range(count):
+        start = time.perf_counter()
+        step(number % INPUT_SETS)
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return sum(seconds), {
+        "steps": count,
+        "step_ms": 1e3 * statistics.median(seconds),
+        "step_ms_range": [1e3 * min(seconds), 1e3 * max(seconds)],
+        "peak_gib": peak_gib(device),
+        "reserved_gib": torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
+    }
+
+
+def milliseconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Median of several calls, after others that warm up."""
+    if device.type == "cuda":
+        from triton.testing import do_bench
+
+        return float(do_bench(call, warmup=25, rep=100, return_mode="median"))
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds[1:])
+
+
+def reset_peak(device: torch.device) -> float:
+    """Forget the peak; returns what is allocated now, in GiB."""
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device) / GIB
+
+
+def peak_gib(device: torch.device) -> float | None:
+    """The most that was allocated since the peak was forgotten; a CPU does not tell."""
+    return torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

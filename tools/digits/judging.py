@@ -1,0 +1,205 @@
+"""What a model of digits writes, judged and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
+from oneflow_dist.config import Config
+from oneflow_dist.data.codec import pixels_to_latent
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.files import naming
+from oneflow_dist.model.flops import num_parameters
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.runtime import share_cores
+from oneflow_dist.sampler import generate, generate_steps
+from oneflow_dist.trained import load_model
+from tools.digits.gallery import draw_gallery
+from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images
+
+NEXT = """next, after `source .venv/bin/activate`:
+  python tools/sample.py {folder} out --text "a handwritten seven" --paint --count 4
+  python tools/sample.py {folder} out --image data/digits/seven.png
+  python -m oneflow_dist.train configs/quickstart.toml run.folder=runs/mine optim.lr=1e-3"""
+SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4, "both": 5}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Writer:
+    """A model and how it is asked to generate."""
+
+    model: OneFlow
+    config: Config
+    tokenizer: Tokenizer
+
+    def write(self, name: str, prompts: list[Prompt]) -> list[Canvas]:
+        """A finished document for each prompt; prints how long it took."""
+        start = time.perf_counter()
+        canvases = [
+            blank_canvas(prompt, self.tokenizer, self.config.image, SEEDS[name], index)
+            for index, prompt in enumerate(prompts)
+        ]
+        generate(self.model, canvases, self.config, self.tokenizer)
+        full = sum(canvas.hit_cap for canvas in canvases)
+        note = f", {full} reached sampling.max_rows" if full else ""
+        print(f"{name:<14} {len(canvases)} documents in {time.perf_counter() - start:.1f} s{note}", flush=True)
+        return canvases
+
+
+def evaluate(folder: Path, num_samples: int, changes: dict[str, Any]) -> None:
+    """Write, judge and draw documents of each kind.
+
+    Args:
+        changes: to `sampling` of the run's config.
+    """
+    share_cores(others=1)  # with whatever else runs here
+    model, config = load_model(folder)
+    history, tokenizer = read_metrics(folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer)
+    check_digits(folder, config, tokenizer)
+    print(f"{folder}: writing and judging {num_samples} documents of each of five kinds", flush=True)
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
+    writer = Writer(model, config, tokenizer)
+
+    single = writer.write("single", [[]] * num_samples)
+    both = writer.write("both", [parse_prompt("<|hole|><|image|>", writer.tokenizer)] * num_samples)
+    interleaved = writer.write("interleaved", [parse_prompt(COUNT_PROMPT, writer.tokenizer)] * num_samples)
+    size = {"num_samples": num_samples, "sampler_steps": config.sampling.steps, "guidance": config.sampling.guidance}
+    report = {
+        **history,
+        "num_parameters": num_parameters(model),
+        "single": {**judge_single(single, writer.tokenizer), **size},
+        "both": {**judge_single(both, writer.tokenizer), **size},
+        "interleaved": {**judge_interleaved(interleaved, writer.tokenizer), **size},
+        "prompted": {**judge_prompted(writer, num_samples), **size},
+    }
+    states = rewrite(writer, interleaved)
+    with naming(folder):
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        draw_gallery(folder / "gallery.png", single, both, interleaved, writer.tokenizer, states)
+    print(json.dumps(report, indent=2))
+    print(f"wrote {folder / 'report.json'} and {folder / 'gallery.png'}")
+    print(NEXT.format(folder=folder))
+
+
+def check_digits(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a model of something else: what it writes would be judged by another grammar and another eye.
+
+    Raises:
+        ValueError: its images are not those of digits, or its vocabulary has learned other words.
+    """
+    if config.image.shape != (1, 8, 8):
+        channels, height, width = config.image.shape
+        raise ValueError(
+            f"{folder}: its images are {height}x{width}x{channels}, but digits are 8x8x1; tools/sample.py shows what "
+            "other models write"
+        )
+    words = [f" {word}" for word in WORDS]
+    if config.data.tokenizer != "bytes" and any(len(tokenizer.encode(word)) > 1 for word in words):
+        raise ValueError(
+            f"{folder}: {config.data.tokenizer} is not the vocabulary of digits, which has a token for each of "
+            f"{', '.join(WORDS)}; tools/sample.py shows what other models write"
+        )
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Length of the training in steps and in seconds of its steps."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: no metrics.jsonl here; name the folder of a run, not of one checkpoint")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {
+        "steps": lines[-1]["step"],
+        "train_seconds": round(sum(line["seconds"] for line in lines), 1),
+        "padding": float(np.mean([line["padding"] for line in lines])),
+    }
+
+
+def judge_single(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, float]:
+    """Shares of documents: the text is a sentence of the grammar; it has one image; that shows the text's digit."""
+    valid, has_image, agrees = [], [], []
+    for canvas in canvases:
+        texts = [part for part in canvas.parts(tokenizer) if isinstance(part, str)]
+        digit = read_caption(texts[0]) if len(texts) == 1 else None
+        valid.append(digit is not None)
+        seen = read_images(canvas.latents())
+        has_image.append(len(seen) == 1)
+        agrees.append(len(seen) == 1 and digit == seen[0])
+    return {"valid_text": mean(valid), "has_image": mean(has_image), "agreement": mean(agrees)}
+
+
+def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, float]:
+    """How counting documents are.
+
+    valid_text, has_image and documents_right are shares of documents: the words count up; every word is followed by one
+    image; both, and all images show their word. agreement is the share of images that show the word before them.
+    """
+    valid, has_image, right, agrees = [], [], [], []
+    for canvas in canvases:
+        parts = count_parts(canvas, tokenizer)
+        words = [part for part in parts if isinstance(part, str)]
+        is_text = [isinstance(part, str) for part in parts]
+        before = [previous for previous, part in zip(["", *parts], parts, strict=False) if isinstance(part, int)]
+        seen = read_images(canvas.latents())
+        shows = [word in WORDS and WORDS.index(word) == digit for word, digit in zip(before, seen, strict=True)]
+        valid.append(read_count(words) is not None)
+        has_image.append(is_text == [True, False] * len(words))
+        right.append(valid[-1] and has_image[-1] and all(shows))
+        agrees += shows
+    return {
+        "valid_text": mean(valid),
+        "has_image": mean(has_image),
+        "agreement": mean(agrees),
+        "documents_right": mean(right),
+    }
+
+
+def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
+    """Given the caption, the image; given a held-out image, the caption."""
+    digits = np.arange(num_samples) % 10
+    captions = [CAPTIONS[index // 10 % len(CAPTIONS)].format(WORDS[digit]) for index, digit in enumerate(digits)]
+    painted = writer.write("text_to_image", [parse_prompt(f"{c}<|image|>", writer.tokenizer) for c in captions])
+    images, _ = load_split("heldout")
+    latents = [pixels_to_latent(images[index % len(images)]) for index in range(num_samples)]
+    described = writer.write("image_to_text", [[latent] for latent in latents])
+    named = [read_caption(text_of(canvas, writer.tokenizer)) for canvas in described]
+    return {
+        "text_to_image": mean(read_images([latent for c in painted for latent in c.latents()]) == digits),
+        "image_to_text": mean([a == b for a, b in zip(named, read_images(latents), strict=True)]),
+    }
+
+
+def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:
+    """A right document of many images once more, as it stands after every step of its writing."""
+    merits = [
+        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.images) for canvas in canvases
+    ]
+    index = int(np.argmax(merits))
+    prompt = parse_prompt(COUNT_PROMPT, writer.tokenizer)
+    canvas = blank_canvas(prompt, writer.tokenizer, writer.config.image, SEEDS["interleaved"], index)
+    states = [canvas.copy()]
+    for _ in generate_steps(writer.model, [canvas], writer.config, writer.tokenizer):
+        states.append(canvas.copy())
+    return states
+
+
+def count_parts(canvas: Canvas, tokenizer: Tokenizer) -> list[str | int]:
+    """The words and images of a counting document, without its prompt."""
+    parts = [
+        part.removeprefix(COUNT_PROMPT).strip() if isinstance(part, str) else part for part in canvas.parts(tokenizer)
+    ]
+    return [part for part in parts if part != ""]
+
+
+def text_of(canvas: Canvas, tokenizer: Tokenizer) -> str:
+    """All text of a document."""
+    return " ".join(part for part in canvas.parts(tokenizer) if isinstance(part, str))
+
+
+def mean(values: Any) -> float:
+    """The mean, rounded to four places; 0 of nothing."""
+    return round(float(np.mean(values)), 4) if len(values) else 0.0
