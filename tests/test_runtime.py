@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from oneflow_dist.runtime import GLOO, collect_garbage, is_main, log
 from tests.launching import THREADS, TORCHRUN, Launcher, only_error, run_python
+from tests.messages import names
 
 PROGRAM = """
 import os, sys
@@ -57,7 +58,9 @@ def test_what_a_user_can_mend_ends_a_program_with_one_line(
 
 def test_ctrl_c_ends_a_program_with_one_line(program: Program, launcher: Launcher) -> None:
     end = launcher.run(program("raise KeyboardInterrupt"))
-    assert (end.code, end.stderr) == (130, "error: interrupted\n")
+    assert end.code == 130
+    assert end.stderr.count("\n") == 1
+    assert only_error(end)
 
 
 def test_torchrun_ends_its_report_with_what_a_rank_said(tmp_path: Path) -> None:
@@ -83,21 +86,16 @@ def test_a_missing_file_is_a_users_error(program: Program, launcher: Launcher) -
     assert only_error(end) == "error: [Errno 2] No such file or directory: '/no/such/file'"
 
 
-@pytest.mark.parametrize(
-    ("step", "message"),
-    [
-        ("write", "written: rank 1: no room; make room and run the same command again: it continues from the last "),
-        ("plan", "written: rank 1: no room; make room and run the same command again: it continues from the last "),
-        ("read", "read: rank 1: no room; it is damaged: move its folder away to continue from the one before"),
-    ],
-)
-def test_a_checkpoint_that_fails_on_one_rank_is_one_line_that_says_what_to_do(
-    step: str, message: str, program: Program, launcher: Launcher
+def test_a_checkpoint_that_fails_on_one_rank_is_one_line_which_for_a_write_is_not_that_of_a_read(
+    program: Program, launcher: Launcher
 ) -> None:
-    body = "from torch.distributed.checkpoint.api import CheckpointException"
-    end = launcher.run(program(body, f'raise CheckpointException("{step}", {{1: (OSError("no room"), None)}})'))
-    assert end.code == 2
-    assert only_error(end).startswith(f"error: a checkpoint could not be {message}")
+    body, said = "from torch.distributed.checkpoint.api import CheckpointException", {}
+    for step in ("write", "plan", "read"):
+        end = launcher.run(program(body, f'raise CheckpointException("{step}", {{1: (OSError("no room"), None)}})'))
+        assert end.code == 2
+        said[step] = only_error(end)
+        assert names(said[step], "rank 1", "no room")
+    assert said["write"] == said["plan"] != said["read"]  # what to do is another matter
 
 
 def test_a_program_that_ends_well_ends_with_code_0(program: Program, launcher: Launcher) -> None:
@@ -110,7 +108,7 @@ def test_an_error_ends_a_rank_that_others_wait_for(program: Program, launcher: L
     first, second = launcher.run_ranks(2, program(*body))
     assert (second.code, second.stderr) == (2, "error (rank 1): here\n")
     assert first.code == 1  # it learns that the other is gone, and does not wait for ever
-    assert only_error(first).startswith("error: another rank has ended or cannot be reached, its message tells why (")
+    assert only_error(first)
 
 
 def test_rank_0_prints_and_all_ranks_end_with_code_0(program: Program, launcher: Launcher) -> None:
@@ -142,7 +140,7 @@ def test_gloo_uses_the_network_interface_that_the_environment_names(program: Pro
     assert [(end.code, end.stdout) for end in ends] == [(0, "done\n"), (0, "")]
     end = launcher.run(program(*body), env={"GLOO_SOCKET_IFNAME": "nowhere"})
     assert end.code == 2
-    assert "GLOO_SOCKET_IFNAME: this machine has no interface nowhere; set one of" in only_error(end)
+    assert names(only_error(end), "GLOO_SOCKET_IFNAME", "nowhere", "lo")
 
 
 def test_without_torchrun_a_process_is_a_group_of_one(program: Program, launcher: Launcher) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import PackedBatch
+from oneflow_dist.containers import Losses, PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.bad_batches import keep_suspects, read_bad_batch
 from oneflow_dist.inspection import digest
@@ -18,6 +18,7 @@ from tests.launching import Launcher
 from tests.messages import names
 
 CPU = torch.device("cpu")
+NUM_LOSSES = len(dataclasses.fields(Losses))
 SMALL = ("data.rows_per_pack=256", "data.tokens_per_pack=192", "data.bag_tokens_per_pack=128")
 
 
@@ -28,7 +29,7 @@ def batches(make_config: Callable[..., Config]) -> list[PackedBatch]:
 
 @pytest.mark.usefixtures("group_of_one")
 def test_a_kept_batch_is_read_again_bitwise(batches: list[PackedBatch], tmp_path: Path) -> None:
-    own = torch.ones(2, 5)
+    own = torch.ones(2, NUM_LOSSES)
     own[1, 2] = math.nan
     where, kept = keep_suspects(own, batches, 12, str(tmp_path))
     (path,) = tmp_path.iterdir()
@@ -46,7 +47,7 @@ def test_a_kept_batch_is_read_again_bitwise(batches: list[PackedBatch], tmp_path
 def test_where_all_losses_are_finite_the_batch_of_the_highest_is_kept(
     batches: list[PackedBatch], tmp_path: Path
 ) -> None:
-    own = torch.tensor([[9.0] * 4 + [1.0], [0.0] * 4 + [2.0]])  # the total decides
+    own = torch.tensor([[9.0] * (NUM_LOSSES - 1) + [1.0], [0.0] * (NUM_LOSSES - 1) + [2.0]])  # the total decides
     where, kept = keep_suspects(own, batches, 3, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["bad-batch-step-00000003-rank-0-pack-1.pt"]
     assert not names(where, 0)  # no rank is at fault
@@ -57,7 +58,7 @@ def keep_on_ranks(config_path: str, num_bad: int, folder: str) -> tuple[str, str
     """Rank 1 has `num_bad` of its three packs not finite; rank 0 has the highest finite loss."""
     config = load_config(config_path)
     batches = PackLoader(config, dist.get_rank(), dist.get_world_size()).next_step(CPU)
-    own = torch.full((len(batches), 5), 2.0 - dist.get_rank())
+    own = torch.full((len(batches), NUM_LOSSES), 2.0 - dist.get_rank())
     if dist.get_rank() == 1:
         own[:num_bad] = math.inf
     return keep_suspects(own, batches, 1, folder)
@@ -84,5 +85,5 @@ def test_all_ranks_name_the_same_batches_and_a_few_are_kept(
 @pytest.mark.usefixtures("group_of_one")
 def test_ranks_that_share_a_batch_keep_it_once(batches: list[PackedBatch], tmp_path: Path) -> None:
     twins = [batches[0], dataclasses.replace(batches[0])]
-    keep_suspects(torch.full((2, 5), math.nan), twins, 1, str(tmp_path))
+    keep_suspects(torch.full((2, NUM_LOSSES), math.nan), twins, 1, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["bad-batch-step-00000001-rank-0-pack-0.pt"]
