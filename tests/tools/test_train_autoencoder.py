@@ -34,6 +34,7 @@ def train(shards: str) -> Callable[..., None]:
     def run(folder: Path, *arguments: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", ["train_autoencoder.py", str(folder), shards, *TINY, *arguments])
+            patch.setenv("OMP_NUM_THREADS", "1")  # as all programs of tests have it
             make_autoencoder(train_autoencoder.parse_arguments(), StopSignals())
 
     return run
