@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import PackedBatch
+from oneflow_dist.containers import Losses, PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.model.initialization import all_indices, first_value
@@ -24,7 +24,6 @@ from oneflow_dist.optim import MovingAverage, learning_rate, make_optimizer
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.training import build_model, sum_over_ranks, train_step
 from tests.launching import (
-    LOSSES,
     Launcher,
     Run,
     assert_same_losses,
@@ -80,7 +79,8 @@ def test_a_run_folder_holds_config_metrics_samples_and_checkpoints(unbroken: Run
 
 def test_metrics_of_a_step_have_these_names_and_are_finite(unbroken: Run) -> None:
     timings = ["seconds", "tokens_per_second", "tflops_per_second"]
-    names = [*LOSSES, "grad_norm", "lr", "samples", "text_tokens", "bag_tokens", "padding", *timings]
+    losses = ["loss", *(f"loss/{name}" for name in Losses.names() if name != "total")]
+    names = [*losses, "grad_norm", "lr", "samples", "text_tokens", "bag_tokens", "padding", *timings]
     for line in read_metrics(unbroken.folder):
         assert list(line) == ["step", *names]
         assert all(math.isfinite(line[name]) for name in names)
@@ -88,10 +88,11 @@ def test_metrics_of_a_step_have_these_names_and_are_finite(unbroken: Run) -> Non
         assert 0.0 <= line["padding"] < 0.05
 
 
-def test_the_loss_is_the_sum_of_its_parts_and_falls(unbroken: Run) -> None:
-    lines = read_metrics(unbroken.folder)
+def test_the_loss_is_the_weighted_sum_of_its_parts_and_falls(unbroken: Run) -> None:
+    lines, flow = read_metrics(unbroken.folder), load_config(unbroken.folder / "config.toml").flow
     for line in lines:
-        assert line["loss"] == pytest.approx(sum(line[name] for name in LOSSES[1:]), rel=1e-6)
+        text = line["loss/zero"] + line["loss/rate"] + line["loss/bag"]
+        assert line["loss"] == pytest.approx(text + flow.image_weight * line["loss/velocity"], rel=1e-6)
     assert np.mean([x["loss"] for x in lines[-5:]]) < 0.8 * np.mean([x["loss"] for x in lines[:5]])
 
 

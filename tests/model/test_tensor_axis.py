@@ -24,10 +24,10 @@ def test_every_thing_is_one_ranks_own_and_none_has_two_more_than_another(count: 
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_alone_means_that_all_is_own_and_nothing_is_exchanged() -> None:
+def test_without_an_axis_all_is_local_and_nothing_is_exchanged() -> None:
     x = torch.randn(4, 3, requires_grad=True)
     assert (NO_TENSOR_AXIS.rank, NO_TENSOR_AXIS.size) == (0, 1)
-    assert range(7)[NO_TENSOR_AXIS.own(7)] == range(7)
+    assert range(7)[NO_TENSOR_AXIS.local_slice(7)] == range(7)
     assert NO_TENSOR_AXIS.gather(x) is x
     assert NO_TENSOR_AXIS.scatter_sum(x) is x
     assert NO_TENSOR_AXIS.deal_rows(x) is x
