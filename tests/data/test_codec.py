@@ -13,6 +13,7 @@ from PIL import Image
 from oneflow_dist.config import ImageConfig
 from oneflow_dist.data.codec import cut_images, decode_pixels, encode_pixels, to_latent, to_patches
 from oneflow_dist.data.picture import ORIENTATION
+from tests.messages import Message
 
 GREY = ImageConfig(channels=1, height=6, width=4, patch_size=2, time_conditioning="added")
 COLOUR = ImageConfig(channels=3, height=6, width=4, patch_size=2, time_conditioning="added")
@@ -33,7 +34,7 @@ def png(image: Image.Image, kind: str = "PNG") -> bytes:
 def refusal(data: bytes, image: ImageConfig = GREY) -> str:
     with pytest.raises(ValueError) as error:
         encode_pixels(data, image, "sample a/b/c, image 0")
-    return str(error.value)
+    return Message(error.value)
 
 
 @both

@@ -23,6 +23,7 @@ from oneflow_dist.data.decoding import (
 )
 from oneflow_dist.data.latents import CHECK, decode_array, decode_texts, encode_texts
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from tests.messages import Message
 from tests.tars import npy, png
 
 TOKENIZER = load_tokenizer("bytes")
@@ -269,7 +270,7 @@ def test_half_a_surrogate_pair_is_an_unknown_character() -> None:
 def refusal(source: ShardRecord, header: Mapping[str, Any] | None = None, **more: Any) -> str:
     with pytest.raises(ValueError) as error:
         decode(source, header, **more)
-    return str(error.value)
+    return Message(error.value)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from oneflow_dist.data import index as index_module
 from oneflow_dist.data.index import FORMAT, ShardIndex, decode_index, index_tar, read_or_write_index
+from tests.messages import Message
 from tests.tars import PAIRS, write_tar
 
 FORK = multiprocessing.get_context("fork")
@@ -239,7 +240,7 @@ def test_processes_that_index_at_once_share_one_scan(tmp_path: Path, had: str) -
 def refusal(content: bytes) -> str:
     with pytest.raises(ValueError) as error:
         decode_index(content, "data/x.tar.index")
-    return str(error.value)
+    return Message(error.value)
 
 
 def test_an_index_with_a_changed_byte_is_named(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_beside_a_tar_an_index_with_damaged_numbers_is_named(tmp_path: Path) -> 
     index_path.write_bytes(content)
     with pytest.raises(ValueError) as error:
         open_beside(path)
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"{index_path}: damaged index (its checksum or format differs); delete it, it is then made again"
     )
 
@@ -316,7 +317,7 @@ def test_a_tar_with_a_fault_has_no_index(tmp_path: Path, members: dict[str, byte
         path.write_bytes(path.read_bytes()[: max(100, cut - cut % 512)])
     with pytest.raises(ValueError) as error:
         open_beside(path)
-    assert str(error.value) == f"pets/{message}; write this shard again"
+    assert Message(error.value) == f"pets/{message}; write this shard again"
     assert not (tmp_path / "x.tar.index").exists()
 
 

@@ -21,6 +21,7 @@ from oneflow_dist.data.latents import (
     to_float32,
 )
 from oneflow_dist.flow.noising import gaussian
+from tests.messages import Message
 from tests.tars import npy
 
 IMAGE = ImageConfig(channels=4, height=8, width=8, patch_size=2, time_conditioning="added")
@@ -198,7 +199,7 @@ def test_values_in_single_precision_are_a_copy(dtype: str) -> None:
 def refusal(data: bytes, flipped: bytes | None = None) -> str:
     with pytest.raises(ValueError) as error:
         decode(data, flipped)
-    return str(error.value)
+    return Message(error.value)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (1, 4, 4, 4), (3, 4, 4, 4), (4, 4), (2, 4, 4, 4, 1), (1,)])

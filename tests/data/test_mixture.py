@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from oneflow_dist.data.decoding import Reading
 from oneflow_dist.data.mixture import Filter, Source, load_mixture
 from oneflow_dist.data.samples import TASKS
+from tests.messages import Message
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,7 +195,7 @@ def test_a_number_passes_if_it_lies_between(low: float, high: float, value: floa
 def refusal(path: Path) -> str:
     with pytest.raises(ValueError) as error:
         load_mixture(str(path))
-    return str(error.value)
+    return Message(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -294,7 +295,7 @@ MISTAKES = {
 def test_a_mistake_in_a_source_is_named_with_its_line(tmp_path: Path, lines: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
         source_with(tmp_path, lines)
-    assert str(error.value) == f"{tmp_path}/mixture.yaml, {message}"
+    assert Message(error.value) == f"{tmp_path}/mixture.yaml, {message}"
 
 
 TASK_NAMES = "text_to_image, image_to_text, both, interleaved, text_only, image_only, instruct"

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from oneflow_dist.data.picture import ORIENTATION, TURNS, decode_picture, read_picture
+from tests.messages import Message
 from tests.precompute.making import encode, picture, png, png_of_size
 
 
@@ -15,7 +16,7 @@ def read(data: bytes, mode: str = "RGB") -> Image.Image:
 def refusal(data: bytes) -> str:
     with pytest.raises(ValueError) as error:
         read(data)
-    return str(error.value)
+    return Message(error.value)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -95,7 +96,7 @@ def test_what_is_no_whole_picture_is_refused() -> None:
 def test_a_named_picture_is_refused_with_its_name() -> None:
     with pytest.raises(ValueError) as error:
         read_picture(b"", "L", "sample a/b/c")
-    assert str(error.value) == ("sample a/b/c: its picture is empty (0 bytes); write it again or remove the sample")
+    assert Message(error.value) == ("sample a/b/c: its picture is empty (0 bytes); write it again or remove the sample")
 
 
 def test_a_flipped_bit_in_the_pixels_of_a_png_is_found() -> None:

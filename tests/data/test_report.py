@@ -7,6 +7,7 @@ import pytest
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.report import report_source
 from oneflow_dist.data.shards import open_shards
+from tests.messages import Message
 from tests.tars import PAIRS, write_tar
 
 LATENT = {"1.npy": b"", "1.mirrored.npy": b"", "1.tokens.npy": b""}
@@ -22,7 +23,7 @@ def report(folder: Path, members: dict[str, bytes], *tasks: str) -> str:
 def refusal(folder: Path, members: dict[str, bytes], *tasks: str) -> str:
     with pytest.raises(ValueError) as error:
         report(folder, members, *tasks)
-    return str(error.value)
+    return Message(error.value)
 
 
 def test_a_source_is_told_with_all_that_it_holds(tmp_path: Path) -> None:

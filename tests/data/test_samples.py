@@ -14,6 +14,7 @@ from oneflow_dist.data.latents import CHECK
 from oneflow_dist.data.samples import TASKS, cut_window, make_sample, num_rows
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
+from tests.messages import Message
 
 TOKENIZER = load_tokenizer("bytes")
 BOS, IMAGE, BREAK = TOKENIZER.bos, TOKENIZER.image, [*b"\n\n"]
@@ -203,7 +204,7 @@ def test_text_alone_has_no_patches() -> None:
 def test_a_document_without_what_the_task_needs_is_named(task: str, source: Document, needed: str) -> None:
     with pytest.raises(ValueError) as error:
         make(source, task)
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"sample {KEY}: it lacks {needed}, which task {task!r} needs; give its source another task or remove the sample"
     )
 
@@ -282,7 +283,7 @@ def test_a_latent_that_is_not_finite_is_named(dtype: type, which: int, values: t
     source = document(text("a cat"), image(0.0), ImagePart(posterior=stored, mirrored=stored[:0]))
     with pytest.raises(ValueError) as error:
         make(source, "both")
-    assert str(error.value) == f"sample {KEY}: a latent is not finite; {CHECK}"
+    assert Message(error.value) == f"sample {KEY}: a latent is not finite; {CHECK}"
 
 
 def test_large_values_are_finite() -> None:
@@ -367,4 +368,4 @@ def test_a_prompt_that_fills_the_window_is_named(make_sample: Callable[..., Samp
     sample = make_sample([256, *range(9)], num_prompt=8, key=KEY)
     with pytest.raises(ValueError) as error:
         cut_window(sample, 8, np.random.default_rng(0))
-    assert str(error.value) == f"sample {KEY}: its prompt alone needs 8 rows, the limit is 8"
+    assert Message(error.value) == f"sample {KEY}: its prompt alone needs 8 rows, the limit is 8"

@@ -15,13 +15,14 @@ import pytest
 from oneflow_dist.data import shards as shards_module
 from oneflow_dist.data.index import index_tar
 from oneflow_dist.data.shards import REMOTE_SHARDS_KEPT, ShardSet, fetched, index_name, list_shards, open_shards
+from tests.messages import Message
 from tests.tars import PAIRS, serve, write_tar
 
 
 def refusal(pattern: str | Path, index_folder: str | None = None) -> str:
     with pytest.raises(ValueError) as error:
         open_shards("pets", str(pattern), index_folder)
-    return str(error.value)
+    return Message(error.value)
 
 
 def names_of(shards: ShardSet) -> list[str]:
@@ -397,7 +398,7 @@ def test_a_shard_that_is_cut_off_while_it_is_open_is_named_with_the_sample(tmp_p
         file.truncate(4096)
     with pytest.raises(ValueError) as error:
         shards.read(1)
-    assert str(error.value) == f"{path}, sample 2: the shard was cut off since it was opened; copy it again"
+    assert Message(error.value) == f"{path}, sample 2: the shard was cut off since it was opened; copy it again"
     assert shards.read(0).files == {"txt": b"one"}
 
 
@@ -421,7 +422,7 @@ def test_other_content_of_the_same_size_and_age_is_found_when_the_shard_is_read(
     shards = open_shards("pets", str(path))
     with pytest.raises(ValueError) as error:
         shards.read(0)
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"{path}: not the shard that {path}.index was made of; delete that index, it is then made again"
     )
     (tmp_path / "x-000.tar.index").unlink()
@@ -493,7 +494,7 @@ def test_a_remote_shard_of_another_checksum_is_refused(site: Site, indexes: str,
     (site.folder / "x-0.tar").write_bytes(content)
     with pytest.raises(ValueError) as error:
         shards.read(0)
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"pets: {site.address}/x-0.tar is not the shard that its index was made of; index it again"
     )
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.data.tokenizer import MAX_BLANKS, SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_ranks, write_ranks
+from tests.messages import Message
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -55,7 +56,7 @@ def test_more_blanks_in_a_row_than_the_library_bears_are_refused(blank: str) -> 
     assert BYTES.decode(BYTES.encode(text)) == text
     with pytest.raises(ValueError) as error:
         BYTES.encode(f"a b{blank * (MAX_BLANKS + 1)}c")
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"a text with {MAX_BLANKS + 1} blanks in a row, more than {MAX_BLANKS}; shorten or remove it"
     )
 
@@ -154,7 +155,7 @@ def test_a_tokenizer_is_known_by_the_checksum_of_its_file(tmp_path: Path) -> Non
 def refusal(path: Path) -> str:
     with pytest.raises(ValueError) as error:
         load_tokenizer(str(path))
-    return str(error.value)
+    return Message(error.value)
 
 
 def lines_of_all_bytes() -> list[str]:
@@ -173,7 +174,7 @@ def test_a_file_of_another_checksum_is_named(tmp_path: Path) -> None:
     for other in ("0" * 64, sha256[:10], sha256.upper()):
         with pytest.raises(ValueError) as error:
             load_tokenizer(f"{path}#sha256:{other}")
-        assert str(error.value) == (
+        assert Message(error.value) == (
             f"{path}: its sha256 is {sha256}, not {other}; copy the file again or mend data.tokenizer"
         )
     with pytest.raises(ValueError, match=r"^bytes: its sha256 is "):

@@ -32,6 +32,7 @@ from tests.kernels.bags import (
     truth,
 )
 from tests.launching import Launcher
+from tests.messages import Message
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 every_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
@@ -208,13 +209,13 @@ def test_dtypes_must_agree() -> None:
     case = make_case([1], torch.float32)
     with pytest.raises(ValueError) as error:
         run(case._replace(weight=case.weight.bfloat16()))
-    assert str(error.value) == "hidden is torch.float32 but weight is torch.bfloat16; cast one of them"
+    assert Message(error.value) == "hidden is torch.float32 but weight is torch.bfloat16; cast one of them"
 
 
 def test_bags_need_slots() -> None:
     with pytest.raises(ValueError) as error:
         run(make_case([1, 1])._replace(num_filled=0))
-    assert str(error.value) == "num_filled: 0 slots cannot hold 2 bag tokens"
+    assert Message(error.value) == "num_filled: 0 slots cannot hold 2 bag tokens"
 
 
 @pytest.mark.parametrize("given_number", [3, 4, 7, 1000])

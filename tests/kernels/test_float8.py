@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from oneflow_kernels.float8 import check_device, check_sizes, float8_linear
+from tests.messages import Message
 
 SHAPES = [(16, 16, 16), (48, 64, 32), (128, 32, 256)]  # rows, inputs, outputs
 
@@ -118,7 +119,7 @@ def test_rows_are_a_multiple_of_16_where_a_weight_is_to_have_a_gradient() -> Non
     x, weight, _ = operands(*SHAPES[0])
     with pytest.raises(ValueError) as error:
         float8_linear(x[:7], weight)
-    assert str(error.value) == (
+    assert Message(error.value) == (
         "float8_linear: 7 rows are not a multiple of 16, as float8 products need; make data.rows_per_pack one"
     )
     with torch.no_grad():
@@ -133,7 +134,7 @@ def test_sizes_of_weights_are_multiples_of_16(shape: tuple[int, int]) -> None:
     check_sizes("layer", torch.Size([48, 16]))
     with pytest.raises(ValueError) as error:
         check_sizes("layer", torch.Size(shape))
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"layer: a weight of {shape[0]} x {shape[1]} cannot be multiplied in float8, which needs multiples of 16; "
         'change the sizes of [model], or set train.precision = "bf16"'
     )
@@ -148,7 +149,7 @@ def test_a_gpu_before_8_9_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_device("cpu")
     with pytest.raises(ValueError) as error:
         check_device("cuda")
-    assert str(error.value) == (
+    assert Message(error.value) == (
         "train.precision: float8 needs a GPU of compute capability 8.9 or later; this is NVIDIA A100 with 8.0; "
         'set train.precision = "bf16"'
     )

@@ -17,6 +17,7 @@ from oneflow_kernels.interval_attention import interval_attention, interval_atte
 from oneflow_kernels.key_intervals import KeyIntervals, document_intervals, key_intervals, transfusion_intervals
 from oneflow_kernels.launches import Launch, chosen
 from tests.launching import Launcher
+from tests.messages import Message
 
 
 @pytest.fixture(autouse=True)
@@ -304,4 +305,4 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
     key, value = key.float(), value.float()
     with pytest.raises(ValueError) as error:
         interval_attention(query, key, value, intervals_of([("document", 8)]), 8)
-    assert str(error.value) == message
+    assert Message(error.value) == message

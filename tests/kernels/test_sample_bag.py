@@ -12,6 +12,7 @@ from oneflow_dist.config import RANGES
 from oneflow_kernels.sample_bag import LEAST_TEMPERATURE, lowest_best, sample_bag
 from oneflow_kernels.vocabulary_part import VocabularyPart
 from tests.launching import Launcher
+from tests.messages import Message
 
 WIDTH, VOCAB = 8, 60
 
@@ -100,7 +101,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(ValueError) as error:
             sample_bag(*arguments)
-        assert str(error.value) == message
+        assert Message(error.value) == message
 
 
 def compile_sampling() -> None:

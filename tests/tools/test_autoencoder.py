@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.messages import Message
 from tests.tools.gradients import png, write_shard, write_shards
 from tools.autoencoder import lr_factor, make_model, open_images
 
@@ -59,8 +60,8 @@ def test_shards_without_images_are_refused(tmp_path: Path) -> None:
     texts = write_shard(tmp_path / "a.tar", [{"txt": b"no picture"}])
     with pytest.raises(ValueError) as error:
         open_images([texts], [], seed=0)
-    assert str(error.value) == f"{texts}: no images; samples need a member that ends on one of png, jpg, jpeg, webp"
+    assert Message(error.value) == f"{texts}: no images; samples need a member that ends on one of png, jpg, jpeg, webp"
     one = write_shard(tmp_path / "b.tar", [{"png": png(8, 8, np.random.default_rng(0))}])
     with pytest.raises(ValueError) as error:
         open_images([one], [], seed=0)
-    assert str(error.value) == f"{one}: 1 image, and none to measure on; add images, or --val with shards"
+    assert Message(error.value) == f"{one}: 1 image, and none to measure on; add images, or --val with shards"

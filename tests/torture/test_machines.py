@@ -12,6 +12,7 @@ TESTS = """
 import numpy, os, torch
 from tests.conftest import _threads
 from tests.launching import run_python
+from tests.messages import Message
 
 def test_of_the_environment():
     assert (torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()) == (2, "AVX2")
@@ -65,4 +66,4 @@ def test_a_run_without_tests_is_an_error(run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.argv", ["x", f"--output={run}/table.md", "--machine=AVX2", "--", f"{run}/none.py"])
     with pytest.raises(ValueError) as error:
         machines.main()
-    assert str(error.value) == f"pytest ended with code 4; see the end of {run}/table.log"
+    assert Message(error.value) == f"pytest ended with code 4; see the end of {run}/table.log"
