@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import get_type_hints
 
+from oneflow_dist.config import Config
+from oneflow_dist.data.mixture import Source
+
+KEYS = {"sources", *get_type_hints(Source)} - {"name"}  # of mixtures and of configs: named, though many are plain words
+KEYS |= {key for section in get_type_hints(Config).values() for key in get_type_hints(section)}
 EDGE = r"(?:(?<!\w)|(?!\w))"  # not inside a word or number: 1 is not named by 10
 
 
@@ -20,8 +26,8 @@ def names(message: str, *parts: object) -> bool:
 class Message(str):
     """A message that equals another if both name the same things in the same order, whatever prose stands between.
 
-    So a test can show what a user reads. Named is whatever is no plain word of lower-case letters: keys with a section,
-    files, numbers, commands, and all that is quoted.
+    So a test can show what a user reads. Named are keys, and whatever is no plain word of lower-case letters: files,
+    numbers, commands, and all that is quoted.
     """
 
     __slots__ = ()
@@ -34,8 +40,18 @@ class Message(str):
 
     __hash__ = str.__hash__
 
+    def startswith(self, start: str) -> bool:  # type: ignore[override]
+        """Whether what `start` names comes first."""
+        named = named_in(start)
+        return named_in(self)[: len(named)] == named
+
+    def endswith(self, end: str) -> bool:  # type: ignore[override]
+        """Whether what `end` names comes last."""
+        named = named_in(end)
+        return not named or named_in(self)[-len(named) :] == named
+
 
 def named_in(message: str) -> list[str]:
     """What a message names, in order."""
-    tokens = [token.strip("(),;:.!?") for token in re.findall(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\S+", message)]
-    return [token for token in tokens if token and not re.fullmatch(r"[a-z]+(['-][a-z]+)*", token)]
+    tokens = [token.lstrip("(").rstrip("),;:.!?") for token in re.findall(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\S+", message)]
+    return [token for token in tokens if token in KEYS or (token and not re.fullmatch(r"[a-z]+(['-][a-z]+)*", token))]

@@ -23,7 +23,7 @@ def test_the_first_token_must_not_be_a_target(make_sample: Callable[..., Sample]
 
 
 def test_a_sample_without_tokens_is_refused(make_sample: Callable[..., Sample]) -> None:
-    with pytest.raises(ValueError, match=r"^sample 'test/sample': "):
+    with pytest.raises(ValueError, match=r"'test/sample'"):
         make_sample([])
 
 
@@ -31,14 +31,14 @@ def test_every_image_token_needs_its_image(
     make_sample: Callable[..., Sample], unchecked: Callable[[], AbstractContextManager[None]]
 ) -> None:
     images = make_sample([1, None, None]).images
-    with unchecked(), pytest.raises(AssertionError, match=r"2 images.* 1 token"):
+    with unchecked(), pytest.raises(AssertionError, match=r"2 .* 1 "):
         replace(images, token=np.array([1]))
 
 
 def test_patches_are_those_of_the_grids(make_sample: Callable[..., Sample]) -> None:
     images = make_sample([1, None, None], grid=[(2, 3), (4, 1)]).images
     assert len(images.patches) == 10
-    with pytest.raises(AssertionError, match=r"9 patches.* 10"):
+    with pytest.raises(AssertionError, match=r"9 .* 10"):
         replace(images, patches=images.patches[:9])
 
 

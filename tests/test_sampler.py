@@ -42,6 +42,7 @@ from oneflow_dist.sampler import (
 from oneflow_dist.training import build_model
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
+from tests.messages import Message
 
 Maker = Callable[..., OneFlow]
 
@@ -377,7 +378,7 @@ def test_what_is_not_finite_ends_with_an_error_and_leaves_the_documents_as_they_
     setattr(scripted, name, bad)
     with pytest.raises(FloatingPointError) as error:
         next(steps)
-    assert str(error.value) == (
+    assert Message(error.value) == (
         f"sampling step 2: {name} of the model is not finite; its weights are broken, or too large for the dtype of "
         "its products: take an earlier checkpoint"
     )
