@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.messages import Message
 from tests.torture import machines
 
 TESTS = """
 import numpy, os, torch
 from tests.conftest import _threads
 from tests.launching import run_python
-from tests.messages import Message
 
 def test_of_the_environment():
     assert (torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()) == (2, "AVX2")
