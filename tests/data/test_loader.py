@@ -17,6 +17,7 @@ from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.index import index_tar
 from oneflow_dist.data.loader import LaneStates, PackLoader
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
+from tests.messages import Message
 from tests.tars import serve, write_sources, write_tar
 
 # three workers are more than the small machines that run tests have cores
@@ -177,7 +178,7 @@ def test_an_unused_loader_reports_the_state_that_it_started_from(make_small: Cal
 def refusal(config: Config, world_size: int = 1) -> str:
     with pytest.raises(ValueError) as error:
         PackLoader(config, 0, world_size).next_step(CPU)
-    message = str(error.value)
+    message = Message(error.value)
     error.value.__traceback__ = None  # it holds the loader, whose workers end with it
     del error
     return message

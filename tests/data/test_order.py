@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from oneflow_dist.data.order import BLOCK, Permutation, ScatteredOrder, ShardwiseOrder, make_order
 from oneflow_dist.data.shards import ShardSet
+from tests.messages import Message, names
 
 Unchecked = Callable[[], AbstractContextManager[None]]
 
@@ -263,7 +264,7 @@ def refusal(shards: ShardSet, num_lanes: int) -> str:
         except ValueError as error:
             messages.add(str(error))
     (message,) = messages
-    return message
+    return Message(message)
 
 
 def test_a_lane_without_a_sample_is_refused() -> None:
@@ -274,4 +275,4 @@ def test_a_lane_without_a_sample_is_refused() -> None:
 
 
 def test_a_lane_whose_remote_shards_are_all_empty_is_refused() -> None:
-    assert "each lane needs one" in refusal(FakeShards([30, 0], is_remote=True), 2)
+    assert names(refusal(FakeShards([30, 0], is_remote=True), 2), "pets", 2, "data.packs_per_step", 2)

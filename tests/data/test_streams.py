@@ -19,6 +19,7 @@ from oneflow_dist.data.samples import make_sample as make_complete
 from oneflow_dist.data.samples import num_rows
 from oneflow_dist.data.streams import SourceStream, fit_sample
 from tests.data.making import BYTES, NUM_LANES, MakeLane, source
+from tests.messages import naming
 from tests.tars import npy, png, write_sources, write_tar
 
 MakeStream = Callable[..., SourceStream]
@@ -148,7 +149,7 @@ def test_a_task_decodes_only_what_it_looks_at(make_stream: MakeStream, tmp_path:
         members |= {f"{number}.png": png(9, (9, 9)), f"{number}.txt": b"text"}
     path = write_tar(tmp_path / "x.tar", members)
     assert len(made_by(make_stream(source(path, "tasks: {text_only: 1}"), 0, BYTES), 2)) == 2
-    with pytest.raises(ValueError, match="9x9 pixels, but "):
+    with pytest.raises(ValueError, match=naming("9x9")):
         make_stream(source(path, "tasks: {both: 1}"), 0, BYTES).sample_at(0)
 
 
@@ -173,7 +174,7 @@ def test_a_filter_and_a_limit_of_images_leave_samples_out(make_stream: MakeStrea
     ("limit", "told"),
     [
         ("max_sample_rows=8", r"data\.max_sample_rows \(8\)"),
-        ("images_per_pack=2", r"data\.images_per_pack \(2, of 8 patches\)"),
+        ("images_per_pack=2", r"data\.images_per_pack \(2, of 8 "),
     ],
 )
 def test_an_overlong_sample_stops_the_run_with_its_name_and_a_way_out(
@@ -192,7 +193,7 @@ def test_a_sample_of_more_patches_than_a_pack_holds_is_overlong(
     capacity = Capacity(rows=96, tokens=72, bag_tokens=64, images=2, patches=8, sequences=32)
     sample, rng = make_sample([256, None], grid=grid), np.random.default_rng(0)
     if overlong == "window":
-        with pytest.raises(ValueError, match=r"^sample test/sample needs 11 rows and 1 images of 9 patches, more than"):
+        with pytest.raises(ValueError, match=naming("test/sample", 11, 1, 9)):
             fit_sample(sample, 64, capacity, overlong, rng)
     else:
         assert fit_sample(sample, 64, capacity, overlong, rng) is (sample if grid == (2, 4) else None)

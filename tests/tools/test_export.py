@@ -20,6 +20,7 @@ from oneflow_dist.model.llama import stored_name, to_llama_config
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.trained import load_model
 from tests.launching import Finished, Launcher, Run, only_error, read_checkpoint, read_metrics
+from tests.messages import Message
 
 LLAMA = ["model.is_causal=true", "model.rope_scaling=8.0", "model.rope_theta=500000.0", "heads.time_conditioning=none"]
 TIED, UNTIED = "model.tie_embeddings=true", "model.tie_embeddings=false"
@@ -257,7 +258,7 @@ def test_what_no_run_can_start_from_is_refused_in_one_line(
         end = to_checkpoint(launcher, folder, command("run", *overrides, program=False))
         assert end.code == 2
         assert not (tmp_path / "run").exists()
-        return only_error(end).removeprefix(f"error: {folder}")
+        return Message(only_error(end).removeprefix(f"error: {folder}"))
 
     assert error_of(UNTIED, "model.mlp_width=64") == (
         "/config.json: a Llama of another shape than the config's; set model.mlp_width=96, model.tie_embeddings=true"
