@@ -33,7 +33,7 @@ class Message(str):
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and named_in(self) == named_in(other)
+        return isinstance(other, str) and named_in(self) == what_is_named(other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -42,16 +42,23 @@ class Message(str):
 
     def startswith(self, start: str) -> bool:  # type: ignore[override]
         """Whether what `start` names comes first."""
-        named = named_in(start)
+        named = what_is_named(start)
         return named_in(self)[: len(named)] == named
 
     def endswith(self, end: str) -> bool:  # type: ignore[override]
         """Whether what `end` names comes last."""
-        named = named_in(end)
-        return not named or named_in(self)[-len(named) :] == named
+        named = what_is_named(end)
+        return named_in(self)[-len(named) :] == named
 
 
 def named_in(message: str) -> list[str]:
     """What a message names, in order."""
     tokens = [token.lstrip("(").rstrip("),;:.!?") for token in re.findall(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\S+", message)]
     return [token for token in tokens if token in KEYS or (token and not re.fullmatch(r"[a-z]+(['-][a-z]+)*", token))]
+
+
+def what_is_named(example: str) -> list[str]:
+    """The same of an example to compare with, which must name something: else nothing is compared."""
+    named = named_in(example)
+    assert named, f"{example!r} names nothing: compare with a key, a value, a file or a command"
+    return named

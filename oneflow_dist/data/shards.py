@@ -152,7 +152,7 @@ def open_shards(source: str, pattern: str, index_folder: str | None = None) -> S
         ValueError: a shard is missing, is no tar, is damaged or cut off; there is nothing to read in any.
     """
     paths = list_shards(source, pattern)
-    _allow_open_files(source, len(paths))
+    _allow_open_files(source, 2 * len(paths))
     path, times = Counter(map(_whole_path, paths)).most_common(1)[0]
     if times > 1:
         raise ValueError(f"source {source}: {path} is named {times} times; name each shard once")
@@ -209,7 +209,7 @@ def _fetch(source: str, url: str, index: ShardIndex) -> OpenShard:
 
 
 def _allow_open_files(source: str, needed: int) -> None:
-    """Each shard stays open once it was read, and the usual limit is 1024."""
+    """A shard that was read and the map of its index stay open, and the usual limit is 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if needed + 256 > soft and (hard == resource.RLIM_INFINITY or needed + 256 <= hard):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -158,7 +158,7 @@ def test_a_picture_that_patches_do_not_fill_is_named_with_its_size(size: tuple[i
 def test_what_is_no_picture_is_named() -> None:
     message = refusal(b"this is no picture")
     assert message.startswith("sample a/b/c, image 0: its picture is no readable PNG, JPEG or WebP; ")
-    assert message.endswith("; write it again or remove the sample")
+    assert str(message).endswith("; write it again or remove the sample")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

@@ -251,7 +251,7 @@ def test_an_index_with_a_changed_byte_is_named(tmp_path: Path) -> None:
         changed[place] ^= 0x01
         message = refusal(bytes(changed))
         assert message.startswith("data/x.tar.index: damaged index ("), place
-        assert message.endswith("); delete it, it is then made again"), place
+        assert str(message).endswith("); delete it, it is then made again"), place
 
 
 def test_an_index_cut_off_anywhere_is_named(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_every_lane_needs_a_sample_of_every_source(make_small: Callable[..., Con
 def test_an_unusable_sample_reaches_the_trainer_as_it_is(make_small: Callable[..., Config], workers: int) -> None:
     """In one line, without the traceback of a worker."""
     message = refusal(make_small("data.max_sample_rows=9", f"data.workers={workers}"))
-    assert message.startswith("sample ")
+    assert str(message).startswith("sample ")
     assert message.endswith('raise them or set data.overlong = "drop"')
     assert "\n" not in message
 

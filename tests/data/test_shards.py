@@ -439,8 +439,8 @@ def test_more_shards_than_files_can_be_open_are_refused(tmp_path: Path, monkeypa
     path = write_tar(tmp_path / "x.tar", PAIRS)
     asked = []
     monkeypatch.setattr(shards_module.resource, "setrlimit", lambda _, limits: asked.append(limits))
-    monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 256))
-    assert refusal(path) == "source pets: its shards need 1 open files, the limit is 256; use larger shards"
+    monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 257))
+    assert refusal(path) == "source pets: its shards need 2 open files, the limit is 257; use larger shards"
     monkeypatch.setattr(shards_module.resource, "getrlimit", lambda _: (256, 300))
     open_shards("pets", str(path))
     assert asked == [(300, 300)]
