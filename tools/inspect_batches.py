@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from oneflow_dist.config import load_config
 from oneflow_dist.runtime import run_program
+from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.containers import PackedBatch
@@ -37,8 +38,7 @@ def main() -> None:
     parser.add_argument("--show", type=Path, metavar="PNG", help="draw the first pack of step A")
     args = parser.parse_intermixed_args()
     first, last = parse_steps(args.steps)
-    if args.world_size < 1:
-        raise ValueError(f"--world-size: {args.world_size} must be positive")
+    check_range("--world-size", args.world_size, "[1, inf)")
     overrides = [*args.overrides, *([f"data.workers={args.workers}"] if args.workers is not None else [])]
     config = load_config(args.config, overrides)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
@@ -91,7 +91,10 @@ def read_start(checkpoint: Path | None, first: int) -> tuple[int, LaneStates | N
         return 0, None
     progress = read_progress(checkpoint)
     if progress.step > first:
-        raise ValueError(f"{checkpoint}: was saved after {progress.step} steps, too late for --steps {first}:")
+        raise ValueError(
+            f"{checkpoint}: was saved after {progress.step} steps, too late for --steps {first}:; "
+            f"name an earlier checkpoint, or begin at {progress.step}"
+        )
     return progress.step, progress.lanes
 
 

@@ -88,8 +88,7 @@ class Lane:
         self.window.clear()
         for old, draw in state["waiting"]:
             number = numbers[old]
-            noisy = self.streams[number].sample_at(draw) if number is not None else None
-            if number is not None and noisy is not None:
+            if number is not None and (noisy := self.streams[number].sample_at(draw)) is not None:
                 self._wait(number, draw, noisy)
 
     def _draw(self) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from oneflow_dist.config import Config, write_config
 from tests.launching import Finished, Launcher, Run, only_error
+from tests.messages import names
 
 Inspect = Callable[..., Finished]
 
@@ -86,7 +87,7 @@ def test_digests_from_a_checkpoint_are_those_of_the_run_that_wrote_it(
     resumed = launcher.run("tools/inspect_batches.py", *arguments, "--steps", "10:12", "--checkpoint", checkpoint)
     assert resumed.stdout == whole.stdout != ""
     late = launcher.run("tools/inspect_batches.py", *arguments, "--steps", "9:12", "--checkpoint", checkpoint)
-    assert only_error(late) == f"error: {checkpoint}: was saved after 10 steps, too late for --steps 9:"
+    assert names(only_error(late), checkpoint, 10, "--steps 9", 10)
 
 
 def test_other_data_has_another_digest(inspect: Inspect, one_process: list[str]) -> None:
@@ -109,7 +110,7 @@ def test_checkpoints_of_another_version_and_bad_steps_are_refused(
     inspect: Inspect, unbroken: Run, tmp_path: Path
 ) -> None:
     assert only_error(inspect("--steps", "5:5")) == "error: --steps: '5:5' is not A:B with A below B, as 0:10"
-    assert only_error(inspect("--world-size", "0")) == "error: --world-size: 0 must be positive"
+    assert names(only_error(inspect("--world-size", "0")), "--world-size", 0, "[1, inf)")
     assert only_error(inspect("--checkpoint", tmp_path)).startswith(f"error: {tmp_path}: no complete checkpoint ")
     old = tmp_path / "step-00000010"
     shutil.copytree(unbroken.folder / "checkpoints" / "step-00000010", old)
