@@ -10,11 +10,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from oneflow_dist.files import describe_os_error
+from oneflow_dist.verdict import State, tell
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,7 @@ def run_program(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        _exit_with("interrupted", code=128 + signal.SIGINT)
+        _exit_with("interrupted", code=128 + signal.SIGINT, state="stopped")
     except OSError as error:
         _exit_with(describe_os_error(error), code=2)
     except ValueError as error:
@@ -166,7 +167,7 @@ def run_program(main: Callable[[], None]) -> None:
         if not _is_lost_peer(error):
             raise
         reason = str(error).partition("] ")[2] or error  # without gloo's line of its source
-        _exit_with(f"another rank has ended or cannot be reached, its message tells why ({reason})", code=1)
+        _exit_with(f"another rank has ended or cannot be reached, its message tells why ({reason})", code=1, state=None)
     except _failed_checkpoint() as error:
         step, failures = error.args
         reasons = "; ".join(
@@ -196,9 +197,12 @@ def _failed_checkpoint() -> Any:
     return api.CheckpointException if api else ()
 
 
-def _exit_with(message: str, code: int) -> NoReturn:
+def _exit_with(message: str, code: int, state: State | None = "failed") -> NoReturn:
     rank = os.environ.get("RANK", "0")
     print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr, flush=True)
+    if state is not None:
+        with suppress(OSError):  # the disk may be what failed
+            tell(state, message)
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if report:  # torchrun ends its own report, forty lines, with what it finds here of the rank that failed first
         Path(report).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))

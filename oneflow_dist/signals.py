@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 
+from oneflow_dist.verdict import tell
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 PASSED_ON_SECONDS = 1.0  # a launcher passes on what its processes have got themselves: that is no second wish
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -87,6 +89,7 @@ def end_with_parent(number: signal.Signals) -> None:
 
 def _leave(message: str, number: signal.Signals) -> None:
     _say(message)
+    tell("stopped", message)
     os._exit(128 + number)
 
 

@@ -31,6 +31,7 @@ from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
 from oneflow_dist.signals import StopSignals
+from oneflow_dist.verdict import tell
 
 
 def train_step(
@@ -165,13 +166,18 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
                 guard.enter("checkpoint", step)
                 checkpoints.save(Progress(step=step, lanes=loader.states, data=loader.identity, guard=guard.state))
             if metrics.is_last:
-                log(f"stopped by {guard.stop_signal or 'a signal'} after step {step}; run the same command to go on")
+                message = f"by {guard.stop_signal or 'a signal'} after step {step}"
+                log(f"stopped {message}; run the same command to go on")
+                if is_main():
+                    tell("stopped", message)
                 return
             if config.sampling.every_steps and step % config.sampling.every_steps == 0:
                 guard.enter("sampling", step)
                 with ema.applied(model), any_algorithms():
                     path = draw_progress(model, config, step)
                 metrics_log.add_image(step, path)
+    if is_main():
+        tell("finished", f"{config.train.steps} steps")
     log(f"finished: {config.train.steps} steps; next: python tools/sample.py {config.run.folder} OUTPUT")
 
 

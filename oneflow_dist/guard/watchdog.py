@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from oneflow_dist.verdict import tell
+
 ANSWER_SECONDS = 10.0  # for the store and the disk, when everything else hangs
 PHASES = (  # in the order of a step: of two ranks in one step the one in the earlier phase is behind
     *("start", "waiting for data", "waiting for the other ranks", "forward and backward", "optimizer step"),
@@ -119,11 +121,13 @@ class Watchdog:
         others = _within(ANSWER_SECONDS, self._describe_ranks)
         if others is None:
             others = "; where the others are is not known, since the store of rank 0 or torchrun does not answer"
-        sys.stderr.write(  # on a line of its own: a progress bar may be open
-            f"\nerror: rank {self._rank} on {self._host} has been in {place} for {seconds:.1f} s, and "
-            f"guard.hang_seconds allows {place.limit:g}{others}; Python stacks are in {self._folder}\n"
+        message = (
+            f"rank {self._rank} on {self._host} has been in {place} for {seconds:.1f} s, and guard.hang_seconds allows "
+            f"{place.limit:g}{others}; Python stacks are in {self._folder}"
         )
+        sys.stderr.write(f"\nerror: {message}\n")  # on a line of its own: a progress bar may be open
         sys.stderr.flush()
+        _within(ANSWER_SECONDS, lambda: tell("hung", message))
         _within(ANSWER_SECONDS, lambda: self._store.set("said", ""))
 
     def _write_stacks(self, place: Place) -> None:

@@ -1,0 +1,181 @@
+"""What belongs to one start of a run: `begin` writes down what is started, `end` decides what becomes of it.
+
+    python launch/attempt.py begin CONFIG [section.key=value ...]       prints a free port, and the folder that it made
+    python3 launch/attempt.py end FOLDER --code N [--told SIGNAL]       prints a line; the exit code says what to do
+
+RUN/launches/NAME/ has the logs of the ranks and a folder for each attempt: the first start, and those that followed
+when the scheduler had put the job back into its queue. `end` runs on the host, outside of the run's container, so it
+needs Python 3.8 and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FINISHED, GAVE_UP, FAILED, AGAIN = 0, 1, 2, 75  # exit codes of `end`; AGAIN: to go on, the same once more
+MAX_IDLE = 3  # attempts in a row that die and have saved nothing new
+# What of the environment is written down: by the beginnings of names, so that no secret is among it.
+VARIABLES = ("CUDA_", "GLOO_", "NCCL_", "OMP_", "ONEFLOW_", "PYTORCH_", "SLURM_", "TORCH", "TRITON_", "UCX_")
+
+
+def begin(arguments: list[str]) -> None:
+    """Make the folder of this attempt, with all that it takes to repeat it.
+
+    Raises:
+        ValueError: the config cannot be read, or the port is taken.
+        OSError: the run folder cannot be written.
+    """
+    from oneflow_dist.config import load_config, write_config
+
+    config = load_config(arguments[0], arguments[1:])
+    run = Path(config.run.folder).resolve()
+    job = os.environ.get("SLURM_JOB_ID")
+    launch = run / "launches" / (f"job-{job}" if job else time.strftime("%Y%m%d-%H%M%S"))
+    folder = launch / f"attempt-{len(attempts_of(launch))}"
+    folder.mkdir(parents=True)
+    versions = describe_versions()
+    for line in changes_since(run, folder, versions):
+        print(line, file=sys.stderr)
+    (folder / "config.toml").write_text(write_config(config))
+    (folder / "changes.diff").write_bytes(_git("diff", "HEAD"))
+    variables = sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(VARIABLES))
+    (folder / "environment.txt").write_text("\n".join(variables) + "\n")
+    command = os.environ.get("ONEFLOW_COMMAND") or " ".join(["launch/attempt.py", "begin", *arguments])
+    table = {"command": command, "run": str(run), "host": socket.gethostname(), "began": time.strftime("%F %T %z")}
+    write(folder, {**table, **versions, "saved_before": last_saved(run)})
+    print(free_port(os.environ.get("ONEFLOW_PORT", "")), folder)
+
+
+def end(folder: Path, code: int, told: str) -> int:
+    """Say in a line how an attempt has ended, and what follows; returns the exit code for it."""
+    attempt = json.loads((folder / "attempt.json").read_text())
+    run = Path(attempt["run"])
+    state, message = verdict_of(folder, code)
+    write(folder, {**attempt, "ended": time.strftime("%F %T %z"), "state": state, "saved_after": last_saved(run)})
+    earlier = [json.loads((path / "attempt.json").read_text()) for path in attempts_of(folder.parent)]
+    action, reason = decide(state, told, earlier, int(os.environ.get("ONEFLOW_REQUEUES", "50")))
+    saved = last_saved(run) or "nothing saved"
+    print(f"{folder}: {state}{': ' if message else ''}{message}; {saved}; {reason}", flush=True)
+    return action
+
+
+def decide(state: str, told: str, attempts: list[dict], budget: int) -> tuple[int, str]:
+    """What follows an attempt, and why.
+
+    Args:
+        state: of `oneflow_dist.verdict`, or "died" where no rank has told anything.
+        told: the signal that the launcher itself has got. SIGTERM is for good: a cancelled job stays cancelled, and
+            that of a node that SLURM has given up is put back into the queue by SLURM.
+        attempts: of this launch, this one the last.
+        budget: of restarts.
+    """
+    if state == "finished":
+        return FINISHED, "nothing is left to do"
+    if state == "failed":
+        return FAILED, "mend it, and start again"
+    if told == "TERM":
+        return GAVE_UP, "cancelled, or SLURM starts it again itself"
+    if len(attempts) > budget:
+        return GAVE_UP, f"ONEFLOW_REQUEUES ({budget}) restarts are used up; the same command goes on"
+    idle = [a.get("state") in ("died", "hung") and a.get("saved_after") == a["saved_before"] for a in attempts]
+    if len(idle) >= MAX_IDLE and all(idle[-MAX_IDLE:]):
+        return GAVE_UP, f"{MAX_IDLE} attempts in a row have died without saving anything new; the logs say why"
+    return AGAIN, "goes on with the next attempt"
+
+
+def verdict_of(folder: Path, code: int) -> tuple[str, str]:
+    """How an attempt has ended: what would fail again counts most, then what rank 0 says of the whole run."""
+    paths = sorted(folder.glob("verdict-*.json"), key=lambda path: int(path.stem.split("-")[1]))
+    verdicts = [json.loads(path.read_text()) for path in paths]
+    for state in ("failed", "finished", "stopped", "unfit", "hung"):
+        for verdict in verdicts:
+            if verdict["state"] == state:
+                return state, verdict["message"]
+    if code == FAILED:  # before there were ranks
+        return "failed", "see above"
+    return "died", f"exit code {code}, see {folder.parent}/rank-*.log"
+
+
+def attempts_of(launch: Path) -> list[Path]:
+    """The folders of a launch's attempts, in order."""
+    return sorted(launch.glob("attempt-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def last_saved(run: Path) -> str:
+    """The name of the newest checkpoint of a run; empty without one."""
+    path = run / "last_checkpoint"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def describe_versions() -> dict[str, str]:
+    """The code and what it runs on: the image, where one was built with a name for it, and torch."""
+    from importlib.metadata import version
+
+    commit = _git("rev-parse", "HEAD").decode().strip() or os.environ.get("ONEFLOW_COMMIT", "")
+    return {"commit": commit, "image": os.environ.get("ONEFLOW_IMAGE", ""), "torch": version("torch")}
+
+
+def changes_since(run: Path, folder: Path, versions: dict[str, str]) -> list[str]:
+    """Lines for what is not as it was when the run was last started."""
+    paths = sorted(run.glob("launches/*/attempt-*/attempt.json"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        return []
+    before = json.loads(paths[-1].read_text())
+    return [f"from here on {key} {versions[key]}, before {before[key]}" for key in versions if before[key] != versions[key]]
+
+
+def free_port(wanted: str) -> int:
+    """A port that nothing listens on here.
+
+    Raises:
+        ValueError: the one that is wanted is taken.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", int(wanted or 0)))
+        except OSError as error:
+            raise ValueError(
+                f"ONEFLOW_PORT: {wanted}: is taken on {socket.gethostname()} ({error.strerror}); "
+                "name another, or none: then a free one is found"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def write(folder: Path, table: dict) -> None:
+    """Replace attempt.json in one instant."""
+    partial = folder / "attempt.json.partial"
+    partial.write_text(json.dumps(table, indent=1) + "\n")
+    partial.replace(folder / "attempt.json")
+
+
+def _git(*arguments: str) -> bytes:
+    if shutil.which("git") is None:
+        return b""
+    return subprocess.run(["git", *arguments], capture_output=True, check=False).stdout
+
+
+def main() -> None:
+    """Entry point."""
+    if sys.argv[1:2] == ["end"]:
+        parser = argparse.ArgumentParser(description=__doc__)
+        parser.add_argument("end")
+        parser.add_argument("folder", type=Path)
+        parser.add_argument("--code", type=int, required=True, help="of the programs that ran")
+        parser.add_argument("--told", default="", help="TERM, USR1, ...: what the launcher itself has been sent")
+        args = parser.parse_args()
+        sys.exit(end(args.folder, args.code, args.told))
+    from oneflow_dist.runtime import run_program
+
+    run_program(lambda: begin(sys.argv[2:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Train on this machine, with all its GPUs; run it again to go on.
+#
+#     launch/torchrun.sh [--dry-run] CONFIG [section.key=value ...]
+#
+# Exit code: 0 finished; 75 not yet, the same command goes on; 2 something is to be mended first; 1 broken off for good.
+# ONEFLOW_HEALTH=off   no health check before
+# ONEFLOW_PORT         of rank 0; unset: a free one
+# launch/node.sh and launch/cluster.env have the other variables.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+[ -x "$python" ] || python=python3
+
+if [ "${1:-}" = --dry-run ]; then
+    shift
+    [ "${ONEFLOW_HEALTH:-on}" = off ] || launch/node.sh health --dry-run "$@"
+    launch/node.sh train --dry-run "$@"
+    exit
+fi
+begun=$(ONEFLOW_COMMAND="${ONEFLOW_COMMAND:-$0 $*}" launch/node.sh begin "$@")
+read -r MASTER_PORT ONEFLOW_ATTEMPT <<<"$begun"
+export MASTER_PORT ONEFLOW_ATTEMPT
+
+told='' step='' code=0
+tell() {
+    told=$1
+    [ -z "$step" ] || kill "-$1" "$step" 2>/dev/null || true
+}
+for name in TERM INT HUP USR1; do
+    # shellcheck disable=SC2064 # the name is of now
+    trap "tell $name" "$name"
+done
+run() {
+    [ -z "$told" ] || return 0
+    "$@" </dev/null &
+    step=$!
+    code=-1
+    while kill -0 "$step" 2>/dev/null || [ "$code" = -1 ]; do
+        wait "$step" && code=0 || code=$?
+    done
+    step=''
+}
+[ "${ONEFLOW_HEALTH:-on}" = off ] || run launch/node.sh health "$@"
+[ "$code" != 0 ] || run launch/node.sh train "$@"
+exec "$python" launch/attempt.py end "$ONEFLOW_ATTEMPT" --code "$code" --told "$told"

@@ -1,0 +1,170 @@
+"""A SLURM of several nodes on this machine, made of Debian's slurm-wlm and munge, in a folder of its own. Needs root."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+PORT = 26817  # of the controller; those of the nodes follow
+PATIENCE = 90.0  # seconds, for what takes 1 to 20
+CONF = """
+ClusterName=torture
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/munge.socket
+CredType=cred/munge
+SlurmctldPort={port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdSpoolDir={folder}/spool-%n
+StateSaveLocation={folder}/state
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=500000
+MpiDefault=none
+JobRequeue=1
+ReturnToService=2
+KillWait=5
+SlurmdTimeout=30
+NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=1 RealMemory=4000
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PreemptParameters={preemption}
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=off
+"""
+
+
+class Cluster:
+    """Nodes node1, node2, ..., each of one CPU; a partition "main", and "urgent", whose jobs take nodes from it."""
+
+    def __init__(self, folder: Path, num_nodes: int, signals_before_preemption: bool = False):
+        """Nothing runs before `with`.
+
+        Args:
+            signals_before_preemption: a job that asks for a signal before its time limit gets it before preemption too.
+        """
+        self.folder = folder.resolve()
+        self.num_nodes = num_nodes
+        self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        self._preemption = "send_user_signal" if signals_before_preemption else "min_exempt_priority=0"
+
+    def __enter__(self) -> Cluster:
+        for name in ("munge", "state", *(f"spool-node{number}" for number in range(1, self.num_nodes + 1))):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            (self.folder / name).chmod(0o755)
+        self._start_munge()
+        host = socket.gethostname().split(".")[0]
+        (self.folder / "slurm.conf").write_text(
+            CONF.format(
+                folder=self.folder,
+                host=host,
+                port=PORT,
+                nodes=self.num_nodes,
+                first=PORT + 1,
+                last=PORT + self.num_nodes,
+                preemption=self._preemption,
+            ).replace("PreemptParameters=min_exempt_priority=0\n", "")
+        )
+        self._daemon("slurmctld", "-c")
+        for number in range(1, self.num_nodes + 1):
+            self._daemon("slurmd", "-N", f"node{number}")
+        wait_for(lambda: set(self.nodes().values()) == {"idle"}, "all nodes are idle")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.run("scancel", "--user", "root", "--signal", "KILL", "--full")
+        self.run("scontrol", "shutdown")
+        for path in self.folder.glob("*.pid"):
+            end_by_pid_file(path)
+        end_by_pid_file(self.folder / "munge/munged.pid")
+
+    def run(self, *command: str | Path, **environment: str) -> str:
+        """What a command says, whether it succeeds or not."""
+        end = subprocess.run(
+            [str(word) for word in command],
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return end.stdout + end.stderr
+
+    def nodes(self) -> dict[str, str]:
+        """Each node's state."""
+        return dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %t").splitlines())
+
+    def job(self, number: str) -> dict[str, str]:
+        """What scontrol tells of a job; empty where it does not know it."""
+        return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", number, "-o")))
+
+    def state(self, number: str) -> str:
+        """PENDING, RUNNING, COMPLETED, ..., of a job; empty where nobody knows it."""
+        return self.job(number).get("JobState", "")
+
+    def start_now(self, number: str) -> None:
+        """SLURM lets a job that was requeued wait for two minutes."""
+        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+    def _start_munge(self) -> None:
+        munge = self.folder / "munge"
+        key = munge / "munge.key"
+        if not key.exists():
+            key.write_bytes(os.urandom(128))
+            key.chmod(0o400)
+        names = {"key": "munge.key", "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "seed"}
+        self._daemon("munged", "--force", *(f"--{what}-file={munge / name}" for what, name in names.items() if what != "socket"),
+                     f"--socket={munge / 'munge.socket'}")
+        wait_for((munge / "munge.socket").exists, "munged listens")
+
+    def _daemon(self, *command: str) -> None:
+        """Start what goes to the background by itself."""
+        end = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        if end.returncode:
+            raise RuntimeError(f"{' '.join(command)}: exit code {end.returncode}: {end.stderr.strip()}")
+
+
+def wait_for(is_so: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
+    """Wait until it is; returns the seconds that this took.
+
+    Raises:
+        TimeoutError: it takes too long.
+    """
+    start = time.monotonic()
+    while not is_so():
+        if time.monotonic() - start > seconds:
+            raise TimeoutError(f"after {seconds:.0f} s it is not so that {what}")
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+def end_by_pid_file(path: Path) -> None:
+    """SIGTERM to the process of a pid file, if there is one."""
+    with suppress(OSError, ValueError):
+        os.kill(int(path.read_text()), 15)
+
+
+def processes_with(text: str) -> list[int]:
+    """Whose command line has this in it; those that are dead and wait for their parents have none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if text.encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
