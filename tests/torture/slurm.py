@@ -100,11 +100,17 @@ class Job:
         """Whether it will not run again."""
         return self.state not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
 
-    def restart(self) -> None:
-        """Wait until it is in the queue again, and let it start."""
-        wait_for(lambda: self.state == "PENDING" or self.is_over, f"job {self.number} is put back")
-        time.sleep(2.0)  # SLURM takes back the old credential first; it waits two minutes itself
-        self.cluster.start_now(self.number)
+    def restart(self, number: int) -> None:
+        """Wait until its attempt of this number has begun, in the queue no longer than SLURM needs to clean up."""
+
+        def has_begun() -> bool:
+            if self.state == "PENDING":
+                time.sleep(2.0)  # the nodes' daemons forget the last start first; SLURM itself waits for two minutes
+                self.cluster.start_now(self.number)
+            return len(self.attempts) > number or self.is_over
+
+        wait_for(has_begun, f"attempt {number} of job {self.number}")
+        assert not self.is_over, self.log
 
     def end(self) -> str:
         """Wait for the end; returns the job's state."""
@@ -152,9 +158,7 @@ def put_back(setting: Setting, name: str, events: dict[str, Callable[[Setting, J
         job.train_on()
         start = time.monotonic()
         event(setting, job)
-        job.restart()
-        count = len(seconds) + 2
-        wait_for(lambda count=count: len(job.attempts) == count, f"attempt {count} of job {job.number}")
+        job.restart(len(seconds) + 1)
         job.train_on(1)
         seconds.append(time.monotonic() - start)
     state = job.end()
@@ -257,12 +261,10 @@ def dies_always(setting: Setting) -> list[Row]:
     """Attempts that die and save nothing."""
     start = time.monotonic()
     job = setting.job("dies")
-    for count in (1, 2, 3):
-        wait_for(lambda count=count: len(job.attempts) == count, f"attempt {count} begins")
+    for number in range(3):  # twice on the same nodes, then perhaps on others
+        job.restart(number)
         job.train_on(1)
         os.kill(job.pids()[0], signal.SIGKILL)
-        if count == 2:
-            job.restart()
     return [ended("a rank killed in three attempts", job, start, "FAILED", num_attempts=3)]
 
 
