@@ -14,6 +14,8 @@ test: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/shellcheck .ci/run $(wildcard launch/*.sh launch/*.sbatch)
 
 types: .venv/installed
 	.venv/bin/mypy
@@ -43,7 +45,9 @@ data/digits/words.tiktoken: | .venv/installed
 	    { echo 'error: $(PYTHON) is not Python 3.11 or later; call make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'installing requirements.lock into .venv, a minute or two (longer where torch brings CUDA along)'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@sed 's/ --hash=.*//' requirements.lock >.venv/versions.txt
+	@grep -Ev '^(cuda|nvidia)-' requirements.lock >.venv/requirements.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .venv/versions.txt torch
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/requirements.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

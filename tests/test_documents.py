@@ -116,7 +116,7 @@ def compare_versions(command: Command, checkouts: Checkouts) -> None:
 
 
 def find_program(command: Command, checkouts: Checkouts) -> None:
-    """Whole runs of linters are phases of `.ci/run`."""
+    """Whole runs of linters are phases of `.ci/run`; hashes are written from an index, which tests/tools have."""
     assert (checkouts.new_folder() / command.program).exists(), command.program
 
 
@@ -131,6 +131,9 @@ ELSEWHERE = {
     "pip": compare_versions,
     ".venv/bin/ruff": find_program,
     ".venv/bin/mypy": find_program,
+    ".venv/bin/hadolint": find_program,
+    ".venv/bin/shellcheck": find_program,
+    "tools/lock.py": find_program,
     "nvidia-smi": not_ours,
 }
 
