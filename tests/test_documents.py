@@ -116,7 +116,7 @@ def compare_versions(command: Command, checkouts: Checkouts) -> None:
 
 
 def find_program(command: Command, checkouts: Checkouts) -> None:
-    """Whole runs of linters are phases of `.ci/run`; hashes are written from an index, which tests/tools have."""
+    """Whole runs of linters are phases of `.ci/run`; tests/tools run what asks a network."""
     assert (checkouts.new_folder() / command.program).exists(), command.program
 
 
@@ -134,6 +134,7 @@ ELSEWHERE = {
     ".venv/bin/hadolint": find_program,
     ".venv/bin/shellcheck": find_program,
     "tools/lock.py": find_program,
+    "tools/audit.py": find_program,
     "nvidia-smi": not_ours,
 }
 
