@@ -129,7 +129,9 @@ def changes_since(run: Path, folder: Path, versions: dict[str, str]) -> list[str
     if not paths:
         return []
     before = json.loads(paths[-1].read_text())
-    return [f"from here on {key} {versions[key]}, before {before[key]}" for key in versions if before[key] != versions[key]]
+    return [
+        f"from here on {key} {versions[key]}, before {before[key]}" for key in versions if before[key] != versions[key]
+    ]
 
 
 def free_port(wanted: str) -> int:
