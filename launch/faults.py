@@ -22,7 +22,7 @@ ADVICE = {  # by what all nodes must share
     "torch": "install the same version",
     "driver": "install the same one",
     "device": "find out why",
-    "ranks": "start as many on each node",
+    "ranks per node": "start as many on each node",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-import oneflow_dist
+import oneflow_dist.config
 import oneflow_kernels
 from oneflow_dist.config import Config, write_config
 from oneflow_dist.data.mixture import load_mixture
@@ -39,8 +39,8 @@ def shared_facts(config: Config) -> dict[str, str]:
 def code_hash() -> str:
     """Of all our modules; a commit says nothing of what was changed since."""
     digest = hashlib.sha256()
-    for package in (oneflow_dist, oneflow_kernels):
-        folder = Path(str(package.__file__)).parent
+    for module in (oneflow_dist.config, oneflow_kernels):
+        folder = Path(str(module.__file__)).parent
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
