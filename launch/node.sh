@@ -61,7 +61,7 @@ if [ "$processes" = 0 ]; then
 fi
 export TORCH_FR_DUMP_TEMP_FILE="${ONEFLOW_ATTEMPT:-/tmp}/flight-"
 # SIGUSR1 would kill torchrun; a save takes as long as it takes, and torchrun kills 30 s after a signal by default.
-$show "$python" -m torch.distributed.run \
+$show "$python" launch/agent.py \
     --nnodes "${NNODES:-1}" --nproc-per-node "$processes" --node-rank "${NODE_RANK:-${SLURM_NODEID:-0}}" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \
     --max-restarts "$restarts" --monitor-interval 1 \
