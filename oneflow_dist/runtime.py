@@ -33,7 +33,7 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
     import torch.distributed as dist
 
     share_cores(data_workers)
-    dist.Backend.register_backend(GLOO, _make_gloo, extended_api=True, devices=["cpu"])
+    register_gloo()
     if deterministic:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
@@ -53,6 +53,13 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device
+
+
+def register_gloo() -> None:
+    """Make GLOO a backend that torch.distributed knows."""
+    import torch.distributed as dist
+
+    dist.Backend.register_backend(GLOO, _make_gloo, extended_api=True, devices=["cpu"])
 
 
 def _make_gloo(place: Any, _: Any) -> Any:
