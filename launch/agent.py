@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -20,7 +21,8 @@ def run() -> int:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
+        if failure.exitcode < 0 or Path(failure.error_file).exists():  # else the rank has said it itself
+            say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
         return failure.exitcode if failure.exitcode > 0 else 1
     except (dist.DistError, RendezvousError) as error:
         say(f"{socket.gethostname()}: the nodes of this launch do not find each other, or one has gone: {error}")
