@@ -37,11 +37,11 @@ from launch.meeting import Meeting
 from launch.speeds import compute_rate, ring_rates, within_rate
 from launch.surroundings import check_data, check_room, check_shared_memory, find_mark, shared_facts, write_mark
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.runtime import GLOO, register_gloo, run_program
+from oneflow_dist.runtime import GLOO, register_gloo, run_program, tell_torchrun
 from oneflow_dist.verdict import tell
 
 FIT, USERS, UNFIT = 0, 2, 3  # exit codes
-START_SECONDS = 600.0  # between the first rank that has loaded torch and the last
+START_SECONDS = 300.0  # between the first rank that has loaded torch and the last
 CHECK_SECONDS = 120.0  # a dead disk or GPU keeps who asks it waiting for ever
 
 
@@ -157,8 +157,10 @@ def device_of(report: Report) -> torch.device:
 def conclude(faults: Sequence[Fault], reports: Sequence[Report], seconds: float) -> int:
     """Rank 0 says what is wrong and leaves out who is to blame; all wait for it, and return the exit code."""
     of_nodes, of_user = split_blame(faults, len(ranks_of_nodes(reports)))
+    lines = describe_faults(faults)
+    if lines:
+        tell_torchrun(lines[0])
     if dist.get_rank() == 0:
-        lines = describe_faults(faults)
         print(*lines, sep="\n", end="\n" * bool(lines))
         if of_nodes:
             exclude(of_nodes)
