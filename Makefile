@@ -1,7 +1,7 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart test lint types format wheels clean
+.PHONY: quickstart test test-image lint types format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
@@ -11,9 +11,15 @@ quickstart: .venv/installed data/digits/words.tiktoken
 test: .venv/installed
 	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
+# Builds the image twice and runs it, in a quarter of an hour, as root; docs/containers.md.
+test-image: .venv/installed
+	.venv/bin/python tests/torture/image.py /var/tmp/oneflow-image $(addprefix --torch-wheel ,$(TORCH_WHEEL))
+
 lint: .venv/installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/shellcheck .ci/run $(wildcard launch/*.sh launch/*.sbatch)
 
 types: .venv/installed
 	.venv/bin/mypy
@@ -43,7 +49,9 @@ data/digits/words.tiktoken: | .venv/installed
 	    { echo 'error: $(PYTHON) is not Python 3.11 or later; call make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'installing requirements.lock into .venv, a minute or two (longer where torch brings CUDA along)'
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@sed 's/ --hash=.*//' requirements.lock >.venv/versions.txt
+	@grep -Ev '^(cuda|nvidia)-' requirements.lock >.venv/requirements.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .venv/versions.txt torch
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/requirements.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 
-FINISHED, GAVE_UP, FAILED, AGAIN = 0, 1, 2, 75  # exit codes of `end`; AGAIN: to go on, the same once more
-MAX_IDLE = 3  # attempts in a row that die and have saved nothing new
+# Exit codes of `end`. LATER: put it back into the queue, or type the same again; AGAIN: at once, where it is.
+FINISHED, GAVE_UP, FAILED, LATER, AGAIN = 0, 1, 2, 75, 76
+MAX_IDLE = 3  # attempts in a row that die and save nothing new
 # What of the environment is written down: by the beginnings of names, so that no secret is among it.
 VARIABLES = ("CUDA_", "GLOO_", "NCCL_", "OMP_", "ONEFLOW_", "PYTORCH_", "SLURM_", "TORCH", "TRITON_", "UCX_")
 
@@ -37,8 +38,7 @@ def begin(arguments: list[str]) -> None:
 
     config = load_config(arguments[0], arguments[1:])
     run = Path(config.run.folder).resolve()
-    job = os.environ.get("SLURM_JOB_ID")
-    launch = run / "launches" / (f"job-{job}" if job else time.strftime("%Y%m%d-%H%M%S"))
+    launch = run / "launches" / os.environ.get("ONEFLOW_LAUNCH", time.strftime("%Y%m%d-%H%M%S"))
     folder = launch / f"attempt-{len(attempts_of(launch))}"
     folder.mkdir(parents=True)
     versions = describe_versions()
@@ -85,10 +85,18 @@ def decide(state: str, told: str, attempts: list[dict], budget: int) -> tuple[in
         return GAVE_UP, "cancelled, or SLURM starts it again itself"
     if len(attempts) > budget:
         return GAVE_UP, f"ONEFLOW_REQUEUES ({budget}) restarts are used up; the same command goes on"
-    idle = [a.get("state") in ("died", "hung") and a.get("saved_after") == a["saved_before"] for a in attempts]
-    if len(idle) >= MAX_IDLE and all(idle[-MAX_IDLE:]):
+    if told or state in ("stopped", "unfit"):
+        return LATER, "to go on: the same command, which a job gives itself"
+    num_idle = 0
+    for attempt in reversed(attempts):
+        if attempt.get("state") not in ("died", "hung") or attempt["saved_after"] != attempt["saved_before"]:
+            break
+        num_idle += 1
+    if num_idle == MAX_IDLE:
         return GAVE_UP, f"{MAX_IDLE} attempts in a row have died without saving anything new; the logs say why"
-    return AGAIN, "goes on with the next attempt"
+    if num_idle == MAX_IDLE - 1:
+        return LATER, "to go on: perhaps on other nodes"
+    return AGAIN, "starting again"
 
 
 def verdict_of(folder: Path, code: int) -> tuple[str, str]:

@@ -5,7 +5,6 @@
 #
 # NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   of this launch; without them one node alone
 # ONEFLOW_PROCESSES   ranks on a node; unset: one for each GPU
-# ONEFLOW_RESTARTS    how often torchrun starts all ranks again when one has died, before the launch ends (3)
 # ONEFLOW_ATTEMPT     folder of what belongs to this start, beside the logs of the ranks; launch/attempt.py makes it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,8 +49,8 @@ if [ "${1:-}" = --dry-run ]; then
     show=echo
 fi
 case $what in
-    train) program=(-m oneflow_dist.train) restarts=${ONEFLOW_RESTARTS:-3} ;;
-    health) program=(launch/health.py) restarts=0 ;;
+    train) program=(-m oneflow_dist.train) ;;
+    health) program=(launch/health.py) ;;
 esac
 processes=${ONEFLOW_PROCESSES:-$(count_gpus)}
 if [ "$processes" = 0 ]; then
@@ -59,11 +58,13 @@ if [ "$processes" = 0 ]; then
         "some, as --gpus-per-node 8, mend the driver, or set ONEFLOW_PROCESSES=N to train on N CPU ranks" >&2
     exit 2
 fi
+# c10d: of the static rendezvous, every second restart over several nodes never came to its first step (torch 2.13).
+is_head=$((${NODE_RANK:-${SLURM_NODEID:-0}} == 0))
+# Of each rank, when it hangs; to be read by torchfrtrace.
 export TORCH_FR_DUMP_TEMP_FILE="${ONEFLOW_ATTEMPT:-/tmp}/flight-"
 # SIGUSR1 would kill torchrun; a save takes as long as it takes, and torchrun kills 30 s after a signal by default.
 $show "$python" launch/agent.py \
     --nnodes "${NNODES:-1}" --nproc-per-node "$processes" --node-rank "${NODE_RANK:-${SLURM_NODEID:-0}}" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \
-    --max-restarts "$restarts" --monitor-interval 1 \
+    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" --monitor-interval 1 \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGUSR1 --shutdown-timeout 600 \
     --no-python launch/node.sh rank "${program[@]}" "$@"

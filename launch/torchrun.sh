@@ -18,10 +18,7 @@ if [ "${1:-}" = --dry-run ]; then
     launch/node.sh train --dry-run "$@"
     exit
 fi
-begun=$(ONEFLOW_COMMAND="${ONEFLOW_COMMAND:-$0 $*}" launch/node.sh begin "$@")
-read -r MASTER_PORT ONEFLOW_ATTEMPT <<<"$begun"
-export MASTER_PORT ONEFLOW_ATTEMPT
-
+export ONEFLOW_COMMAND="$0 $*" ONEFLOW_LAUNCH="${ONEFLOW_LAUNCH:-$(date +%Y%m%d-%H%M%S)}"
 told='' step='' code=0
 tell() {
     told=$1
@@ -41,6 +38,13 @@ run() {
     done
     step=''
 }
-[ "${ONEFLOW_HEALTH:-on}" = off ] || run launch/node.sh health "$@"
-[ "$code" != 0 ] || run launch/node.sh train "$@"
-exec "$python" launch/attempt.py end "$ONEFLOW_ATTEMPT" --code "$code" --told "$told"
+while true; do
+    begun=$(launch/node.sh begin "$@")
+    read -r MASTER_PORT ONEFLOW_ATTEMPT <<<"$begun"
+    export MASTER_PORT ONEFLOW_ATTEMPT
+    code=0
+    [ "${ONEFLOW_HEALTH:-on}" = off ] || run launch/node.sh health "$@"
+    [ "$code" != 0 ] || run launch/node.sh train "$@"
+    "$python" launch/attempt.py end "$ONEFLOW_ATTEMPT" --code "$code" --told "$told" && code=0 || code=$?
+    [ "$code" = 76 ] || exit "$code" # 76: a rank has died, and a restart may help
+done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,33 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 
 NAMED = 3  # tensors of each kind that an error names
+INDEX_TYPES = {  # of which DCP's .metadata is made, by their module
+    "torch.distributed.checkpoint.metadata": {"Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"}
+    | {"TensorStorageMetadata", "ChunkStorageMetadata", "BytesStorageMetadata", "_MEM_FORMAT_ENCODING"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
+    "pathlib": {"PosixPath"},
+}
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Makes what an index is made of and nothing else: a pickle may name any function, to be called when it is read."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in INDEX_TYPES.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of an index and might do harm")
+        return super().find_class(module, name)
 
 
 class Reader(dcp.FileSystemReader):
-    """Reads this rank's parts, and says which checkpoint it is that cannot be read."""
+    """Reads this rank's parts, and says which checkpoint it is that cannot be read; runs nothing that comes with it."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """As FileSystemReader, which would unpickle whatever is there."""
+        with self.fs.create_stream(self._get_metadata_path(), "rb") as file:
+            index: Metadata = _IndexUnpickler(file).load()
+        return index
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> torch.futures.Future[None]:
         """As FileSystemReader; DCP tells every rank when one fails."""

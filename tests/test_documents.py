@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -116,8 +117,25 @@ def compare_versions(command: Command, checkouts: Checkouts) -> None:
 
 
 def find_program(command: Command, checkouts: Checkouts) -> None:
-    """Whole runs of linters are phases of `.ci/run`."""
+    """Whole runs of linters are phases of `.ci/run`; tests/tools run what asks a network."""
     assert (checkouts.new_folder() / command.program).exists(), command.program
+
+
+def run_contained(command: Command, checkouts: Checkouts) -> None:
+    """Without an image: what a container is given runs in small, the rest is compared with the Dockerfile."""
+    words, dockerfile = command.arguments, (ROOT / "Dockerfile").read_text()
+    for word in words:
+        if name := re.match(r"[A-Z_]+(?==)", word):
+            assert re.search(rf"^ARG {name[0]}=", dockerfile, re.MULTILINE), word
+        if mount := re.match(r"[\w./$]+:(/oneflow_dist/\w+)", word):
+            assert mount[1].rpartition("/")[2] in ("data", "runs", "configs"), word
+    image = [number for number, word in enumerate(words) if re.fullmatch(r"oneflow_dist(\.sif|:\w+)?", word)][-1]
+    if words[0] not in ("run", "exec") or image + 1 == len(words):
+        return
+    first, *rest = words[image + 1 :]
+    is_program = first in ("python", "torchrun", "make")
+    text = shlex.join([first, *rest] if is_program else ["python", "-m", "oneflow_dist.train", first, *rest])
+    run(typed("make quickstart" if first == "quickstart" else text), checkouts)
 
 
 def not_ours(command: Command, checkouts: Checkouts) -> None:
@@ -131,7 +149,12 @@ ELSEWHERE = {
     "pip": compare_versions,
     ".venv/bin/ruff": find_program,
     ".venv/bin/mypy": find_program,
+    ".venv/bin/hadolint": find_program,
+    ".venv/bin/shellcheck": find_program,
+    "tools/lock.py": find_program,
+    "tools/audit.py": find_program,
     "nvidia-smi": not_ours,
+    **dict.fromkeys(("docker", "podman", "apptainer"), run_contained),
 }
 
 

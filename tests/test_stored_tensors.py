@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,23 @@ def test_an_index_that_cannot_be_read_is_named(stored: Path) -> None:
     (stored / ".metadata").write_bytes(b"nothing that can be read")
     with pytest.raises(ValueError, match=naming(stored, ".metadata")):
         read_tensors({"other": {"x": torch.zeros(7)}}, stored, no_dist=True)
+
+
+class Call:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("is_hidden", [False, True], ids=["instead of the index", "within the index"])
+def test_reading_runs_nothing_that_comes_with_a_checkpoint(is_hidden: bool, stored: Path, tmp_path: Path) -> None:
+    index = dcp.FileSystemReader(stored).read_metadata()
+    index.planner_data = Call(tmp_path / "ran")
+    (stored / ".metadata").write_bytes(pickle.dumps(index if is_hidden else index.planner_data))
+    with pytest.raises(ValueError, match=naming(stored, ".metadata", "posix.mkdir")):
+        read_tensors(state(0.0, a=(4, 3)), stored, no_dist=True)
+    assert not (tmp_path / "ran").exists()

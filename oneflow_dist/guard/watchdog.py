@@ -21,6 +21,7 @@ import torch.distributed as dist
 from oneflow_dist.verdict import tell
 
 ANSWER_SECONDS = 10.0  # for the store and the disk, when everything else hangs
+RECORDS = "TORCH_FR_DUMP_TEMP_FILE"  # names files with the last collectives, but for the rank; torchfrtrace reads them
 PHASES = (  # in the order of a step: of two ranks in one step the one in the earlier phase is behind
     *("start", "waiting for data", "waiting for the other ranks", "forward and backward", "optimizer step"),
     *("checkpoint", "sampling"),
@@ -136,6 +137,8 @@ class Watchdog:
             file.write(f"{time.strftime('%F %T')} {self._host}, in {place}\n")
             file.flush()
             faulthandler.dump_traceback(file)
+        if RECORDS in os.environ:
+            Path(f"{os.environ[RECORDS]}{self._rank}").write_bytes(_last_collectives())
 
     def _describe_ranks(self) -> str:
         """Where all ranks are, those behind first; silent is who reports nothing in two beats and more."""
@@ -175,6 +178,14 @@ def name_ranks(ranks: list[int]) -> str:
             runs.append([rank])
     names = ", ".join("-".join(map(str, run)) for run in runs)
     return f"rank {names}" if len(ranks) == 1 else f"ranks {names}"
+
+
+def _last_collectives() -> bytes:
+    """What torch's flight recorder has, if TORCH_FR_BUFFER_SIZE has switched it on; NCCL has one of its own."""
+    from torch._C import _distributed_c10d
+
+    dump = getattr(_distributed_c10d, "_dump_nccl_trace", _distributed_c10d._dump_fr_trace)
+    return dump()
 
 
 def _connect() -> dist.Store:

@@ -44,7 +44,6 @@ SlurmdTimeout=30
 NodeName=node[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=1 RealMemory=4000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PreemptParameters={preemption}
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30
 PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=off
 """
@@ -53,16 +52,11 @@ PartitionName=urgent Nodes=ALL PriorityTier=10 PreemptMode=off
 class Cluster:
     """Nodes node1, node2, ..., each of one CPU; a partition "main", and "urgent", whose jobs take nodes from it."""
 
-    def __init__(self, folder: Path, num_nodes: int, signals_before_preemption: bool = False):
-        """Nothing runs before `with`.
-
-        Args:
-            signals_before_preemption: a job that asks for a signal before its time limit gets it before preemption too.
-        """
+    def __init__(self, folder: Path, num_nodes: int):
+        """Nothing runs before `with`."""
         self.folder = folder.resolve()
         self.num_nodes = num_nodes
         self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
-        self._preemption = "send_user_signal" if signals_before_preemption else "min_exempt_priority=0"
 
     def __enter__(self) -> Cluster:
         for name in ("munge", "state", *(f"spool-node{number}" for number in range(1, self.num_nodes + 1))):
@@ -78,8 +72,7 @@ class Cluster:
                 nodes=self.num_nodes,
                 first=PORT + 1,
                 last=PORT + self.num_nodes,
-                preemption=self._preemption,
-            ).replace("PreemptParameters=min_exempt_priority=0\n", "")
+            )
         )
         self._daemon("slurmctld", "-c")
         for number in range(1, self.num_nodes + 1):
@@ -114,12 +107,23 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", number, "-o")))
 
     def state(self, number: str) -> str:
-        """PENDING, RUNNING, COMPLETED, ..., of a job; empty where nobody knows it."""
-        return self.job(number).get("JobState", "")
+        """PENDING, RUNNING, COMPLETED, ..., of a job."""
+        for _ in range(20):
+            job = self.job(number)
+            if job:
+                return job["JobState"]
+            time.sleep(0.5)  # the controller is busy
+        raise TimeoutError(f"scontrol tells nothing of job {number}")
 
     def start_now(self, number: str) -> None:
         """SLURM lets a job that was requeued wait for two minutes."""
         self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+    def signal_before_preemption(self) -> None:
+        """From here on a job that asks for a signal before its time limit gets it before preemption, too."""
+        with (self.folder / "slurm.conf").open("a") as file:
+            file.write("PreemptParameters=send_user_signal\n")
+        self.run("scontrol", "reconfigure")
 
     def _start_munge(self) -> None:
         munge = self.folder / "munge"
@@ -128,8 +132,12 @@ class Cluster:
             key.write_bytes(os.urandom(128))
             key.chmod(0o400)
         names = {"key": "munge.key", "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "seed"}
-        self._daemon("munged", "--force", *(f"--{what}-file={munge / name}" for what, name in names.items() if what != "socket"),
-                     f"--socket={munge / 'munge.socket'}")
+        self._daemon(
+            "munged",
+            "--force",
+            *(f"--{what}-file={munge / name}" for what, name in names.items() if what != "socket"),
+            f"--socket={munge / 'munge.socket'}",
+        )
         wait_for((munge / "munge.socket").exists, "munged listens")
 
     def _daemon(self, *command: str) -> None:
@@ -167,4 +175,3 @@ def processes_with(text: str) -> list[int]:
             if text.encode() in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
     return found
-
