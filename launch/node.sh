@@ -50,7 +50,7 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 case $what in
     train) program=(-m oneflow_dist.train) ;;
-    health) program=(launch/health.py) ;;
+    health) program=(-m launch.health) ;;
 esac
 processes=${ONEFLOW_PROCESSES:-$(count_gpus)}
 if [ "$processes" = 0 ]; then
