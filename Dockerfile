@@ -41,6 +41,8 @@ ENV PATH=/oneflow_dist/.venv/bin:$PATH \
 
 ARG SOURCE=
 ARG REVISION=
+# What launch/attempt.py writes down of a run, where there is no git to ask.
+ENV ONEFLOW_COMMIT=${REVISION}
 LABEL org.opencontainers.image.title="oneflow_dist" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,4 +1,4 @@
-"""torchrun, which says in one line what it otherwise says in a traceback of its own: python launch/agent.py FLAGS ..."""
+"""torchrun, but that what goes wrong is one line and not a traceback of its own: python launch/agent.py FLAGS ..."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -23,8 +25,9 @@ from pathlib import Path
 # Exit codes of `end`. LATER: put it back into the queue, or type the same again; AGAIN: at once, where it is.
 FINISHED, GAVE_UP, FAILED, LATER, AGAIN = 0, 1, 2, 75, 76
 MAX_IDLE = 3  # attempts in a row that die and save nothing new
-# What of the environment is written down: by the beginnings of names, so that no secret is among it.
-VARIABLES = ("CUDA_", "GLOO_", "NCCL_", "OMP_", "ONEFLOW_", "PYTORCH_", "SLURM_", "TORCH", "TRITON_", "UCX_")
+# What of the environment is written down: what is known to matter, and never what may open a door.
+VARIABLES = re.compile("(CUDA|GLOO|HF_HUB_OFFLINE|NCCL|OMP|ONEFLOW|PYTORCH|SLURM|TORCH|TRITON|UCX)")
+SECRETS = re.compile("JWT|KEY|PASS|SECRET|TOKEN")
 
 
 def begin(arguments: list[str]) -> None:
@@ -42,12 +45,12 @@ def begin(arguments: list[str]) -> None:
     folder = launch / f"attempt-{len(attempts_of(launch))}"
     folder.mkdir(parents=True)
     versions = describe_versions()
-    for line in changes_since(run, folder, versions):
+    for line in changes_since(run, versions):
         print(line, file=sys.stderr)
     (folder / "config.toml").write_text(write_config(config))
     (folder / "changes.diff").write_bytes(_git("diff", "HEAD"))
-    variables = sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(VARIABLES))
-    (folder / "environment.txt").write_text("\n".join(variables) + "\n")
+    names = sorted(name for name in os.environ if VARIABLES.match(name) and not SECRETS.search(name))
+    (folder / "environment.txt").write_text("".join(f"{name}={os.environ[name]}\n" for name in names))
     command = os.environ.get("ONEFLOW_COMMAND") or " ".join(["launch/attempt.py", "begin", *arguments])
     table = {"command": command, "run": str(run), "host": socket.gethostname(), "began": time.strftime("%F %T %z")}
     write(folder, {**table, **versions, "saved_before": last_saved(run)})
@@ -124,22 +127,21 @@ def last_saved(run: Path) -> str:
 
 
 def describe_versions() -> dict[str, str]:
-    """The code and what it runs on: the image, where one was built with a name for it, and torch."""
+    """The code, torch and Python; an image knows its commit by ONEFLOW_COMMIT."""
     from importlib.metadata import version
 
     commit = _git("rev-parse", "HEAD").decode().strip() or os.environ.get("ONEFLOW_COMMIT", "")
-    return {"commit": commit, "image": os.environ.get("ONEFLOW_IMAGE", ""), "torch": version("torch")}
+    return {"commit": commit, "torch": version("torch"), "python": platform.python_version()}
 
 
-def changes_since(run: Path, folder: Path, versions: dict[str, str]) -> list[str]:
+def changes_since(run: Path, versions: dict[str, str]) -> list[str]:
     """Lines for what is not as it was when the run was last started."""
     paths = sorted(run.glob("launches/*/attempt-*/attempt.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
         return []
     before = json.loads(paths[-1].read_text())
-    return [
-        f"from here on {key} {versions[key]}, before {before[key]}" for key in versions if before[key] != versions[key]
-    ]
+    known = [key for key in versions if key in before]
+    return [f"from here on {key} {versions[key]}, before {before[key]}" for key in known if before[key] != versions[key]]
 
 
 def free_port(wanted: str) -> int:

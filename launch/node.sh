@@ -8,7 +8,7 @@
 # ONEFLOW_ATTEMPT     folder of what belongs to this start, beside the logs of the ranks; launch/attempt.py makes it
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=launch/cluster.env
+# shellcheck disable=SC1091 # it is checked by itself
 . launch/cluster.env
 
 python=.venv/bin/python
@@ -43,10 +43,10 @@ case $what in
     rank) become_rank "$@" ;;
     begin) exec "$python" launch/attempt.py begin "$@" ;;
 esac
-show=exec
+show="exec"
 if [ "${1:-}" = --dry-run ]; then
     shift
-    show=echo
+    show="echo"
 fi
 case $what in
     train) program=(-m oneflow_dist.train) ;;
@@ -58,10 +58,9 @@ if [ "$processes" = 0 ]; then
         "some, as --gpus-per-node 8, mend the driver, or set ONEFLOW_PROCESSES=N to train on N CPU ranks" >&2
     exit 2
 fi
-# c10d: of the static rendezvous, every second restart over several nodes never came to its first step (torch 2.13).
-is_head=$((${NODE_RANK:-${SLURM_NODEID:-0}} == 0))
 # Of each rank, when it hangs; to be read by torchfrtrace.
 export TORCH_FR_DUMP_TEMP_FILE="${ONEFLOW_ATTEMPT:-/tmp}/flight-"
+# No restarts by torchrun: over several nodes it hangs in many of them (docs/decisions/0017-launches.md).
 # SIGUSR1 would kill torchrun; a save takes as long as it takes, and torchrun kills 30 s after a signal by default.
 $show "$python" launch/agent.py \
     --nnodes "${NNODES:-1}" --nproc-per-node "$processes" --node-rank "${NODE_RANK:-${SLURM_NODEID:-0}}" \

@@ -18,7 +18,7 @@ if [ "${1:-}" = --dry-run ]; then
     launch/node.sh train --dry-run "$@"
     exit
 fi
-export ONEFLOW_COMMAND="$0 $*" ONEFLOW_LAUNCH="${ONEFLOW_LAUNCH:-$(date +%Y%m%d-%H%M%S)}"
+export NNODES=1 ONEFLOW_COMMAND="$0 $*" ONEFLOW_LAUNCH="${ONEFLOW_LAUNCH:-$(date +%Y%m%d-%H%M%S)}"
 told='' step='' code=0
 tell() {
     told=$1

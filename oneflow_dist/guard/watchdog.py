@@ -184,8 +184,8 @@ def _last_collectives() -> bytes:
     """What torch's flight recorder has, if TORCH_FR_BUFFER_SIZE has switched it on; NCCL has one of its own."""
     from torch._C import _distributed_c10d
 
-    dump = getattr(_distributed_c10d, "_dump_nccl_trace", _distributed_c10d._dump_fr_trace)
-    return dump()
+    dump = "_dump_nccl_trace" if hasattr(_distributed_c10d, "_dump_nccl_trace") else "_dump_fr_trace"
+    return getattr(_distributed_c10d, dump)()
 
 
 def _connect() -> dist.Store:

@@ -164,7 +164,7 @@ def put_back(setting: Setting, name: str, events: dict[str, Callable[[Setting, J
     state = job.end()
     rows = []
     for number, (event, attempt) in enumerate(zip(events, job.attempts[:-1], strict=True)):
-        did = f"{attempt.get('state', 'its script was cut off')}, {attempt.get('saved_after') or 'nothing saved'}, went on"
+        did = f"{attempt.get('state', 'cut off')}, {attempt.get('saved_after') or 'nothing saved'}, went on"
         is_same = state == "COMPLETED" and setting.is_same(job.run)
         rows.append(Row(event, did, seconds[number], is_same, is_same))
     return rows

@@ -1,4 +1,4 @@
-"""A SLURM of several nodes on this machine, made of Debian's slurm-wlm and munge, in a folder of its own. Needs root."""
+"""A SLURM of several nodes on this machine, of Debian's slurm-wlm and munge, in a folder of its own. Needs root."""
 
 from __future__ import annotations
 
