@@ -102,7 +102,7 @@ def check(report: Report, config: Config) -> int:
 def look_at_node(report: Report, config: Config) -> None:
     """What the first rank of a node sees before any rank of it takes memory of a GPU."""
     report.facts = {**shared_facts(config), "device": report.device}
-    with report.noting("GPUs", "node"), suppress(FileNotFoundError):  # no nvidia-smi, no GPUs
+    with report.noting("nvidia-smi", "either"), suppress(FileNotFoundError):  # no nvidia-smi, no GPUs
         look_at_gpus(report)
     with report.noting("data", "either"):
         check_data(config)
@@ -127,12 +127,12 @@ def look_at_gpus(report: Report) -> None:
             report.facts["driver"] = gpu.driver
     seen = torch.cuda.device_count()
     if len(gpus) < num_ranks or seen < num_ranks:
-        text = f"{num_ranks} ranks, but nvidia-smi lists {len(gpus)} GPUs for them and torch sees {seen}"
+        text = f"for its {num_ranks} local ranks nvidia-smi lists {len(gpus)} and torch sees {seen} GPUs"
         advice = f"start fewer ranks, reboot the node, or mend torch ({torch.__version__}) or its driver"
         report.note("number of GPUs", "either", f"{text}; {advice}")
     for gpu in gpus:
-        for text in gpu_faults(gpu):
-            report.note(f"GPU {gpu.index}", "node", text)
+        for kind, blame, text in gpu_faults(gpu):
+            report.note(kind, blame, text)
 
 
 def join(meeting: Meeting) -> None:
