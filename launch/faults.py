@@ -13,9 +13,9 @@ from oneflow_dist.files import describe_os_error
 
 Blame = Literal["node", "user", "either"]
 CLOCK_SECONDS = 60.0  # between two nodes
-# A rank is slow below this part of the median. Processors are shared with other processes, and may be of several kinds.
+# A rank is slow below this part of the median. Processors are shared with other processes, which take their time.
 SLOW_COMPUTE = {"cuda": 0.7, "cpu": 0.3}
-SLOW_LINK = 0.5
+SLOW_LINK = {"cuda": 0.5, "cpu": 0.25}
 ADVICE = {  # by what all nodes must share
     "code": "bring its checkout to the same commit",
     "config": "give all nodes the same config and overrides",
@@ -95,11 +95,12 @@ def judge_links(reports: Sequence[Report]) -> list[Fault]:
     """
     if len(ranks_of_nodes(reports)) < 3:
         return []
+    part = SLOW_LINK[reports[0].device]
     within = [(report, report.within) for report in reports if report.local_rank == 0]
     between = [(report, max(report.between)) for report in reports]
     return [
-        *_find_slow("sends within its node", within, SLOW_LINK, "B/s", "see nvidia-smi nvlink --status"),
-        *_find_slow("sends to other nodes", between, SLOW_LINK, "B/s", "look after its network card and cable"),
+        *_find_slow("sends within its node", within, part, "B/s", "see nvidia-smi nvlink --status"),
+        *_find_slow("sends to other nodes", between, part, "B/s", "look after its network card and cable"),
     ]
 
 

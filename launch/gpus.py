@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launch.faults import Blame
+
 FIELDS = (
     *("index", "uuid", "driver_version", "memory.used"),
     *("clocks_event_reasons.active", "ecc.errors.uncorrected.volatile.total"),
@@ -106,19 +108,22 @@ def used_gpus(gpus: Sequence[Gpu], visible: str | None, num_ranks: int) -> list[
     return chosen[:num_ranks]
 
 
-def gpu_faults(gpu: Gpu) -> list[str]:
-    """What speaks against a GPU, with what to do."""
-    name, faults = f"GPU {gpu.index}", []
+def gpu_faults(gpu: Gpu) -> list[tuple[str, Blame, str]]:
+    """Kind, blame and text of what speaks against a GPU."""
+    name, faults = f"GPU {gpu.index}", list[tuple[str, Blame, str]]()
     if gpu.broken:
-        faults.append(f"{name}: {gpu.broken}; reset it (nvidia-smi -r -i {gpu.index}) or reboot the node")
+        text = f"{name}: {gpu.broken}; reset it (nvidia-smi -r -i {gpu.index}) or reboot the node"
+        faults.append(("broken GPU", "node", text))
     if gpu.ecc_errors:
-        text = f"{name} has {gpu.ecc_errors} uncorrected ECC errors since its driver was loaded"
-        faults.append(f"{text}; reset it (nvidia-smi -r -i {gpu.index}), and have it replaced if they come again")
-    if gpu.used_mib is not None and gpu.used_mib >= IDLE_MIB:
-        faults.append(
-            f"{name} is not idle: {gpu.used_mib} MiB of its memory are taken; end what nvidia-smi shows there"
+        text = (
+            f"{name} has {gpu.ecc_errors} uncorrected ECC errors since its driver was loaded; reset it (nvidia-smi -r "
         )
+        faults.append(("ECC", "node", f"{text}-i {gpu.index}), and have it replaced if they come again"))
+    if gpu.used_mib is not None and gpu.used_mib >= IDLE_MIB:
+        text = f"{name} is not idle: {gpu.used_mib} MiB of its memory are taken; end what nvidia-smi shows there"
+        faults.append(("busy GPU", "either", text))
     slow = [word for bit, word in SLOWDOWNS.items() if (gpu.event_reasons or 0) & bit]
     if slow:
-        faults.append(f"{name} has its clocks lowered by {', '.join(slow)}; look after its cooling and its power")
+        text = f"{name} has its clocks lowered by {', '.join(slow)}; look after its cooling and its power"
+        faults.append(("clocks of GPUs", "either", text))
     return faults

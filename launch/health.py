@@ -37,11 +37,11 @@ from launch.meeting import Meeting
 from launch.speeds import compute_rate, ring_rates, within_rate
 from launch.surroundings import check_data, check_room, check_shared_memory, find_mark, shared_facts, write_mark
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.runtime import GLOO, register_gloo, run_program
+from oneflow_dist.runtime import GLOO, register_gloo, run_program, tell_torchrun
 from oneflow_dist.verdict import tell
 
 FIT, USERS, UNFIT = 0, 2, 3  # exit codes
-START_SECONDS = 600.0  # between the first rank that has loaded torch and the last
+START_SECONDS = 300.0  # between the first rank that has loaded torch and the last
 CHECK_SECONDS = 120.0  # a dead disk or GPU keeps who asks it waiting for ever
 
 
@@ -102,7 +102,7 @@ def check(report: Report, config: Config) -> int:
 def look_at_node(report: Report, config: Config) -> None:
     """What the first rank of a node sees before any rank of it takes memory of a GPU."""
     report.facts = {**shared_facts(config), "device": report.device}
-    with report.noting("GPUs", "node"), suppress(FileNotFoundError):  # no nvidia-smi, no GPUs
+    with report.noting("nvidia-smi", "either"), suppress(FileNotFoundError):  # no nvidia-smi, no GPUs
         look_at_gpus(report)
     with report.noting("data", "either"):
         check_data(config)
@@ -127,12 +127,12 @@ def look_at_gpus(report: Report) -> None:
             report.facts["driver"] = gpu.driver
     seen = torch.cuda.device_count()
     if len(gpus) < num_ranks or seen < num_ranks:
-        text = f"{num_ranks} ranks, but nvidia-smi lists {len(gpus)} GPUs for them and torch sees {seen}"
+        text = f"for its {num_ranks} local ranks nvidia-smi lists {len(gpus)} and torch sees {seen} GPUs"
         advice = f"start fewer ranks, reboot the node, or mend torch ({torch.__version__}) or its driver"
         report.note("number of GPUs", "either", f"{text}; {advice}")
     for gpu in gpus:
-        for text in gpu_faults(gpu):
-            report.note(f"GPU {gpu.index}", "node", text)
+        for kind, blame, text in gpu_faults(gpu):
+            report.note(kind, blame, text)
 
 
 def join(meeting: Meeting) -> None:
@@ -157,8 +157,10 @@ def device_of(report: Report) -> torch.device:
 def conclude(faults: Sequence[Fault], reports: Sequence[Report], seconds: float) -> int:
     """Rank 0 says what is wrong and leaves out who is to blame; all wait for it, and return the exit code."""
     of_nodes, of_user = split_blame(faults, len(ranks_of_nodes(reports)))
+    lines = describe_faults(faults)
+    if lines:
+        tell_torchrun(lines[0])
     if dist.get_rank() == 0:
-        lines = describe_faults(faults)
         print(*lines, sep="\n", end="\n" * bool(lines))
         if of_nodes:
             exclude(of_nodes)

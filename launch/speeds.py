@@ -21,7 +21,7 @@ WITHIN_BYTES = 64 * 2**20
 
 
 def compute_rate(device: torch.device) -> float:
-    """FLOPs per second of matrix products: bf16 on a GPU; on a CPU float32, by one thread and at its best moment."""
+    """FLOPs per second of matrix products: bf16 on a GPU, float32 by one thread on a CPU."""
     on_gpu = device.type == "cuda"
     n, repeats, dtype = (8192, 4, torch.bfloat16) if on_gpu else (256, 1, torch.float32)
     if not on_gpu:
@@ -36,8 +36,7 @@ def compute_rate(device: torch.device) -> float:
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    # A GPU is ours alone. A core may be taken from us at any moment, and what it can do is seen in between.
-    return 2.0 * n**3 * repeats / (statistics.median(seconds) if on_gpu else min(seconds))
+    return 2.0 * n**3 * repeats / _usual(seconds, device)
 
 
 def rounds_of_pairs(num_nodes: int) -> list[list[tuple[int, int]]]:
@@ -68,7 +67,7 @@ def ring_rates(nodes: Sequence[Sequence[int]], device: torch.device) -> list[flo
 
 
 def link_rate(peer: int, group: dist.ProcessGroup | None, device: torch.device) -> float:
-    """Bytes per second between this rank and `peer`, which calls this too: the median over round trips.
+    """Bytes per second between this rank and `peer`, which calls this too.
 
     The lower rank leads, and says in the first byte of a message whether it is the last; so both stop after
     LINK_SECONDS, however slow the link is.
@@ -85,7 +84,7 @@ def link_rate(peer: int, group: dist.ProcessGroup | None, device: torch.device) 
         is_last = bool(message[0])  # waits for the device
         seconds.append(time.perf_counter() - start)
         deadline = deadline or time.perf_counter() + LINK_SECONDS  # the first is spent on connecting and waiting
-    return 2.0 * num_bytes / statistics.median(seconds[1:])
+    return 2.0 * num_bytes / _usual(seconds[1:], device)
 
 
 def within_rate(ranks: Sequence[int], device: torch.device) -> float:
@@ -98,7 +97,12 @@ def within_rate(ranks: Sequence[int], device: torch.device) -> float:
         dist.all_reduce(values, group=group)
         values[0].item()  # waits for the device
         seconds.append(time.perf_counter() - start)
-    return 2.0 * (len(ranks) - 1) / len(ranks) * WITHIN_BYTES / statistics.median(seconds[1:])
+    return 2.0 * (len(ranks) - 1) / len(ranks) * WITHIN_BYTES / _usual(seconds[1:], device)
+
+
+def _usual(seconds: Sequence[float], device: torch.device) -> float:
+    """A GPU is ours alone. A core may be taken from us at any moment, and what it can do is seen in between."""
+    return statistics.median(seconds) if device.type == "cuda" else min(seconds)
 
 
 def _group_of(ranks: Sequence[int], device: torch.device) -> dist.ProcessGroup | None:

@@ -30,18 +30,21 @@ def test_a_healthy_gpu_has_no_fault_and_what_its_kind_does_not_count_is_none() -
 
 
 @pytest.mark.parametrize(
-    ("line", "named"),
+    ("line", "blame", "named"),
     [
-        (row(ecc="12"), ("GPU 3", "12", "ECC")),
-        (row(used="40537"), ("GPU 3", "40537 MiB")),
-        (row(reasons="0x0000000000000048"), ("GPU 3", "hw_slowdown", "hw_thermal_slowdown")),
-        (row(reasons="0x00000000000000A0"), ("GPU 3", "sw_thermal_slowdown", "hw_power_brake_slowdown")),
-        (row(used="[Unknown Error]", ecc="[GPU requires reset]"), ("GPU 3", "memory.used", "[GPU requires reset]")),
+        (row(ecc="12"), "node", ("GPU 3", "12", "ECC")),
+        (row(used="[Unknown Error]", ecc="[GPU requires reset]"), "node", ("memory.used", "[GPU requires reset]")),
+        (row(used="40537"), "either", ("GPU 3", "40537 MiB")),
+        (row(reasons="0x0000000000000048"), "either", ("GPU 3", "hw_slowdown", "hw_thermal_slowdown")),
+        (row(reasons="0x00000000000000A0"), "either", ("GPU 3", "sw_thermal_slowdown", "hw_power_brake_slowdown")),
     ],
 )
-def test_a_fault_is_named_with_its_gpu_and_value(line: str, named: tuple[str, ...]) -> None:
-    (fault,) = gpu_faults(read_row(line))
-    assert names(fault, *named)
+def test_a_fault_is_named_with_its_gpu_and_value_and_what_is_broken_is_the_nodes(
+    line: str, blame: str, named: tuple[str, ...]
+) -> None:
+    ((_, found, text),) = gpu_faults(read_row(line))
+    assert found == blame
+    assert names(text, *named)
 
 
 def test_idle_clocks_and_the_power_cap_of_a_busy_gpu_are_no_faults() -> None:
