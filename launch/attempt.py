@@ -11,6 +11,7 @@ needs Python 3.8 and nothing else.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -34,13 +35,14 @@ def begin(arguments: list[str]) -> None:
     """Make the folder of this attempt, with all that it takes to repeat it.
 
     Raises:
-        ValueError: the config cannot be read, or the port is taken.
+        ValueError: the config cannot be read, another process trains in its folder, or the port is taken.
         OSError: the run folder cannot be written.
     """
     from oneflow_dist.config import load_config, write_config
 
     config = load_config(arguments[0], arguments[1:])
     run = Path(config.run.folder).resolve()
+    refuse_company(run)
     launch = run / "launches" / os.environ.get("ONEFLOW_LAUNCH", time.strftime("%Y%m%d-%H%M%S"))
     folder = launch / f"attempt-{len(attempts_of(launch))}"
     folder.mkdir(parents=True)
@@ -142,6 +144,23 @@ def changes_since(run: Path, versions: dict[str, str]) -> list[str]:
     before = json.loads(paths[-1].read_text())
     changed = [key for key in versions if before.get(key, versions[key]) != versions[key]]
     return [f"from here on {key} {versions[key]}, before {before[key]}" for key in changed]
+
+
+def refuse_company(run: Path) -> None:
+    """A run holds a lock on its metrics while it lives; it would refuse us too, when all ranks have loaded everything.
+
+    Raises:
+        ValueError: somebody holds it.
+    """
+    path = run / "metrics.jsonl"
+    if path.exists():
+        with path.open("a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{run}: another process is running here; wait for it, end it, or name another"
+                ) from None
 
 
 def free_port(wanted: str) -> int:

@@ -2,9 +2,9 @@
 
     python tests/torture/mistakes.py scratch        all of them, two minutes; root, for disks that are full or read-only
 
-Each happens to launch/torchrun.sh with configs/debug.toml on two CPU ranks, health check included. Afterwards the mistake
-is taken back, and the same folder must train to its end. The exit code is 1 if anything is not so. A clock that is a
-day off needs several nodes: tests/torture/nodes.py has it.
+Each happens to launch/torchrun.sh with configs/debug.toml on two CPU ranks, health check included. Afterwards it is
+taken back, and the same folder must train to its end. The exit code is 1 if anything is not so. A clock that is a day
+off needs several nodes: tests/torture/nodes.py has it.
 """
 
 from __future__ import annotations

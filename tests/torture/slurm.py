@@ -38,6 +38,10 @@ RUN = (
     "sampling.every_steps=0",
     "guard.hang_seconds=2",
 )
+# An nvidia-smi: the first node of a first attempt has a GPU with ECC errors, others have none.
+ECC_ERRORS = """#!/bin/sh
+case $ONEFLOW_ATTEMPT.$GROUP_RANK in *attempt-0.0) echo "0, GPU-1, 580.65.06, 1, 0x0, 12" ;; esac
+"""
 
 
 class Job:
@@ -234,6 +238,26 @@ def stay_on_nodes(setting: Setting) -> list[Row]:
     return rows
 
 
+def unfit_node(setting: Setting) -> list[Row]:
+    """The health check does not like the first node that the job gets; the next attempt runs without it."""
+    excluded, tools = setting.folder / "excluded_nodes", setting.folder / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(ECC_ERRORS)
+    (tools / "nvidia-smi").chmod(0o755)
+    paths = {"PATH": f"{tools}:{os.environ['PATH']}", "ONEFLOW_EXCLUDE": str(excluded)}
+    job = setting.job("unfit", ONEFLOW_HEALTH="on", **paths)
+    start = time.monotonic()
+    job.restart(1)
+    job.train_on(1)
+    seconds = time.monotonic() - start
+    node, now = excluded.read_text().split()[0], setting.cluster.job(job.number)
+    is_left_out = now["ExcNodeList"] == node and node not in setting.cluster.hosts(now["NodeList"])
+    state, first = job.end(), job.attempts[0]
+    did = f"{first['state']}, {node} left out, went on"
+    is_same = state == "COMPLETED" and setting.is_same(job.run)
+    return [Row("ECC errors on a node", did, seconds, is_same, is_same and is_left_out and first["state"] == "unfit")]
+
+
 def cancelled(setting: Setting) -> list[Row]:
     """It stays cancelled."""
     job = setting.job("cancelled")
@@ -304,7 +328,7 @@ def array(setting: Setting) -> list[Row]:
 
 
 # Two at once, since much of it is waiting; the last changes what preemption is.
-EVENTS = (leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array)
+EVENTS = (leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array, unfit_node)
 LAST = (preempted_with_signal,)
 
 

@@ -102,6 +102,10 @@ class Cluster:
         """Each node's state."""
         return dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %t").splitlines())
 
+    def hosts(self, nodes: str) -> list[str]:
+        """The names behind a list as node[1-2,4]."""
+        return self.run("scontrol", "show", "hostnames", nodes).split()
+
     def job(self, number: str) -> dict[str, str]:
         """What scontrol tells of a job; empty where it does not know it."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", number, "-o")))
