@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main
 
@@ -20,12 +22,22 @@ def run() -> int:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
+        if rank != 0 and not is_known(failure):
+            say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
         return failure.exitcode if failure.exitcode > 0 else 1
     except (dist.DistError, RendezvousError) as error:
         say(f"{socket.gethostname()}: the nodes of this launch do not find each other, or one has gone: {error}")
         return 1
     return 0
+
+
+def is_known(failure: ProcessFailure) -> bool:
+    """Whether the console has it, or nothing is known but the exit code: a rank that was killed has said nothing."""
+    if failure.exitcode > 0 and not Path(failure.error_file).exists():
+        return True
+    folder = os.environ.get("ONEFLOW_ATTEMPT")
+    said_by_first = Path(folder, "verdict-0.json") if folder else None
+    return said_by_first is not None and said_by_first.exists() and failure.message in said_by_first.read_text()
 
 
 def say(message: str) -> None:

@@ -140,8 +140,8 @@ def changes_since(run: Path, versions: dict[str, str]) -> list[str]:
     if not paths:
         return []
     before = json.loads(paths[-1].read_text())
-    known = [key for key in versions if key in before]
-    return [f"from here on {key} {versions[key]}, before {before[key]}" for key in known if before[key] != versions[key]]
+    changed = [key for key in versions if before.get(key, versions[key]) != versions[key]]
+    return [f"from here on {key} {versions[key]}, before {before[key]}" for key in changed]
 
 
 def free_port(wanted: str) -> int:

@@ -37,7 +37,7 @@ from launch.meeting import Meeting
 from launch.speeds import compute_rate, ring_rates, within_rate
 from launch.surroundings import check_data, check_room, check_shared_memory, find_mark, shared_facts, write_mark
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.runtime import GLOO, register_gloo, run_program, tell_torchrun
+from oneflow_dist.runtime import GLOO, register_gloo, run_program
 from oneflow_dist.verdict import tell
 
 FIT, USERS, UNFIT = 0, 2, 3  # exit codes
@@ -158,10 +158,8 @@ def conclude(faults: Sequence[Fault], reports: Sequence[Report], seconds: float)
     """Rank 0 says what is wrong and leaves out who is to blame; all wait for it, and return the exit code."""
     of_nodes, of_user = split_blame(faults, len(ranks_of_nodes(reports)))
     lines = describe_faults(faults)
-    if lines:
-        tell_torchrun(lines[0])
     if dist.get_rank() == 0:
-        print(*lines, sep="\n", end="\n" * bool(lines))
+        say(lines)
         if of_nodes:
             exclude(of_nodes)
         if of_user:
@@ -176,10 +174,16 @@ def conclude(faults: Sequence[Fault], reports: Sequence[Report], seconds: float)
     return USERS if of_user else UNFIT if of_nodes else FIT
 
 
+def say(faults: Sequence[str]) -> None:
+    """Each in a line of its own."""
+    for fault in faults:
+        print(f"error: {fault}")
+
+
 def exclude_silent(nodes: Sequence[str], text: str) -> None:
     """Blame nodes that others have waited for; called by one rank, which may be any."""
     faults = [Fault(node, "node", "silence", text) for node in nodes]
-    print(*(describe_faults(faults) or [f"health: {text}"]), sep="\n")
+    say(describe_faults(faults) or [text])
     if faults:
         exclude(faults)
         tell("unfit", *describe_faults(faults))

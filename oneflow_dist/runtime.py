@@ -210,11 +210,7 @@ def _exit_with(message: str, code: int, state: State | None = "failed") -> NoRet
     if state is not None:
         with suppress(OSError):  # the disk may be what failed
             tell(state, message)
-    tell_torchrun(message)
-    os._exit(code)  # other threads and ranks may be waiting for us: do not wait for them
-
-
-def tell_torchrun(message: str) -> None:
-    """Say why this rank ends: torchrun ends its own report, forty lines, with what the first that failed has said."""
-    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+    report = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if report:  # launch/agent.py says what it finds here, and torchrun itself ends its forty lines with it
         Path(report).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
+    os._exit(code)  # other threads and ranks may be waiting for us: do not wait for them
