@@ -28,7 +28,7 @@ print(*table["build-system"]["requires"], *project["dependencies"], *extras["lat
 COPY --chmod=0755 . ./
 RUN .venv/bin/python -m pip install --no-index --no-deps --no-build-isolation -e . \
     && .venv/bin/python -m pip check \
-    && .venv/bin/python -m compileall -q oneflow_dist kernels tools \
+    && .venv/bin/python -m compileall -q kernels launch oneflow_dist tools \
     && touch .venv/installed \
     && install -d -m 1777 data runs
 

@@ -110,15 +110,15 @@ def used_gpus(gpus: Sequence[Gpu], visible: str | None, num_ranks: int) -> list[
 
 def gpu_faults(gpu: Gpu) -> list[tuple[str, Blame, str]]:
     """Kind, blame and text of what speaks against a GPU."""
-    name, faults = f"GPU {gpu.index}", list[tuple[str, Blame, str]]()
+    name = f"GPU {gpu.index}"
+    faults: list[tuple[str, Blame, str]] = []
     if gpu.broken:
         text = f"{name}: {gpu.broken}; reset it (nvidia-smi -r -i {gpu.index}) or reboot the node"
         faults.append(("broken GPU", "node", text))
     if gpu.ecc_errors:
-        text = (
-            f"{name} has {gpu.ecc_errors} uncorrected ECC errors since its driver was loaded; reset it (nvidia-smi -r "
-        )
-        faults.append(("ECC", "node", f"{text}-i {gpu.index}), and have it replaced if they come again"))
+        text = f"{name} has {gpu.ecc_errors} uncorrected ECC errors since its driver was loaded"
+        advice = f"reset it (nvidia-smi -r -i {gpu.index}), and have it replaced if they come again"
+        faults.append(("ECC", "node", f"{text}; {advice}"))
     if gpu.used_mib is not None and gpu.used_mib >= IDLE_MIB:
         text = f"{name} is not idle: {gpu.used_mib} MiB of its memory are taken; end what nvidia-smi shows there"
         faults.append(("busy GPU", "either", text))

@@ -117,7 +117,7 @@ def compare_versions(command: Command, checkouts: Checkouts) -> None:
 
 
 def find_program(command: Command, checkouts: Checkouts) -> None:
-    """Whole runs of linters are phases of `.ci/run`; tests/tools run what asks a network."""
+    """Whole runs of linters are phases of `.ci/run`; tests/tools run what asks a network; an image takes minutes."""
     assert (checkouts.new_folder() / command.program).exists(), command.program
 
 
@@ -153,6 +153,7 @@ ELSEWHERE = {
     ".venv/bin/shellcheck": find_program,
     "tools/lock.py": find_program,
     "tools/audit.py": find_program,
+    "tests/torture/image.py": find_program,
     "nvidia-smi": not_ours,
     **dict.fromkeys(("docker", "podman", "apptainer"), run_contained),
 }

@@ -14,7 +14,8 @@ from tests.launching import Launcher
 from tools.benchmark.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]
-SOURCE = [path for name in ("oneflow_dist", "kernels", "tools") for path in sorted((ROOT / name).rglob("*.py"))]
+FOLDERS = ("kernels", "launch", "oneflow_dist", "tools")
+SOURCE = [path for name in FOLDERS for path in sorted((ROOT / name).rglob("*.py"))]
 
 # They run what they are given, or build objects of any kind from it.
 RUNS_CODE = {
