@@ -158,10 +158,11 @@ def show(rate: float, unit: str) -> str:
 def split_blame(faults: Sequence[Fault], num_nodes: int) -> tuple[list[Fault], list[Fault]]:
     """The faults of nodes, and those of the user."""
     having = Counter(kind for kind, _ in {(fault.kind, fault.node) for fault in faults})
+    broken = {fault.node for fault in faults if fault.blame == "node"}  # whatever else it has may come of that
     of_nodes = [
         fault
         for fault in faults
-        if fault.blame == "node" or (fault.blame == "either" and 2 * having[fault.kind] < num_nodes)
+        if fault.node in broken or (fault.blame == "either" and 2 * having[fault.kind] < num_nodes)
     ]
     return of_nodes, [fault for fault in faults if fault not in of_nodes]
 

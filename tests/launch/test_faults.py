@@ -66,6 +66,8 @@ def test_few_are_to_blame_for_what_most_do_not_have_and_the_user_for_the_rest() 
     ]
     assert split_blame(different, 4) == (different[:3], different[3:])
     assert split_blame([fault(0, "node")], 1) == ([fault(0, "node")], [])
+    of_a_broken_node = [fault(1, "node", "ECC"), fault(1, "either", "number of GPUs")]
+    assert split_blame(of_a_broken_node, 2) == (of_a_broken_node, [])
 
 
 @pytest.mark.parametrize("kind", FACTS)

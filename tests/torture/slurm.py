@@ -255,7 +255,45 @@ def unfit_node(setting: Setting) -> list[Row]:
     state, first = job.end(), job.attempts[0]
     did = f"{first['state']}, {node} left out, went on"
     is_same = state == "COMPLETED" and setting.is_same(job.run)
-    return [Row("ECC errors on a node", did, seconds, is_same, is_same and is_left_out and first["state"] == "unfit")]
+    return [
+        Row(
+            "a node whose GPU has ECC errors",
+            did,
+            seconds,
+            is_same,
+            is_same and is_left_out and first["state"] == "unfit",
+        )
+    ]
+
+
+def node_lost(setting: Setting) -> list[Row]:
+    """All that runs on a node is gone at once, SLURM's daemons too, as when its power fails."""
+    job = setting.job("lost", "checkpoint.every_steps=10", "checkpoint.keep=100", ONEFLOW_SRUN="--wait=5")
+    job.train_on(12)
+    start = time.monotonic()
+    rank = job.pids()[1]
+    with open(f"/proc/{rank}/environ") as file:
+        node = re.search(r"SLURMD_NODENAME=(\w+)", file.read())[1]
+    agent = parent_of(rank)
+    setting.cluster.kill_daemon(node)
+    for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: job.state == "PENDING" or job.is_over, f"job {job.number} leaves its nodes")
+    wait_for(lambda: setting.cluster.nodes()[node].endswith("*"), f"SLURM misses {node}")
+    count = len(job.attempts)
+    job.restart(count)
+    job.train_on(1)
+    seconds = time.monotonic() - start
+    state, attempts = job.end(), job.attempts
+    setting.cluster.start_daemon(node)
+    is_same = state == "COMPLETED" and setting.is_same(job.run)
+    did = f"{', '.join(attempt.get('state', 'cut off') for attempt in attempts[:-1])}; put back; went on elsewhere"
+    return [Row("a node lost", did, seconds, is_same, is_same)]
+
+
+def parent_of(pid: int) -> int:
+    """The process that started it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def cancelled(setting: Setting) -> list[Row]:
@@ -328,7 +366,7 @@ def array(setting: Setting) -> list[Row]:
 
 
 # Two at once, since much of it is waiting; the last changes what preemption is.
-EVENTS = (leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array, unfit_node)
+EVENTS = (leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array, unfit_node, node_lost)
 LAST = (preempted_with_signal,)
 
 

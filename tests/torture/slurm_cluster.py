@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -76,7 +77,7 @@ class Cluster:
         )
         self._daemon("slurmctld", "-c")
         for number in range(1, self.num_nodes + 1):
-            self._daemon("slurmd", "-N", f"node{number}")
+            self.start_daemon(f"node{number}")
         wait_for(lambda: set(self.nodes().values()) == {"idle"}, "all nodes are idle")
         return self
 
@@ -101,6 +102,14 @@ class Cluster:
     def nodes(self) -> dict[str, str]:
         """Each node's state."""
         return dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %t").splitlines())
+
+    def start_daemon(self, node: str) -> None:
+        """That of a node."""
+        self._daemon("slurmd", "-N", node)
+
+    def kill_daemon(self, node: str) -> None:
+        """SIGKILL to that of a node."""
+        os.kill(int((self.folder / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
 
     def hosts(self, nodes: str) -> list[str]:
         """The names behind a list as node[1-2,4]."""
