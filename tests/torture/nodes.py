@@ -232,7 +232,7 @@ def health(world: World, network: Network, name: str, code: int, nodes: list[str
     """What the health check says; it must end with `code` and exclude `nodes`."""
     agents = world.launch(network, "health", name, first=first)
     codes = [agent.wait(PATIENCE) for agent in agents]
-    said = [line for line in world.output(name, 0).read_text().splitlines() if re.match(r"health: |node\d", line)]
+    said = re.findall(r"^(?:error: node\d|health: ).*", world.output(name, 0).read_text(), re.MULTILINE)
     path = world.folder / name / "excluded"
     excluded = [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
     check(codes[0] == code and excluded == nodes, f"codes {codes}, excluded {excluded}")
