@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -16,6 +17,7 @@ from torch.distributed.run import main
 
 def run() -> int:
     """The exit code: of the rank that failed first, or 128 + the signal that was passed on to the ranks."""
+    logging.getLogger("torch.distributed.elastic.multiprocessing.errors.error_handler").disabled = True  # of formats
     try:
         main()
     except SignalException as error:

@@ -272,16 +272,14 @@ def node_lost(setting: Setting) -> list[Row]:
     job.train_on(12)
     start = time.monotonic()
     rank = job.pids()[1]
-    with open(f"/proc/{rank}/environ") as file:
-        node = re.search(r"SLURMD_NODENAME=(\w+)", file.read())[1]
+    (node,) = re.findall(r"SLURMD_NODENAME=(\w+)", Path(f"/proc/{rank}/environ").read_text())
     agent = parent_of(rank)
     setting.cluster.kill_daemon(node)
     for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: job.state == "PENDING" or job.is_over, f"job {job.number} leaves its nodes")
     wait_for(lambda: setting.cluster.nodes()[node].endswith("*"), f"SLURM misses {node}")
-    count = len(job.attempts)
-    job.restart(count)
+    job.restart(sum("state" in attempt for attempt in job.attempts))
     job.train_on(1)
     seconds = time.monotonic() - start
     state, attempts = job.end(), job.attempts
