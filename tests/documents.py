@@ -13,10 +13,10 @@ DOCUMENTS = [*(ROOT / name for name in NAMED), *sorted((ROOT / "docs").glob("*.m
 PYTHON = re.compile(r"python3?|\.venv/bin/python")
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ +)*"  # its environment
-    r"(?:python3?|torchrun|make|pip3?|pytest|git|bash|sh|nvidia-smi|srun|sbatch|docker|podman|apptainer|\.venv/bin/\S+|\.ci/\S+|(?:tests|tools)/\S+\.py)"
+    r"(?:python3?|torchrun|make|pip3?|pytest|git|bash|sh|nvidia-smi|srun|sbatch|docker|podman|apptainer|launch/\S+|\.venv/bin/\S+|\.ci/\S+|(?:tests|tools)/\S+\.py)"
     r"(?=\s|$)"
 )
-TOP = (".ci", "configs", "docs", "kernels", "oneflow_dist", "tests", "tools")  # folders of the repository
+TOP = (".ci", "configs", "docs", "kernels", "launch", "oneflow_dist", "tests", "tools")  # folders of the repository
 
 
 @dataclass(frozen=True)
