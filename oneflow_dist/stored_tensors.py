@@ -29,6 +29,7 @@ class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):  # so Python 3.11.2 pickles the one enum that an index has
             return lambda _, member: _MEM_FORMAT_ENCODING[member]
+        module = module.removesuffix("._local")  # Python 3.13's name of pathlib
         if name not in INDEX_TYPES.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of an index and might do harm")
         return super().find_class(module, name)
