@@ -3,7 +3,7 @@
 set -eu
 case "${1-}" in
 quickstart)
-    exec make -C /oneflow_dist quickstart
+    exec make --no-print-directory -C /oneflow_dist quickstart
     ;;
 health)
     # A run holds its metrics.jsonl open and writes a line a step: one without a line in 30 minutes hangs.

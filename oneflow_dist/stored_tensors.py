@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 
 NAMED = 3  # tensors of each kind that an error names
@@ -27,6 +27,9 @@ class _IndexUnpickler(pickle.Unpickler):
     """Makes what an index is made of and nothing else: a pickle may name any function, to be called when it is read."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):  # so Python 3.11.2 pickles the one enum that an index has
+            return lambda _, member: _MEM_FORMAT_ENCODING[member]
+        module = module.removesuffix("._local")  # Python 3.13's name of pathlib
         if name not in INDEX_TYPES.get(module, ()):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of an index and might do harm")
         return super().find_class(module, name)

@@ -110,7 +110,7 @@ def test_the_file_is_understood_by_builders_that_know_less(word: str) -> None:
     [
         ("configs/debug.toml train.steps=1", "python -m oneflow_dist.train configs/debug.toml train.steps=1"),
         ("--help", "python -m oneflow_dist.train --help"),
-        ("quickstart", "make -C /oneflow_dist quickstart"),
+        ("quickstart", "make --no-print-directory -C /oneflow_dist quickstart"),
         ("torchrun --nproc-per-node 2 -m oneflow_dist.train x.toml",) * 2,
         ("python tools/plan.py x.toml",) * 2,
     ],

@@ -124,6 +124,25 @@ class Call:
         return os.mkdir, (str(self.folder),)
 
 
+def test_an_index_of_any_python_is_read(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = dcp.FileSystemReader(stored).read_metadata()
+    monkeypatch.setattr(
+        "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING.__reduce_ex__",
+        lambda member, _: (getattr, (type(member), member.name)),  # as Python 3.11.2 has it
+    )
+    content = pickle.dumps(index, protocol=3)  # which names modules in plain lines
+    assert b"getattr" in content
+    assert b"cpathlib\n" in content
+    (stored / ".metadata").write_bytes(content.replace(b"cpathlib\n", b"cpathlib._local\n"))  # as 3.13 has it
+    test_tables_that_are_not_asked_for_may_hold_anything(stored)
+
+
+def test_an_index_reaches_no_attribute_of_anything_else(stored: Path) -> None:
+    (stored / ".metadata").write_bytes(b"cbuiltins\ngetattr\n(ctorch\nSize\nS'__init__'\ntR.")
+    with pytest.raises(ValueError, match=naming(stored, ".metadata", "__init__")):
+        read_tensors(state(0.0, a=(4, 3)), stored, no_dist=True)
+
+
 @pytest.mark.parametrize("is_hidden", [False, True], ids=["instead of the index", "within the index"])
 def test_reading_runs_nothing_that_comes_with_a_checkpoint(is_hidden: bool, stored: Path, tmp_path: Path) -> None:
     index = dcp.FileSystemReader(stored).read_metadata()
