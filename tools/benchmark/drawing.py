@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tools.benchmark.report import Line, compare, describe, in_words, latest, of_kind, rated
 
 OURS, FLOAT8, PEER, INK = "#2f6fb3", "#4aa5a5", "#d9822b", "#30343b"
+PEERS = ("torchtitan", "webdataset", "autoregressive", "bare encoder")  # names of series
 GOAL_MFU = 0.6  # of the compiled bf16 variant; a goal, not a result
 PANELS = (  # of training steps: title, field, factor, how it is written, field of the marks
     ("thousand rows per second", "rows_per_second", 1e-3, ".1f", ""),
@@ -73,6 +74,19 @@ def draw_contests(lines: Sequence[Line]) -> Figure:
     for panel in panels[len(cases) :]:
         panel.set_axis_off()
     _entitle(figure, lines, "milliseconds, lower is better")
+    return figure
+
+
+def draw_series(series: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+    """A panel for each, below the other; a bar is as long as the mean of its values, which are dots."""
+    heights = [1.0 + len(named) for named in series.values()]
+    figure = Figure(figsize=(9, 0.9 + 0.34 * sum(heights)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(series), squeeze=False, height_ratios=heights).ravel().tolist()
+    for (what, named), panel in zip(series.items(), panels, strict=True):
+        labels = [f"{statistics.fmean(values):.4g}" if values else "" for values in named.values()]
+        colours = [PEER if name in PEERS else OURS for name in named]
+        draw_bars(panel, what, list(named), list(named.values()), labels, colours)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=8, color=INK)
     return figure
 
 

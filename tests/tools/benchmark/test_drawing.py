@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from tests.tools.benchmark.made_up import LINES, MACHINE, product, step
-from tools.benchmark.drawing import FLOAT8, OURS, PEER, draw, draw_contests, draw_steps
+from tools.benchmark.drawing import FLOAT8, OURS, PEER, draw, draw_contests, draw_series, draw_steps
 
 
 def test_ours_float8_and_the_peer_are_told_apart() -> None:
@@ -36,3 +36,11 @@ def test_bars_are_as_long_as_the_mean_and_marks_say_what_it_is_compared_with() -
         assert [patch.get_width() for patch in axes.patches] == [pytest.approx(length)]
     marks = [line.get_xdata()[0] for axes in (shares, memory) for line in axes.lines if line.get_marker() == "|"]
     assert marks == [pytest.approx(50.0), 60.0]
+
+
+def test_a_panel_for_each_series_with_the_mean_and_the_peer_told_apart() -> None:
+    series = {"ms": {"ours": [1.0, 3.0], "torchtitan": [4.0]}, "GFLOP": {"mlp": [7.0]}}
+    first, second = draw_series(series, "title").axes
+    assert [patch.get_width() for patch in (*first.patches, *second.patches)] == [2.0, 4.0, 7.0]
+    assert [patch.get_facecolor() for patch in first.patches] == [to_rgba(OURS), to_rgba(PEER)]
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("ms", "GFLOP")
