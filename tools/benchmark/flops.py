@@ -75,7 +75,9 @@ def measure(config: Config, length: int, image_rows: int, documents: int) -> Mea
     counted: Series = {}
     for is_interleaved, law in LAWS.items():
         shape = length, image_rows, is_interleaved
-        means = {"expected": expected(config, *shape), "drawn": mean_of_drawn(config, *shape, documents)}
+        groups = count_groups(config, *shape, documents)
+        means = {"expected": expected(config, *shape), "drawn": Mean.of_counts(sum(groups, Counts.zeros()))}
+        numbers[f"standard error of drawn FLOPs, {law}"] = standard_error(config, groups)
         for way, mean in means.items():
             gflop[f"GFLOP, {law}, {way}"] = in_gflop(flops_of(config, mean))
             ratios[f"/ autoregressive, {law}, {way}"] = ratios_of(config, mean, rival)
@@ -155,10 +157,15 @@ def draw(
         yield [noise_sample(sample, schedule, config.flow.condition_dropout_prob, rng) for _ in range(count)]
 
 
-def mean_of_drawn(config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int) -> Mean:
-    """Of so many documents, from the counts of their packs."""
-    groups = draw(config, length, image_rows, is_interleaved, documents)
-    return Mean.of_counts(sum((pack(group, None).counts for group in groups), Counts.zeros()))
+def count_groups(config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int) -> list[Counts]:
+    """What groups of noised documents hold together, by their packs."""
+    return [pack(group, None).counts for group in draw(config, length, image_rows, is_interleaved, documents)]
+
+
+def standard_error(config: Config, groups: list[Counts]) -> float | None:
+    """Of the mean FLOPs of a document, as a share of it; None of one group, which does not know."""
+    flops = [sum(flops_of(config, Mean.of_counts(counts)).values()) for counts in groups]
+    return float(np.std(flops, ddof=1) / np.mean(flops) / len(flops) ** 0.5) if len(flops) > 1 else None
 
 
 def count_with_torch(config: Config, length: int, image_rows: int, is_interleaved: bool) -> dict[str, list[float]]:

@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oneflow_dist.files import write_whole
 from tools.benchmark.report import Columns, describe, make_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULT, REPORT, PICTURE = "result.json", "report.md", "plot.png"
 Series = dict[str, dict[str, list[float]]]  # by what is measured, with its unit; by name; a value for each repetition
@@ -34,22 +37,25 @@ class Result:
     """A file of results; what it is of stands in it, and nothing else of the machine: no environment."""
 
     command: list[str]
+    options: dict[str, Any]  # of the command, by name
     config: dict[str, Any]  # by section; empty where a command has none
     machine: dict[str, Any]
     measured: Measured
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, picture: Figure) -> None:
         """JSON, Markdown and a picture."""
-        from tools.benchmark.drawing import draw_series  # here: it takes a second to import
-
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RESULT, (json.dumps(asdict(self), indent=1) + "\n").encode())
         write_whole(folder / REPORT, self.report().encode())
-        draw_series(self.measured.series, f"{self.title}\n{describe(self.machine)}").savefig(folder / PICTURE)
+        picture.savefig(folder / PICTURE)
 
     @property
     def title(self) -> str:
         return shlex.join(self.command)
+
+    def describe(self) -> str:
+        """Its command and its machine."""
+        return f"{self.title}: {describe(self.machine)}"
 
     def report(self) -> str:
         """All of it in tables."""
@@ -60,20 +66,29 @@ class Result:
         return "\n\n".join([*parts, *_tables(measured.series)]) + "\n"
 
 
+def read_results(path: Path) -> list[Result]:
+    """That of a file or a folder, or those of the folders in it: runs of one command.
+
+    Raises:
+        ValueError: there is none, or one is none.
+    """
+    files = [path] if path.is_file() else sorted([*path.glob(RESULT), *path.glob(f"*/{RESULT}")])
+    if not files:
+        raise ValueError(f"{path}: no {RESULT} here or in its folders; name a folder that tools.benchmark has written")
+    return [read_result(file) for file in files]
+
+
 def read_result(path: Path) -> Result:
-    """A result from its file, or from its folder.
+    """A result from its file.
 
     Raises:
         ValueError: it is none.
     """
-    path = path / RESULT if path.is_dir() else path
     try:
         content = json.loads(path.read_bytes())
         return Result(**content | {"measured": Measured(**content["measured"])})
     except (ValueError, TypeError, LookupError) as error:
-        raise ValueError(
-            f"{path}: no result of tools.benchmark ({error}); name a file or folder that it wrote"
-        ) from None
+        raise ValueError(f"{path}: no result of tools.benchmark ({error}); name one that it wrote") from None
 
 
 def written(value: float | str | None) -> str:
@@ -85,15 +100,21 @@ def written(value: float | str | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _tables(series: Series) -> list[str]:
-    """A table of statistics for each; of those with one value each, one table with a column for each."""
-    is_single = {title: all(len(values) == 1 for values in named.values()) for title, named in series.items()}
-    side_by_side: dict[tuple[str, ...], Series] = {}  # by their names
+def side_by_side(series: Series) -> dict[tuple[str, ...], Series]:
+    """Those with one value each, by their names."""
+    groups: dict[tuple[str, ...], Series] = {}
     for title, named in series.items():
-        if is_single[title]:
-            side_by_side.setdefault(tuple(named), {})[title] = named
-    parts = [_columns(names, group) for names, group in side_by_side.items()]
-    return parts + [f"## {title}\n\n{_statistics(named)}" for title, named in series.items() if not is_single[title]]
+        if all(len(values) == 1 for values in named.values()):
+            groups.setdefault(tuple(named), {})[title] = named
+    return groups
+
+
+def _tables(series: Series) -> list[str]:
+    """A table of statistics for each; of those with one value each, a table for all of the same names."""
+    groups = side_by_side(series)
+    parts = [_columns(names, group) for names, group in groups.items()]
+    repeated = {title: named for title, named in series.items() if title not in groups.get(tuple(named), {})}
+    return parts + [f"## {title}\n\n{_statistics(named)}" for title, named in repeated.items()]
 
 
 def _columns(names: Sequence[str], group: Series) -> str:

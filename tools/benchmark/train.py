@@ -238,9 +238,14 @@ def made_up_steps(trainer: Trainer) -> NextStep:
     return next_step
 
 
+def open_loader(trainer: Trainer) -> PackLoader:
+    """Of the packs that a run would train on, from its first step."""
+    return PackLoader(trainer.config, *data_rank(trainer.mesh))
+
+
 def loaded_steps(trainer: Trainer) -> NextStep:
-    """Those that a run would train on, from its first step."""
-    loader = PackLoader(trainer.config, *data_rank(trainer.mesh))
+    """What the loader has made meanwhile."""
+    loader = open_loader(trainer)
     return lambda: loader.next_step(trainer.device)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.launching import Launcher, only_error
 from tools.benchmark.__main__ import COMMANDS
+from tools.benchmark.lines import Notebook
+from tools.benchmark.report import of_kind
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,3 +52,12 @@ def test_a_result_says_what_made_it(launcher: Launcher, tmp_path: Path) -> None:
     assert result["config"]["flow"]["keep_schedule"] == "cosine"
     assert (result["machine"]["commit"], result["machine"]["ranks"]) == ("0123abc", 1)
     assert (tmp_path / "report.md").read_text() in end.stdout
+
+
+def test_kernels_are_checked_and_nothing_checked_is_not_right(launcher: Launcher, tmp_path: Path) -> None:
+    check = ("-m", "tools.benchmark", "kernels", "--check", "--output", tmp_path, "--config", "configs/debug.toml")
+    end = launcher.run(*check, "--only", "draws")
+    assert end.code == 0, end.stderr
+    assert "| drawn tokens, bfloat16 |" in (tmp_path / "report.md").read_text()
+    assert of_kind(Notebook(tmp_path).lines, "contender") == []
+    assert launcher.run(*check, "--only", "no such job").code == 1  # nothing is known to be right

@@ -6,21 +6,24 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from oneflow_dist.config import Config, load_config
+from oneflow_dist.containers import Counts
 from oneflow_dist.flow import noising
 from tools.benchmark.flops import (
     LAWS,
     OTHERS,
     Mean,
     autoregressive,
+    count_groups,
     expected,
-    mean_of_drawn,
     measure,
     ratios_of,
+    standard_error,
 )
 
 TEXT, INTERLEAVED = LAWS[False], LAWS[True]
@@ -29,6 +32,10 @@ TEXT, INTERLEAVED = LAWS[False], LAWS[True]
 @pytest.fixture(scope="module")
 def llama_1b(root: Path) -> Config:
     return load_config(root / "configs" / "oneflow_1b.toml", ["flow.condition_dropout_prob=0"])
+
+
+def drawn_mean(config: Config, *options: Any) -> Mean:
+    return Mean.of_counts(sum(count_groups(config, *options), Counts.zeros()))
 
 
 def ratio_of(config: Config, mean: Mean, rival: Mean, what: str) -> float:
@@ -42,7 +49,7 @@ def test_a_text_costs_what_was_derived_by_both_ways_of_counting(
     """512 tokens, times in [0, 1]; with logits at every slot and, as this code has them, at filled ones."""
     shape, rival = (512, 0, False), autoregressive(512, 0)
     with unchecked():
-        means = expected(llama_1b, *shape), mean_of_drawn(llama_1b, *shape, 20_000)
+        means = expected(llama_1b, *shape), drawn_mean(llama_1b, *shape, 20_000)
     for mean in means:
         assert ratio_of(llama_1b, mean, rival, "FLOPs, logits at every slot") == pytest.approx(0.503, rel=0.01)
         assert ratio_of(llama_1b, mean, rival, "FLOPs") == pytest.approx(0.433, rel=0.01)
@@ -54,7 +61,7 @@ def test_so_does_a_long_one(llama_1b: Config, length: int, ratio: float, monkeyp
     documents = 300
     times = iter((np.arange(documents) + 0.5) / documents)
     monkeypatch.setattr(noising, "draw_times", lambda *_: (next(times), np.zeros(0)))
-    for mean in (expected(llama_1b, length, 0, False), mean_of_drawn(llama_1b, length, 0, False, documents)):
+    for mean in (expected(llama_1b, length, 0, False), drawn_mean(llama_1b, length, 0, False, documents)):
         actual = ratio_of(llama_1b, mean, autoregressive(length, 0), "FLOPs, logits at every slot")
         assert actual == pytest.approx(ratio, rel=0.01)
 
@@ -64,7 +71,7 @@ def test_an_image_that_stays_saves_half_of_the_text_alone(
 ) -> None:
     shape, rival = (256, 256, False), autoregressive(256, 256)
     with unchecked():
-        means = expected(llama_1b, *shape), mean_of_drawn(llama_1b, *shape, 8_000)
+        means = expected(llama_1b, *shape), drawn_mean(llama_1b, *shape, 8_000)
     for mean in means:
         assert ratio_of(llama_1b, mean, rival, "rows") == pytest.approx((128 + 256) / (256 + 256), rel=0.01)
 
@@ -82,7 +89,7 @@ def test_the_closed_form_is_the_mean_of_real_noising(
     config = make_config(*choices)
     for is_interleaved in LAWS:
         with unchecked():
-            drawn = mean_of_drawn(config, 9, image_rows, is_interleaved, 8_000)
+            drawn = drawn_mean(config, 9, image_rows, is_interleaved, 8_000)
         closed = asdict(expected(config, 9, image_rows, is_interleaved))
         assert asdict(drawn) == {name: pytest.approx(value, rel=0.04) for name, value in closed.items()}
 
@@ -114,3 +121,17 @@ def test_a_full_step_has_as_many_documents_as_its_rows_hold(make_config: Callabl
     numbers = measure(config, 50, 0, 10).numbers
     assert numbers[f"documents of a full step, {TEXT}"] == pytest.approx(3 * config.data.rows_per_pack / 26)
     assert isinstance(numbers[f"TFLOP of a full step, {INTERLEAVED}"], float)
+
+
+def test_the_standard_error_is_how_much_means_of_as_many_documents_scatter(
+    config: Config, unchecked: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with unchecked():
+        groups = count_groups(config, 20, 0, False, 12_800)
+    tenths = [groups[first : first + 40] for first in range(0, 400, 40)]
+    means = [Mean.of_counts(sum(tenth, Counts.zeros())).rows for tenth in tenths]
+    errors = [standard_error(config, tenth) for tenth in tenths]
+    scatter = np.std(means, ddof=1) / np.mean(means)
+    assert None not in errors
+    assert 0.5 < scatter / np.mean(errors) < 2.0  # ten means know it to a quarter  # type: ignore[arg-type]
+    assert standard_error(config, groups[:1]) is None

@@ -3,13 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from tests.messages import naming
 from tests.tools.benchmark.made_up import MACHINE
-from tools.benchmark.result import Measured, Result, read_result, written
+from tools.benchmark.drawing import draw_series
+from tools.benchmark.result import Measured, Result, read_results, written
 
 RESULT = Result(
     command=["python", "-m", "tools.benchmark", "train", "a b.toml"],
+    options={"steps": 20},
     config={"run": {"seed": 0}},
     machine=MACHINE | {"ranks": 1},
     measured=Measured(
@@ -26,9 +30,11 @@ RESULT = Result(
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    RESULT.write(tmp_path / "out")
-    assert read_result(tmp_path / "out") == read_result(tmp_path / "out/result.json") == RESULT
-    with Image.open(tmp_path / "out/plot.png") as picture:
+    RESULT.write(tmp_path / "runs/2", Figure())
+    RESULT.write(tmp_path / "runs/1", draw_series(RESULT.measured.series, RESULT.describe()))
+    for path, times in (("runs/1/result.json", 1), ("runs/1", 1), ("runs", 2)):
+        assert read_results(tmp_path / path) == [RESULT] * times
+    with Image.open(tmp_path / "runs/1/plot.png") as picture:
         assert len(picture.getcolors(1 << 20) or ()) > 10  # something is drawn
 
 
@@ -56,7 +62,12 @@ def test_a_report_has_every_number_and_its_machine(line: str) -> None:
 def test_what_is_no_result_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"result\.json.*no result"):
-        read_result(tmp_path)
+        read_results(tmp_path)
+
+
+def test_a_folder_without_results_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=naming(tmp_path)):
+        read_results(tmp_path)
 
 
 def test_numbers_have_four_digits_or_all_of_their_whole_part() -> None:

@@ -19,7 +19,7 @@ from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.model.oneflow import OneFlow
 from tests.launching import Launcher, only_error
 from tools.benchmark.batches import make_batch
-from tools.benchmark.result import Measured, read_result
+from tools.benchmark.result import Measured, read_results
 from tools.benchmark.train import (
     MICROSECONDS,
     MILLISECONDS,
@@ -145,7 +145,7 @@ def test_two_ranks_write_one_result_of_both(
     ends = launcher.run_ranks(2, *command)
     assert [end.code for end in ends] == [0, 0], ends[0].stderr
     assert ends[1].stdout == ""
-    result = read_result(tmp_path / "out")
+    (result,) = read_results(tmp_path / "out")
     assert (result.machine["ranks"], result.machine["commit"]) == (2, "0123abc")
     seconds = sum(result.measured.series[MILLISECONDS]["whole"]) / 1e3
     rows = result.measured.numbers["rows/s"] * seconds  # type: ignore[operator]
