@@ -52,11 +52,11 @@ def train(args: argparse.Namespace) -> None:
 
 
 def flops(args: argparse.Namespace) -> None:
-    """What a document costs, by part, beside autoregression; no data, no device."""
+    """What a document costs, by part, beside autoregression; needs no device."""
     config = load_config(args.config, args.overrides)
     from tools.benchmark.flops import measure
 
-    finish(args, measure(config, args.text_tokens, args.image_rows, args.documents), config)
+    finish(args, measure(config, args.text_tokens, args.image_rows, args.documents, args.steps), config)
 
 
 def data(args: argparse.Namespace) -> None:
@@ -185,6 +185,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, dict[s
             "--text-tokens": number(512, "of a document"),
             "--image-rows": number(0, "of its image, 0 for none", least=0),
             "--documents": number(20_000, "that are noised"),
+            "--steps": number(0, "of the config's data that are counted beside them", least=0),
         },
     ),
     "data": (

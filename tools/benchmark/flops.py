@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, Images, NoisySample, PackedBatch, Sample
+from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.flow.noising import keyed_generator, noise_sample
@@ -66,13 +67,23 @@ class Mean:
         )
 
 
-def measure(config: Config, length: int, image_rows: int, documents: int) -> Measured:
-    """A document of `length` text tokens and an image of `image_rows`, 0 for none."""
+def measure(config: Config, length: int, image_rows: int, documents: int, steps: int) -> Measured:
+    """A document of `length` text tokens and an image of `image_rows`, 0 for none; and `steps` of the config's data.
+
+    Args:
+        documents: that are noised.
+    """
     rival = autoregressive(length, image_rows)
     numbers: dict[str, float | str | None] = {"text tokens": length, "image rows": image_rows, "drawn": documents}
     gflop: Series = {"GFLOP, autoregressive": in_gflop(flops_of(config, rival))}
     ratios: Series = {}
     counted: Series = {}
+    if steps:
+        of_data = count_data(config, steps)
+        flops = flops_of(config, Mean.of_counts(of_data))
+        gflop[f"GFLOP, {config.data.mixture}"] = in_gflop(flops)
+        numbers["documents of a step of the data"] = of_data.sequences / steps
+        numbers["TFLOP of a step of the data"] = sum(flops.values()) * of_data.sequences / steps / 1e12
     for is_interleaved, law in LAWS.items():
         shape = length, image_rows, is_interleaved
         groups = count_groups(config, *shape, documents)
@@ -160,6 +171,13 @@ def draw(
 def count_groups(config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int) -> list[Counts]:
     """What groups of noised documents hold together, by their packs."""
     return [pack(group, None).counts for group in draw(config, length, image_rows, is_interleaved, documents)]
+
+
+def count_data(config: Config, steps: int) -> Counts:
+    """What the first steps of a run on the config's data hold, on all ranks."""
+    loader = PackLoader(replace(config, data=replace(config.data, workers=0)), rank=0, world_size=1)
+    packs = (batch for _ in range(steps) for batch in loader.next_step(torch.device("cpu")))
+    return sum((batch.counts for batch in packs), Counts.zeros())
 
 
 def standard_error(config: Config, groups: list[Counts]) -> float | None:

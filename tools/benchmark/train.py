@@ -117,13 +117,12 @@ def measure(
     parameters = num_parameters(trainer.model)
     del trainer, next_step
     free_memory(device)
+    energy = power.watts and power.watts * dist.get_world_size() * sum(timed.steps)  # as if all drew what rank 0's does
     numbers = {
         **rates(timed, config, peak),
         **memory,
         "power of rank 0's device, W": power.watts,
-        "rows per joule": timed.counts.rows / sum(timed.steps) / power.watts / dist.get_world_size()
-        if power.watts
-        else None,
+        "rows per joule": energy and timed.counts.rows / energy,
         "parameters": parameters,
         "ranks": dist.get_world_size(),
         "packs": "made up" if is_synthetic else config.data.mixture,

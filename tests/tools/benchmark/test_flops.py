@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts
+from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.flow import noising
+from oneflow_dist.model.flops import step_flops
 from tools.benchmark.flops import (
     LAWS,
     OTHERS,
@@ -107,7 +110,7 @@ def test_means_of_a_text_are_those_of_the_paper_of_this_method(config: Config) -
 
 @pytest.mark.parametrize("conditioning", ["added", "adaln"])
 def test_torch_counts_in_each_part_what_the_formula_says(make_config: Callable[..., Config], conditioning: str) -> None:
-    series = measure(make_config(f"image.time_conditioning={conditioning}"), 30, 4, 256).series
+    series = measure(make_config(f"image.time_conditioning={conditioning}"), 30, 4, 256, 0).series
     for law in LAWS.values():
         counted = {part: value for part, (value,) in series[f"counted / formula, {law}"].items()}
         assert 0.0 < counted.pop(f"{OTHERS}, as a share of all") < 1.0
@@ -118,7 +121,7 @@ def test_torch_counts_in_each_part_what_the_formula_says(make_config: Callable[.
 
 def test_a_full_step_has_as_many_documents_as_its_rows_hold(make_config: Callable[..., Config]) -> None:
     config = make_config("data.packs_per_step=3")
-    numbers = measure(config, 50, 0, 10).numbers
+    numbers = measure(config, 50, 0, 10, 0).numbers
     assert numbers[f"documents of a full step, {TEXT}"] == pytest.approx(3 * config.data.rows_per_pack / 26)
     assert isinstance(numbers[f"TFLOP of a full step, {INTERLEAVED}"], float)
 
@@ -135,3 +138,14 @@ def test_the_standard_error_is_how_much_means_of_as_many_documents_scatter(
     assert None not in errors
     assert 0.5 < scatter / np.mean(errors) < 2.0  # ten means know it to a quarter  # type: ignore[arg-type]
     assert standard_error(config, groups[:1]) is None
+
+
+def test_steps_of_the_data_cost_what_their_packs_hold(make_config: Callable[..., Config]) -> None:
+    config = make_config("data.packs_per_step=2")
+    measured = measure(config, 9, 0, 32, 3)
+    loader = PackLoader(config, 0, 1)
+    packs = [batch.counts for _ in range(3) for batch in loader.next_step(torch.device("cpu"))]
+    flops = sum(step_flops(counts, config) for counts in packs)
+    assert measured.numbers["TFLOP of a step of the data"] == pytest.approx(flops / 3 / 1e12)
+    (of_document,) = measured.series[f"GFLOP, {config.data.mixture}"]["all"]
+    assert of_document == pytest.approx(flops / 1e9 / sum(counts.sequences for counts in packs))
