@@ -70,11 +70,16 @@ WAYS = {
     "tools/train_autoencoder.py": Way(("--steps=2",)),
     "tools/precompute_latents.py": Way(("--size=64",)),
     "tools/index_shards.py": Way(needs="data/digits"),
-    "tools/benchmark/checkpoint.py": Way(
+    "tools.benchmark train": Way(("--steps=2", "--warmup=1", "data.workers=0"), RUN),
+    "tools.benchmark flops": Way(("--documents=64",), MODEL, reads_data=False),
+    "tools.benchmark data": Way(("--samples=256", "--rounds=1")),
+    "tools.benchmark sample": Way(("--rounds=1",), needs="data/digits"),
+    "tools.benchmark kernels": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
+    "tools.benchmark checkpoint": Way(
         ("--rounds=1", "--steps=1", "model.width=64", "model.num_layers=2", "run.folder=runs/measured")
     ),
+    "tools.benchmark compare": Way(reads_data=False),
     "tools/measure_gpu.py": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
-    "tools/benchmark/loader.py": Way(("--samples=256", "--rounds=1", "--passes=1")),
     "tests/torture/signals.py": Way(
         ("--signals=SIGTERM", "--receivers=worker", "--moments=start"), needs="data/digits", how="afresh"
     ),
@@ -181,16 +186,18 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
     num_ranks = 0
     if command.program == "torchrun":
         command, num_ranks = without_torchrun(command), NUM_RANKS
-    assert command.program in WAYS, f"{command.program}: give it a place in WAYS of tests/checkout.py"
-    way, words = WAYS[command.program], command.arguments
+    words, program = command.arguments, command.program
+    program = f"{program} {words[0]}" if program == "tools.benchmark" else program  # each is a program of its own
+    assert program in WAYS, f"{program}: give it a place in WAYS of tests/checkout.py"
+    way = WAYS[program]
     added = way.adds
     if "--world-size" in words and (way.reads_data or "--search" in words):
         check_ranks(words, int(words[words.index("--world-size") + 1]))
-    if "--dry-run" in words:
+    if {"--dry-run", "--made-up"} & set(words):
         way = dataclasses.replace(way, reads_data=False)
     elif BIG & set(words):
         added += way.adds_if_big
-    if "--check" in words and command.program == "tools/measure_gpu.py":
+    if "--check" in words and program == "tools.benchmark kernels":
         way = dataclasses.replace(way, code=1)  # no job, so nothing is found right
     if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
         added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
@@ -302,6 +309,8 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
     "runs/from_llama": r"export\.py checkpoint .*=runs/from_llama$",
+    "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
+    "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
     "exported": r"export\.py safetensors runs/from_llama exported$",
 }
 SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}

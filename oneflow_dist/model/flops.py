@@ -8,11 +8,13 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts
 
 
-def training_flops(config: Config, rows: float, attention_pairs: float, head_slots: float) -> float:
-    """FLOPs of a forward and backward pass.
+def flops_by_part(config: Config, rows: float, attention_pairs: float, head_slots: float) -> dict[str, float]:
+    """FLOPs of a forward and backward pass, by the part of the network.
 
-        3 * (2 * weights of all blocks * rows + 2 * width * vocabulary * head_slots)
-        + 3.5 * 4 * attention width * layers * attention_pairs
+        attention projections   3 * 2 * weights of query, key, value and out * rows
+        attention pairs         3.5 * 4 * attention width * layers * attention_pairs
+        mlp                     3 * 2 * weights of gate, up and down * rows
+        logits                  3 * 2 * width * vocabulary * head_slots
 
     Matrix products count forward once and backward twice; attention backward 2.5 times, as flash attention computes
     scores again. Norms, adapters and time embeddings are left out.
@@ -25,10 +27,17 @@ def training_flops(config: Config, rows: float, attention_pairs: float, head_slo
     model = config.model
     head_width = model.width // model.num_attention_heads
     projections = 2 * model.width**2 + 2 * model.width * model.num_kv_heads * head_width
-    block = projections + 3 * model.width * model.mlp_width
-    linear = 2 * (model.num_layers * block * rows + model.width * model.vocab_size * head_slots)
-    attention = 4 * model.width * model.num_layers * attention_pairs
-    return 3.0 * linear + 3.5 * attention
+    return {
+        "attention projections": 6.0 * model.num_layers * projections * rows,
+        "attention pairs": 14.0 * model.width * model.num_layers * attention_pairs,
+        "mlp": 6.0 * model.num_layers * 3 * model.width * model.mlp_width * rows,
+        "logits": 6.0 * model.width * model.vocab_size * head_slots,
+    }
+
+
+def training_flops(config: Config, rows: float, attention_pairs: float, head_slots: float) -> float:
+    """All of `flops_by_part`."""
+    return sum(flops_by_part(config, rows, attention_pairs, head_slots).values())
 
 
 def step_flops(counts: Counts, config: Config) -> float:

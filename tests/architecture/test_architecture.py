@@ -30,7 +30,9 @@ LAYERS = [
     {"oneflow_dist.data", "oneflow_dist.model"},
     {"oneflow_dist.flow"},
     {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.runtime"},
-    {"oneflow_dist.files", "oneflow_dist.toml", "oneflow_dist.signals"},
+    {"oneflow_dist.toml", "oneflow_dist.signals"},
+    {"oneflow_dist.verdict"},
+    {"oneflow_dist.files"},
     {"oneflow_kernels"},
 ]
 LEVEL = {package: -level for level, layer in enumerate(LAYERS) for package in layer}

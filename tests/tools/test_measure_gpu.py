@@ -95,12 +95,3 @@ def test_a_config_that_is_not_there_is_said_in_one_line(launcher: Launcher) -> N
     end = launcher.run("tools/measure_gpu.py", "--config", "configs/no-such.toml")
     assert end.code == 2
     assert only_error(end).startswith("error: configs/no-such.toml: no such config file")
-
-
-def test_a_device_with_wrong_kernels_is_said(launcher: Launcher, tmp_path: Path) -> None:
-    check = ("tools/measure_gpu.py", "--check", "--output", tmp_path, "--config", "configs/debug.toml")
-    end = launcher.run(*check, "--only", "draws")
-    assert end.code == 0, end.stderr
-    assert "| drawn tokens, bfloat16 |" in (tmp_path / "report.md").read_text()
-    assert of_kind(Notebook(tmp_path).lines, "contender") == []
-    assert launcher.run(*check, "--only", "no such job").code == 1  # nothing is known to be right

@@ -2,59 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import shutil
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from oneflow_dist.config import Config, load_config
-from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
+import torch
+import torch.distributed as dist
 
-if TYPE_CHECKING:
-    import torch
+from oneflow_dist.checkpoint import CheckpointWriter
+from oneflow_dist.config import Config
+from oneflow_dist.guard.guard import Guard
+from oneflow_dist.model.flops import num_parameters
+from oneflow_dist.progress import Progress, checkpoint_folder
+from oneflow_dist.runtime import is_main
+from tools.benchmark.result import Measured, Series
+from tools.benchmark.train import Trainer, open_loader
 
-
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="Under torchrun it measures that many ranks. run.folder must not be there yet."
-    )
-    parser.add_argument("config", help="what to train")
-    parser.add_argument("--rounds", type=int, default=3, help="saves of each kind")
-    parser.add_argument("--steps", type=int, default=4, help="after each save; the write should be done by their end")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_intermixed_args()
-    config = load_config(args.config, args.overrides)
-    if Path(config.run.folder).exists():
-        raise ValueError(f"{config.run.folder}: is there already, and would be deleted; name another run.folder")
-    device = start_process(config.data.workers)  # after which all have looked
-    log(json.dumps(measure(config, args.rounds, args.steps, device), indent=2))
-    if is_main():
-        shutil.rmtree(config.run.folder)
-    end_process()
+KINDS = ("foreground", "background")
+SAVE, WAIT, HELD_UP = "seconds of a save", "seconds until it is written, after the steps", "seconds held up in all"
 
 
-def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -> dict[str, Any]:
-    """Seconds of a step alone, and those that each save adds to `num_steps` steps."""
-    # Here, since it takes seconds: what is wrong on the command line has been answered by then.
-    import torch.distributed as dist
-
-    from oneflow_dist.checkpoint import CheckpointWriter
-    from oneflow_dist.data.loader import PackLoader
-    from oneflow_dist.guard.guard import Guard
-    from oneflow_dist.optim import MovingAverage, make_optimizer
-    from oneflow_dist.parallel.mesh import make_mesh
-    from oneflow_dist.progress import Progress, checkpoint_folder
-    from oneflow_dist.training import build_model, train_step
-
-    mesh = make_mesh(config, dist.get_world_size(), device.type)
-    model = build_model(config, mesh, device)
-    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
-    guard = Guard(config)
-    loader = PackLoader(config, dist.get_rank(), dist.get_world_size())
+def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -> Measured:
+    """Seconds of a step alone, and those that each save adds to `num_steps` steps; the run's folder goes."""
+    trainer, guard = Trainer(config, device), Guard(config)
+    loader = open_loader(trainer)
     step = 0
 
     def make_steps() -> list[float]:
@@ -63,14 +34,15 @@ def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -
         for _ in range(num_steps):
             start = time.perf_counter()
             step += 1
-            train_step(model, optimizer, ema, loader.next_step(device), step, config, guard)
+            trainer.step(loader.next_step(device), step, guard)
             seconds.append(time.perf_counter() - start)
         return seconds
 
     make_steps()  # allocates
     alone = sum(make_steps() + make_steps()) / 2
-    kinds: dict[str, list[dict[str, float]]] = {"foreground": [], "background": []}
-    writers = {kind: CheckpointWriter(with_background(config, kind), model, optimizer, ema) for kind in kinds}
+    series: Series = {what: {kind: [] for kind in KINDS} for what in (SAVE, WAIT, HELD_UP)}
+    state = trainer.model, trainer.optimizer, trainer.ema
+    writers = {kind: CheckpointWriter(with_background(config, kind), *state) for kind in KINDS}
     for _ in range(rounds):
         for kind, writer in writers.items():
             start = time.perf_counter()
@@ -80,16 +52,19 @@ def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -
             stepped = time.perf_counter()
             writer.wait()
             waited = time.perf_counter()
-            times = {"save": saved - start, "wait": waited - stepped, "held_up": waited - start - alone}
-            kinds[kind].append({key: round(seconds, 3) for key, seconds in times.items()})
+            for what, seconds in ((SAVE, saved - start), (WAIT, waited - stepped), (HELD_UP, waited - start - alone)):
+                series[what][kind].append(seconds)
     parts = checkpoint_folder(config.run.folder, step - num_steps).iterdir()
-    return {
-        "ranks": dist.get_world_size(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "checkpoint_mib": sum(part.stat().st_size for part in parts) >> 20,
-        "seconds_of_a_step": round(alone / num_steps, 3),
-        "seconds": kinds,
+    numbers: dict[str, float | str | None] = {
+        "parameters": num_parameters(trainer.model),
+        "checkpoint, MiB": sum(part.stat().st_size for part in parts) >> 20,
+        "seconds of a step": alone / num_steps,
+        "steps after a save": num_steps,
     }
+    dist.barrier()  # all have looked
+    if is_main():
+        shutil.rmtree(config.run.folder)
+    return Measured(numbers=numbers, series=series)
 
 
 def with_background(config: Config, kind: str) -> Config:
@@ -97,7 +72,3 @@ def with_background(config: Config, kind: str) -> Config:
     return dataclasses.replace(
         config, checkpoint=dataclasses.replace(config.checkpoint, background=kind == "background")
     )
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -28,15 +28,21 @@ def device_rates(device: torch.device, models: dict[str, Config]) -> Iterator[Li
     Args:
         models: whose products, by name.
     """
-    num_bytes, size = (2**30, 8192) if device.type == "cuda" else (2**24, 1024)
+    num_bytes = 2**30 if device.type == "cuda" else 2**24
     yield rate("copy", functools.partial(copying, num_bytes), device, "gb_per_second", 2 * num_bytes / 1e9)
-    for dtype in DTYPES:  # what no product of a step exceeds on this device
-        make = functools.partial(multiplying, size, size, size, dtype, dtype)
-        yield rate(f"{LARGE_PRODUCT}, {_name(dtype)}", make, device, "tflops", 2 * size**3 / TERA)
+    yield from large_products(device)
     for model, config in models.items():
         for (product, (m, k, n)), dtype in itertools.product(products(config).items(), DTYPES):
             make = functools.partial(multiplying, m, k, n, torch.bfloat16, dtype)
             yield rate(f"{model} {product}, {_name(dtype)} out", make, device, "tflops", 2 * m * k * n / TERA)
+
+
+def large_products(device: torch.device) -> Iterator[Line]:
+    """What no product of a step exceeds on this device, in each dtype."""
+    size = 8192 if device.type == "cuda" else 1024
+    for dtype in DTYPES:
+        make = functools.partial(multiplying, size, size, size, dtype, dtype)
+        yield rate(f"{LARGE_PRODUCT}, {_name(dtype)}", make, device, "tflops", 2 * size**3 / TERA)
 
 
 def rate(name: str, make: Callable[[torch.device], Work], device: torch.device, unit: str, amount: float) -> Line:

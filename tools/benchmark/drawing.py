@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tools.benchmark.report import Line, compare, describe, in_words, latest, of_kind, rated
+from tools.benchmark.result import Series, side_by_side
 
 OURS, FLOAT8, PEER, INK = "#2f6fb3", "#4aa5a5", "#d9822b", "#30343b"
+PEERS = ("torchtitan", "webdataset", "autoregressive", "bare encoder")  # names of series
 GOAL_MFU = 0.6  # of the compiled bf16 variant; a goal, not a result
 PANELS = (  # of training steps: title, field, factor, how it is written, field of the marks
     ("thousand rows per second", "rows_per_second", 1e-3, ".1f", ""),
@@ -73,6 +76,61 @@ def draw_contests(lines: Sequence[Line]) -> Figure:
     for panel in panels[len(cases) :]:
         panel.set_axis_off()
     _entitle(figure, lines, "milliseconds, lower is better")
+    return figure
+
+
+def draw_series(series: Series, title: str) -> Figure:
+    """A panel for each that has several values: a bar is as long as their mean, they are dots.
+
+    Where none has, as of what is computed, a panel for all those of the same names, side by side.
+    """
+    repeated = {what: named for what, named in series.items() if any(len(values) > 1 for values in named.values())}
+    groups = [] if repeated else list(side_by_side(series).items())
+    heights = [1.5 + len(named) for named in repeated.values()]
+    heights += [2.5 + len(names) * (1 + len(group)) / 2 for names, group in groups]
+    figure = Figure(figsize=(9, 0.9 + 0.34 * sum(heights)), dpi=100, layout="constrained")
+    panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights).ravel().tolist()
+    for (what, named), panel in zip(repeated.items(), panels, strict=False):
+        labels = [f"{statistics.fmean(values):.4g}" if values else "" for values in named.values()]
+        colours = [PEER if name in PEERS else OURS for name in named]
+        draw_bars(panel, what, list(named), list(named.values()), labels, colours)
+    for (names, group), panel in zip(groups, panels, strict=False):
+        draw_side_by_side(panel, names, group)
+    figure.suptitle(textwrap.fill(title, 120), x=0.01, ha="left", fontsize=8, color=INK)
+    return figure
+
+
+def draw_side_by_side(axes: Axes, names: Sequence[str], group: Series) -> None:
+    """A bar of each for each name."""
+    room = len(group) + 1
+    for number, (what, named) in enumerate(group.items()):
+        heights = [room * place + number for place in range(len(names))]
+        bars = axes.barh(heights, [named[name][0] for name in names], height=0.9, label=what, color=f"C{number}")
+        axes.bar_label(bars, fmt="{:.4g}", padding=4, fontsize=7)
+    axes.set_yticks([room * place + (len(group) - 1) / 2 for place in range(len(names))], list(names), fontsize=8)
+    axes.set_ylim(room * len(names) - 1, -1)
+    axes.margins(x=0.12)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=7, frameon=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def draw_ratios(ratios: Mapping[str, tuple[float, float, float]], title: str) -> Figure:
+    """Least, value and most of each beside a line at 1; grey where that lies between."""
+    figure = Figure(figsize=(9, 1.2 + 0.3 * len(ratios)), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for height, (low, value, high) in enumerate(ratios.values()):
+        colour = INK if low == high else "#9aa0a8" if low <= 1.0 <= high else OURS
+        axes.plot([low, high], [height, height], color=colour, linewidth=4, solid_capstyle="butt")
+        axes.plot(value, height, "o", color=colour)
+        axes.annotate(f"{value:.3f}", (high, height), (6, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(1.0, color=INK, linestyle=":")
+    axes.set_yticks(range(len(ratios)), list(ratios), fontsize=8)
+    axes.set_ylim(len(ratios) - 0.5, -0.5)
+    axes.margins(x=0.12)
+    axes.set_title("B / A; grey: no difference beyond noise", loc="left", fontsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.suptitle(textwrap.fill(title, 120), x=0.01, ha="left", fontsize=8, color=INK)
     return figure
 
 

@@ -11,11 +11,8 @@ from torch import nn
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.model.flops import num_parameters, step_flops, training_flops
-from oneflow_dist.optim import MovingAverage, make_optimizer
-from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.runtime import start_process
-from oneflow_dist.training import build_model, train_step
 from tools.benchmark.batches import make_batch
 from tools.benchmark.device import device_rates
 from tools.benchmark.jobs import AGAIN, TUNED, Job
@@ -24,9 +21,10 @@ from tools.benchmark.kernel_times import kernel_times
 from tools.benchmark.kernels import all_cases, measure_case, measure_launches
 from tools.benchmark.link import Link
 from tools.benchmark.machine import ROOT
-from tools.benchmark.peer import Titan
+from tools.benchmark.peer import PeerSteps
 from tools.benchmark.report import Line
-from tools.benchmark.timing import INPUT_SETS, time_steps
+from tools.benchmark.timing import INPUT_SETS, free_memory, time_steps
+from tools.benchmark.train import Trainer
 
 STEPS = 20  # packs, timed in steps of one or several
 
@@ -71,14 +69,11 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
 
     Rates count rows that hold something; padding is computed too, but is nobody's work.
     """
-    model = build_model(config, make_mesh(config, 1, device.type), device)
-    optimizer, guard = make_optimizer(model, config.optim), Guard(config)
-    ema = MovingAverage(model, config.optim.ema_decay)
+    trainer, guard = Trainer(config, device), Guard(config)
     batches = [make_batch(config, number).to(device) for number in range(INPUT_SETS)]
 
     def step(number: int, packs: int = 1) -> None:
-        chosen = [batches[(number + pack) % INPUT_SETS] for pack in range(packs)]
-        train_step(model, optimizer, ema, chosen, 1, config, guard)
+        trainer.step([batches[(number + pack) % INPUT_SETS] for pack in range(packs)], 1, guard)
 
     for number in range(INPUT_SETS):
         step(number)
@@ -91,7 +86,7 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
         counts = sum((batches[number].counts for number in used), Counts.zeros())
         link.tell(
             "step",
-            **describe(job, packs, model, times, counts.rows, counts.sequences, step_flops(counts, config)),
+            **describe(job, packs, trainer.model, times, counts.rows, counts.sequences, step_flops(counts, config)),
             padding_share=1.0 - counts.rows / counts.padded_rows,
             slots_with_logits_share=counts.filled_slots / counts.rows,
         )
@@ -103,19 +98,16 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
 def measure_peer(job: Job, config: Config, link: Link, device: torch.device) -> None:
     """Steps of torchtitan's Llama of the same shape on the same number of rows, as equal documents.
 
-    Its embedding and unembedding are two weights; it has no moving average. Random tokens, all of them scored.
+    Its embedding and unembedding are two weights; it has no moving average.
     """
-    sequences, length = job.sequences, config.data.rows_per_pack // job.sequences
-    titan = Titan(config, length, job.uses_fsdp, device)
-    shape = (INPUT_SETS, sequences, length + 1)
-    tokens = torch.randint(config.model.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    sequences = job.sequences
+    peer = PeerSteps(config, sequences, config.data.rows_per_pack // sequences, job.uses_fsdp, device)
     for number in range(INPUT_SETS):
-        titan.step(tokens[number])
+        peer.step(number)
     free_memory(device)
     link.ready()
-    times = time_steps(lambda number: titan.step(tokens[number]), STEPS, device)
-    rows, pairs = STEPS * sequences * length, STEPS * sequences * length**2 / 2
-    flops = training_flops(config, rows=rows, attention_pairs=pairs, head_slots=rows)
+    times = time_steps(peer.step, STEPS, device)
+    rows, flops, titan = STEPS * peer.rows, STEPS * peer.flops, peer.titan
     link.tell(
         "step",
         **describe(job, 1, titan.model, times, rows, STEPS * sequences, flops),
@@ -141,9 +133,3 @@ def describe(
         "flops_per_document": flops / documents,
         **line,
     }
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back what drawing the first weights and compiling took."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -18,6 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
 from oneflow_dist.config import Config
+from oneflow_dist.model.flops import training_flops
+from tools.benchmark.timing import INPUT_SETS
 
 # What torchtitan imports for its data alone, and this file never reaches: packages, and the modules it asks of them.
 UNREACHED = {"torchdata": ("torchdata.stateful_dataloader",), "datasets": ("datasets.distributed",)}
@@ -97,6 +99,28 @@ class Titan:
         self.clip(self.model.parameters(), self.max_norm, foreach=True)
         self.optimizers.step()
         return loss.detach()
+
+
+class PeerSteps:
+    """Steps of the peer on equal documents of random tokens, all of them scored.
+
+    Args:
+        sequences: documents of a step.
+        length: tokens of each.
+        uses_fsdp: as of `Titan`.
+    """
+
+    def __init__(self, config: Config, sequences: int, length: int, uses_fsdp: bool, device: torch.device):
+        self.titan = Titan(config, length, uses_fsdp, device)
+        shape = INPUT_SETS, sequences, length + 1
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(config.model.vocab_size, shape, generator=generator).to(device)
+        self.rows = sequences * length  # of a step
+        self.flops = training_flops(config, self.rows, self.rows * length / 2, head_slots=self.rows)
+
+    def step(self, number: int) -> None:
+        """One optimizer step on the input set of a number."""
+        self.titan.step(self.tokens[number % INPUT_SETS])
 
 
 def model_args(config: Config, length: int) -> Any:

@@ -32,13 +32,16 @@ CONTENDERS: Columns = {
 KERNELS: Columns = {"calls": ("calls", "d"), "ms": ("ms", ".3f"), "share": ("share", ".1%")}
 DEVICE: Columns = {"ms": ("ms", ".3f"), "TFLOP/s": ("tflops", ".1f"), "GB/s": ("gb_per_second", ".0f")}
 CHECKS: Columns = {"error": ("error", ".1e"), "of the definition": ("error_of_definition", ".1e"), "": ("verdict", "")}
+MODEL_FLOPS = (
+    "Model FLOPs: products of the blocks' linear layers and of token logits forward once and backward twice, attention "
+    "backward 2.5 times, as flash attention computes scores again; bidirectional attention counts every pair of rows "
+    "of a document, causal attention half of them; padding, embeddings, norms, adapters and times count nothing, nor "
+    "does what activation checkpointing computes again."
+)
 CONVENTION = (
-    "TFLOP/s: model FLOPs, nothing computed again counted twice; products of the blocks' linear layers and of token "
-    "logits forward once and backward twice, attention backward 2.5 times; bidirectional attention counts every pair "
-    "of rows of a document, causal attention half of them; padding, embeddings and norms count nothing. Ours has "
-    "logits only where a token is missing, the peer for every token; ours updates a moving average of the weights in "
-    "each step, the peer has none. MFU: of the vendor's dense bfloat16 peak, for float8 too. Planned memory is that of "
-    "an eager step whose packs are full to every capacity."
+    f"TFLOP/s and MFU are of model FLOPs, MFU of the vendor's dense bfloat16 peak, for float8 too. {MODEL_FLOPS} Ours "
+    "has logits only where a token is missing, the peer for every token; ours updates a moving average of the weights "
+    "in each step, the peer has none. Planned memory is that of an eager step whose packs are full to every capacity."
 )
 MEDIANS = (
     "Milliseconds are medians of rounds in which all contenders took turns; errors are norms of differences from "
@@ -54,7 +57,7 @@ def report(lines: Sequence[Line]) -> str:
         *_training(lines),
         *_contests(lines),
         *_kernels(lines),
-        *_section("The device", _table("", DEVICE, of_kind(lines, "rate"))),
+        *_section("The device", make_table("", DEVICE, of_kind(lines, "rate"))),
         *_checks(lines),
         *_launches(lines),
         *_left_out(lines),
@@ -142,7 +145,7 @@ def in_words(ratio: Line) -> str:
     )
 
 
-def _table(head: str, columns: Columns, lines: Sequence[Line], name: Callable[[Line], str] | None = None) -> str:
+def make_table(head: str, columns: Columns, lines: Sequence[Line], name: Callable[[Line], str] | None = None) -> str:
     """A Markdown table, nothing where a value is not known; of what failed the reason. Empty without lines."""
     rows = [[head, *columns], ["---", *["---:"] * len(columns)]]
     for line in lines:
@@ -162,7 +165,7 @@ def _section(title: str, *parts: str) -> list[str]:
 
 
 def _training(lines: Sequence[Line]) -> list[str]:
-    table = _table("step", STEPS, rated(lines), lambda step: step["title"])
+    table = make_table("step", STEPS, rated(lines), lambda step: step["title"])
     return _section("Training steps", table, *map(in_words, compare(lines)), CONVENTION) if table else []
 
 
@@ -184,13 +187,13 @@ def _contest(contenders: Sequence[Line], product: float | None) -> str:
         }
         for line in contenders
     ]
-    return _table("", columns, rows, lambda line: f"**{line['name']}**" if line["is_ours"] else line["name"])
+    return make_table("", columns, rows, lambda line: f"**{line['name']}**" if line["is_ours"] else line["name"])
 
 
 def _kernels(lines: Sequence[Line]) -> list[str]:
     return [
         f"### Kernels of {profile['name']}: {profile['busy_ms']:.2f} of {profile['ms']:.2f} ms\n\n"
-        + _table("kernel", KERNELS, profile["kernels"], lambda kernel: f"`{kernel['name'][:80]}`")
+        + make_table("kernel", KERNELS, profile["kernels"], lambda kernel: f"`{kernel['name'][:80]}`")
         for profile in of_kind(lines, "kernels")
     ]
 
@@ -199,7 +202,7 @@ def _checks(lines: Sequence[Line]) -> list[str]:
     tables = []
     for job, checks in latest(lines, "check", "job").items():
         rows = [{**check, "verdict": "right" if check["is_right"] else "**wrong**"} for check in checks]
-        table = _table("kernel", CHECKS, rows, lambda check: f"{check['name']}, {check['dtype']}")
+        table = make_table("kernel", CHECKS, rows, lambda check: f"{check['name']}, {check['dtype']}")
         tables.append(f"### {job.capitalize()}\n\n{table}")
     return _section("Numbers", *tables)
 
@@ -211,7 +214,7 @@ def _launches(lines: Sequence[Line]) -> list[str]:
         for launch, ms in line["milliseconds"].items()
     ]
     columns = {"launch": ("launch", ""), "ms": ("ms", ".3f")}
-    return _section("Launches, the fastest of each kernel first", _table("kernel", columns, rows))
+    return _section("Launches, the fastest of each kernel first", make_table("kernel", columns, rows))
 
 
 def _left_out(lines: Sequence[Line]) -> list[str]:
@@ -220,4 +223,4 @@ def _left_out(lines: Sequence[Line]) -> list[str]:
         for end in of_kind(lines, "end")
         if end["status"] != "measured"
     ]
-    return _section("Not measured, or not to its end", _table("", {"why": ("why", "")}, rows))
+    return _section("Not measured, or not to its end", make_table("", {"why": ("why", "")}, rows))

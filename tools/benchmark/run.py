@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from oneflow_dist.config import load_config
-from tools.benchmark.jobs import Job
+from tools.benchmark.jobs import Job, jobs_of
 from tools.benchmark.lines import Notebook
 from tools.benchmark.machine import describe_machine
 from tools.benchmark.processes import Machine
 from tools.benchmark.report import Line, of_kind, plan_of
 from tools.benchmark.schedule import Schedule
+
+
+def measure_part(
+    part: str, config: str, overrides: list[str], output: Path, minutes: float, commit: str, only: str
+) -> bool:
+    """Run the jobs of a part with `only` in their names, and draw; whether a kernel's numbers are wrong.
+
+    So they are where they were asked for and none came. A signal ends the jobs, too.
+    """
+    data = load_config(config, overrides).data
+    notebook = Notebook(output)
+    measured_before = len(notebook.lines)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit as others, so that what runs is ended too
+    jobs = [job for job in jobs_of(part, data.rows_per_pack, data.max_sample_rows) if only in job.name]
+    shared = {"config": config, "overrides": overrides, "folder": str(output)}
+    measure_all(jobs, shared, notebook, 60.0 * minutes, commit)
+    draw(notebook)
+    lines = notebook.lines[measured_before:]
+    wrong = wrong_checks(lines)
+    for name in wrong:
+        print(f"error: {name}: more than twice the error of the definition, or not the same twice", file=sys.stderr)
+    return bool(wrong) or (part == "check" and not of_kind(lines, "check"))
 
 
 def measure_all(jobs: list[Job], shared: dict[str, Any], notebook: Notebook, seconds: float, commit: str) -> None:

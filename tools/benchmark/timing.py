@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -72,3 +73,10 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nobody holds any more: of first weights, of compiling, of a model before."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()

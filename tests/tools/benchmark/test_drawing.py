@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from tests.tools.benchmark.made_up import LINES, MACHINE, product, step
-from tools.benchmark.drawing import FLOAT8, OURS, PEER, draw, draw_contests, draw_steps
+from tools.benchmark.drawing import FLOAT8, OURS, PEER, draw, draw_contests, draw_ratios, draw_series, draw_steps
 
 
 def test_ours_float8_and_the_peer_are_told_apart() -> None:
@@ -36,3 +36,30 @@ def test_bars_are_as_long_as_the_mean_and_marks_say_what_it_is_compared_with() -
         assert [patch.get_width() for patch in axes.patches] == [pytest.approx(length)]
     marks = [line.get_xdata()[0] for axes in (shares, memory) for line in axes.lines if line.get_marker() == "|"]
     assert marks == [pytest.approx(50.0), 60.0]
+
+
+def test_a_panel_for_each_series_with_the_mean_and_the_peer_told_apart() -> None:
+    series = {"ms": {"ours": [1.0, 3.0], "torchtitan": [4.0]}, "rows": {"ours": [7.0]}, "us": {"ours": [5.0, 7.0]}}
+    first, second = draw_series(series, "title").axes
+    assert [patch.get_width() for patch in (*first.patches, *second.patches)] == [2.0, 4.0, 6.0]
+    assert [patch.get_facecolor() for patch in first.patches] == [to_rgba(OURS), to_rgba(PEER)]
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("ms", "us")
+
+
+def test_single_values_of_the_same_names_stand_side_by_side() -> None:
+    series = {"expected": {"mlp": [2.0], "all": [3.0]}, "ratio": {"rows": [0.5]}, "drawn": {"mlp": [2.5], "all": [4.0]}}
+    parts, ratio = draw_series(series, "title").axes
+    assert [patch.get_width() for patch in parts.patches] == [2.0, 3.0, 2.5, 4.0]
+    assert [text.get_text() for text in parts.get_legend().get_texts()] == ["expected", "drawn"]
+    assert [patch.get_width() for patch in ratio.patches] == [0.5]
+
+
+def test_a_ratio_that_is_noise_is_told_apart() -> None:
+    (axes,) = draw_ratios({"same": (0.9, 1.0, 1.1), "slower": (1.1, 1.2, 1.3)}, "title").axes
+    (same, _, slower, _, one) = axes.lines
+    assert (list(same.get_xdata()), list(slower.get_xdata()), list(one.get_xdata())) == (
+        [0.9, 1.1],
+        [1.1, 1.3],
+        [1.0, 1.0],
+    )
+    assert same.get_color() != slower.get_color()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tools.benchmark.machine import current_commit, describe_machine
+from tools.benchmark.machine import PowerMeter, current_commit, describe_machine
 
 
 def test_a_result_says_what_it_was_measured_on_and_with() -> None:
@@ -46,3 +47,23 @@ def test_a_folder_without_git_has_no_known_commit(tmp_path: Path, root: Path, mo
     assert len(current_commit(root).removesuffix("-dirty")) == 12
     monkeypatch.setenv("PATH", str(tmp_path))
     assert current_commit(root) == "unknown"
+
+
+def test_power_is_the_mean_of_what_the_driver_says_of_that_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = tmp_path / "told"
+    watts = "300.5\n[N/A]\n500.5\n"
+    program(tmp_path, "nvidia-smi", f"printf '{watts}'; echo \"$@\" > {told}; exec /bin/sleep 60")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with PowerMeter("GPU-1234") as power:
+        while not told.exists():
+            time.sleep(0.01)
+    assert power.watts == 400.5
+    assert "--id=GPU-1234" in told.read_text()
+
+
+@pytest.mark.parametrize("gpu", ["GPU-1234", ""])
+def test_where_no_driver_tells_power_is_not_known(gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with PowerMeter(gpu) as power:
+        pass
+    assert power.watts is None

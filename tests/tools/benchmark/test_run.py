@@ -74,4 +74,4 @@ def test_without_time_all_is_skipped_and_still_written(measure: Callable[..., No
 
 def test_nothing_is_planned_while_the_device_is_there(root: Path) -> None:
     for path in (root / "tools" / "benchmark").glob("*.py"):
-        assert path.name == "run.py" or "planning.trace" not in path.read_text(), path
+        assert path.name == "run.py" or "trace_step" not in path.read_text(), path
