@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 # Exit codes of `end`. LATER: put it back into the queue, or type the same again; AGAIN: at once, where it is.
 FINISHED, GAVE_UP, FAILED, LATER, AGAIN = 0, 1, 2, 75, 76
@@ -72,7 +73,7 @@ def end(folder: Path, code: int, told: str) -> int:
     return action
 
 
-def decide(state: str, told: str, attempts: list[dict], budget: int) -> tuple[int, str]:
+def decide(state: str, told: str, attempts: list[dict[str, Any]], budget: int) -> tuple[int, str]:
     """What follows an attempt, and why.
 
     Args:
@@ -180,7 +181,7 @@ def free_port(wanted: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def write(folder: Path, table: dict) -> None:
+def write(folder: Path, table: dict[str, Any]) -> None:
     """Replace attempt.json in one instant."""
     partial = folder / "attempt.json.partial"
     partial.write_text(json.dumps(table, indent=1) + "\n")

@@ -45,6 +45,6 @@ while true; do
     code=0
     [ "${ONEFLOW_HEALTH:-on}" = off ] || run launch/node.sh health "$@"
     [ "$code" != 0 ] || run launch/node.sh train "$@"
-    "$python" launch/attempt.py end "$ONEFLOW_ATTEMPT" --code "$code" --told "$told" && code=0 || code=$?
+    "$python" launch/attempt.py end "$ONEFLOW_ATTEMPT" --code "$code" --told "${told:+a signal}" && code=0 || code=$?
     [ "$code" = 76 ] || exit "$code" # 76: a rank has died, and a restart may help
 done

@@ -59,6 +59,8 @@ class Way:
 
 
 WAYS = {
+    "launch/torchrun.sh": Way(reads_data=False, how="afresh"),
+    "launch/slurm.sbatch": Way(reads_data=False, how="afresh"),
     "oneflow_dist.train": Way(("train.steps=2", "data.workers=0"), RUN),
     "tools/plan.py": Way((), MODEL, reads_data=False, how="here"),  # it forks itself from a server, which stays
     "tools/export.py": Way((), MODEL, reads_data=False),
@@ -190,6 +192,10 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
     program = f"{program} {words[0]}" if program == "tools.benchmark" else program  # each is a program of its own
     assert program in WAYS, f"{program}: give it a place in WAYS of tests/checkout.py"
     way = WAYS[program]
+    if program.startswith("launch/"):
+        check_ranks(words, ranks_of_job(words))
+        words = tuple(dict.fromkeys(("--dry-run", *words)))
+        command = dataclasses.replace(command, environment=(("ONEFLOW_PROCESSES", "8"),))
     added = way.adds
     if "--world-size" in words and (way.reads_data or "--search" in words):
         check_ranks(words, int(words[words.index("--world-size") + 1]))
@@ -202,6 +208,11 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
     if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
         added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
     return way, Command(command.program, (*words, *added), command.environment), num_ranks
+
+
+def ranks_of_job(words: Sequence[str]) -> int:
+    """Of nodes of eight GPUs."""
+    return 8 * (int(words[words.index("--nodes") + 1]) if "--nodes" in words else 1)
 
 
 def without_torchrun(command: Command) -> Command:

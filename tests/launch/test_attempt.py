@@ -11,7 +11,7 @@ import pytest
 
 from launch.attempt import AGAIN, FAILED, FINISHED, GAVE_UP, LATER, changes_since, decide, free_port, verdict_of
 from oneflow_dist.config import load_config
-from oneflow_dist.verdict import refuse_to_fail_again, tell
+from oneflow_dist.verdict import tell
 from tests.launching import ROOT, Launcher, only_error
 from tests.messages import names, naming
 
@@ -61,16 +61,6 @@ def test_what_would_fail_again_counts_most(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("RANK", str(rank))
         tell(state, f"of rank {rank}")  # type: ignore[arg-type]
         assert verdict_of(tmp_path, code=0) == (expected, f"of rank {rank}")
-    with pytest.raises(ValueError, match="of rank 12"):
-        refuse_to_fail_again()
-
-
-def test_without_a_launch_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ONEFLOW_ATTEMPT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    tell("failed", "for good")
-    refuse_to_fail_again()
-    assert list(tmp_path.iterdir()) == []
 
 
 def begin(launcher: Launcher, command: list[str], **env: str) -> Path:

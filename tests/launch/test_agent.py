@@ -1,0 +1,65 @@
+"""torchrun under a launch: what is on the console when a rank ends."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oneflow_dist.verdict import tell
+from tests.launching import ENVIRONMENT, ROOT
+from tests.messages import names
+
+FLAGS = ("--nnodes=1", "--nproc-per-node=2", "--node-rank=0", "--master-addr=127.0.0.1", "--monitor-interval=0.1")
+SAYS = "import json, os, sys, time\nif os.environ['RANK'] == sys.argv[1]: {ends}\ntime.sleep(60)\n"
+WRITES = "open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w').write(json.dumps({'message': 'the disk is full', 'timestamp': 1}))"
+
+
+def run_agent(script: Path, ends: str, rank: int, port: int = 0, **env: str) -> tuple[int, list[str]]:
+    """Its exit code, and the errors on the console."""
+    script.write_text(SAYS.replace("{ends}", ends))
+    command = [sys.executable, "launch/agent.py", *FLAGS, f"--master-port={port or free_port()}", script, str(rank)]
+    end = subprocess.run(
+        command, cwd=ROOT, env={**ENVIRONMENT, **env}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "Traceback" not in end.stderr, end.stderr
+    return end.returncode, [line for line in end.stderr.splitlines() if line.startswith("error: ")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_what_another_rank_said_is_on_the_console_once_with_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = f"{WRITES}; sys.exit(2)"
+    code, errors = run_agent(tmp_path / "rank.py", ends, rank=1)
+    assert code == 2
+    (line,) = errors
+    assert names(line, "rank 1", socket.gethostname(), "the disk is full")
+    monkeypatch.setenv("ONEFLOW_ATTEMPT", str(tmp_path))
+    monkeypatch.setenv("RANK", "0")
+    tell("failed", "the disk is full")  # rank 0 has said the same, and is on the console
+    assert run_agent(tmp_path / "rank.py", ends, rank=1, ONEFLOW_ATTEMPT=str(tmp_path)) == (2, [])
+
+
+def test_a_rank_that_was_killed_is_named(tmp_path: Path) -> None:
+    code, errors = run_agent(tmp_path / "rank.py", "os.kill(os.getpid(), 9)", rank=1)
+    assert code == 1
+    (line,) = errors
+    assert names(line, "rank 1", "SIGKILL")
+
+
+def test_a_port_that_is_taken_is_a_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, errors = run_agent(tmp_path / "rank.py", "pass", rank=0, port=port)
+    assert code == 1
+    (line,) = errors
+    assert names(line, socket.gethostname(), port)
