@@ -14,15 +14,16 @@ from tools.benchmark.result import Measured, Result
 MACHINE = ("device", "device_memory", "cores", "ranks")  # what has to be alike; versions and commits may be compared
 REPETITIONS = ("steps", "warmup", "rounds")  # options that change how often something is measured, not what
 DRAWS = 4000  # of the bootstrap
-BOUND = (2.5, 97.5)  # percentiles: 19 of 20 bounds hold the ratio that more of the same would show
+T_DRAWS = 200_000  # of Student's t, whose quantile numpy does not tell
+CONFIDENCE = 0.975  # on either side: 19 of 20 bounds shall hold the ratio that more of the same would show
 FEWEST = 5  # values that say something of their noise
 SAME = "no difference beyond noise"
 RATIO, LOW, HIGH = "B / A", "at least", "at most"
 NOTE = (
-    "Ratios are of means. Bounds hold the ratio in 19 of 20 cases, by a bootstrap that draws runs of the program, and "
-    "in each of them stretches of neighbouring values. Of one run a side they know what varied while it lasted, and "
-    "nothing of what differs from one run to the next: on a machine that others use, give folders of several runs that "
-    "took turns."
+    "Ratios are of means. Bounds aim to hold the ratio in 19 of 20 cases, by a bootstrap that draws runs of the "
+    "program and in each of them stretches of neighbouring values, widened by Student's t. Of one run a side they know "
+    "what varied while it lasted, and nothing of what differs from one run to the next: on a machine that others use, "
+    "give folders of several runs that took turns."
 )
 
 
@@ -97,31 +98,43 @@ def unlike(a: Result, b: Result) -> list[str]:
 
 
 def ratio_of_means(runs: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> Ratio:
-    """Of others to runs; each has the values of its steps or rounds."""
+    """Of others to runs; each has the values of its steps or rounds.
+
+    The bound is the scatter of the resampled ratio, in logarithms, times the quantile of Student's t for as many
+    independent parts as the smaller side has: of few parts a bootstrap alone is too sure of itself.
+
+    Source: arXiv:1411.5279 (what is said there of small samples).
+    """
     ratio = _mean(others) / _mean(runs)
     if min(sum(map(len, side)) for side in (runs, others)) < FEWEST:
         return Ratio(ratio, None)
     rng = np.random.default_rng(0)
-    ratios = resampled_means(others, rng) / resampled_means(runs, rng)
-    low, high = np.percentile(ratios, BOUND).tolist()
-    return Ratio(ratio, (low, high))
+    scatter = np.std(np.log(resampled_means(others, rng) / resampled_means(runs, rng)))
+    parts = min(len(side) if len(side) > 1 else -(-len(side[0]) // block_of(side[0])) for side in (runs, others))
+    quantile = np.quantile(rng.standard_t(parts - 1, T_DRAWS), CONFIDENCE)
+    factor = float(np.exp(quantile * scatter * (parts / (parts - 1)) ** 0.5))
+    return Ratio(ratio, (ratio / factor, ratio * factor))
 
 
 def resampled_means(runs: Sequence[Sequence[float]], rng: np.random.Generator) -> Float[np.ndarray, "draws"]:
     """Means of as many runs, each of as many values: what is slow for a while, or in a run, stays together.
 
-    Source: the circular block bootstrap of Politis and Romano (1992), blocks of about a root of the values.
+    Source: the circular block bootstrap of Politis and Romano (1992).
     """
     means = []
     for values in runs:
-        count = len(values)
-        block = round(count**0.5)
+        count, block = len(values), block_of(values)
         first = rng.integers(count, size=(DRAWS, -(-count // block), 1))
         index = (first + np.arange(block)) % count
         means.append(np.asarray(values)[index.reshape(DRAWS, -1)[:, :count]].mean(axis=1))
     drawn = rng.integers(len(runs), size=(len(runs), DRAWS))
     of_draws: Float[np.ndarray, "draws"] = np.take_along_axis(np.stack(means), drawn, axis=0).mean(axis=0)
     return of_draws
+
+
+def block_of(values: Sequence[float]) -> int:
+    """Neighbouring values that are drawn together, a root of all."""
+    return round(len(values) ** 0.5)
 
 
 def _mean(runs: Sequence[Sequence[float]]) -> float:
