@@ -13,7 +13,8 @@ from tests.messages import names
 
 FLAGS = ("--nnodes=1", "--nproc-per-node=2", "--node-rank=0", "--master-addr=127.0.0.1", "--monitor-interval=0.1")
 SAYS = "import json, os, sys, time\nif os.environ['RANK'] == sys.argv[1]: {ends}\ntime.sleep(60)\n"
-WRITES = "open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w').write(json.dumps({'message': 'the disk is full', 'timestamp': 1}))"
+REPORT = "{'message': 'the disk is full', 'timestamp': 1}"
+WRITES = f"open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w').write(json.dumps({REPORT}))"
 
 
 def run_agent(script: Path, ends: str, rank: int, port: int = 0, **env: str) -> tuple[int, list[str]]:
