@@ -1,7 +1,7 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart test test-image lint types format wheels clean
+.PHONY: quickstart test test-slurm test-image lint types format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
@@ -10,6 +10,11 @@ quickstart: .venv/installed data/digits/words.tiktoken
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
+
+# A run on a real SLURM of eight nodes on this machine, and everything that ends it; needs root, slurm-wlm and munge.
+test-slurm: .venv/installed data/digits/words.tiktoken
+	rm -rf /tmp/oneflow-slurm
+	.venv/bin/python tests/torture/slurm.py /tmp/oneflow-slurm
 
 # Builds the image twice and runs it, in a quarter of an hour, as root; docs/containers.md.
 test-image: .venv/installed

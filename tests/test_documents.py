@@ -38,8 +38,8 @@ BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if no
 PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import "))]
 MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
 # How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
-TREES = ("configs/ ", "runs/quickstart/\n", "tar shard -> ")
-MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ")
+TREES = ("configs/ ", "runs/quickstart/\n", "runs/8b/launches/", "tar shard -> ")
+MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ", "error: node7: ")
 TRANSCRIPTS = [block for block in BLOCKS if block.text.startswith("$ ")]
 COMMIT = ("area: ",)
 

@@ -4,6 +4,7 @@ import ctypes
 import faulthandler
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -90,7 +91,8 @@ def test_a_rank_that_waits_for_its_data_is_behind_the_others(
     folder = tmp_path / "run"
     overrides = [f"guard.hang_seconds={HANG_SECONDS}", "train.steps=100000", "sampling.every_steps=0"]
     more = ["checkpoint.every_steps=100000", "data.workers=1"]
-    job = launcher.start(*train_command(folder, *overrides, *more), num_ranks=2)
+    recorder = {"TORCH_FR_BUFFER_SIZE": "100", "TORCH_FR_DUMP_TEMP_FILE": str(tmp_path / "flight-")}
+    job = launcher.start(*train_command(folder, *overrides, *more), num_ranks=2, env=recorder)
     wait_for_step(folder, 3)
     (worker,) = children(job.pids[1])
     os.kill(worker, signal.SIGSTOP)
@@ -106,6 +108,11 @@ def test_a_rank_that_waits_for_its_data_is_behind_the_others(
     assert sorted(stacks) == ["rank-0.txt", "rank-1.txt"]
     assert "in global_counts" in stacks["rank-0.txt"]
     assert "in next_step" in stacks["rank-1.txt"]
+    numbers = []
+    for rank in (0, 1):
+        entries = pickle.loads((tmp_path / f"flight-{rank}").read_bytes())["entries"]
+        numbers.append(max(entry["collective_seq_id"] for entry in entries if entry["process_group"][0] == "0"))
+    assert numbers[0] == numbers[1] + 1  # the collective in which rank 0 waits
 
 
 STUCK = """

@@ -29,7 +29,7 @@ from tests.launching import assert_same_steps, read_metrics, without_timings
 from tests.torture.slurm_cluster import Cluster, wait_for
 
 ROOT = Path(__file__).parents[2]
-NUM_NODES = 6
+NUM_NODES = 8
 PROCESSOR = {"ONEFLOW_PROCESSES": "1", "OMP_NUM_THREADS": "1"}
 RUN = (
     "configs/debug.toml",
