@@ -59,6 +59,7 @@ class Way:
 
 
 WAYS = {
+    "launch/node.sh": Way(reads_data=False, how="afresh"),
     "launch/torchrun.sh": Way(reads_data=False, how="afresh"),
     "launch/slurm.sbatch": Way(reads_data=False, how="afresh"),
     "oneflow_dist.train": Way(("train.steps=2", "data.workers=0"), RUN),
@@ -193,8 +194,10 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
     assert program in WAYS, f"{program}: give it a place in WAYS of tests/checkout.py"
     way = WAYS[program]
     if program.startswith("launch/"):
+        words = tuple(word.replace("%a", "0") for word in words)  # the task of an array
         check_ranks(words, ranks_of_job(words))
-        words = tuple(dict.fromkeys(("--dry-run", *words)))
+        first = words[:1] if program == "launch/node.sh" else ()  # train or health
+        words = (*first, "--dry-run", *(word for word in words[len(first) :] if word != "--dry-run"))
         command = dataclasses.replace(command, environment=(("ONEFLOW_PROCESSES", "8"),))
     added = way.adds
     if "--world-size" in words and (way.reads_data or "--search" in words):

@@ -133,7 +133,7 @@ def run_contained(command: Command, checkouts: Checkouts) -> None:
     if words[0] not in ("run", "exec") or image + 1 == len(words):
         return
     first, *rest = words[image + 1 :]
-    is_program = first in ("python", "torchrun", "make")
+    is_program = first in ("python", "torchrun", "make") or first.startswith("launch/")
     text = shlex.join([first, *rest] if is_program else ["python", "-m", "oneflow_dist.train", first, *rest])
     run(typed("make quickstart" if first == "quickstart" else text), checkouts)
 
@@ -154,6 +154,7 @@ ELSEWHERE = {
     "tools/lock.py": find_program,
     "tools/audit.py": find_program,
     "tests/torture/image.py": find_program,
+    "tests/torture/slurm.py": find_program,
     "nvidia-smi": not_ours,
     **dict.fromkeys(("docker", "podman", "apptainer"), run_contained),
 }

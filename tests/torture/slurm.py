@@ -210,7 +210,7 @@ def leave_nodes(setting: Setting) -> list[Row]:
 def preempted_with_signal(setting: Setting) -> list[Row]:
     """Where SLURM sends before preemption what a job has asked for before its time limit."""
     setting.cluster.signal_before_preemption()
-    return put_back(setting, "signalled", {"preempted, PreemptParameters=send_user_signal": preempt})
+    return put_back(setting, "signalled", {"preempted, preempt_send_user_signal": preempt})
 
 
 def stay_on_nodes(setting: Setting) -> list[Row]:
@@ -363,6 +363,15 @@ def array(setting: Setting) -> list[Row]:
     return [Row("an array, a node a task", did, time.monotonic() - start, is_right=is_other and job.said != "")]
 
 
+def play(event: Callable[[Setting], list[Row]], setting: Setting) -> list[Row]:
+    """Its rows; where it does not go as it should, one that says so, and the others go on."""
+    start = time.monotonic()
+    try:
+        return event(setting)
+    except (AssertionError, OSError) as error:
+        return [Row(event.__name__, f"{error}", time.monotonic() - start, is_right=False)]
+
+
 # Two at once, since much of it is waiting; the last changes what preemption is.
 EVENTS = (leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array, unfit_node, node_lost)
 LAST = (preempted_with_signal,)
@@ -387,7 +396,7 @@ def main() -> None:
         wrong = 0
         for events in (EVENTS, LAST):
             chosen = [event for event in events if args.only is None or event.__name__ in args.only]
-            for rows in map(Future.result, as_completed([pool.submit(event, setting) for event in chosen])):
+            for rows in map(Future.result, as_completed([pool.submit(play, event, setting) for event in chosen])):
                 print(*rows, sep="\n", flush=True)
                 wrong += sum(not row.is_right for row in rows)
     print(f"\n{time.monotonic() - start:.0f} s in all")

@@ -135,7 +135,7 @@ class Cluster:
     def signal_before_preemption(self) -> None:
         """From here on a job that asks for a signal before its time limit gets it before preemption, too."""
         with (self.folder / "slurm.conf").open("a") as file:
-            file.write("PreemptParameters=send_user_signal\n")
+            file.write("SlurmctldParameters=preempt_send_user_signal\n")
         self.run("scontrol", "reconfigure")
 
     def _start_munge(self) -> None:
