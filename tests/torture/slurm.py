@@ -277,10 +277,14 @@ def node_lost(setting: Setting) -> list[Row]:
     setting.cluster.kill_daemon(node)
     for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: job.state == "PENDING" or job.is_over, f"job {job.number} leaves its nodes")
-    wait_for(lambda: setting.cluster.nodes()[node].endswith("*"), f"SLURM misses {node}")
-    job.restart(sum("state" in attempt for attempt in job.attempts))
-    job.train_on(1)
+
+    def has_ended() -> bool:
+        if job.state == "PENDING":
+            time.sleep(2.0)
+            setting.cluster.start_now(job.number)
+        return job.is_over
+
+    wait_for(has_ended, f"job {job.number} has ended")
     seconds = time.monotonic() - start
     state, attempts = job.end(), job.attempts
     setting.cluster.start_daemon(node)
