@@ -49,6 +49,7 @@ class Job:
 
     def __init__(self, cluster: Cluster, run: Path, *words: str, flags: tuple[str, ...] = ("--nodes", "2"), **env: str):
         self.cluster, self.run = cluster, run
+        self._forward_at = 0.0  # of time.monotonic(), while it waits in the queue
         self.folder = run.parent  # of its log
         output = "--output", f"{self.folder}/%j.log"
         command = "launch/slurm.sbatch", *flags, *output, *RUN, f"run.folder={run}", *words
@@ -105,16 +106,23 @@ class Job:
         return self.state not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
 
     def restart(self, number: int) -> None:
-        """Wait until its attempt of this number has begun, in the queue no longer than SLURM needs to clean up."""
-
-        def has_begun() -> bool:
-            if self.state == "PENDING":
-                time.sleep(2.0)  # the nodes' daemons forget the last start first; SLURM itself waits for two minutes
-                self.cluster.start_now(self.number)
-            return len(self.attempts) > number or self.is_over
-
-        wait_for(has_begun, f"attempt {number} of job {self.number}")
+        """Wait until its attempt of this number has begun."""
+        wait_for(lambda: len(self.attempts) > number or self.is_over_in_time(), f"attempt {number} of {self.number}")
         assert not self.is_over, self.log
+
+    def is_over_in_time(self) -> bool:
+        """Whether it will not run again; one that waits in the queue is put forward now and then.
+
+        SLURM lets it wait for two minutes. To be asked all the time keeps it from ever starting it, and so does being
+        asked before the nodes' daemons have forgotten the last start.
+        """
+        if self.state == "PENDING" and time.monotonic() > self._forward_at:
+            if self._forward_at:
+                self.cluster.start_now(self.number)
+            self._forward_at = time.monotonic() + (8.0 if self._forward_at else 2.0)
+        elif self.state != "PENDING":
+            self._forward_at = 0.0
+        return self.is_over
 
     def end(self) -> str:
         """Wait for the end; returns the job's state."""
@@ -277,14 +285,7 @@ def node_lost(setting: Setting) -> list[Row]:
     setting.cluster.kill_daemon(node)
     for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
         os.kill(pid, signal.SIGKILL)
-
-    def has_ended() -> bool:
-        if job.state == "PENDING":
-            time.sleep(2.0)
-            setting.cluster.start_now(job.number)
-        return job.is_over
-
-    wait_for(has_ended, f"job {job.number} has ended")
+    wait_for(job.is_over_in_time, f"job {job.number} has ended")
     seconds = time.monotonic() - start
     state, attempts = job.end(), job.attempts
     setting.cluster.start_daemon(node)
