@@ -24,7 +24,7 @@ def run() -> int:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if rank != 0 and not is_known(failure):
+        if not is_known(rank, failure):
             say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
         return failure.exitcode if failure.exitcode > 0 else 1
     except (dist.DistError, RendezvousError) as error:
@@ -33,9 +33,11 @@ def run() -> int:
     return 0
 
 
-def is_known(failure: ProcessFailure) -> bool:
-    """Whether the console has it, or nothing is known but the exit code: a rank that was killed has said nothing."""
-    if failure.exitcode > 0 and not Path(failure.error_file).exists():
+def is_known(rank: int, failure: ProcessFailure) -> bool:
+    """Whether the console has it already, since rank 0 is there, or nothing is known but the exit code."""
+    if failure.exitcode < 0:  # a rank that was killed has said nothing
+        return False
+    if rank == 0 or not Path(failure.error_file).exists():
         return True
     folder = os.environ.get("ONEFLOW_ATTEMPT")
     said_by_first = Path(folder, "verdict-0.json") if folder else None

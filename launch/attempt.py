@@ -46,6 +46,7 @@ def begin(arguments: list[str]) -> None:
     refuse_company(run)
     launch = run / "launches" / os.environ.get("ONEFLOW_LAUNCH", time.strftime("%Y%m%d-%H%M%S"))
     folder = launch / f"attempt-{len(attempts_of(launch))}"
+    port = free_port(os.environ.get("ONEFLOW_PORT", ""))
     folder.mkdir(parents=True)
     versions = describe_versions()
     for line in changes_since(run, versions):
@@ -57,7 +58,7 @@ def begin(arguments: list[str]) -> None:
     command = os.environ.get("ONEFLOW_COMMAND") or " ".join(["launch/attempt.py", "begin", *arguments])
     table = {"command": command, "run": str(run), "host": socket.gethostname(), "began": time.strftime("%F %T %z")}
     write(folder, {**table, **versions, "saved_before": last_saved(run)})
-    print(free_port(os.environ.get("ONEFLOW_PORT", "")), folder)
+    print(port, folder)
 
 
 def end(folder: Path, code: int, told: str) -> int:
@@ -66,8 +67,9 @@ def end(folder: Path, code: int, told: str) -> int:
     run = Path(attempt["run"])
     state, message = verdict_of(folder, code)
     write(folder, {**attempt, "ended": time.strftime("%F %T %z"), "state": state, "saved_after": last_saved(run)})
-    earlier = [json.loads((path / "attempt.json").read_text()) for path in attempts_of(folder.parent)]
-    action, reason = decide(state, told, earlier, int(os.environ.get("ONEFLOW_REQUEUES", "50")))
+    files = [path / "attempt.json" for path in attempts_of(folder.parent)]
+    attempts = [json.loads(file.read_text()) for file in files if file.exists()]  # one may have been broken off
+    action, reason = decide(state, told, attempts, int(os.environ.get("ONEFLOW_REQUEUES", "50")))
     saved = last_saved(run) or "nothing saved"
     print(f"{folder}: {state}{': ' if message else ''}{message}; {saved}; {reason}", flush=True)
     return action

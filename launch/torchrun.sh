@@ -24,10 +24,9 @@ tell() {
     told=$1
     [ -z "$step" ] || kill "-$1" "$step" 2>/dev/null || true
 }
-for name in TERM INT HUP USR1; do
-    # shellcheck disable=SC2064 # the name is of now
-    trap "tell $name" "$name"
-done
+trap 'tell TERM' TERM INT # bash makes what it starts in the background deaf to SIGINT
+trap 'tell HUP' HUP
+trap 'tell USR1' USR1
 run() {
     [ -z "$told" ] || return 0
     "$@" </dev/null &

@@ -48,11 +48,12 @@ def test_what_another_rank_said_is_on_the_console_once_with_its_code(
     assert run_agent(tmp_path / "rank.py", ends, rank=1, ONEFLOW_ATTEMPT=str(tmp_path)) == (2, [])
 
 
-def test_a_rank_that_was_killed_is_named(tmp_path: Path) -> None:
-    code, errors = run_agent(tmp_path / "rank.py", "os.kill(os.getpid(), 9)", rank=1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_was_killed_is_named(tmp_path: Path, rank: int) -> None:
+    code, errors = run_agent(tmp_path / "rank.py", "os.kill(os.getpid(), 9)", rank)
     assert code == 1
     (line,) = errors
-    assert names(line, "rank 1", "SIGKILL")
+    assert names(line, f"rank {rank}", "SIGKILL")
 
 
 def test_a_port_that_is_taken_is_a_line(tmp_path: Path) -> None:

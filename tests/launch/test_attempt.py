@@ -85,6 +85,7 @@ def test_an_attempt_can_be_repeated_from_what_it_wrote_down(
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert (attempt["command"], attempt["commit"], attempt["saved_before"]) == ("as typed", commit.strip(), "")
     assert not any(b"planted" in path.read_bytes() for path in folder.iterdir())
+    (folder / "attempt.json").unlink()  # as where the disk was full
     assert begin(launcher, command).name == "attempt-1"
 
 
@@ -105,6 +106,7 @@ def test_an_attempt_ends_with_a_line_and_a_code(
     folder = begin(launcher, train_command(tmp_path / "run")[2:])
     (folder / "verdict-0.json").write_text(json.dumps({"state": "stopped", "message": "by SIGUSR1 after step 7"}))
     (tmp_path / "run/last_checkpoint").write_text("step-00000007\n")
+    (folder.parent / "attempt-1").mkdir()  # it broke off
     # As on a host: no package of ours, nor any other.
     command = [sys.executable, "-I", "-S", str(ROOT / "launch/attempt.py"), "end", str(folder), "--code", "143"]
     end = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)

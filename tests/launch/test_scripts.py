@@ -79,7 +79,7 @@ def test_a_run_whose_rank_is_killed_and_that_is_told_to_stop_is_so_far_the_unbro
         wait_for_steps(folder, 4)
         os.kill(rank_of(folder), signal.SIGKILL)
         wait_for_steps(folder, 8)  # of the second attempt, which has begun after step 3
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)  # Ctrl-C
         assert process.wait(120) == 75, (tmp_path / "log").read_text()
     states = [path.name for path in sorted((folder / "launches/mine").iterdir())]
     assert states == ["attempt-0", "attempt-1", "rank-00000.log"]
