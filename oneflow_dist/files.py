@@ -99,6 +99,8 @@ def naming(path: str | Path) -> Iterator[None]:
 
 def describe_os_error(error: OSError) -> str:
     """One line with the file, and what is left on its disk where that is the matter."""
+    if error.errno == errno.EROFS:
+        return f"{error.filename}: {error.strerror}; mount it for writing, or name another folder"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is None:
         return str(error)
     folder = next(parent for parent in Path(error.filename).absolute().parents if parent.exists())

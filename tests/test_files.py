@@ -236,3 +236,8 @@ def test_a_file_that_an_error_names_itself_is_not_replaced(tmp_path: Path) -> No
     with pytest.raises(OSError) as caught, naming(tmp_path / "log"):
         (tmp_path / "nowhere").read_bytes()
     assert describe_os_error(caught.value) == f"[Errno 2] No such file or directory: '{tmp_path}/nowhere'"
+
+
+def test_a_disk_that_cannot_be_written_to_is_named_with_what_to_do() -> None:
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS), "/archive/run")
+    assert messages.names(describe_os_error(error), "/archive/run", "Read-only file system")
