@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -42,17 +41,19 @@ class Meeting:
 
     def wait(self, phase: str, seconds: float) -> None:
         """Until all ranks have come here; if some have not after so long, the program ends with code 3."""
+        with suppress(dist.DistError):  # the store goes with the rank that has spoken, or with all of its node
+            if self._have_all_come(phase, seconds):
+                return
+            self._let_one_speak(phase, seconds)
+        os._exit(3)
+
+    def _have_all_come(self, phase: str, seconds: float) -> bool:
         self.store.set(f"{phase} {self.rank}", "")
         if self.store.add(f"{phase} count", 1) == self.world_size:
             self.store.set(f"{phase} all", "")
-        deadline = time.monotonic() + seconds
-        while not self.store.check([f"{phase} all"]):
-            if time.monotonic() > deadline:
-                self._end(phase, seconds)
-            time.sleep(POLL_SECONDS)
+        return self._is_set(f"{phase} all", seconds)
 
-    def _end(self, phase: str, seconds: float) -> NoReturn:
-        """One rank speaks, the others let it."""
+    def _let_one_speak(self, phase: str, seconds: float) -> None:
         if self.store.add("speaker", 1) == 1:
             missing = [rank for rank in range(self.world_size) if not self.store.check([f"{phase} {rank}"])]
             nodes = [self.store.get(f"node {rank}").decode() for rank in missing if self.store.check([f"node {rank}"])]
@@ -61,8 +62,13 @@ class Meeting:
             self._blame(list(dict.fromkeys(nodes)), f"{text}; {advice}")
             sys.stdout.flush()
             self.store.set("said", "")
-        deadline = time.monotonic() + SPEAK_SECONDS
-        with suppress(dist.DistError):  # the store has gone, with a rank that had nothing more to wait for
-            while not self.store.check(["said"]) and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS)
-        os._exit(3)
+        self._is_set("said", SPEAK_SECONDS)
+
+    def _is_set(self, key: str, seconds: float) -> bool:
+        """Whether it is within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while not self.store.check([key]):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True

@@ -154,7 +154,7 @@ ELSEWHERE = {
     "tools/lock.py": find_program,
     "tools/audit.py": find_program,
     "tests/torture/image.py": find_program,
-    "tests/torture/slurm.py": find_program,
+    **{f"tests/torture/{name}.py": find_program for name in ("mistakes", "nodes", "slurm")},
     "nvidia-smi": not_ours,
     **dict.fromkeys(("docker", "podman", "apptainer"), run_contained),
 }
