@@ -118,7 +118,7 @@ def find_mark(folder: str, mark: str) -> None:
         if time.monotonic() > deadline:
             raise ValueError(
                 f"{folder}: the run folder is not shared: {mark}, which the first node has written, is not seen; mount "
-                "the same disk on all nodes, or set run.folder to a folder of one"
+                "one disk on all nodes, or set run.folder to a folder that all nodes see"
             )
         time.sleep(0.1)
     own = path.with_name(f"{mark}-{os.environ.get('GROUP_RANK', '0')}")

@@ -10,7 +10,6 @@ import argparse
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.runtime import end_process, log, run_program, start_process
 from oneflow_dist.signals import StopSignals
-from oneflow_dist.verdict import refuse_to_fail_again
 
 
 def main() -> None:
@@ -26,7 +25,6 @@ def main() -> None:
     if args.dry_run:
         dry_run(config)
         return
-    refuse_to_fail_again()
     log(f"{config.run.folder}: {config.train.steps} steps of {args.config}; loading torch")
     from oneflow_dist.training import train
 

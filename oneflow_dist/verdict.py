@@ -22,21 +22,3 @@ def tell(state: State, message: str = "") -> None:
     if folder := os.environ.get("ONEFLOW_ATTEMPT"):
         content = json.dumps({"state": state, "message": message})
         write_whole(Path(folder) / f"verdict-{os.environ.get('RANK', '0')}.json", content.encode())
-
-
-def read_verdicts(folder: Path) -> list[tuple[State, str]]:
-    """What the ranks of a launch have told, by rank."""
-    paths = sorted(folder.glob("verdict-*.json"), key=lambda path: int(path.stem.split("-")[1]))
-    tables = [json.loads(path.read_text()) for path in paths]
-    return [(table["state"], table["message"]) for table in tables]
-
-
-def refuse_to_fail_again() -> None:
-    """In ranks that torchrun starts anew, after some have died: what has failed for good would only fail again.
-
-    Raises:
-        ValueError: with what was said then.
-    """
-    for state, message in read_verdicts(Path(os.environ["ONEFLOW_ATTEMPT"])) if "ONEFLOW_ATTEMPT" in os.environ else []:
-        if state == "failed":
-            raise ValueError(message)

@@ -132,7 +132,7 @@ class Launcher:
             folder: where it runs; a script is this checkout's in any case.
         """
         own = Path(tempfile.mkdtemp(dir=self.folder))
-        port = str(_free_port())
+        port = str(free_port())
         pids, streams = [], []
         for rank in range(max(1, num_ranks)):
             places = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -265,6 +265,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def wait_for_step(folder: Path, step: int) -> None:
+    """Until metrics.jsonl has the line of `step`."""
+    deadline = time.monotonic() + TIMEOUT
+    path = folder / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < step:
+        assert time.monotonic() < deadline, f"{path} has not reached step {step} after {TIMEOUT:.0f} s"
+        time.sleep(0.005)
+
+
 def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What of metrics.jsonl is the same whenever a run is repeated."""
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
@@ -329,7 +338,8 @@ def hear_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

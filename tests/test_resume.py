@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 from tests.launching import (
     ENVIRONMENT,
     ROOT,
-    TIMEOUT,
     TORCHRUN,
     Launcher,
     Run,
@@ -26,6 +24,7 @@ from tests.launching import (
     only_error,
     read_checkpoint,
     read_metrics,
+    wait_for_step,
     without_timings,
 )
 from tests.messages import names
@@ -278,15 +277,6 @@ def test_more_steps_continue_a_run_that_has_ended(
     assert [line["step"] for line in read_metrics(folder)] == list(range(1, 23))
     kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert kept == ["step-00000020", "step-00000022"]  # checkpoint.keep = 2; the last step is always saved
-
-
-def wait_for_step(folder: Path, step: int) -> None:
-    """Until metrics.jsonl has the line of `step`."""
-    deadline = time.monotonic() + TIMEOUT
-    path = folder / "metrics.jsonl"
-    while not path.exists() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"{path} has not reached step {step} after {TIMEOUT:.0f} s"
-        time.sleep(0.005)
 
 
 def kill_tree(pid: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.guard.watchdog import Place, Watchdog, name_ranks
-from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, TORCHRUN, Launcher, only_error, read_metrics
+from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, TORCHRUN, Launcher, only_error, read_metrics, wait_for_step
 from tests.messages import names
 
 TrainCommand = Callable[..., list[str]]
@@ -172,12 +172,6 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, f"not so after {TIMEOUT:.0f} s"
         time.sleep(0.005)
-
-
-def wait_for_step(folder: Path, step: int) -> None:
-    """Until metrics.jsonl has the line of `step`."""
-    path = folder / "metrics.jsonl"
-    wait_until(lambda: path.exists() and path.read_text().count("\n") >= step)
 
 
 def children(pid: int) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.verdict import tell
-from tests.launching import ENVIRONMENT, ROOT
+from tests.launching import ENVIRONMENT, ROOT, free_port
 from tests.messages import names
 
 FLAGS = ("--nnodes=1", "--nproc-per-node=2", "--node-rank=0", "--master-addr=127.0.0.1", "--monitor-interval=0.1")
@@ -26,12 +26,6 @@ def run_agent(script: Path, ends: str, rank: int, port: int = 0, **env: str) -> 
     )
     assert "Traceback" not in end.stderr, end.stderr
     return end.returncode, [line for line in end.stderr.splitlines() if line.startswith("error: ")]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_what_another_rank_said_is_on_the_console_once_with_its_code(

@@ -3,13 +3,12 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.launching import ENVIRONMENT, ROOT, Run, read_metrics, without_timings
+from tests.launching import ENVIRONMENT, ROOT, Run, read_metrics, wait_for_step, without_timings
 
 CPU = {"ONEFLOW_PROCESSES": "1"}
 
@@ -45,13 +44,6 @@ def test_a_submission_without_a_config_is_refused() -> None:
     assert "no CONFIG" in say("launch/slurm.sbatch", "--nodes", "8")
 
 
-def wait_for_steps(folder: Path, number: int) -> None:
-    path, deadline = folder / "metrics.jsonl", time.monotonic() + 120
-    while not path.exists() or path.read_bytes().count(b"\n") < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def rank_of(folder: Path) -> int:
     """The process that trains there."""
     for path in Path("/proc").glob("[0-9]*"):
@@ -76,9 +68,9 @@ def test_a_run_whose_rank_is_killed_and_that_is_told_to_stop_is_so_far_the_unbro
     env = {**ENVIRONMENT, **CPU, "ONEFLOW_HEALTH": "off", "ONEFLOW_LAUNCH": "mine"}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
-        wait_for_steps(folder, 4)
+        wait_for_step(folder, 4)
         os.kill(rank_of(folder), signal.SIGKILL)
-        wait_for_steps(folder, 8)  # of the second attempt, which has begun after step 3
+        wait_for_step(folder, 8)  # of the second attempt, which has begun after step 3
         process.send_signal(signal.SIGINT)  # Ctrl-C
         assert process.wait(120) == 75, (tmp_path / "log").read_text()
     states = [path.name for path in sorted((folder / "launches/mine").iterdir())]

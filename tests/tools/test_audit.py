@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from tests.tars import answering
 from tools import audit
 
 KNOWN = {("jinja2", "2.4.1"): ["GHSA-462w", "PYSEC-2019"], ("urllib3", "1.0"): ["CVE-1"]}
@@ -39,13 +39,8 @@ class Database(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Database)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Database) as address:
+        yield address
 
 
 def run(lock: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> int:

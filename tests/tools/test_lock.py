@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from tests.messages import naming
+from tests.tars import answering
 from tools import lock
 
 
@@ -39,13 +39,8 @@ def index(tmp_path: Path) -> Iterator[str]:
         lines = [f'<a href="../files/{file}#sha256={place:064x}">{file}</a>' for place, file in enumerate(files)]
         (tmp_path / name).mkdir()
         (tmp_path / name / "index.html").write_text("\n".join(lines))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(partial(Quiet, directory=str(tmp_path))) as address:
+        yield address
 
 
 def write(text: str, index: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

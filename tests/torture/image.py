@@ -23,13 +23,14 @@ from typing import Any
 
 from oneflow_dist.progress import complete_steps
 from oneflow_dist.runtime import run_program
+from tests.torture.signals import wait_until
 
 ROOT = Path(__file__).parents[2]
 BASE, IMAGE = "localhost/oneflow-stand-in", "localhost/oneflow_dist"
 PACKAGES = "ca-certificates,python3-venv,python3-dev,gcc,g++,make"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 USER = 10001
-PATIENCE = 300.0  # seconds, for a run to make its first steps and for it to end
+PATIENCE = 300.0  # seconds, for a run that was told to stop to end
 STEPS = 200
 TRAIN = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "oneflow_dist.train", "configs/debug.toml")
 TRAIN += (f"train.steps={STEPS}", "checkpoint.every_steps=1000")
@@ -214,15 +215,6 @@ def steps_made(machine: Machine) -> list[int]:
     path = machine.scratch / "trained/runs/debug/metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait, for so long and no longer."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ValueError(f"waited {PATIENCE:.0f} s for {what}")
-        time.sleep(0.05)
 
 
 if __name__ == "__main__":

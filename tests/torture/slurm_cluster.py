@@ -178,13 +178,3 @@ def end_by_pid_file(path: Path) -> None:
     """SIGTERM to the process of a pid file, if there is one."""
     with suppress(OSError, ValueError):
         os.kill(int(path.read_text()), 15)
-
-
-def processes_with(text: str) -> list[int]:
-    """Whose command line has this in it; those that are dead and wait for their parents have none."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if text.encode() in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-    return found

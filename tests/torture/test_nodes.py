@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import ROOT, Job, Launcher, Run, read_metrics, without_timings
+from tests.launching import ROOT, Job, Launcher, Run, read_metrics, wait_for_step, without_timings
 from tests.messages import names
 from tests.torture.nodes import ADDRESS, Network
 
@@ -52,13 +52,6 @@ def start(tmp_path: Path, launcher: Launcher) -> Start:
     return on
 
 
-def wait_for_steps(folder: Path, steps: int) -> None:
-    """Until a run has made so many."""
-    path = folder / "metrics.jsonl"
-    while not path.exists() or path.read_text().count("\n") < steps:
-        time.sleep(0.005)
-
-
 def test_the_node_with_a_slow_link_is_named_and_without_one_none(
     start: Start, tmp_path: Path, train_command: Callable[..., list[str]]
 ) -> None:
@@ -78,7 +71,7 @@ def test_a_run_on_two_nodes_waits_for_a_cable_and_is_that_of_one_node(
 ) -> None:
     with Network(2) as network:
         job = start(network, *train_command(tmp_path / "run")[1:])
-        wait_for_steps(tmp_path / "run", 3)
+        wait_for_step(tmp_path / "run", 3)
         network.set_link(1, "down")
         time.sleep(1.0)
         steps = len(read_metrics(tmp_path / "run"))
@@ -96,7 +89,7 @@ def test_a_node_that_is_lost_without_a_word_is_named_by_the_other(
     overrides = ("guard.hang_seconds=1", "train.steps=1000000", "sampling.every_steps=0")
     with Network(2) as network:
         job = start(network, *train_command(tmp_path / "run", *overrides)[1:])
-        wait_for_steps(tmp_path / "run", 3)
+        wait_for_step(tmp_path / "run", 3)
         network.set_link(1, "down")
         os.killpg(job.pids[1], 9)
         first, _ = job.wait()
