@@ -12,7 +12,9 @@ ARG SOURCE_DATE_EPOCH=0
 
 # What pyproject.toml asks for, without the tools for tests: pip refuses what is not in the lock with its hash.
 COPY --chmod=0755 pyproject.toml requirements.lock ./
-RUN --mount=type=cache,target=/root/.cache/pip \
+# Downloads stay with the builder, whoever builds, and are in no layer.
+ARG PIP_CACHE_DIR=/var/cache/pip
+RUN --mount=type=cache,target=/var/cache/pip \
     python3 -m venv .venv \
     && grep '^pip==' requirements.lock >.venv/pip.lock \
     && .venv/bin/python -m pip install --no-deps --require-hashes -r .venv/pip.lock \

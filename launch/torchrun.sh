@@ -19,24 +19,11 @@ if [ "${1:-}" = --dry-run ]; then
     exit
 fi
 export NNODES=1 ONEFLOW_COMMAND="$0 $*" ONEFLOW_LAUNCH="${ONEFLOW_LAUNCH:-$(date +%Y%m%d-%H%M%S)}"
-told='' step='' code=0
-tell() {
-    told=$1
-    [ -z "$step" ] || kill "-$1" "$step" 2>/dev/null || true
-}
+# shellcheck disable=SC1091 # it is checked by itself
+. launch/step.sh
 trap 'tell TERM' TERM INT # bash makes what it starts in the background deaf to SIGINT
 trap 'tell HUP' HUP
 trap 'tell USR1' USR1
-run() {
-    [ -z "$told" ] || return 0
-    "$@" </dev/null &
-    step=$!
-    code=-1
-    while kill -0 "$step" 2>/dev/null || [ "$code" = -1 ]; do
-        wait "$step" && code=0 || code=$?
-    done
-    step=''
-}
 while true; do
     begun=$(launch/node.sh begin "$@")
     read -r MASTER_PORT ONEFLOW_ATTEMPT <<<"$begun"

@@ -32,6 +32,8 @@ import torch.distributed as dist
 from PIL import Image
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from tests.processes import wait_until
+
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # seconds; a run takes 3, on a busy machine 30
 # Of tests and of every program: one, since two processes of two threads run 30 times slower; tests/torture/machines.py
@@ -267,11 +269,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def wait_for_step(folder: Path, step: int) -> None:
     """Until metrics.jsonl has the line of `step`."""
-    deadline = time.monotonic() + TIMEOUT
     path = folder / "metrics.jsonl"
-    while not path.exists() or path.read_text().count("\n") < step:
-        assert time.monotonic() < deadline, f"{path} has not reached step {step} after {TIMEOUT:.0f} s"
-        time.sleep(0.005)
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= step, f"step {step} in {path}", pause=0.005)
 
 
 def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

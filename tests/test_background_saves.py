@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from tests.launching import (
-    TIMEOUT,
     Finished,
     Launcher,
     only_error,
@@ -21,6 +19,7 @@ from tests.launching import (
     without_timings,
 )
 from tests.messages import names
+from tests.processes import wait_until
 
 TrainCommand = Callable[..., list[str]]
 OPTIONS = ("sampling.every_steps=0", "checkpoint.every_steps=5", "checkpoint.keep=4")
@@ -92,7 +91,7 @@ def test_a_run_killed_while_it_writes_goes_on_from_the_checkpoint_before(
     command = train_command(folder, *OPTIONS, "checkpoint.background=true")
     job = launcher.start(*slow_run(folder, tmp_path / "slow.py", 10**9, command), num_ranks=2)
     beside = folder / "checkpoints/step-00000010.incomplete"
-    wait_until(lambda: len(list(beside.glob("*.half"))) == 2 and len(read_lines(folder)) >= 13)
+    wait_until(lambda: len(list(beside.glob("*.half"))) == 2 and len(read_lines(folder)) >= 13, "half of a save")
     job.kill()
     assert [end.code for end in job.wait()] == [-signal.SIGKILL] * 2
     assert sorted(path.name for path in folder.glob("checkpoints/*")) == ["step-00000005", "step-00000010.incomplete"]
@@ -127,13 +126,6 @@ def test_a_background_write_that_fails_ends_all_ranks_with_one_line(
 def read_lines(folder: Path) -> list[str]:
     path = folder / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def assert_equal_checkpoints(own: Path, expected: Path, scratch: Path) -> None:

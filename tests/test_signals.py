@@ -12,6 +12,7 @@ import pytest
 from oneflow_dist.signals import PASSED_ON_SECONDS, STOP_SIGNALS, StopSignals
 from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, hear_hangups
 from tests.messages import names
+from tests.processes import is_alive, wait_until
 
 # Says "ready", then sleeps where no bytecode of its main thread runs, as in a collective.
 PROGRAM = """
@@ -136,8 +137,7 @@ def test_a_helper_ignores_the_signals_and_is_killed_with_its_parent(tmp_path: Pa
         "    time.sleep(60)",
     )
     process = start(*body, leaves="False")
-    while not (pid_file.exists() and pid_file.read_text()):
-        time.sleep(0.01)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text(), "the helper")
     helper = int(pid_file.read_text())
     for number in STOP_SIGNALS:
         os.kill(helper, number)
@@ -146,12 +146,4 @@ def test_a_helper_ignores_the_signals_and_is_killed_with_its_parent(tmp_path: Pa
     assert process.poll() is None  # and its parent has not heard of them
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + TIMEOUT
-    while is_alive(helper):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
+    wait_until(lambda: not is_alive(helper), "its end")

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 from packaging.requirements import Requirement
 
 from oneflow_dist.runtime import run_program
+from tools.lock import locked
 
 DATABASE = "https://api.osv.dev"
 PATIENCE = 10.0  # seconds
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--database", default=DATABASE, metavar="URL", help="(%(default)s)")
     args = parser.parse_args()
     lines = [line for line in args.lock.read_text().splitlines() if line and not line.startswith("#")]
-    requirements = [Requirement(line.partition(" --hash")[0]) for line in lines]
+    requirements = [locked(line) for line in lines]
     try:
         found = vulnerabilities(requirements, args.database)
     except HTTPError:  # it answers, and does not understand us

@@ -42,11 +42,16 @@ def with_hashes(line: str, indexes: list[str]) -> str:
     """
     if not line or line.startswith("#"):
         return line
-    requirement = Requirement(line.partition(" --hash")[0])
+    requirement = locked(line)
     hashes = sorted({digest for index in indexes for digest in wheel_hashes(requirement, index)})
     if not hashes:
         raise ValueError(f"{requirement}: no wheel of it on {', '.join(indexes)}; choose a version that has some")
     return " ".join([str(requirement), *(f"--hash=sha256:{digest}" for digest in hashes)])
+
+
+def locked(line: str) -> Requirement:
+    """The version that a line of the lock is of."""
+    return Requirement(line.partition(" --hash")[0])
 
 
 def wheel_hashes(requirement: Requirement, index: str) -> list[str]:

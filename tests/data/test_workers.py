@@ -15,6 +15,7 @@ import torch
 
 from oneflow_dist.data.workers import Note, Workers
 from tests.launching import TIMEOUT
+from tests.processes import children, is_alive, wait_until
 
 
 def count(first: int, step: int, note: Note) -> Iterator[int]:
@@ -62,14 +63,10 @@ def names_in(folder: str) -> set[str]:
     return {path.name for path in Path(folder).iterdir()}
 
 
-def children() -> list[int]:
-    return [int(child) for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
-
-
 def started(workers_of: list[Any]) -> tuple[Workers, list[int]]:
-    before = children()
+    before = children(os.getpid())
     workers = Workers(workers_of)
-    return workers, [pid for pid in children() if pid not in before]
+    return workers, [pid for pid in children(os.getpid()) if pid not in before]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +109,8 @@ def ends(note: Note) -> Iterator[Any]:
 
 def test_what_a_worker_has_sent_before_it_ended_arrives_however_late() -> None:
     workers, (pid,) = started([ends])
-    deadline = time.monotonic() + TIMEOUT
     assert next(workers) == 1
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not is_alive(pid), "its end")
     assert str(next(workers)) == "a bad sample"
 
 
@@ -130,7 +124,7 @@ def test_workers_end_with_their_owner_even_where_they_are_stuck() -> None:
     assert len(pids) == 2
     del workers
     gc.collect()
-    assert not set(pids) & set(children())
+    assert not set(pids) & set(children(os.getpid()))
 
 
 def test_signals_that_stop_a_run_do_not_end_a_worker() -> None:

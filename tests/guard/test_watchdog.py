@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ import pytest
 from oneflow_dist.guard.watchdog import Place, Watchdog, name_ranks
 from tests.launching import ENVIRONMENT, ROOT, TIMEOUT, TORCHRUN, Launcher, only_error, read_metrics, wait_for_step
 from tests.messages import names
+from tests.processes import children, environment, is_alive, wait_until
 
 TrainCommand = Callable[..., list[str]]
 HANG_SECONDS = 10.0  # a step takes 0.1 s, on a busy machine 2 s
@@ -52,7 +52,7 @@ def test_who_is_behind_comes_first_and_who_reports_nothing_is_silent(tmp_path: P
     watchdog._world_size = 5
     for rank, step, phase in ((1, 7, "waiting for data"), (2, 6, "checkpoint"), (3, 6, "checkpoint")):
         watchdog._store.set(str(rank), json.dumps((5, step, phase, "elsewhere")))
-    wait_until(lambda: watchdog._store.check(["0"]))  # rank 0 reports itself
+    wait_until(lambda: watchdog._store.check(["0"]), "rank 0 to report itself")
     described = watchdog._describe_ranks()
     watchdog.close()
     *groups, missing = described.removeprefix("; ").split("; ")
@@ -74,7 +74,7 @@ def test_a_rank_that_stops_is_named_by_the_other_and_torchrun_ends_both(
         wait_for_step(folder, 3)
         ranks = {int(environment(pid)["RANK"]): pid for pid in children(job.pid)}
         os.kill(ranks[1], signal.SIGSTOP)
-        wait_until(lambda: not is_alive(ranks[0]))
+        wait_until(lambda: not is_alive(ranks[0]), "the end of rank 0")
         assert [path.name for path in (folder / "hangs").iterdir()] == ["rank-0.txt"]  # the other cannot write
         os.kill(ranks[1], signal.SIGCONT)  # else torchrun waits 30 s before it kills it
         assert job.wait(TIMEOUT) != 0
@@ -98,7 +98,7 @@ def test_a_rank_that_waits_for_its_data_is_behind_the_others(
     os.kill(worker, signal.SIGSTOP)
     ends = job.wait()
     assert all(end.code != 0 for end in ends)
-    wait_until(lambda: not is_alive(worker))  # killed with its rank, a moment later
+    wait_until(lambda: not is_alive(worker), "the end of the worker, a moment after its rank's")
     said = [line for end in ends for line in end.stderr.splitlines() if "guard.hang_seconds" in line]
     assert len(said) == 1  # one rank speaks for all
     step = len(read_metrics(folder)) + 1
@@ -165,30 +165,3 @@ def test_a_disk_that_hangs_does_not_save_a_process_from_its_end(launcher: Launch
 
 def read(folder: Path) -> str:
     return (folder / "hangs/rank-0.txt").read_text()
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not is_so():
-        assert time.monotonic() < deadline, f"not so after {TIMEOUT:.0f} s"
-        time.sleep(0.005)
-
-
-def children(pid: int) -> list[int]:
-    """The programs that a process has started."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def environment(pid: int) -> dict[str, str]:
-    pairs = Path(f"/proc/{pid}/environ").read_text().split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs or could; one that has ended may wait for its parent as a zombie."""
-    with suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False

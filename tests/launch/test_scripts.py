@@ -6,9 +6,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.launching import ENVIRONMENT, ROOT, Run, read_metrics, wait_for_step, without_timings
+from tests.processes import environment, find_ranks
 
 CPU = {"ONEFLOW_PROCESSES": "1"}
 
@@ -44,22 +43,6 @@ def test_a_submission_without_a_config_is_refused() -> None:
     assert "no CONFIG" in say("launch/slurm.sbatch", "--nodes", "8")
 
 
-def rank_of(folder: Path) -> int:
-    """The process that trains there."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if (
-            b"oneflow_dist.train" in words
-            and b"launch/agent.py" not in words
-            and f"run.folder={folder}".encode() in words
-        ):
-            return int(path.name)
-    pytest.fail(f"nobody trains in {folder}")
-
-
 def test_a_run_whose_rank_is_killed_and_that_is_told_to_stop_is_so_far_the_unbroken_one(
     train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
 ) -> None:
@@ -69,7 +52,8 @@ def test_a_run_whose_rank_is_killed_and_that_is_told_to_stop_is_so_far_the_unbro
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
         wait_for_step(folder, 4)
-        os.kill(rank_of(folder), signal.SIGKILL)
+        (rank,) = (pid for pid in find_ranks() if environment(pid).get("ONEFLOW_ATTEMPT", "").startswith(f"{folder}/"))
+        os.kill(rank, signal.SIGKILL)
         wait_for_step(folder, 8)  # of the second attempt, which has begun after step 3
         process.send_signal(signal.SIGINT)  # Ctrl-C
         assert process.wait(120) == 75, (tmp_path / "log").read_text()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from PIL import Image
 
 from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.signals import StopSignals
-from tests.launching import TIMEOUT, Job, Launcher, only_error
+from tests.launching import Job, Launcher, only_error
+from tests.processes import wait_until
 from tests.tools.gradients import write_shard, write_shards
 from tools import train_autoencoder
 from tools.autoencoder import make_autoencoder, open_images
@@ -137,10 +137,7 @@ def training(launcher: Launcher, shards: str, tmp_path: Path) -> Job:
     """A long training that has begun."""
     job = launcher.start("tools/train_autoencoder.py", tmp_path / "out", shards, *TINY, "--steps", "100000")
     _, stderr = job.streams[0]
-    deadline = time.monotonic() + TIMEOUT
-    while not (stderr.exists() and "step/s" in stderr.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: stderr.exists() and "step/s" in stderr.read_text(), "its first steps")
     return job
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from oneflow_dist.progress import complete_steps
 from oneflow_dist.runtime import run_program
-from tests.torture.signals import wait_until
+from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 BASE, IMAGE = "localhost/oneflow-stand-in", "localhost/oneflow_dist"
@@ -187,7 +187,7 @@ def stop_a_run(machine: Machine) -> str:
     with (machine.scratch / "output").open("w") as output:
         process = subprocess.Popen(machine.container("training", "trained", *TRAIN), stdout=output, stderr=output)
     try:
-        wait_until(lambda: len(steps_made(machine)) >= 5 or process.poll() is not None, "the first steps")
+        wait_until(lambda: len(steps_made(machine)) >= 5 or process.poll() is not None, "the first steps", PATIENCE)
         run(*machine.podman("exec", "training", "/oneflow_dist/launch/container.sh", "health"))
         run(*machine.podman("stop", "--time", "60", "training"))
         code = process.wait(PATIENCE)

@@ -163,7 +163,7 @@ def two_jobs(launch: Launch, scratch: Path) -> Iterator[None]:
     words = [*launch.command, launch.config, f"run.folder={launch.folder}", *launch.words, "sampling.every_steps=0"]
     env = {**ENVIRONMENT, **launch.environment, "ONEFLOW_HEALTH": "off", "ONEFLOW_LAUNCH": "first"}
     with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        wait_for((launch.folder / "metrics.jsonl").exists, "the first one trains")
+        wait_for((launch.folder / "metrics.jsonl").exists, "the first one to train")
         yield
         first.terminate()
 

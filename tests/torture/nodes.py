@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Any
 
 from oneflow_dist.runtime import run_program
-from tests.launching import ROOT, read_metrics, without_timings
+from tests.launching import ROOT, read_metrics, wait_for_step, without_timings
+from tests.processes import is_rank
 
 PATIENCE = 120.0  # seconds, for a run to come to a moment, and to end
 STEPS = 120
@@ -93,7 +94,7 @@ class Network:
     def ranks(self, node: int) -> list[int]:
         """The processes of a node that train."""
         end = subprocess.run(["ip", "netns", "pids", self.space(node)], capture_output=True, text=True, check=True)
-        return [int(pid) for pid in end.stdout.split() if _is_rank(int(pid))]
+        return [int(pid) for pid in end.stdout.split() if is_rank(int(pid))]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def link_down(world: World) -> str:
     """A cable is out for a while."""
     with Network(2) as network:
         agents = world.launch(network, "train", "link-down", *RUN)
-        wait_for_steps(world, "link-down", 10)
+        wait_for_step(world.run("link-down"), 10)
         network.set_link(1, "down")
         time.sleep(DOWN_SECONDS)
         steps = len(world.metrics("link-down"))
@@ -159,7 +160,7 @@ def rank_killed(world: World) -> str:
     """A rank dies, of a fault of its own: the launchers end, and what has started them starts them again."""
     with Network(2) as network:
         agents = world.launch(network, "train", "rank-killed", *RUN)
-        wait_for_steps(world, "rank-killed", 30)
+        wait_for_step(world.run("rank-killed"), 30)
         (rank,) = network.ranks(1)
         os.kill(rank, signal.SIGKILL)
         start = time.monotonic()
@@ -178,7 +179,7 @@ def node_lost(world: World) -> str:
     """A node goes without a word: no process of it says goodbye."""
     with Network(2) as network:
         agents = world.launch(network, "train", "node-lost", *RUN, f"guard.hang_seconds={HANG_SECONDS}")
-        wait_for_steps(world, "node-lost", 10)
+        wait_for_step(world.run("node-lost"), 10)
         network.set_link(1, "down")
         network.kill(1)
         start = time.monotonic()
@@ -265,7 +266,7 @@ def main() -> None:
         start = time.monotonic()
         try:
             verdict = CELLS[name](world)
-        except (ValueError, subprocess.SubprocessError) as error:
+        except (ValueError, OSError, subprocess.SubprocessError) as error:
             verdict, bad = f"WRONG: {error}", bad + 1
         print(f"{name:18} {verdict}, {time.monotonic() - start:.0f} s", flush=True)
     if bad:
@@ -282,21 +283,6 @@ def end_well(agents: Sequence[subprocess.Popen[bytes]]) -> None:
     """Wait for the launchers of all nodes."""
     codes = [agent.wait(PATIENCE) for agent in agents]
     check(not any(codes), f"launchers ended with {codes}")
-
-
-def wait_for_steps(world: World, name: str, steps: int) -> None:
-    """Until a run has made so many."""
-    path, deadline = world.run(name) / "metrics.jsonl", time.monotonic() + PATIENCE
-    while not path.exists() or path.read_text().count("\n") < steps:
-        check(time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for step {steps}")
-        time.sleep(0.01)
-
-
-def _is_rank(pid: int) -> bool:
-    with suppress(OSError):  # it has just ended
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return b"oneflow_dist.train" in words and not any(word.startswith(b"launch/") for word in words)
-    return False
 
 
 def _ip(*words: str) -> None:

@@ -17,12 +17,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from oneflow_dist.progress import complete_steps
 from oneflow_dist.runtime import run_program
+from tests.processes import children, is_alive, wait_until
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGKILL")
 RECEIVERS = ("group", "agent", "rank", "worker")
@@ -109,10 +109,11 @@ def run_cell(cell: Cell, folder: Path, overrides: list[str]) -> tuple[str, bool]
             os.kill(pid, signal.Signals[cell.number])
         if cell.receiver == "worker" and cell.number != "SIGKILL":  # it ignores that; the run goes on until it is asked
             before = num_lines(folder)
-            wait_until(lambda: num_lines(folder) >= before + 3, "the run to go on")
+            wait_until(lambda: num_lines(folder) >= before + 3, "the run to go on", PATIENCE)
             os.kill(processes.ranks[0], signal.SIGTERM)
         code = agent.wait(PATIENCE)
-        wait_until(lambda: not any(map(is_alive, [*processes.ranks, *processes.workers])), "ranks and workers to end")
+        others = [*processes.ranks, *processes.workers]
+        wait_until(lambda: not any(map(is_alive, others)), "ranks and workers to end", PATIENCE)
     finally:
         kill_all(agent)
     return judge(cell, folder, code)
@@ -135,8 +136,8 @@ def reach(cell: Cell, agent: int, folder: Path) -> Processes:
         workers = [pid for rank in ranks for pid in children(rank)]
         return Processes(agent, ranks, workers) if len(ranks) == 2 and len(workers) >= num_workers else None
 
-    wait_until(lambda: find() is not None, "ranks and workers to start")
-    wait_until(is_there, f"the moment {cell.moment!r}", pause=0.001)
+    wait_until(lambda: find() is not None, "ranks and workers to start", PATIENCE)
+    wait_until(is_there, f"the moment {cell.moment!r}", PATIENCE, pause=0.001)
     found = find()
     if found is None:
         raise ValueError(f"{folder}: ranks have ended by themselves; see {folder / 'output'}")
@@ -160,14 +161,6 @@ def judge(cell: Cell, folder: Path, code: int) -> tuple[str, bool]:
     return f"{what[:150]} ({len(said)} lines), torchrun {code}", is_clean and speaks
 
 
-def children(pid: int) -> list[int]:
-    """Those that a process has started; none where it has ended."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def listens(pid: int) -> bool:
     """Whether a process has a handler for SIGTERM, as a rank has from its first instant on."""
     try:
@@ -179,27 +172,10 @@ def listens(pid: int) -> bool:
     return caught is not None and bool(int(caught[1], 16) & bit) and b"torch.distributed.run" not in words
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def num_lines(folder: Path) -> int:
     """Steps that a run has made."""
     path = folder / "run/metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
-
-
-def wait_until(condition: Callable[[], bool], what: str, pause: float = 0.02) -> None:
-    """Wait, for so long and no longer."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ValueError(f"waited {PATIENCE:.0f} s for {what}")
-        time.sleep(pause)
 
 
 def kill_all(agent: subprocess.Popen[bytes]) -> None:

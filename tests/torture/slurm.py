@@ -26,6 +26,7 @@ from typing import Any
 
 from oneflow_dist.runtime import run_program
 from tests.launching import assert_same_steps, read_metrics, without_timings
+from tests.processes import environment, find_ranks, parent_of
 from tests.torture.slurm_cluster import Cluster, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -82,22 +83,14 @@ class Job:
 
     def pids(self) -> list[int]:
         """Of its ranks, by rank."""
-        ranks = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                command, environment = ((path / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
-            except OSError:
-                continue
-            if b"oneflow_dist.train" in command and b"launch/agent.py" not in command:
-                variables = dict(line.split(b"=", 1) for line in environment if b"=" in line)
-                if variables.get(b"SLURM_JOB_ID") == self.number.encode():
-                    ranks[int(variables[b"RANK"])] = int(path.name)
-        return [pid for _, pid in sorted(ranks.items())]
+        found = {pid: environment(pid) for pid in find_ranks()}
+        own = {int(of["RANK"]): pid for pid, of in found.items() if of.get("SLURM_JOB_ID") == self.number}
+        return [own[rank] for rank in sorted(own)]
 
     def train_on(self, steps: int = 4) -> None:
         """Wait until it has made so many steps more."""
         first = self.num_steps
-        wait_for(lambda: self.num_steps >= first + steps or self.is_over, f"job {self.number} makes {steps} steps")
+        wait_for(lambda: self.num_steps >= first + steps or self.is_over, f"job {self.number} to make {steps} steps")
         assert not self.is_over, self.log
 
     @property
@@ -126,7 +119,7 @@ class Job:
 
     def end(self) -> str:
         """Wait for the end; returns the job's state."""
-        wait_for(lambda: self.is_over, f"job {self.number} ends")
+        wait_for(lambda: self.is_over, f"the end of job {self.number}")
         return self.state
 
 
@@ -200,7 +193,7 @@ def preempt(setting: Setting, job: Job) -> None:
     cluster = setting.cluster
     command = "sbatch", "--parsable", "-p", "urgent", "-w", cluster.job(job.number)["NodeList"], "-N", "2"
     urgent = cluster.run(*command, "-o", "/dev/null", "--wrap", "sleep 1").strip()
-    wait_for(lambda: cluster.state(urgent) == "COMPLETED", f"the urgent job {urgent} has run")
+    wait_for(lambda: cluster.state(urgent) == "COMPLETED", f"the urgent job {urgent} to run")
 
 
 def set_down(setting: Setting, job: Job) -> None:
@@ -229,11 +222,9 @@ def stay_on_nodes(setting: Setting) -> list[Row]:
         start, before = time.monotonic(), job.pids()
         os.kill(before[1], number)
         if number == signal.SIGSTOP:
-            wait_for(lambda: "guard.hang_seconds" in job.log, "the watchdog speaks")
+            wait_for(lambda: "guard.hang_seconds" in job.log, "the watchdog to speak")
             os.kill(before[1], signal.SIGKILL)  # torchrun would do so after --shutdown-timeout
-        wait_for(
-            lambda before=before: len(job.pids()) == 2 and not set(job.pids()) & set(before), "new ranks are there"
-        )
+        wait_for(lambda before=before: len(job.pids()) == 2 and not set(job.pids()) & set(before), "new ranks")
         job.train_on(1)
         seconds[event] = time.monotonic() - start
     state, attempts = job.end(), job.attempts
@@ -280,23 +271,17 @@ def node_lost(setting: Setting) -> list[Row]:
     job.train_on(12)
     start = time.monotonic()
     rank = job.pids()[1]
-    (node,) = re.findall(r"SLURMD_NODENAME=(\w+)", Path(f"/proc/{rank}/environ").read_text())
-    agent = parent_of(rank)
+    node, agent = environment(rank)["SLURMD_NODENAME"], parent_of(rank)
     setting.cluster.kill_daemon(node)
     for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
         os.kill(pid, signal.SIGKILL)
-    wait_for(job.is_over_in_time, f"job {job.number} has ended")
+    wait_for(job.is_over_in_time, f"the end of job {job.number}")
     seconds = time.monotonic() - start
     state, attempts = job.end(), job.attempts
     setting.cluster.start_daemon(node)
     is_same = state == "COMPLETED" and setting.is_same(job.run)
     did = f"{', '.join(attempt.get('state', 'cut off') for attempt in attempts[:-1])}; put back; went on elsewhere"
     return [Row("a node lost", did, seconds, is_same, is_same)]
-
-
-def parent_of(pid: int) -> int:
-    """The process that started it."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def cancelled(setting: Setting) -> list[Row]:
@@ -349,7 +334,7 @@ def time_limit(setting: Setting) -> list[Row]:
             is_right=is_refused and not job.is_over,
         )
     ]
-    wait_for(lambda: job.state == "PENDING", "the job is put back")
+    wait_for(lambda: job.state == "PENDING", "the job to be put back")
     attempt = job.attempts[0]
     setting.cluster.run("scancel", job.number)
     did = f"{attempt['state']}, {attempt['saved_after']}, put back"
@@ -361,7 +346,7 @@ def array(setting: Setting) -> list[Row]:
     start = time.monotonic()
     job = setting.job("seed-%a", "run.seed=%a", flags=("--nodes", "1", "--array", "0-1"))
     runs = [setting.folder / f"seed-{number}" for number in (0, 1)]
-    wait_for(lambda: all((run / "checkpoints/step-00000080/COMPLETE").exists() for run in runs), "both are trained")
+    wait_for(lambda: all((run / "checkpoints/step-00000080/COMPLETE").exists() for run in runs), "both to be trained")
     assert_same_steps(runs[0], setting.unbroken)
     is_other = read_metrics(runs[0])[0]["loss"] != read_metrics(runs[1])[0]["loss"]
     did = "both finished; the one of this seed took the batches that two nodes take, losses equal to rounding"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from tests.processes import wait_until
+
 PORT = 26817  # of the controller; those of the nodes follow
-PATIENCE = 90.0  # seconds, for what takes 1 to 20
+wait_for = functools.partial(wait_until, seconds=90.0, pause=0.1)  # for what takes 1 to 20; SLURM is slow to answer
 CONF = """
 ClusterName=torture
 SlurmctldHost={host}(127.0.0.1)
@@ -78,7 +80,7 @@ class Cluster:
         self._daemon("slurmctld", "-c")
         for number in range(1, self.num_nodes + 1):
             self.start_daemon(f"node{number}")
-        wait_for(lambda: set(self.nodes().values()) == {"idle"}, "all nodes are idle")
+        wait_for(lambda: set(self.nodes().values()) == {"idle"}, "idle nodes")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -151,27 +153,13 @@ class Cluster:
             *(f"--{what}-file={munge / name}" for what, name in names.items() if what != "socket"),
             f"--socket={munge / 'munge.socket'}",
         )
-        wait_for((munge / "munge.socket").exists, "munged listens")
+        wait_for((munge / "munge.socket").exists, "munged to listen")
 
     def _daemon(self, *command: str) -> None:
         """Start what goes to the background by itself."""
         end = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         if end.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {end.returncode}: {end.stderr.strip()}")
-
-
-def wait_for(is_so: Callable[[], object], what: str, seconds: float = PATIENCE) -> float:
-    """Wait until it is; returns the seconds that this took.
-
-    Raises:
-        TimeoutError: it takes too long.
-    """
-    start = time.monotonic()
-    while not is_so():
-        if time.monotonic() - start > seconds:
-            raise TimeoutError(f"after {seconds:.0f} s it is not so that {what}")
-        time.sleep(0.1)
-    return time.monotonic() - start
 
 
 def end_by_pid_file(path: Path) -> None:

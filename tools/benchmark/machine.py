@@ -48,8 +48,9 @@ def describe_machine(commit: str) -> Line:
 
 
 def current_commit(folder: Path) -> str:
-    """The commit of a checkout, with "-dirty" where files differ from it; "unknown" where git cannot tell."""
-    return _ask("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12") or "unknown"
+    """The commit of a checkout, with "-dirty" where files differ from it, or of an image; else "unknown"."""
+    described = _ask("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
+    return described or os.environ.get("ONEFLOW_COMMIT") or "unknown"
 
 
 class PowerMeter:

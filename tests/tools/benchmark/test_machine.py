@@ -42,7 +42,12 @@ def test_a_driver_that_does_not_answer_is_no_gpu(tmp_path: Path, monkeypatch: py
     assert (machine["device_memory"], machine["driver"]) == ("none", "none")
 
 
-def test_a_folder_without_git_has_no_known_commit(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_git_has_no_known_commit_but_that_of_its_image(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEFLOW_COMMIT", "0123abc")
+    assert current_commit(tmp_path) == "0123abc"
+    monkeypatch.setenv("ONEFLOW_COMMIT", "")  # an image that was built without it
     assert current_commit(tmp_path) == "unknown"
     assert len(current_commit(root).removesuffix("-dirty")) == 12
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import is_alive, wait_until
 from tools.benchmark.lines import LINES, REPORT
 from tools.benchmark.processes import Child, Machine, environment
 from tools.benchmark.report import Line
@@ -80,28 +81,18 @@ def test_a_job_that_fails_or_dies_loses_only_itself_and_keeps_its_numbers(tmp_pa
     assert "this is works" in (tmp_path / "log.txt").read_text()
 
 
-def is_alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
-
-
 def test_what_is_stopped_at_the_end_of_the_time_ends_with_all_that_it_has_started(tmp_path: Path) -> None:
     lines = run_all(["hangs"], tmp_path, seconds=3.0)
     assert ends(lines) == {"hangs": "stopped at the end of the time"}
     (child,) = (line["value"] for line in lines if line["kind"] == "rate")
-    deadline = time.monotonic() + 5.0
-    while is_alive(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(child)
+    wait_until(lambda: not is_alive(child), "the end of its child", seconds=5.0)
 
 
 def test_a_process_that_is_paused_does_nothing_until_it_is_resumed(tmp_path: Path) -> None:
     script = "import time\nfor n in range(1000): print({}, flush=True); time.sleep(0.01)"
     with (tmp_path / "log").open("wb") as log:
         child = Child([sys.executable, "-c", script], log, os.environ)
-    deadline = time.monotonic() + 20.0
-    while not child.messages() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(child.messages, "its first message", seconds=20.0)
     child.pause()
     time.sleep(0.1)
     child.messages()
@@ -146,9 +137,7 @@ def rehearse_until(folder: Path, part: str, seconds: float) -> int:
     folder.mkdir()
     command = [sys.executable, str(REHEARSAL), str(folder), part, str(SPEED)]
     with subprocess.Popen(command, start_new_session=True) as program:
-        deadline = time.monotonic() + 60.0
-        while not (folder / "results" / LINES).exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((folder / "results" / LINES).exists, "its first results", seconds=60.0)
         time.sleep(seconds)
         kill_session(program.pid)
     told = [line for path in folder.glob("*.told") for line in path.read_text().splitlines()]
