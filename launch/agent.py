@@ -28,7 +28,9 @@ def run() -> int:
             say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
         return failure.exitcode if failure.exitcode > 0 else 1
     except (dist.DistError, RendezvousError) as error:
-        say(f"{socket.gethostname()}: the nodes of this launch do not find each other, or one has gone: {error}")
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        text = f"{socket.gethostname()}: the nodes of this launch do not find each other, or one has gone ({reason})"
+        say(f"{text}; see whether all of them reach --master-addr, and what the output of each says")
         return 1
     return 0
 

@@ -33,9 +33,10 @@ def main() -> None:
     except (URLError, TimeoutError) as error:
         print(f"{args.lock}: NOT audited: {args.database} cannot be reached ({error})")
         return
+    advice = "; put newer ones into it, then tools/lock.py" if found else ""
     for requirement, ids in found.items():
         print(f"{requirement}: {', '.join(ids)}; {args.database.replace('api.', '')}/vulnerability/{ids[0]}")
-    print(f"{args.lock}: {len(found)} of {len(requirements)} versions have known vulnerabilities")
+    print(f"{args.lock}: {len(found)} of {len(requirements)} versions have known vulnerabilities{advice}")
     sys.exit(bool(found))
 
 

@@ -63,7 +63,8 @@ def compare_results(a: Sequence[Result], b: Sequence[Result], is_unlike: bool = 
             if all(map(sum, itertools.chain(*values))):  # what took no time anywhere has no ratio
                 ratios[f"{title}: {name}"] = ratio_of_means(*values)
     if not ratios:
-        raise ValueError(f"nothing was measured in all of them: A is of {a[0].title}, B of {b[0].title}")
+        titles = f"A is of {a[0].title}, B of {b[0].title}"
+        raise ValueError(f"nothing was measured in all of them: {titles}; name results of one command")
     ends = {name: ratio.bound or (ratio.value, ratio.value) for name, ratio in ratios.items()}
     sides = [f"{name}: {len(side)} x {side[0].describe()}" for name, side in (("A", a), ("B", b))]
     return Measured(
