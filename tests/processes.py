@@ -52,13 +52,23 @@ def environment(pid: int) -> dict[str, str]:
 
 def is_rank(pid: int) -> bool:
     """Whether a process trains, and is not what starts those that do."""
-    words = _read_lines(pid, "cmdline")
+    words = words_of(pid)
     return "oneflow_dist.train" in words and not any(word.startswith("launch/") for word in words)
 
 
+def words_of(pid: int) -> list[str]:
+    """The command that a process runs, or what it calls itself; empty where it has ended."""
+    return _read_lines(pid, "cmdline")
+
+
+def find_processes() -> list[int]:
+    """All of this machine."""
+    return [int(path.name) for path in PROC.glob("[0-9]*")]
+
+
 def find_ranks() -> list[int]:
-    """All processes of this machine that train."""
-    return [int(path.name) for path in PROC.glob("[0-9]*") if is_rank(int(path.name))]
+    """All that train."""
+    return list(filter(is_rank, find_processes()))
 
 
 def _status(pid: int) -> list[str]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from tests.processes import wait_until
+from tests.processes import find_processes, wait_until, words_of
 
 PORT = 26817  # of the controller; those of the nodes follow
 wait_for = functools.partial(wait_until, seconds=90.0, pause=0.1)  # for what takes 1 to 20; SLURM is slow to answer
@@ -129,6 +129,10 @@ class Cluster:
                 return job["JobState"]
             time.sleep(0.5)  # the controller is busy
         raise TimeoutError(f"scontrol tells nothing of job {number}")
+
+    def is_on_nodes(self, number: str) -> bool:
+        """Whether a node still has to do with a job, as one that has been requeued."""
+        return any(f"slurmstepd: [{number}." in " ".join(words_of(pid)) for pid in find_processes())
 
     def start_now(self, number: str) -> None:
         """SLURM lets a job that was requeued wait for two minutes."""
