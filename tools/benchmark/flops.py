@@ -192,7 +192,7 @@ def count_with_torch(config: Config, length: int, image_rows: int, is_interleave
     rows = np.cumsum([len(noisy.tokens) + len(noisy.images.patches) for noisy in group])
     batch = pack(group[: max(1, int(np.searchsorted(rows, COUNTED_ROWS)))], None)
     formula = flops_by_part(config, batch.counts.rows, batch.counts.attention_pairs, batch.counts.filled_slots)
-    counted = count_parts(config, batch)
+    counted = count_parts(replace(config, train=replace(config.train, activation_checkpointing="none")), batch)
     ratios = {part: [counted[part] / formula[part]] for part in formula}
     return ratios | {f"{OTHERS}, as a share of all": [counted[OTHERS] / sum(formula.values())]}
 
@@ -200,7 +200,8 @@ def count_with_torch(config: Config, length: int, image_rows: int, is_interleave
 def count_parts(config: Config, batch: PackedBatch) -> dict[str, float]:
     """What torch's FLOP counter finds in a forward and backward pass, activation checkpointing included.
 
-    Attention counts its pairs, which its tensors' shapes do not tell.
+    Attention counts its pairs, which its tensors' shapes do not tell. With checkpointing only the sum is right: what is
+    computed again torch counts for the part whose backward pass needs it, too.
     """
     forward = 4 * config.model.width * batch.counts.attention_pairs
     ops = torch.ops.oneflow

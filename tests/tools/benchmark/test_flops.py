@@ -108,9 +108,12 @@ def test_means_of_a_text_are_those_of_the_paper_of_this_method(config: Config) -
     assert late.rows == pytest.approx(1 + 3 * length / 4)
 
 
-@pytest.mark.parametrize("conditioning", ["added", "adaln"])
-def test_torch_counts_in_each_part_what_the_formula_says(make_config: Callable[..., Config], conditioning: str) -> None:
-    series = measure(make_config(f"image.time_conditioning={conditioning}"), 30, 4, 256, 0).series
+@pytest.mark.parametrize(
+    "choice",
+    ["image.time_conditioning=added", "image.time_conditioning=adaln", "train.activation_checkpointing=selective"],
+)
+def test_torch_counts_in_each_part_what_the_formula_says(make_config: Callable[..., Config], choice: str) -> None:
+    series = measure(make_config(choice), 30, 4, 256, 0).series
     for law in LAWS.values():
         counted = {part: value for part, (value,) in series[f"counted / formula, {law}"].items()}
         assert 0.0 < counted.pop(f"{OTHERS}, as a share of all") < 1.0
