@@ -28,6 +28,9 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
 
     Args:
         deterministic: the same bits in every run on the same devices; what cannot do that is an error.
+
+    Raises:
+        ValueError: WORLD_SIZE is set, and not all that belongs to it.
     """
     import torch
     import torch.distributed as dist
@@ -46,10 +49,10 @@ def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.d
     else:
         device, backend = torch.device("cpu"), GLOO
     if "WORLD_SIZE" in os.environ:
+        if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+            raise ValueError(f"{', '.join(missing)}: not set, though WORLD_SIZE is; start ranks with torchrun")
         dist.init_process_group(backend)
-        dist.all_reduce(
-            torch.zeros(1)
-        )  # nobody goes on, and perhaps ends with an error, while another is still joining
+        dist.all_reduce(torch.zeros(1))  # nobody goes on, and perhaps ends with an error, while another is joining
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return device

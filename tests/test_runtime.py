@@ -143,6 +143,12 @@ def test_gloo_uses_the_network_interface_that_the_environment_names(program: Pro
     assert names(only_error(end), "GLOO_SOCKET_IFNAME", "nowhere", "lo")
 
 
+def test_a_rank_that_was_told_half_of_its_place_says_what_it_lacks(program: Program, launcher: Launcher) -> None:
+    end = launcher.run(program("start_process()"), env={"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"})
+    assert end.code == 2
+    assert names(only_error(end), "RANK", "MASTER_PORT", "WORLD_SIZE", "torchrun")
+
+
 def test_without_torchrun_a_process_is_a_group_of_one(program: Program, launcher: Launcher) -> None:
     body = ["device = start_process()", "print(device, dist.get_rank(), dist.get_world_size())", "end_process()"]
     end = launcher.run(program(*body, 'print("goes on")'))
