@@ -18,14 +18,13 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import MovingAverage
+from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.progress import (
     Progress,
     checkpoint_folder,
@@ -54,7 +53,7 @@ NOT_COURSE = ("mixture", "tokenizer", "workers", "cached_samples", "offload", "c
 class CheckpointWriter:
     """Saves a run; with `checkpoint.background` while it goes on. Leaving it as a context waits for the last save."""
 
-    def __init__(self, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage):
+    def __init__(self, config: Config, model: nn.Module, optimizer: AdamW, ema: MovingAverage):
         self.config = config
         self.model, self.optimizer, self.ema = model, optimizer, ema
         self.under_way: futures.Future[Any] | None = None
@@ -144,9 +143,7 @@ def write_initial_checkpoint(folder: Path, config: Config, tensors: dict[str, Te
         dcp.save({"model": tensors}, storage_writer=writer, no_dist=True)
 
 
-def load_checkpoint(
-    folder: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage
-) -> Progress:
+def load_checkpoint(folder: Path, config: Config, model: nn.Module, optimizer: AdamW, ema: MovingAverage) -> Progress:
     """Continue from a checkpoint, whatever layout wrote it; or start from the weights of an initial one.
 
     Raises:
@@ -164,9 +161,7 @@ def load_checkpoint(
         read_tensors({"model": ema.tensors}, folder)  # the average starts at the weights
     else:
         check_same(folder, config, {**ARCHITECTURE, **PLACE})
-        state = _state_dict(model, optimizer, ema)
-        del state["optimizer"]["param_groups"]  # decay, betas and the like are the config's, not the checkpoint's
-        read_tensors(state, folder)
+        read_tensors(_state_dict(model, optimizer, ema), folder)
     return progress
 
 
@@ -216,12 +211,12 @@ class _Writer(dcp.FileSystemWriter):
         delete_old(self.config.run.folder, self.config.checkpoint)
 
 
-def _state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, ema: MovingAverage) -> dict[str, Any]:
+def _state_dict(model: nn.Module, optimizer: AdamW, ema: MovingAverage) -> dict[str, Any]:
     """The tensors of a run themselves, no copies: what is read into them has been loaded."""
     return {
         "model": dict(model.named_parameters()),
         "ema": ema.tensors,
-        "optimizer": get_optimizer_state_dict(model, optimizer),
+        "optimizer": optimizer.tensors,
     }
 
 

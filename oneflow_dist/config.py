@@ -107,7 +107,7 @@ class FlowConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """[data] Where samples come from and how many fit in a pack; packs are padded to the five capacities."""
+    """[data] Where samples come from and how many fit in a pack."""
 
     mixture: str  # YAML file
     tokenizer: str  # tiktoken ranks file, or "bytes"
@@ -137,7 +137,8 @@ class OptimConfig:
     eps: PositiveFloat
     weight_decay: NonNegativeFloat  # not on norms and biases
     max_grad_norm: Annotated[float, "(0, inf]"]  # inf: nothing is clipped
-    ema_decay: Decay
+    ema_decay: Decay  # of a step
+    ema_every_steps: Positive = 1  # the average moves after so many steps, by ema_decay to that power
     offload: bool = False  # weights, moments and average live in host memory, and the update is made there
 
 

@@ -4,7 +4,7 @@
 
 Images are patches, so that any grid of them may stand beside any other. Shapes: n tokens, b bag tokens, i images, p
 patches of E elements of one sample; N slots (= kept tokens), B bag tokens, I images, P patches, T trunk rows,
-S sequences (S1 = S + 1) of one packed batch; L losses.
+S sequences of one packed batch; L losses.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class NoisySample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The fixed sizes a packed batch is padded to."""
+    """The most that a packed batch holds."""
 
     rows: int
     tokens: int
@@ -160,21 +160,23 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
-    """Many noisy samples as one sequence of T rows, with no batch dimension and fixed sizes.
+    """Many noisy samples as one sequence of T rows, with no batch dimension.
 
     Rows of a sample are its kept tokens in order; an image token is followed by the rows of its patches. Rows that no
-    sample fills form a last sequence of their own, which nothing reads.
+    sample fills form a last sequence of their own, which nothing reads: T and I are always the same, as compiled blocks
+    want it. All else is as long as what is there, so that nothing is looked up for nothing. A row belongs to one token
+    or to one patch, so what rows get and what is read from them are permutations, backward too.
     """
 
     # Text: every kept token owns the slot after it.
     tokens: Int64[Tensor, "N"]
     token_row: Int64[Tensor, "N"]  # its row in the trunk
     token_sequence: Int64[Tensor, "N"]
-    slot_weight: Float32[Tensor, "N"]  # in the sums of the text losses; 0 on closed slots and padding
+    slot_weight: Float32[Tensor, "N"]  # in the sums of the text losses; 0 on closed slots
     missing_count: Float32[Tensor, "N"]  # k: how many bag tokens the slot has
     bag_tokens: Int64[Tensor, "B"]  # deleted tokens, sorted by slot
     bag_slot: Int64[Tensor, "B"]
-    bag_weight: Float32[Tensor, "B"]  # slot_weight[bag_slot]; 0 on padding
+    bag_weight: Float32[Tensor, "B"]  # slot_weight[bag_slot]
 
     # Images.
     image_time: Float32[Tensor, "I"]
@@ -182,25 +184,34 @@ class PackedBatch:
     velocity: Float32[Tensor, "P E"]  # target
     patch_image: Int64[Tensor, "P"]
     patch_row: Int64[Tensor, "P"]  # its row in the trunk
-    patch_weight: Float32[Tensor, "P"]  # 1 on patches of scored images; 0 on those of clean ones and padding
+    patch_weight: Float32[Tensor, "P"]  # 1 on patches of scored images; 0 on those of clean ones
 
     # Sequence layout.
-    row_source: Int64[Tensor, "T"]  # where a row's input comes from: [0, N) tokens, then P patches, then "nothing"
     row_image: Int64[Tensor, "T"]  # the image a row is a patch of; I on every other row
     position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
-    cu_seqlens: Int32[Tensor, "S1"]
+    cu_seqlens: Int32[Tensor, "C"]  # first row of each sequence and of the padding; then T, to a power of two and one
     text_time: Float32[Tensor, "S"]
-    num_filled: int  # different slots in bag_slot, that of padding too
+    num_filled: int  # different slots in bag_slot
     max_seqlen: int  # of the longest sequence, rounded up to a power of two so that compiled code sees few values
 
     # Known on the host.
     counts: Counts
     keys: tuple[str, ...]  # for error messages and dumps of bad batches
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that are tensors."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with every tensor on `device`."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        moved: Any = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
+
+    def pinned(self) -> PackedBatch:
+        """The same batch in memory from which a GPU reads by itself."""
+        pinned: Any = {name: tensor.pin_memory() for name, tensor in self.tensors().items()}
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,4 +258,3 @@ class StepMetrics:
     grad_norm: float  # before clipping
     counts: Counts
     skipped: str = ""  # why the weights were left alone, if they were
-    is_last: bool = False  # a rank has been told to stop

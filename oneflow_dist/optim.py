@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float32
@@ -16,14 +17,62 @@ from oneflow_dist.model.tensor_axis import local_part
 from oneflow_dist.parallel.sharding import reshard
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay acts on matrices, not on norms and biases."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+class AdamW:
+    """AdamW over what this rank holds of the weights; weight decay acts on matrices, not on norms and biases.
+
+    It steps plain tensors: torch's own, over DTensors, leaves Python objects behind in every step (pytorch#188174). Its
+    clock counts the steps that were made, on the device, where it is decided which are.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimConfig):
+        self.config = config
+        self.weights = dict(model.named_parameters())
+        self.first_moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        self.second_moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        self.clock = torch.zeros((), device=local_part(next(iter(self.weights.values()))).device)
+
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """All that it remembers from step to step."""
+        return {"first": self.first_moments, "second": self.second_moments, "clock": self.clock}
+
+    @torch.no_grad()
+    def step(self, lr: float, divisor: Float32[Tensor, ""], is_skipped: Float32[Tensor, ""]) -> None:
+        """Move the weights along their gradients over `divisor`, or nothing at all where `is_skipped` is 1.
+
+        Both are read by the kernel that moves the weights: nothing waits for them, and no pass scales the gradients.
+        """
+        divisor, is_skipped = divisor.to(self.clock.device), is_skipped.to(self.clock.device)
+        self.clock += 1.0
+        for is_matrix in (True, False):
+            names = [name for name, weight in self.weights.items() if (weight.ndim >= 2) == is_matrix]
+            gradients = [self.weights[name].grad for name in names]
+            torch._fused_adamw_(
+                self._parts(self.weights, names),
+                [local_part(gradient) for gradient in gradients if gradient is not None],
+                self._parts(self.first_moments, names),
+                self._parts(self.second_moments, names),
+                [],
+                [self.clock] * len(names),
+                lr=lr,
+                beta1=self.config.beta1,
+                beta2=self.config.beta2,
+                weight_decay=self.config.weight_decay if is_matrix else 0.0,
+                eps=self.config.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=divisor,
+                found_inf=is_skipped,
+            )
+        self.clock -= is_skipped
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def _parts(self, tensors: Mapping[str, Tensor], names: list[str]) -> list[Tensor]:
+        return [local_part(tensors[name]) for name in names]
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
@@ -37,34 +86,36 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
     return config.lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same lr for all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 @torch.no_grad()
-def clip_gradients(model: nn.Module, max_norm: float) -> Float32[Tensor, ""]:
-    """Scale gradients so that their norm over all parameters and ranks is at most `max_norm`; returns it unclipped.
-
-    Does not wait for the device. Where the norm is not finite, neither are the gradients afterwards.
-    """
+def gradient_norm(model: nn.Module) -> Float32[Tensor, ""]:
+    """Of all gradients together, over parameters and ranks; does not wait for the device."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     is_real = not any(p.is_meta for p in model.parameters())  # a plan runs on meta tensors, which have no foreach
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=is_real)
+    norm = nn.utils.get_total_norm(gradients, foreach=is_real)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def clip_divisor(grad_norm: Float32[Tensor, ""], max_norm: float) -> Float32[Tensor, ""]:
+    """What gradients are divided by so that their norm is at most `max_norm`; 1 where it is."""
+    return (grad_norm / max_norm).clamp(min=1.0)
 
 
 class MovingAverage:
     """Exponential moving average of the weights, sharded as they are and on the same device, in float32."""
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, every_steps: int = 1):
+        self.decay, self.every_steps = decay, every_steps
         self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the weights after `step`; early on faster, so that the first weights are soon forgotten."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        """Move towards the weights after `step`; early on faster, so that the first weights are soon forgotten.
+
+        Only after multiples of `every_steps`, and then as far as in so many steps with these weights.
+        """
+        if step % self.every_steps:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step)) ** self.every_steps
         averages = [local_part(t) for t in self.tensors.values()]
         torch._foreach_lerp_(averages, [local_part(p) for p in model.parameters()], 1.0 - decay)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from oneflow_dist.config import CheckpointConfig, Config, load_config, write_config
 from oneflow_dist.files import sync_folder, write_whole
-from oneflow_dist.guard.guard import GuardState
+from oneflow_dist.guard.skipping import GuardState
 from oneflow_dist.runtime import log
 
 FORMAT = 4  # of progress.json

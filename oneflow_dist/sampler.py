@@ -259,8 +259,7 @@ def _pack_evenly(samples: list[NoisySample], multiple: int) -> PackedBatch:
     """A pack of these samples alone, whose rows a tensor axis can deal out."""
     size = size_of(samples)
     rows = -(-size.rows // multiple) * multiple
-    capacity = None if rows == size.rows else replace(size, rows=rows, sequences=size.sequences + 1)
-    return pack(samples, capacity)
+    return pack(samples, replace(size, rows=rows))
 
 
 def _groups(canvases: list[Canvas]) -> Iterator[list[Canvas]]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import torch
 import torch.distributed as dist
@@ -15,63 +14,66 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.checkpoint import CheckpointWriter, list_changes, load_checkpoint
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Counts, Losses, PackedBatch, StepMetrics
+from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.identity import check_decoder, compare_data
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.guard.guard import Guard
+from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.metrics import MetricsLog, profiled, step_values
 from oneflow_dist.model.flops import describe_step, num_parameters, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import MovingAverage, clip_gradients, learning_rate, make_optimizer, set_learning_rate
+from oneflow_dist.optim import AdamW, MovingAverage, clip_divisor, gradient_norm, learning_rate
 from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import count_once, shard_model, sync_gradients
 from oneflow_dist.pictures import draw_progress, load_decoder
 from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
 from oneflow_dist.signals import StopSignals
+from oneflow_dist.transfers import Moment, ToHost, Uploads
 from oneflow_dist.verdict import tell
 
 
 def train_step(
     model: OneFlow,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     ema: MovingAverage,
     batches: list[PackedBatch],
     step: int,
     config: Config,
     guard: Guard,
-) -> StepMetrics:
-    """One optimizer step over the gradient-accumulation `batches` of this rank, unless `guard` leaves it out.
+) -> LaunchedStep:
+    """One optimizer step over the gradient-accumulation `batches` of this rank, unless it has to be left out.
 
-    Raises:
-        FloatingPointError: too many steps were left out. The weights are still those before the step.
+    The host waits for no number: whether the step is left out is decided on the device, and `guard.finish` tells.
     """
     guard.enter("waiting for the other ranks", step)
-    counts = global_counts(batches)  # of the whole step: one all-reduce
+    counts, is_last = agree(batches, guard.stop_signal)  # of the whole step: one all-reduce
     guard.enter("forward and backward", step)
-    losses, sums = compute_gradients(model, batches, counts, config, guard.stop_signal)
-    *totals, grad_norm, stops = sums.cpu()  # the only wait for the device
-    metrics = StepMetrics(losses=Losses.unstack(torch.stack(totals)), grad_norm=grad_norm.item(), counts=counts)
-    skipped = guard.reason_to_skip(metrics, losses, batches, step)
+    losses, sums = compute_gradients(model, batches, counts, config)
+    is_skipped, verdict = guard.judge(sums)
     guard.enter("optimizer step", step)
-    if skipped:
-        optimizer.zero_grad()
-    else:
-        update_weights(model, optimizer, ema, step, config)
-    return dataclasses.replace(metrics, skipped=skipped, is_last=stops.item() > 0.0)
+    update_weights(model, optimizer, ema, sums, is_skipped, step, config)
+    return LaunchedStep(
+        step=step,
+        counts=counts,
+        is_last=is_last,
+        batches=batches,
+        losses=losses,
+        verdict=ToHost(verdict),
+        end=Moment(sums.device),
+    )
 
 
 def compute_gradients(
-    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config, stop_signal: str = ""
+    model: OneFlow, batches: list[PackedBatch], counts: Counts, config: Config
 ) -> tuple[Float32[Tensor, "m L"], Float32[Tensor, "_"]]:
-    """The clipped gradient of a whole step, in the model's parameters.
+    """The gradient of a whole step, in the model's parameters.
 
     Args:
         batches: the m microbatches of this rank.
         counts: of the whole step.
-        stop_signal: what this rank has been told, see `sum_over_ranks`.
 
     Returns:
         The losses of each microbatch of this rank, and what `sum_over_ranks` makes of them; still on the device.
@@ -82,41 +84,49 @@ def compute_gradients(
         of_batch = compute_losses(model(batch), batch, counts, config.flow)
         of_batch.total.backward()
         losses.append(of_batch.stack())
-    grad_norm = clip_gradients(model, config.optim.max_grad_norm)
-    return torch.stack(losses), sum_over_ranks(torch.stack(losses), grad_norm, stop_signal)
+    return torch.stack(losses), sum_over_ranks(torch.stack(losses), gradient_norm(model))
 
 
 def update_weights(
-    model: OneFlow, optimizer: torch.optim.Optimizer, ema: MovingAverage, step: int, config: Config
+    model: OneFlow,
+    optimizer: AdamW,
+    ema: MovingAverage,
+    sums: Float32[Tensor, "_"],
+    is_skipped: Float32[Tensor, ""],
+    step: int,
+    config: Config,
 ) -> None:
-    """Move the weights along the gradients, which are then gone, and their average after them."""
-    set_learning_rate(optimizer, learning_rate(step, config.train.steps, config.optim))
-    optimizer.step()
+    """Move the weights along the clipped gradients, which are then gone, and their average after them.
+
+    Args:
+        sums: of `sum_over_ranks`.
+        is_skipped: 1 leaves weights and moments as they are; the average goes on towards the weights.
+    """
+    divisor = clip_divisor(sums[-1], config.optim.max_grad_norm)
+    optimizer.step(learning_rate(step, config.train.steps, config.optim), divisor, is_skipped)
     optimizer.zero_grad()
     ema.update(model, step)
 
 
-def sum_over_ranks(
-    losses: Float32[Tensor, "m L"], grad_norm: Float32[Tensor, ""], stop_signal: str = ""
-) -> Float32[Tensor, "_"]:
-    """The L losses of the whole step, its gradient norm, and how many ranks have been told to stop.
+def sum_over_ranks(losses: Float32[Tensor, "m L"], grad_norm: Float32[Tensor, ""]) -> Float32[Tensor, "_"]:
+    """The L losses of the whole step and its gradient norm, before clipping.
 
     Every rank gets the same bits, so that all decide alike. The norm is rank 0's, as replicas may differ in the last
     bit; one that is not finite on any rank is NaN on all.
     """
     norm = grad_norm if dist.get_rank() == 0 else grad_norm * 0.0
-    stop = losses.new_full((1,), float(stop_signal != ""))
-    values = torch.cat([losses.sum(0), norm.to(losses)[None], stop])
+    values = torch.cat([losses.sum(0), norm.to(losses)[None]])
     dist.all_reduce(values)
     return values
 
 
-def global_counts(batches: list[PackedBatch]) -> Counts:
-    """The counts of all microbatches of all ranks."""
+def agree(batches: list[PackedBatch], stop_signal: str = "") -> tuple[Counts, bool]:
+    """The counts of all microbatches of all ranks, and whether any of these has been told to stop; all on the host."""
     of_rank = sum((batch.counts for batch in batches), Counts.zeros())
-    values = torch.tensor(dataclasses.astuple(of_rank), dtype=torch.int64)
+    values = torch.tensor([*dataclasses.astuple(of_rank), stop_signal != ""], dtype=torch.int64)
     dist.all_reduce(values)
-    return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), values.tolist(), strict=True)))
+    *counts, stops = values.tolist()
+    return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), counts, strict=True))), stops > 0
 
 
 def train(config: Config, device: torch.device, signals: StopSignals) -> None:
@@ -129,8 +139,8 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
     log(f"{dist.get_world_size()} x {device.type}, {num_parameters(model):,} parameters, {describe_step(config)}")
-    optimizer = make_optimizer(model, config.optim)
-    ema = MovingAverage(model, config.optim.ema_decay)
+    optimizer = AdamW(model, config.optim)
+    ema = MovingAverage(model, config.optim.ema_decay, config.optim.ema_every_steps)
     progress = Progress(step=0, lanes={})
     if latest is not None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
@@ -145,40 +155,57 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     if latest is not None:
         for line in [*list_changes(latest, config), *compare_data(progress.data, loader.identity)]:
             log(f"  from here on {line}")
-    guard = Guard(config, progress.guard, signals)
+    guard, uploads = Guard(config, progress.guard, signals), Uploads(device)
+    under_way: list[tuple[Moment, LaunchedStep]] = []  # what the host has not looked at yet, with when it began
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
         CheckpointWriter(config, model, optimizer, ema) as checkpoints,
         guard,
     ):
+        begin = Moment(device)
         for step in range(progress.step + 1, config.train.steps + 1):
-            start = time.perf_counter()
             with profiled(config, step):
                 guard.enter("waiting for data", step)
-                batches = [count_once(batch, model.axis) for batch in loader.next_step(device)]
-                metrics = train_step(model, optimizer, ema, batches, step, config, guard)
-            seconds = time.perf_counter() - start
+                batches = [uploads.upload(count_once(batch, model.axis)) for batch in loader.next_step()]
+                made = train_step(model, optimizer, ema, batches, step, config, guard)
+            under_way.append((begin, made))
+            begin = made.end
             collect_garbage(step, config.train.gc_every_steps)
-            lr = learning_rate(step, config.train.steps, config.optim)
-            values = step_values(metrics, lr, seconds, step_flops(metrics.counts, config))
-            metrics_log.write(step, values | guard.slowest_rank(step))
-            if step % config.checkpoint.every_steps == 0 or step == config.train.steps or metrics.is_last:
+            is_saved = step % config.checkpoint.every_steps == 0 or step == config.train.steps or made.is_last
+            is_drawn = config.sampling.every_steps > 0 and step % config.sampling.every_steps == 0
+            while len(under_way) > (0 if is_saved or is_drawn else 1):  # one step late, so that the device is busy
+                write_metrics(*under_way.pop(0), guard, metrics_log, config)
+            if is_saved:
                 guard.enter("checkpoint", step)
                 checkpoints.save(Progress(step=step, lanes=loader.states, data=loader.identity, guard=guard.state))
-            if metrics.is_last:
+            if made.is_last:
                 message = f"by {guard.stop_signal or 'a signal'} after step {step}"
                 log(f"stopped {message}; run the same command to go on")
                 if is_main():
                     tell("stopped", message)
                 return
-            if config.sampling.every_steps and step % config.sampling.every_steps == 0:
+            if is_drawn:
                 guard.enter("sampling", step)
                 with ema.applied(model), any_algorithms():
                     path = draw_progress(model, config, step)
                 metrics_log.add_image(step, path)
+            if is_saved or is_drawn:
+                begin = Moment(device)
     if is_main():
         tell("finished", f"{config.train.steps} steps")
     log(f"finished: {config.train.steps} steps; next: python tools/sample.py {config.run.folder} OUTPUT")
+
+
+def write_metrics(begin: Moment, made: LaunchedStep, guard: Guard, metrics_log: MetricsLog, config: Config) -> None:
+    """What became of a step, when the device has made it; all ranks call together.
+
+    Raises:
+        FloatingPointError: too many steps were left out.
+    """
+    metrics = guard.finish(made)
+    lr, flops = learning_rate(made.step, config.train.steps, config.optim), step_flops(made.counts, config)
+    values = step_values(metrics, lr, made.end.seconds_since(begin), flops)
+    metrics_log.write(made.step, values | guard.slowest_rank(made.step))
 
 
 def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFlow:

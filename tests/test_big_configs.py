@@ -72,10 +72,10 @@ def test_a_step_of_every_task_fills_its_packs_and_has_finite_losses(
 ) -> None:
     config = narrow(name, task)
     loader = PackLoader(config, 0, 1)
-    batches: list[PackedBatch] = loader.next_step(CPU)
+    batches: list[PackedBatch] = loader.next_step()
     assert len(batches) == config.data.packs_per_step
     for batch in batches:
-        assert len(batch.row_source) == config.data.rows_per_pack
+        assert len(batch.position) == config.data.rows_per_pack
         assert batch.counts.rows > 0.97 * config.data.rows_per_pack
         assert batch.counts.sequences < config.data.sequences_per_pack
         assert (batch.counts.bag_tokens > 0) == (task != "text_to_image")

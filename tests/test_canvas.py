@@ -245,7 +245,7 @@ def test_number_of_rows_is_that_of_the_packed_document(config: Config) -> None:
 # The sampler sees what training has shown.
 
 ROWS = ("tokens", "token_row", "token_sequence", "image_time", "patches", "patch_image", "patch_row", "patch_weight")
-ROWS += ("row_source", "row_image", "position", "cu_seqlens", "text_time", "max_seqlen")
+ROWS += ("row_image", "position", "cu_seqlens", "text_time", "max_seqlen")
 
 
 def assert_same_rows(actual: PackedBatch, expected: PackedBatch, names: tuple[str, ...] = ROWS) -> None:

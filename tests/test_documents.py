@@ -176,7 +176,7 @@ def test_python_runs(block: Block, checkouts: Checkouts, monkeypatch: pytest.Mon
     (here / "runs/quickstart").rename(here / "runs/1b")
     monkeypatch.chdir(here)
     loader = PackLoader(load_config("configs/quickstart.toml", ["data.workers=0"]), 0, 1)
-    keep_suspects(torch.ones(1, 5), loader.next_step(torch.device("cpu")), 812, "runs/1b")
+    keep_suspects(torch.ones(1, 5), loader.next_step(), 812, "runs/1b")
     (kept,) = Path("runs/1b").glob("*.pt")
     kept.rename(*re.findall(r'"(runs/1b/bad-batch-\S+\.pt)"', block.text))
     exec(compile(block.text, block.place, "exec"), {})

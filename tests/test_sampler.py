@@ -689,7 +689,7 @@ def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas]) -
     assert num_rows == 38
     for multiple, padded in ((1, 38), (2, 38), (4, 40), (19, 38), (8, 40), (5, 40)):
         batch = _pack_evenly(snapshots, multiple)
-        assert (len(batch.row_source), batch.counts.rows) == (padded, num_rows)
+        assert (len(batch.position), batch.counts.rows) == (padded, num_rows)
         assert len(batch.tokens) == sum(len(s.tokens) for s in snapshots)
         assert batch.cu_seqlens[-1] == padded
 
@@ -723,7 +723,7 @@ def write_on_ranks(config_path: str, overrides: list[str]) -> Written:
     tokenizer = load_tokenizer(config.data.tokenizer)
     make_write(model, tokenizer.image)
     rows: list[tuple[int, int]] = []
-    model.register_forward_pre_hook(lambda _, inputs: rows.append((inputs[0].counts.rows, len(inputs[0].row_source))))
+    model.register_forward_pre_hook(lambda _, inputs: rows.append((inputs[0].counts.rows, len(inputs[0].position))))
     found = []
     for way, sampler.PACK_ROWS in WAYS:
         rows.clear()

@@ -18,7 +18,7 @@ from torch import Tensor
 from oneflow_dist.checkpoint import write_initial_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.files import sync_folder
-from oneflow_dist.model.llama import check_llama_config, from_llama, stored_name, to_llama_config
+from oneflow_dist.model.llama import check_llama_config, from_llama, stored_tensors, to_llama_config
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.progress import checkpoint_folder, find_latest, is_complete, read_progress
 from oneflow_dist.stored_tensors import read_tensors
@@ -46,9 +46,12 @@ def to_safetensors(checkpoint: Path, output: Path, weights: str, dtype: torch.dt
     tensors = {name: torch.empty(shape, dtype=dtype) for name, shape in parameter_shapes(config).items()}
     kind = "model" if read_progress(folder).step == 0 else weights  # what a run starts from has no average
     read_tensors({kind: tensors}, folder, no_dist=True)
-    files = split({stored_name(name): tensor for name, tensor in tensors.items()}, FILE_BYTES)
+    stored: dict[str, Tensor] = {}
+    for name in list(tensors):  # a joined product is cut into copies, and gone then
+        stored |= stored_tensors(name, tensors.pop(name), config.model)
+    files = split(stored, FILE_BYTES)
     write_folder(output, files, config, dtype)
-    print(f"wrote {len(tensors)} tensors of {folder} ({kind}) to {output}; files of weights: {len(files)}")
+    print(f"wrote {len(stored)} tensors of {folder} ({kind}) to {output}; files of weights: {len(files)}")
     if not config.model.is_causal:
         print("  model.is_causal is false, but transformers lets no row look ahead: its logits are not this model's")
 

@@ -100,9 +100,7 @@ def read_start(checkpoint: Path | None, first: int) -> tuple[int, LaneStates | N
 
 def global_batch(loaders: list[PackLoader]) -> list[PackedBatch]:
     """The packs of one step over all ranks, in the order of lanes: rank r of R has lanes r, r + R, ..."""
-    import torch
-
-    of_ranks = [loader.next_step(torch.device("cpu")) for loader in loaders]
+    of_ranks = [loader.next_step() for loader in loaders]
     return [pack for of_lanes in zip(*of_ranks, strict=True) for pack in of_lanes]
 
 

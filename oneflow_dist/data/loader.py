@@ -6,8 +6,6 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.identity import describe_data
@@ -68,8 +66,8 @@ class PackLoader:
         streams = [functools.partial(_make_packs, lanes[w::count], states) for w in range(count)]
         self._packs = Workers(streams) if streams else _make_packs(lanes, states)
 
-    def next_step(self, device: torch.device) -> list[PackedBatch]:
-        """This rank's packs of the next step.
+    def next_step(self) -> list[PackedBatch]:
+        """This rank's packs of the next step, in host memory.
 
         Raises:
             ValueError: a sample cannot be used, or a worker has died.
@@ -81,7 +79,7 @@ class PackLoader:
             if not isinstance(batch, PackedBatch):
                 raise batch
             self.states[index] = state
-            batches.append(batch.to(device))
+            batches.append(batch)
         return batches
 
 

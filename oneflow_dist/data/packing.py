@@ -1,6 +1,6 @@
 """Samples of many lengths become one sequence of fixed size, with hardly any padding."""
 
-# Shapes: n tokens, i images, p patches, s samples, before padding; T trunk rows, S1 sequences + 1, after.
+# Shapes: n tokens, i images, p patches, s samples; T trunk rows, C a power of two and one.
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int32, Int64
 
 from oneflow_dist.containers import Capacity, Counts, NoisySample, PackedBatch
+
+FEWEST_SEQUENCES = 64  # that cu_seqlens has room for; more are a power of two
 
 
 def size_of(samples: list[NoisySample]) -> Capacity:
@@ -61,59 +64,58 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
 
     Args:
         samples: at least one; together they fit in `capacity`.
-        capacity: what to pad to, at least one sequence more than samples; None pads nothing.
+        capacity: whose rows and images it is padded to, as compiled blocks want it; None pads nothing.
         normalize: what an open slot weighs in the text losses, see `compute_losses`: 1 ("batch"), or 1 / open slots of
             its sample ("paper").
     """
     size = size_of(samples)
-    if capacity is None:
-        capacity = size
+    room = size if capacity is None else capacity
     sequence = np.arange(len(samples))
     lengths = np.array([len(s.tokens) for s in samples])
     first_slot = np.cumsum(lengths) - lengths  # of each sample
     image_slot = _of_pack([s.images.token for s in samples], first_slot)
     bag_slot = _of_pack([s.bag_slot for s in samples], first_slot)
-    padded_bag_slot = _pad([bag_slot], capacity.bag_tokens, fill=capacity.tokens - 1)
 
     is_open = np.concatenate([s.is_open for s in samples])
     num_open = np.add.reduceat(is_open.astype(np.int64), first_slot)
     open_slots = np.repeat(np.maximum(num_open, 1), lengths) if normalize == "paper" else 1.0
     slot_weight = (is_open / open_slots).astype(np.float32)
 
-    layout = _lay_rows(lengths, image_slot, np.concatenate([s.images.grid for s in samples]), capacity)
+    grid = np.concatenate([s.images.grid for s in samples])
+    layout = _lay_rows(lengths, image_slot, grid, room)
     is_moving = np.concatenate([s.is_moving for s in samples])[layout.patch_image]
     sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1]).astype(np.int64)
+    num_filled = len(np.unique(bag_slot))
     return PackedBatch(
-        tokens=_pad([s.tokens for s in samples], capacity.tokens),
-        token_row=_pad([layout.token_row], capacity.tokens),
-        token_sequence=_pad([np.repeat(sequence, lengths)], capacity.tokens),
-        slot_weight=_pad([slot_weight], capacity.tokens),
-        missing_count=_pad([np.bincount(bag_slot, minlength=size.tokens).astype(np.float32)], capacity.tokens),
-        bag_tokens=_pad([s.bag_tokens for s in samples], capacity.bag_tokens),
-        bag_slot=padded_bag_slot,
-        bag_weight=_pad([slot_weight[bag_slot]], capacity.bag_tokens),
-        image_time=_pad([s.images.time.astype(np.float32) for s in samples], capacity.images),
-        patches=_pad([s.images.patches for s in samples], capacity.patches),
-        velocity=_pad([s.velocity for s in samples], capacity.patches),
-        patch_image=_pad([layout.patch_image], capacity.patches),
-        patch_row=_pad([layout.patch_row], capacity.patches),
-        patch_weight=_pad([is_moving.astype(np.float32)], capacity.patches),
-        row_source=torch.from_numpy(layout.row_source),
+        tokens=_joined([s.tokens for s in samples]),
+        token_row=torch.from_numpy(layout.token_row),
+        token_sequence=torch.from_numpy(np.repeat(sequence, lengths)),
+        slot_weight=torch.from_numpy(slot_weight),
+        missing_count=torch.from_numpy(np.bincount(bag_slot, minlength=size.tokens).astype(np.float32)),
+        bag_tokens=_joined([s.bag_tokens for s in samples]),
+        bag_slot=torch.from_numpy(bag_slot),
+        bag_weight=torch.from_numpy(slot_weight[bag_slot]),
+        image_time=F.pad(_joined([s.images.time.astype(np.float32) for s in samples]), (0, room.images - size.images)),
+        patches=_joined([s.images.patches for s in samples]),
+        velocity=_joined([s.velocity for s in samples]),
+        patch_image=torch.from_numpy(layout.patch_image),
+        patch_row=torch.from_numpy(layout.patch_row),
+        patch_weight=torch.from_numpy(is_moving.astype(np.float32)),
         row_image=torch.from_numpy(layout.row_image),
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
-        text_time=_pad([np.array([s.text_time for s in samples], dtype=np.float32)], capacity.sequences),
-        num_filled=len(np.unique(padded_bag_slot)),
-        max_seqlen=1 << (int(np.diff(layout.cu_seqlens).max()) - 1).bit_length(),
+        text_time=torch.from_numpy(np.array([s.text_time for s in samples], dtype=np.float32)),
+        num_filled=num_filled,
+        max_seqlen=_next_power_of_two(int(np.diff(layout.cu_seqlens).max())),
         counts=Counts(
             open_slots=int(is_open.sum()),
             text_sequences=int((num_open > 0).sum()),
             image_elements=int(is_moving.sum()) * samples[0].velocity.shape[1],
             rows=size.rows,
-            padded_rows=capacity.rows,
+            padded_rows=len(layout.position),
             text_tokens=size.tokens,
             bag_tokens=size.bag_tokens,
-            filled_slots=len(np.unique(bag_slot)),
+            filled_slots=num_filled,
             sequences=len(samples),
             attention_pairs=int(np.square(sequence_rows).sum()),
         ),
@@ -128,17 +130,16 @@ class _Layout:
     token_row: Int64[np.ndarray, "n"]
     patch_image: Int64[np.ndarray, "p"]
     patch_row: Int64[np.ndarray, "p"]
-    row_source: Int64[np.ndarray, "T"]
     row_image: Int64[np.ndarray, "T"]
     position: Int32[np.ndarray, "T 3"]
-    cu_seqlens: Int32[np.ndarray, "S1"]
+    cu_seqlens: Int32[np.ndarray, "C"]
 
 
 def _lay_rows(
     lengths: Int64[np.ndarray, "s"],
     image_slot: Int64[np.ndarray, "i"],
     grid: Int64[np.ndarray, "i 2"],
-    capacity: Capacity,
+    room: Capacity,
 ) -> _Layout:
     """Rows, their inputs and their positions.
 
@@ -169,26 +170,24 @@ def _lay_rows(
     patch_image = np.repeat(np.arange(len(grid)), num_patches)
     patch_in_image = patch - (np.cumsum(num_patches) - num_patches)[patch_image]
     patch_row = token_row[image_slot][patch_image] + 1 + patch_in_image
-    row_source = np.full(capacity.rows, capacity.tokens + capacity.patches, dtype=np.int64)
-    row_source[token_row] = np.arange(num_tokens)
-    row_source[patch_row] = capacity.tokens + patch
-    row_image = np.full(capacity.rows, capacity.images, dtype=np.int64)
+    row_image = np.full(room.rows, room.images, dtype=np.int64)
     row_image[patch_row] = patch_image
 
-    position = np.zeros((capacity.rows, 3), dtype=np.int32)
+    position = np.zeros((room.rows, 3), dtype=np.int32)
     position[token_row] = token_position[:, None]
     in_image = np.stack([0 * patch, *np.divmod(patch_in_image, grid[patch_image, 1])], axis=1)
     position[patch_row] = token_position[image_slot][patch_image, None] + 1 + in_image
 
-    # The row where each sequence starts; after the last one the padding is a sequence, the rest of them is empty.
-    cu_seqlens = np.full(capacity.sequences + 1, capacity.rows, dtype=np.int32)
+    # After the last sequence the padding is one. The rest are empty: attention starts programs for each, so they are
+    # few, and compiled code sees few lengths.
+    num_bounds = max(FEWEST_SEQUENCES, _next_power_of_two(len(lengths) + 1)) + 1
+    cu_seqlens = np.full(num_bounds, room.rows, dtype=np.int32)
     cu_seqlens[: len(lengths)] = token_row[first_slot]
     cu_seqlens[len(lengths)] = rows_of_token.sum()
     return _Layout(
         token_row=token_row,
         patch_image=patch_image,
         patch_row=patch_row,
-        row_source=row_source,
         row_image=row_image,
         position=position,
         cu_seqlens=cu_seqlens,
@@ -200,10 +199,10 @@ def _of_pack(slots: list[Int64[np.ndarray, "_"]], first_slot: Int64[np.ndarray, 
     return np.concatenate(slots) + np.repeat(first_slot, [len(part) for part in slots])
 
 
-def _pad(parts: list[np.ndarray], length: int, fill: int = 0) -> torch.Tensor:
-    """The parts end to end, extended to `length`, in one copy: patches are large."""
-    filled = sum(map(len, parts))
-    padded = np.empty((length, *parts[0].shape[1:]), dtype=parts[0].dtype)
-    np.concatenate(parts, out=padded[:filled])
-    padded[filled:] = fill
-    return torch.from_numpy(padded)
+def _joined(parts: list[np.ndarray]) -> torch.Tensor:
+    """The parts end to end."""
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _next_power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

@@ -123,7 +123,7 @@ def fit_sample(
 
 
 def capacity_of(config: Config) -> Capacity:
-    """The sizes that packs are padded to."""
+    """The most that a pack holds."""
     data = config.data
     return Capacity(
         rows=data.rows_per_pack,

@@ -11,42 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch.distributed as dist
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Losses, PackedBatch, StepMetrics
+from oneflow_dist.containers import Losses, StepMetrics
 from oneflow_dist.flow.losses import are_finite
 from oneflow_dist.guard.bad_batches import keep_suspects
+from oneflow_dist.guard.skipping import GuardState, LaunchedStep, SkipRule, Verdict
 from oneflow_dist.guard.watchdog import Place, Watchdog
 from oneflow_dist.runtime import log
 from oneflow_dist.signals import StopSignals
 
-MEMORY_STEPS = 50  # of the mean gradient norm: of so many steps the plain mean, from then on exponential
-WARMUP_STEPS = 20  # so many steps are accepted before a norm is called a spike
 PATIENCE = 10.0  # of guard.hang_seconds: the first step compiles and connects, checkpoints and pictures take long
 SLOW_PHASES = ("checkpoint", "sampling")
 OWN_PHASES = ("waiting for data", "optimizer step")  # in which a rank waits for no other
 WORTH_A_LINE = 0.05  # of a step's time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardState:
-    """What a run remembers of its steps; part of its checkpoints, so that a resumed run judges as the unbroken one."""
-
-    norm_mean: float = 0.0  # of the gradient norms of accepted steps, before clipping
-    accepted: int = 0
-    skipped: int = 0
-
-    def accept(self, grad_norm: float) -> GuardState:
-        """After a step that was made."""
-        accepted = self.accepted + 1
-        mean = self.norm_mean + (grad_norm - self.norm_mean) / min(accepted, MEMORY_STEPS)
-        return dataclasses.replace(self, norm_mean=mean, accepted=accepted)
-
-    def is_spike(self, grad_norm: float, factor: float) -> bool:
-        """Whether a norm is out of proportion; factor 0: never."""
-        return factor > 0.0 and self.accepted >= WARMUP_STEPS and grad_norm > factor * self.norm_mean
 
 
 @dataclass(slots=True)
@@ -65,6 +45,7 @@ class Guard:
         self.state = state or GuardState()
         self._signals = signals or StopSignals()
         self._config = config
+        self._rule: SkipRule | None = None
         self._first_step: int | None = None
         self.place = Place(step=0, phase="start", since=time.monotonic(), limit=math.inf)
         self._times = Times(since=time.monotonic())
@@ -100,28 +81,35 @@ class Guard:
         patience = PATIENCE if step == self._first_step or phase in SLOW_PHASES else 1.0
         self.place = Place(step=step, phase=phase, since=now, limit=patience * self._config.guard.hang_seconds)
 
-    def reason_to_skip(
-        self, metrics: StepMetrics, losses: Float32[Tensor, "m L"], batches: list[PackedBatch], step: int
-    ) -> str:
-        """Why the optimizer must not see this step's gradients; empty if it may. All ranks call, all get the same.
+    def judge(self, sums: Float32[Tensor, "_"]) -> tuple[Float32[Tensor, ""], Float64[Tensor, "_"]]:
+        """Whether the optimizer must leave out this step; see `SkipRule.judge`."""
+        if self._rule is None:
+            self._rule = SkipRule(self.state, self._config.guard.spike_factor, sums.device)
+        return self._rule.judge(sums)
 
-        Args:
-            losses: of each of this rank's m microbatches.
+    def finish(self, made: LaunchedStep) -> StepMetrics:
+        """What became of a step, when the device has made it. All ranks call, all get the same.
 
         Raises:
-            FloatingPointError: `guard.max_skipped_steps` have been skipped before.
+            FloatingPointError: it was left out, and `guard.max_skipped_steps` had been before it.
         """
-        reason, details = self._judge(metrics)
-        if not reason:
-            self.state = self.state.accept(metrics.grad_norm)
-            return ""
-        where, kept = keep_suspects(losses, batches, step, self._config.run.folder)
-        before, allowed = self.state.skipped, self._config.guard.max_skipped_steps
-        self.state = dataclasses.replace(self.state, skipped=before + 1)
-        found = f"step {step}, {where}: {details}{kept}; "
-        if before < allowed:
-            log(f"{found}skipped ({before + 1} of guard.max_skipped_steps = {allowed})")
-            return reason
+        self.enter("waiting for the device", made.step)
+        verdict = Verdict.read(made.verdict.wait())
+        skipped = self.state.skipped + verdict.is_skipped
+        before, self.state = (
+            self.state,
+            GuardState(norm_mean=verdict.next_norm_mean, accepted=verdict.next_accepted, skipped=skipped),
+        )
+        metrics = StepMetrics(losses=verdict.losses, grad_norm=verdict.grad_norm, counts=made.counts)
+        if not verdict.is_skipped:
+            return metrics
+        reason, details = self._describe(verdict)
+        where, kept = keep_suspects(made.losses, made.batches, made.step, self._config.run.folder)
+        allowed = self._config.guard.max_skipped_steps
+        found = f"step {made.step}, {where}: {details}{kept}; "
+        if before.skipped < allowed:
+            log(f"{found}skipped ({skipped} of guard.max_skipped_steps = {allowed})")
+            return dataclasses.replace(metrics, skipped=reason)
         spent = f"guard.max_skipped_steps ({allowed}) were skipped before; " if allowed else ""
         raise FloatingPointError(f"{found}{spent}the weights were not changed; lower optim.lr or inspect the samples")
 
@@ -149,16 +137,11 @@ class Guard:
             )
         return {"slowest_rank": slowest, "slowest_behind_seconds": behind}
 
-    def _judge(self, metrics: StepMetrics) -> tuple[str, str]:
-        """What is wrong with a step, in short and with its values; two empty strings if nothing is."""
-        norm, factor = metrics.grad_norm, self._config.guard.spike_factor
-        if not (are_finite(metrics.losses) and math.isfinite(norm)):
-            values = ", ".join(f"{name} {getattr(metrics.losses, name):g}" for name in Losses.names())
+    def _describe(self, verdict: Verdict) -> tuple[str, str]:
+        """What is wrong with a step that was left out, in short and with its values."""
+        norm, mean, factor = verdict.grad_norm, verdict.norm_mean, self._config.guard.spike_factor
+        if not (are_finite(verdict.losses) and math.isfinite(norm)):
+            values = ", ".join(f"{name} {getattr(verdict.losses, name):g}" for name in Losses.names())
             return "not finite", f"not finite: {values}, gradient norm {norm:g}"
-        if self.state.is_spike(norm, factor):
-            times = f"{norm / self.state.norm_mean:.3g} times its mean"
-            return (
-                "spike",
-                f"gradient norm {norm:g} is {times} of {self.state.norm_mean:g} (guard.spike_factor {factor:g})",
-            )
-        return "", ""
+        times = f"{norm / mean:.3g} times its mean of {mean:g}"
+        return "spike", f"gradient norm {norm:g} is {times} (guard.spike_factor {factor:g})"

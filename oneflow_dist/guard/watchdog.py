@@ -24,6 +24,7 @@ ANSWER_SECONDS = 10.0  # for the store and the disk, when everything else hangs
 RECORDS = "TORCH_FR_DUMP_TEMP_FILE"  # names files with the last collectives, but for the rank; torchfrtrace reads them
 PHASES = (  # in the order of a step: of two ranks in one step the one in the earlier phase is behind
     *("start", "waiting for data", "waiting for the other ranks", "forward and backward", "optimizer step"),
+    "waiting for the device",
     *("checkpoint", "sampling"),
 )
 T = TypeVar("T")

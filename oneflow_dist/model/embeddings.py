@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +53,29 @@ def time_sinusoids(time: Float32[Tensor, "n"], num_frequencies: int) -> Float32[
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def with_zero_row(x: Float[Tensor, "n D"]) -> Float[Tensor, "m D"]:
-    """A last row of zeros, for those who look up nothing."""
-    return F.pad(x, (0, 0, 0, 1))
+def spread(x: Float[Tensor, "n D"], index: Int64[Tensor, "m"]) -> Float[Tensor, "m D"]:
+    """`x[index]` where many share a few: a product with one-hot rows, whose gradient is one, too, and sorts nothing."""
+    return (index[:, None] == torch.arange(len(x), device=x.device)).to(x.dtype) @ x
 
 
-def gather_rows(x: Float[Tensor, "n D"], index: Int64[Tensor, "*m"]) -> Float[Tensor, "*m D"]:
-    """`x[index]` as an embedding lookup, whose gradient is several times faster than that of indexing."""
-    return F.embedding(index, x)
+def place_rows(x: Float[Tensor, "m D"], row: Int64[Tensor, "m"], num_rows: int) -> Float[Tensor, "T D"]:
+    """Row `row[i]` is `x[i]`; the others are zeros. No two go to one row, so the gradient is only read."""
+    return x.new_zeros(num_rows, x.shape[1]).index_copy(0, row, x)
+
+
+def take_rows(x: Float[Tensor, "T D"], row: Int64[Tensor, "m"]) -> Float[Tensor, "m D"]:
+    """`x[row]`, where no row is taken twice: the gradient is placed, and nothing is summed or sorted."""
+    return _TakeRows.apply(x, row)
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, row: Tensor) -> Tensor:
+        ctx.num_rows = len(x)
+        ctx.save_for_backward(row)
+        return x.index_select(0, row)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (row,) = ctx.saved_tensors
+        return place_rows(grad, row, ctx.num_rows), None

@@ -7,7 +7,7 @@ from __future__ import annotations
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_dist.model.embeddings import Modulation, spread
 from oneflow_dist.model.linear import Linear, RMSNorm
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
@@ -46,7 +46,7 @@ class InsertionHeads(nn.Module):
         if self.modulation is None:
             return hidden
         shift, scale = self.modulation(time_embedding)
-        return hidden * gather_rows(scale, token_sequence) + gather_rows(shift, token_sequence)
+        return hidden * spread(scale, token_sequence) + spread(shift, token_sequence)
 
     def forward(
         self,

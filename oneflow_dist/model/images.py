@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from oneflow_dist.config import ImageConfig
-from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_dist.model.embeddings import Modulation, spread
 from oneflow_dist.model.linear import Linear, RMSNorm
 
 
@@ -27,7 +27,7 @@ class ImageAdapter(nn.Module):
     ) -> Float[Tensor, "P D"]:
         """The row of each patch, with its time added unless the blocks are modulated by it."""
         rows = self.embed(patches.to(self.embed.weight.dtype))
-        return rows if self.modulation is not None else rows + gather_rows(time_embedding, patch_image)
+        return rows if self.modulation is not None else rows + spread(time_embedding, patch_image)
 
     def decode(
         self, rows: Float[Tensor, "P D"], time_embedding: Float[Tensor, "I D"], patch_image: Int64[Tensor, "P"]
@@ -35,6 +35,6 @@ class ImageAdapter(nn.Module):
         """Velocity of each patch from the trunk's output on its row."""
         hidden = self.norm(rows)
         if self.modulation is not None:
-            shift, scale = (gather_rows(part, patch_image) for part in self.modulation(time_embedding))
+            shift, scale = (spread(part, patch_image) for part in self.modulation(time_embedding))
             hidden = hidden * scale + shift
         return self.out(hidden)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, ModelConfig
 from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.philox import normal_values
 
@@ -21,16 +22,13 @@ WHOLE = {
     "heads.norm.weight": "model.norm.weight",
     "unembed.weight": "lm_head.weight",
 }
-OF_BLOCK = {
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.out": "self_attn.o_proj",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp.gate": "mlp.gate_proj",
-    "mlp.up": "mlp.up_proj",
-    "mlp.down": "mlp.down_proj",
+OF_BLOCK = {  # what several of Llama's products are one of ours
+    "attention_norm": ("input_layernorm",),
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention.out": ("self_attn.o_proj",),
+    "mlp_norm": ("post_attention_layernorm",),
+    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down": ("mlp.down_proj",),
 }
 # Of the one stretching there is, in Llama 3.1, 3.2 and 3.3; see `trunk.rotary_frequency`.
 STRETCHED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -38,15 +36,41 @@ FIXED = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "
 NEW_TOKEN_SPREAD = 0.1
 
 
-def stored_name(name: str) -> str:
-    """The name in a Hugging Face folder of a parameter: Llama's, or `oneflow.` and our own."""
+def stored_names(name: str) -> tuple[str, ...]:
+    """The names in a Hugging Face folder of a parameter: Llama's, or `oneflow.` and our own.
+
+    A product that joins several of Llama's has as many.
+    """
     if name in WHOLE:
-        return WHOLE[name]
+        return (WHOLE[name],)
     if name.startswith("blocks."):
         _, number, part = name.removesuffix(".weight").split(".", 2)
         if part in OF_BLOCK:
-            return f"model.layers.{number}.{OF_BLOCK[part]}.weight"
-    return OWN + name
+            return tuple(f"model.layers.{number}.{theirs}.weight" for theirs in OF_BLOCK[part])
+    return (OWN + name,)
+
+
+def stored_tensors(name: str, weight: Tensor, model: ModelConfig) -> dict[str, Tensor]:
+    """A parameter as it is stored, by stored name."""
+    names = stored_names(name)
+    if len(names) == 1:
+        return {names[0]: weight}
+    parts = weight.unflatten(0, (_num_parts(name, model), -1)).split(_part_rows(name, model), dim=1)
+    return {there: part.flatten(0, 1).contiguous() for there, part in zip(names, parts, strict=True)}
+
+
+def _num_parts(name: str, model: ModelConfig) -> int:
+    """In how many parts the rows of a joined product lie, see `trunk.Attention` and `trunk.MLP`."""
+    is_attention = name.endswith("qkv.weight")
+    return model.num_kv_heads if is_attention else math.gcd(model.num_kv_heads, model.mlp_width)
+
+
+def _part_rows(name: str, model: ModelConfig) -> list[int]:
+    """Rows of each of Llama's products in a part."""
+    if name.endswith("qkv.weight"):
+        head_width = model.width // model.num_attention_heads
+        return [model.num_attention_heads // model.num_kv_heads * head_width, head_width, head_width]
+    return [model.mlp_width // _num_parts(name, model)] * 2
 
 
 def to_llama_config(config: Config, dtype: torch.dtype) -> dict[str, Any]:
@@ -147,7 +171,7 @@ def from_llama(
     starts as in a run from nothing.
 
     Args:
-        stored: by stored name; they may be memory-mapped, only grown ones are copied.
+        stored: by stored name; they may be memory-mapped, only grown and joined ones are copied.
         shapes: of all parameters, by name.
 
     Returns:
@@ -156,11 +180,12 @@ def from_llama(
     Raises:
         ValueError: a tensor of Llama's is missing, of another shape, or has no place.
     """
-    places = {name: stored_name(name) for name in shapes}
-    missing = [there for there in places.values() if there not in stored and not there.startswith(OWN)]
+    places = {name: stored_names(name) for name in shapes}
+    known = [there for names in places.values() for there in names]
+    missing = [there for there in known if there not in stored and not there.startswith(OWN)]
     if missing:
         raise ValueError(f"{where}: lacks {len(missing)} tensors of Llama, as {missing[0]}; copy the folder again")
-    homeless = sorted(stored.keys() - set(places.values()))
+    homeless = sorted(stored.keys() - set(known))
     if homeless:
         raise ValueError(
             f"{where}: {len(homeless)} tensors have no place in this model, as {homeless[0]}; take the [heads] and "
@@ -169,14 +194,33 @@ def from_llama(
     tensors: dict[str, Tensor] = {}
     new = []
     for name, shape in shapes.items():
-        if places[name] in stored:
-            tensors[name] = _fit(name, stored[places[name]], shape, config.run.seed, f"{where}: {places[name]}")
+        there = places[name]
+        if len(there) > 1:
+            tensors[name] = _joined(name, {part: stored[part] for part in there}, config.model, where)
+        elif there[0] in stored:
+            tensors[name] = _fit(name, stored[there[0]], shape, config.run.seed, f"{where}: {there[0]}")
         elif name == "adapter.norm.weight":
-            tensors[name] = stored[stored_name("heads.norm.weight")]
+            tensors[name] = stored[WHOLE["heads.norm.weight"]]
         else:
             tensors[name] = first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))
             new.append(name)
     return tensors, new
+
+
+def _joined(name: str, parts: dict[str, Tensor], model: ModelConfig, where: str) -> Tensor:
+    """What `stored_tensors` cuts, whole again: a copy.
+
+    Raises:
+        ValueError: one of them has another shape than the config says.
+    """
+    rows = [_num_parts(name, model) * size for size in _part_rows(name, model)]
+    for (there, part), size in zip(parts.items(), rows, strict=True):
+        if part.shape != (size, model.width):
+            raise ValueError(
+                f"{where}: {there} is {list(part.shape)}, but {[size, model.width]} in this config; take the config it "
+                "is of"
+            )
+    return torch.cat([part.unflatten(0, (_num_parts(name, model), -1)) for part in parts.values()], 1).flatten(0, 1)
 
 
 def _fit(name: str, tensor: Tensor, shape: torch.Size, seed: int, where: str) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
-from oneflow_dist.model.embeddings import TimeEmbedding, gather_rows, with_zero_row
+from oneflow_dist.model.embeddings import TimeEmbedding, place_rows, take_rows
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.images import ImageAdapter
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
@@ -34,6 +34,7 @@ class OneFlow(nn.Module):
         super().__init__()
         model, image = config.model, config.image
         self.axis = axis
+        self.num_shards = 1  # ranks that each hold a part of every parameter; `shard_model` knows
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
         self.rope_scaling = model.rope_scaling
@@ -59,8 +60,10 @@ class OneFlow(nn.Module):
             x = block(x, image_time, row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
         x = self.axis.gather(x)
 
-        velocity = self.adapter.decode(gather_rows(x, batch.patch_row), image_time, batch.patch_image).float()
-        slot_hidden = self.heads.slot_hidden(gather_rows(x, batch.token_row), text_time, batch.token_sequence)
+        rows = take_rows(x, torch.cat([batch.token_row, batch.patch_row]))
+        of_tokens, of_patches = rows.split((len(batch.tokens), len(batch.patches)))
+        velocity = self.adapter.decode(of_patches, image_time, batch.patch_image).float()
+        slot_hidden = self.heads.slot_hidden(of_tokens, text_time, batch.token_sequence)
         bags = batch.bag_tokens, batch.bag_slot, batch.bag_weight, batch.num_filled
         zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
@@ -89,23 +92,19 @@ class OneFlow(nn.Module):
     ) -> Float[Tensor, "t D"]:
         """The trunk's input, of this rank's rows.
 
-        With s = row_source, row by row:
+            token    embed(token), and with "token" conditioning the text time on the first of a sequence
+            patch    adapter(patch)
+            padding  zeros
 
-            s < N        embed(tokens[s]), and with "token" conditioning the text time on the first of a sequence
-            s < N + P    adapter(patches[s - N])
-            otherwise    a row of padding, which nothing reads
+        Over a tensor axis each rank has a part of the embedding and answers for the patches on its own rows.
         """
-        num_tokens, num_patches = len(batch.tokens), len(batch.patches)
-        token = batch.row_source.clamp(max=num_tokens)
-        text = self.axis.scatter_sum(self.embed(F.pad(batch.tokens, (0, 1))[token]))
-
-        local_rows = self.axis.local_slice(len(batch.row_source))
-        source, token, row_image = batch.row_source[local_rows], token[local_rows], batch.row_image[local_rows]
-        is_text = source < num_tokens
+        num_rows = len(batch.position)
+        text = self.embed(batch.tokens)
+        patches = self.adapter.encode(batch.patches, image_time, batch.patch_image).to(text.dtype)
         if self.time_conditioning == "token":
-            sequence = batch.token_sequence
-            is_first = F.pad(sequence.diff(prepend=sequence.new_full((1,), -1)) > 0, (0, 1))
-            text = text + is_first[token, None] * gather_rows(text_time, F.pad(sequence, (0, 1))[token])
-        patch = torch.where(is_text, num_patches, source - num_tokens)
-        patches = self.adapter.encode(with_zero_row(batch.patches)[patch], with_zero_row(image_time), row_image)
-        return torch.where(is_text[:, None], text, patches.to(text.dtype))
+            first = torch.searchsorted(batch.token_sequence, torch.arange(len(text_time), device=text.device))
+            own_time = self.axis.own_rows(text_time.to(text.dtype), batch.token_row[first], num_rows)
+            text = text + place_rows(own_time, first, len(text))
+        rows = torch.cat([text, self.axis.own_rows(patches, batch.patch_row, num_rows)])
+        place = torch.cat([batch.token_row, batch.patch_row])
+        return self.axis.scatter_sum(place_rows(rows, place, num_rows))

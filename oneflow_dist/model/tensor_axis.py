@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial
 
@@ -40,6 +40,10 @@ class TensorAxis:
     def scatter_sum(self, x: Shaped[Tensor, "T *rest"]) -> Shaped[Tensor, "t *rest"]:
         """This rank's rows of the sum over ranks. Backward, each rank gets the gradients of all rows."""
         return x if self.size == 1 else _ScatterSum.apply(x, self)
+
+    def own_rows(self, x: Shaped[Tensor, "m D"], row: Int64[Tensor, "m"], num_rows: int) -> Shaped[Tensor, "m D"]:
+        """What every rank has and one brings into a `scatter_sum` of `num_rows` rows: who holds row `row[i]`."""
+        return x if self.size == 1 else x * (row * self.size // num_rows == self.rank)[:, None]
 
     def deal_rows(self, x: Shaped[Tensor, "T v"]) -> Shaped[Tensor, "t V"]:
         """This rank's rows with the columns of all ranks; before, each has its columns of all rows. No gradient."""

@@ -13,23 +13,26 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
-from oneflow_dist.model.embeddings import Modulation, gather_rows
+from oneflow_dist.model.embeddings import Modulation
 from oneflow_dist.model.linear import Linear, RMSNorm
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.packed_attention import packed_attention
 
 
 class Attention(nn.Module):
-    """Grouped-query attention within each sequence; the heads are dealt out over the tensor axis."""
+    """Grouped-query attention within each sequence; the heads are dealt out over the tensor axis.
+
+    Query, key and value are one product. Its outputs go by key head, so that a part of them is what a tensor rank
+    needs: the query heads that read the first key head, that key, its value; then those of the second; and so on.
+    """
 
     def __init__(self, config: ModelConfig, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         self.axis = axis
         self.head_width = config.width // config.num_attention_heads
         self.is_causal = config.is_causal
-        self.query = Linear(config.width, config.num_attention_heads * self.head_width, bias=False)
-        self.key = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
-        self.value = Linear(config.width, config.num_kv_heads * self.head_width, bias=False)
+        self.group = config.num_attention_heads // config.num_kv_heads
+        self.qkv = Linear(config.width, config.num_kv_heads * (self.group + 2) * self.head_width, bias=False)
         self.out = Linear(config.num_attention_heads * self.head_width, config.width, bias=False)
 
     def forward(
@@ -41,27 +44,32 @@ class Attention(nn.Module):
         max_seqlen: int,
     ) -> Float[Tensor, "t D"]:
         x = self.axis.gather(x)
-        query, key, value = (
-            project(x).unflatten(-1, (-1, self.head_width)) for project in (self.query, self.key, self.value)
-        )
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        heads = self.qkv(x).unflatten(-1, (-1, self.group + 2, self.head_width))
+        query, key, value = heads.split((self.group, 1, 1), dim=2)
+        cos, sin = cos[:, None], sin[:, None]
+        query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
+        value = value.squeeze(2)
         attended = packed_attention(query, key, value, cu_seqlens, max_seqlen, self.is_causal).flatten(1)
         return self.axis.scatter_sum(self.out(attended))
 
 
 class MLP(nn.Module):
-    """SwiGLU; its hidden width is dealt out over the tensor axis."""
+    """SwiGLU; its hidden width is dealt out over the tensor axis.
+
+    Gate and up are one product, in as many parts as a tensor axis may ever have ranks: first the gates of a part, then
+    what they gate.
+    """
 
     def __init__(self, config: ModelConfig, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
         self.axis = axis
-        self.gate = Linear(config.width, config.mlp_width, bias=False)
-        self.up = Linear(config.width, config.mlp_width, bias=False)
+        self.part_width = config.mlp_width // math.gcd(config.num_kv_heads, config.mlp_width)
+        self.gate_up = Linear(config.width, 2 * config.mlp_width, bias=False)
         self.down = Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x: Float[Tensor, "t D"]) -> Float[Tensor, "t D"]:
-        x = self.axis.gather(x)
-        return self.axis.scatter_sum(self.down(F.silu(self.gate(x)) * self.up(x)))
+        gate, up = self.gate_up(self.axis.gather(x)).unflatten(-1, (-1, 2, self.part_width)).unbind(-2)
+        return self.axis.scatter_sum(self.down((F.silu(gate) * up).flatten(-2)))
 
 
 class Block(nn.Module):
@@ -92,7 +100,7 @@ class Block(nn.Module):
         # Rows that are no patches take the extra last line: shift 0, scale 1, gate 1.
         parts = self.modulation(image_embedding)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
-            gather_rows(F.pad(part, (0, 0, 0, 1), value=neutral), row_image)
+            F.embedding(row_image, F.pad(part, (0, 0, 0, 1), value=neutral))
             for part, neutral in zip(parts, (0.0, 1.0, 1.0) * 2, strict=True)
         )
         h = self.attention_norm(x) * scale + shift
@@ -140,8 +148,8 @@ def rotary_frequency(head_width: int, theta: float, scaling: float, device: torc
 
 
 def rotate(
-    x: Float[Tensor, "T h d"], cos: Float32[Tensor, "T 1 f"], sin: Float32[Tensor, "T 1 f"]
-) -> Float[Tensor, "T h d"]:
+    x: Float[Tensor, "T *h d"], cos: Float32[Tensor, "T *ones f"], sin: Float32[Tensor, "T *ones f"]
+) -> Float[Tensor, "T *h d"]:
     """Turn each pair (j, j + d/2) of `x` by its row's angle; in float32, back in x's dtype."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

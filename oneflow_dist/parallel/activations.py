@@ -34,9 +34,9 @@ KEPT = (
 def checkpoint_block(block: nn.Module, mode: Mode) -> None:
     """Let a block's backward pass compute again what its forward pass did not keep; names of parameters stay.
 
-    "full" keeps the block's input alone. "selective" keeps attention, what crossed the network, and every second
-    product of a linear layer: of query, key, value, out, gate, up, down that is key, out and up, so that query, value
-    and gate are computed again (37 percent of the forward products) and `down` never has to be.
+    "full" keeps the block's input alone. "selective" keeps attention, what crossed the network, and of the four
+    products of linear layers, `qkv`, `out`, `gate_up` and `down`, the first two: `gate_up`, whose results are more than
+    all others together, is computed again (54 percent of the forward products of Llama 8B), and `down` never has to be.
     """
     if mode == "none":
         return
@@ -57,7 +57,7 @@ def _selective() -> tuple[Any, Any]:
         is_kept = op in KEPT
         if op in PRODUCTS:
             num_products[context.is_recompute] += 1
-            is_kept = num_products[context.is_recompute] % 2 == 0
+            is_kept = num_products[context.is_recompute] <= 2
         return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
     return create_selective_checkpoint_contexts(policy)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from oneflow_dist.config import Config
@@ -30,7 +33,7 @@ from oneflow_kernels.float8 import check_device, check_sizes, float8_linear
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "float8": torch.bfloat16}
 
 # Weights that the tensor axis cuts, by the end of their names: outputs of a product, tokens, inputs of a product.
-CUT_OUTPUTS = ("query.weight", "key.weight", "value.weight", "mlp.gate.weight", "mlp.up.weight")
+CUT_OUTPUTS = ("attention.qkv.weight", "mlp.gate_up.weight")
 CUT_TOKENS = ("embed.weight", "unembed.weight")
 CUT_INPUTS = ("attention.out.weight", "mlp.down.weight")
 
@@ -68,12 +71,16 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     data_mesh = mesh["replicate", "shard"] if mesh.size(0) > 1 else mesh["shard"]
     host = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
-    for module in (*model.blocks, model):
-        fully_shard(module, mesh=data_mesh, mp_policy=policy, offload_policy=host)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
+    model.num_shards = mesh["shard"].size()
+    options: dict[str, Any] = {"mesh": data_mesh, "mp_policy": policy, "offload_policy": host}
+    for module in (*model.blocks, model):  # who has all of a parameter frees nothing by cutting it again
+        fully_shard(module, **options, reshard_after_forward=model.num_shards > 1)
+    for module in fsdp_modules(model):
+        if data_mesh.size() == 1:
+            module.set_custom_reduce_scatter(_InPlace())
+        else:
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
     for method in ("bag_logits", "draw_tokens"):
         register_fsdp_forward_method(model, method)
     return model
@@ -148,17 +155,41 @@ def count_once(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
     )
 
 
-def sync_gradients(model: nn.Module, is_last: bool) -> None:
+def sync_gradients(model: OneFlow, is_last: bool) -> None:
     """Reduce gradients over replicas in the last microbatch of a step only.
 
-    Over shards they are reduced in every one, so that no rank holds more gradients than parameters.
+    Over shards they are reduced in every one, so that no rank holds more gradients than parameters. A rank that has
+    whole parameters keeps them for all microbatches, and sums their gradients where they are, in float32.
     """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(is_last)
+        if model.num_shards == 1:
+            model.set_requires_gradient_sync(is_last)
+            model.set_reshard_after_backward(is_last)
+
+
+class _InPlace(ReduceScatter):
+    """The sum over one rank: what comes out is what goes in, not a copy of it."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Called for the input, then for the output, which is of the same size and gets the same memory."""
+        buffer = self._buffer if self._buffer is not None else torch.empty(size, dtype=dtype, device=device)
+        self._buffer = buffer if self._buffer is None else None
+        return buffer
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        raise AssertionError("there is no other rank to exchange gradients with")
 
 
 def reshard(model: nn.Module) -> None:
     """Drop gathered parameters, so that the next forward sees what the shards hold now."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    for module in fsdp_modules(model):
+        module.reshard()
+
+
+def fsdp_modules(model: nn.Module) -> list[FSDPModule]:
+    """The parts of a model whose parameters are gathered together; none of a model that is not sharded."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

@@ -13,23 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Images, NoisySample, PackedBatch
+from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.loader import packs_of_rank
-from oneflow_dist.data.packing import pack
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import count_once, shard_model
 from oneflow_dist.planning.recorder import Collective, Recorder
-from oneflow_dist.training import compute_gradients, global_counts, update_weights
+from oneflow_dist.stored_tensors import named_leaves
+from oneflow_dist.training import agree, compute_gradients, update_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +77,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
         batch = full_pack(config)
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             model.to_empty(device="cpu")
-            optimizer = make_optimizer(model, config.optim)
-            fill_states(model, optimizer)
+            optimizer = AdamW(model, config.optim)
             batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
             fewer = Recorder()
@@ -104,7 +101,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
 
 
 def record_step(
-    model: OneFlow, optimizer: torch.optim.Optimizer, batches: list[PackedBatch], config: Config
+    model: OneFlow, optimizer: AdamW, batches: list[PackedBatch], config: Config
 ) -> tuple[Recorder, dict[str, int]]:
     """What `train_step` does on the device, recorded; and the bytes that are held from step to step.
 
@@ -112,64 +109,74 @@ def record_step(
     """
     ema = MovingAverage(model, config.optim.ema_decay)
     with Recorder() as recorder:
-        states = [value for state in optimizer.state.values() for value in state.values()]
         held = {
             "parameters": recorder.name("parameters", model.parameters()),
-            "optimizer": recorder.name("optimizer", [value for value in states if isinstance(value, Tensor)]),
+            "optimizer": recorder.name("optimizer", [value for _, value in named_leaves(optimizer.tensors)]),
             "average": recorder.name("average", ema.tensors.values()),
         }
-        recorder.name("batch", tensors_of(batches[0]).values())
+        recorder.name("batch", batches[0].tensors().values())
         with unset_fake_temporarily():  # counts live on the host
-            counts = global_counts(batches)
-        compute_gradients(model, batches, counts, config)
+            counts, _ = agree(batches)
+        _, sums = compute_gradients(model, batches, counts, config)
         recorder.name("gradients", [parameter.grad for parameter in model.parameters() if parameter.grad is not None])
-        update_weights(model, optimizer, ema, 1, config)
+        update_weights(model, optimizer, ema, sums, torch.zeros_like(sums[-1]), 1, config)
     return recorder, held
 
 
-def fill_states(model: OneFlow, optimizer: torch.optim.Optimizer) -> None:
-    """Make the optimizer's states, as a first step would."""
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-
-
 def full_pack(config: Config) -> PackedBatch:
-    """A pack of full size around a sample of one token, said to be as full as packs get.
+    """A pack as full as packs get: as much text as there is room for, and images in the rows that are left.
 
-    Its longest sequence is as long as samples may be, and every missing token has a slot of its own.
+    Every missing token has a slot of its own, and samples are as long as they may be.
     """
-    none, patches = np.zeros(0, dtype=np.int64), np.zeros((0, config.image.patch_elements), dtype=np.float32)
-    sample = NoisySample(
-        key="",
-        tokens=np.zeros(1, dtype=np.int64),
-        is_open=np.ones(1, dtype=bool),
-        bag_tokens=none,
-        bag_slot=none,
-        images=Images(token=none, time=np.zeros(0), grid=none.reshape(0, 2), patches=patches),
+    room, longest = capacity_of(config), config.data.max_sample_rows
+    num_tokens = min(room.tokens, room.rows)
+    num_patches = min(room.patches, room.rows - num_tokens)
+    num_images = min(room.images, num_patches)
+    num_filled = min(room.bag_tokens, num_tokens)
+    sequences = -(-room.rows // longest)
+    token, patch, bag = (torch.arange(count) for count in (num_tokens, num_patches, room.bag_tokens))
+    patches = torch.zeros(num_patches, config.image.patch_elements)
+    return PackedBatch(
+        tokens=torch.zeros_like(token),
+        token_row=token,
+        token_sequence=token * sequences // num_tokens,
+        slot_weight=torch.ones(num_tokens),
+        missing_count=torch.ones(num_tokens),
+        bag_tokens=torch.zeros_like(bag),
+        bag_slot=bag * num_filled // room.bag_tokens,
+        bag_weight=torch.ones(room.bag_tokens),
+        image_time=torch.zeros(room.images),
+        patches=patches,
         velocity=patches,
-        is_moving=np.zeros(0, dtype=bool),
-        text_time=0.0,
-    )
-    room = capacity_of(config)
-    return dataclasses.replace(
-        pack([sample], room, config.flow.normalize),
-        max_seqlen=config.data.max_sample_rows,
-        num_filled=min(room.bag_tokens, room.tokens),
+        patch_image=patch * num_images // max(1, num_patches),
+        patch_row=num_tokens + patch,
+        patch_weight=torch.ones(num_patches),
+        row_image=torch.full((room.rows,), room.images),
+        position=torch.zeros(room.rows, 3, dtype=torch.int32),
+        cu_seqlens=(torch.arange(sequences + 1, dtype=torch.int32) * longest).clamp(max=room.rows),
+        text_time=torch.zeros(sequences),
+        num_filled=num_filled,
+        max_seqlen=longest,
+        counts=Counts(
+            open_slots=num_tokens,
+            text_sequences=sequences,
+            image_elements=patches.numel(),
+            rows=room.rows,
+            padded_rows=room.rows,
+            text_tokens=num_tokens,
+            bag_tokens=room.bag_tokens,
+            filled_slots=num_filled,
+            sequences=sequences,
+            attention_pairs=room.rows * longest,
+        ),
+        keys=(),
     )
 
 
 def without_values(batch: PackedBatch, mode: FakeTensorMode) -> PackedBatch:
     """The batch on fake tensors."""
-    fakes: dict[str, Any] = {name: mode.from_tensor(tensor) for name, tensor in tensors_of(batch).items()}
+    fakes: dict[str, Any] = {name: mode.from_tensor(tensor) for name, tensor in batch.tensors().items()}
     return dataclasses.replace(batch, **fakes)
-
-
-def tensors_of(batch: PackedBatch) -> dict[str, Tensor]:
-    """The fields of a batch that are tensors."""
-    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 @contextmanager

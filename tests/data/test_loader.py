@@ -55,7 +55,7 @@ def run(
     own, gathered = [], {}
     for rank in range(world_size):
         loader = PackLoader(config, rank, world_size, states)
-        own.append([loader.next_step(CPU) for _ in range(steps)])
+        own.append([loader.next_step() for _ in range(steps)])
         gathered |= loader.states
         del loader  # and its workers
     return [own[n % world_size][step][n // world_size] for step in range(steps) for n in range(num_lanes)], gathered
@@ -120,7 +120,7 @@ def test_a_rank_takes_all_its_lanes_in_each_step(
     """Gradient accumulation: next_step returns all packs of the rank's lanes, in order."""
     loader = PackLoader(make_small(), 1, 8)
     for step in range(2):
-        assert_same(loader.next_step(CPU), unbroken[step * NUM_LANES + 1 : (step + 1) * NUM_LANES : 8])
+        assert_same(loader.next_step(), unbroken[step * NUM_LANES + 1 : (step + 1) * NUM_LANES : 8])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_an_unused_loader_reports_the_state_that_it_started_from(make_small: Cal
 
 def refusal(config: Config, world_size: int = 1) -> str:
     with pytest.raises(ValueError) as error:
-        PackLoader(config, 0, world_size).next_step(CPU)
+        PackLoader(config, 0, world_size).next_step()
     message = Message(error.value)
     error.value.__traceback__ = None  # it holds the loader, whose workers end with it
     del error
@@ -195,7 +195,7 @@ def test_lanes_must_divide_among_ranks(make_small: Callable[..., Config], world_
 def test_the_vocabulary_must_hold_the_tokenizer(make_small: Callable[..., Config]) -> None:
     config = make_small("data.tokenizer=bytes", "model.vocab_size=259")
     assert refusal(config) == "model.vocab_size (259) is smaller than the tokenizer's 260 (bytes); raise it"
-    assert len(PackLoader(make_small("data.tokenizer=bytes", "model.vocab_size=260"), 0, 1).next_step(CPU)) == NUM_LANES
+    assert len(PackLoader(make_small("data.tokenizer=bytes", "model.vocab_size=260"), 0, 1).next_step()) == NUM_LANES
 
 
 def test_every_lane_needs_a_sample_of_every_source(make_small: Callable[..., Config]) -> None:
@@ -228,7 +228,7 @@ def test_a_tokenizer_without_the_words_still_reads_every_text(
 ) -> None:
     write_ranks(tmp_path / "other.tiktoken", train_ranks(["nothing of the kind"], vocab_size=260))
     config = make_small(f"data.tokenizer={tmp_path / 'other.tiktoken'}", "data.packs_per_step=4")
-    assert len(PackLoader(config, 0, 1).next_step(CPU)) == 4
+    assert len(PackLoader(config, 0, 1).next_step()) == 4
 
 
 # Shards at an address.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.containers import Capacity, NoisySample
-from oneflow_dist.data.packing import choose_samples, pack, size_of
+from oneflow_dist.data.packing import FEWEST_SEQUENCES, choose_samples, pack, size_of
 
 ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, images=9, patches=36, sequences=8)
 
@@ -34,41 +34,35 @@ def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(
     samples: list[NoisySample],
 ) -> None:
     batch = pack(samples, None)
-    num_tokens = len(batch.tokens)
-    expected = []
-    token = image = patch = 0
+    token_rows, patch_rows, row, image = [], [], 0, 0
     for sample in samples:
         for place in range(len(sample.tokens)):
-            expected.append(token)
-            token += 1
+            token_rows.append(row)
+            row += 1
             if place in sample.images.token:
-                expected += [num_tokens + patch + number for number in range(NUM_PATCHES[image])]
-                patch += NUM_PATCHES[image]
+                patch_rows += range(row, row + NUM_PATCHES[image])
+                row += NUM_PATCHES[image]
                 image += 1
-    assert batch.row_source.tolist() == expected
+    assert batch.token_row.tolist() == token_rows
+    assert batch.patch_row.tolist() == patch_rows
     assert batch.tokens.tolist() == np.concatenate([s.tokens for s in samples]).tolist()
 
 
-def test_rows_and_their_sources_point_at_each_other(samples: list[NoisySample]) -> None:
+def test_a_row_that_holds_something_belongs_to_one_token_or_one_patch(samples: list[NoisySample]) -> None:
     batch = pack(samples, ROOM)
-    num_tokens, num_patches = batch.counts.text_tokens, sum(NUM_PATCHES)
-    assert batch.row_source[batch.token_row[:num_tokens]].tolist() == list(range(num_tokens))
-    rows = batch.patch_row[:num_patches]
-    assert batch.row_source[rows].tolist() == [ROOM.tokens + patch for patch in range(num_patches)]
-    assert batch.patch_image[:num_patches].tolist() == np.repeat(np.arange(4), NUM_PATCHES).tolist()
-    assert torch.equal(batch.row_image[rows], batch.patch_image[:num_patches])
-    assert (batch.row_image == ROOM.images).sum() == ROOM.rows - num_patches
+    assert sorted(torch.cat([batch.token_row, batch.patch_row]).tolist()) == list(range(batch.counts.rows))
+    assert batch.patch_image.tolist() == np.repeat(np.arange(4), NUM_PATCHES).tolist()
+    assert torch.equal(batch.row_image[batch.patch_row], batch.patch_image)
+    assert (batch.row_image == ROOM.images).sum() == ROOM.rows - sum(NUM_PATCHES)
 
 
 def test_sequences_follow_each_other_and_padding_is_the_last(samples: list[NoisySample]) -> None:
     batch = pack(samples, ROOM)
     lengths = [size_of([s]).rows for s in samples]
-    assert batch.cu_seqlens.diff().tolist() == [*lengths, ROOM.rows - sum(lengths), 0, 0, 0]
+    assert batch.cu_seqlens.diff()[:5].tolist() == [*lengths, ROOM.rows - sum(lengths)]
+    assert batch.cu_seqlens.diff()[5:].tolist() == [0] * (FEWEST_SEQUENCES - 5)
     assert int(batch.cu_seqlens.diff().max()) == ROOM.rows - sum(lengths) == 51
     assert batch.max_seqlen == 64  # the next power of two
-    nothing = ROOM.tokens + ROOM.patches
-    assert (batch.row_source[sum(lengths) :] == nothing).all()
-    assert (batch.row_source[: sum(lengths)] != nothing).all()
 
 
 def test_no_two_rows_of_a_sequence_share_a_position(samples: list[NoisySample]) -> None:
@@ -121,12 +115,11 @@ def test_images_of_three_grids_lie_in_one_pack_as_they_do_alone(make_noisy: Call
 
 def test_bags_move_with_their_slots(samples: list[NoisySample]) -> None:
     batch = pack(samples, ROOM)
-    num_bag = batch.counts.bag_tokens
     first = np.cumsum([0, *[len(s.tokens) for s in samples]])
     expected = np.concatenate([s.bag_slot + offset for s, offset in zip(samples, first, strict=False)])
-    assert batch.bag_slot[:num_bag].tolist() == expected.tolist()
-    assert batch.bag_tokens[:num_bag].tolist() == np.concatenate([s.bag_tokens for s in samples]).tolist()
-    assert batch.missing_count.tolist() == np.bincount(expected, minlength=ROOM.tokens).tolist()
+    assert batch.bag_slot.tolist() == expected.tolist()
+    assert batch.bag_tokens.tolist() == np.concatenate([s.bag_tokens for s in samples]).tolist()
+    assert batch.missing_count.tolist() == np.bincount(expected, minlength=len(batch.tokens)).tolist()
     assert (batch.bag_slot.diff() >= 0).all()
 
 
@@ -146,31 +139,22 @@ def test_an_open_slot_weighs_one_or_its_part_of_its_sample(
     assert torch.equal(batch.bag_weight[:num_bag], batch.slot_weight[batch.bag_slot[:num_bag]])
 
 
-def test_padding_has_no_weight(samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM)
-    assert (batch.slot_weight[batch.counts.text_tokens :] == 0.0).all()
-    assert (batch.missing_count[batch.counts.text_tokens :] == 0.0).all()
-    assert (batch.bag_weight[batch.counts.bag_tokens :] == 0.0).all()
-    assert (batch.patch_weight[sum(NUM_PATCHES) :] == 0.0).all()
-    assert (batch.patches[sum(NUM_PATCHES) :] == 0.0).all()
+def test_only_rows_and_images_are_padded_to_the_capacity(samples: list[NoisySample]) -> None:
+    batch, plain = pack(samples, ROOM), pack(samples, None)
+    padded = {"row_image", "position", "image_time"}
+    assert (len(batch.row_image), len(batch.position), len(batch.image_time)) == (ROOM.rows, ROOM.rows, ROOM.images)
+    for name, tensor in batch.tensors().items():
+        if name not in padded and name != "cu_seqlens":
+            assert torch.equal(tensor, getattr(plain, name)), name
+    assert plain.counts.padded_rows == plain.counts.rows == len(plain.position)
 
 
-def test_a_padded_batch_has_the_sizes_of_its_capacity(samples: list[NoisySample]) -> None:
-    batch = pack(samples, ROOM)
-    assert (len(batch.row_source), len(batch.tokens), len(batch.bag_tokens)) == (
-        ROOM.rows,
-        ROOM.tokens,
-        ROOM.bag_tokens,
-    )
-    assert (len(batch.image_time), len(batch.text_time)) == (ROOM.images, ROOM.sequences)
-    for name in ("patches", "velocity", "patch_image", "patch_row", "patch_weight"):
-        assert len(getattr(batch, name)) == ROOM.patches, name
-
-
-def test_a_batch_without_capacity_has_no_padding(samples: list[NoisySample]) -> None:
-    batch = pack(samples, None)
-    assert batch.counts.padded_rows == batch.counts.rows == len(batch.row_source)
-    assert (batch.cu_seqlens.diff() > 0).all()
+@pytest.mark.parametrize("count", [1, FEWEST_SEQUENCES - 1, FEWEST_SEQUENCES, 2 * FEWEST_SEQUENCES])
+def test_sequence_bounds_have_few_lengths(make_noisy: Callable[..., NoisySample], count: int) -> None:
+    sample = make_noisy(np.random.default_rng(0), num_tokens=2, num_images=0)
+    length = len(pack([sample] * count, replace(ROOM, rows=4000)).cu_seqlens) - 1
+    assert length >= max(FEWEST_SEQUENCES, count + 1)  # the padding is one more
+    assert length in (FEWEST_SEQUENCES, 2 * FEWEST_SEQUENCES, 4 * FEWEST_SEQUENCES)
 
 
 def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
@@ -192,18 +176,9 @@ def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
     assert counts.attention_pairs == sum(length**2 for length in lengths)
 
 
-def test_filled_slots_of_a_pack_are_known_with_that_of_its_padding(samples: list[NoisySample]) -> None:
-    """Padding stands in the last slot, which may have a bag of its own where no token is padding."""
-    size = size_of(samples)
-    slots = [sample.bag_slot + first for sample, first in zip(samples, (0, 8, 17, 18), strict=True)]
-    own = len(np.unique(np.concatenate(slots)))
-    for capacity, extra in ((None, 0), (ROOM, 1)):
-        batch = pack(samples, capacity)
-        assert batch.num_filled == len(batch.bag_slot.unique())
-        assert batch.num_filled - batch.counts.filled_slots == extra
-        assert batch.counts.filled_slots == own
-    full = pack(samples, replace(size, bag_tokens=size.bag_tokens + 3, sequences=size.sequences + 1))
-    assert full.num_filled == len(full.bag_slot.unique())
+def test_filled_slots_of_a_pack_are_known(samples: list[NoisySample]) -> None:
+    batch = pack(samples, ROOM)
+    assert batch.num_filled == batch.counts.filled_slots == len(batch.bag_slot.unique())
 
 
 def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oneflow_dist.config import Config, FlowConfig
-from oneflow_dist.containers import Capacity, Counts, Losses, NoisySample, PackedBatch, Prediction, Sample
+from oneflow_dist.containers import Counts, Losses, NoisySample, PackedBatch, Prediction, Sample
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import are_finite, compute_losses
 from oneflow_dist.flow.noising import noise_at
@@ -256,12 +256,11 @@ def test_image_loss_is_the_mean_square_over_scored_images(
 def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
     config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
-    """In float64, image by image: a large image counts by its size, a clean one and padding not at all."""
+    """In float64, image by image: a large image counts by its size, a clean one not at all."""
     rng = np.random.default_rng(5)
     first = make_noisy(rng, num_images=3, grid=[(1, 2), (5, 3), (2, 2)])
     samples = [replace(first, is_moving=np.array([True, False, True])), make_noisy(rng, grid=(4, 7))]
-    plain = pack(samples, None)
-    batch = pack(samples, replace(_size(plain), rows=90, images=6, patches=70, sequences=3))
+    batch = pack(samples, None)
     prediction = random_prediction(batch, 0)
     losses = compute_losses(prediction, batch, batch.counts, flow_of(config, "batch"))
 
@@ -332,22 +331,17 @@ def test_paper_normalisation_is_the_mean_over_samples_of_the_mean_over_slots(
 
 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
-def test_closed_slots_and_padding_add_no_loss(
-    config: Config, make_noisy: Callable[..., NoisySample], normalize: str
-) -> None:
+def test_closed_slots_add_no_loss(config: Config, make_noisy: Callable[..., NoisySample], normalize: str) -> None:
     noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=1, num_bag_tokens=3)
     noisy = replace(noisy, is_open=np.array([1, 0, 1, 0, 1, 1], dtype=bool), bag_slot=np.array([0, 2, 2]))
-    plain = pack([noisy], None, normalize)
-    room = replace(_size(plain), rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5)
-    padded = pack([noisy], room, normalize)
-    values, wild = random_values(plain, 0), random_values(padded, 1)
-    for name, value in values.items():
-        wild[name][: len(value)] = value
+    batch = pack([noisy], None, normalize)
+    values = random_values(batch, 0)
+    wild = {name: value.clone() for name, value in values.items()}
     wild["zero_logit"][[1, 3]] = 50.0
     wild["log_rate"][[1, 3]] = 5.0
     expected, actual = (
         compute_losses(predict_values(batch, **of_batch), batch, batch.counts, flow_of(config, normalize))
-        for batch, of_batch in ((plain, values), (padded, wild))
+        for of_batch in (values, wild)
     )
     torch.testing.assert_close(actual.stack(), expected.stack())
 
@@ -357,13 +351,11 @@ def test_closed_slots_and_padding_add_no_loss(
 def test_what_is_not_scored_may_be_anything(
     config: Config, make_noisy: Callable[..., NoisySample], normalize: str, wild: float
 ) -> None:
-    """Nothing trains closed slots, rates where nothing is missing, clean images and padding: they may overflow."""
+    """Nothing trains closed slots, rates where nothing is missing, and clean images: they may overflow."""
     noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=2, num_bag_tokens=3)
     is_open = np.array([1, 0, 1, 0, 1, 1, 1], dtype=bool)
     noisy = replace(noisy, is_open=is_open, bag_slot=np.array([0, 2, 2]), is_moving=np.array([False, True]))
-    size = _size(pack([noisy], None, normalize))
-    room = replace(size, rows=40, tokens=30, bag_tokens=20, images=4, patches=16, sequences=5)
-    batch = pack([noisy], room, normalize)
+    batch = pack([noisy], None, normalize)
     tame = random_prediction(batch, 0)
     names = ("zero_logit", "log_rate", "velocity")
     is_scored = {
@@ -382,17 +374,6 @@ def test_what_is_not_scored_may_be_anything(
     assert found[0][0][-1] > 0.0
     for same, other in zip(*found, strict=True):
         assert torch.equal(same, other)
-
-
-def _size(batch: PackedBatch) -> Capacity:
-    return Capacity(
-        rows=len(batch.row_source),
-        tokens=len(batch.tokens),
-        bag_tokens=len(batch.bag_tokens),
-        images=len(batch.image_time),
-        patches=len(batch.patches),
-        sequences=len(batch.text_time),
-    )
 
 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])

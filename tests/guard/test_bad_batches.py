@@ -24,7 +24,7 @@ SMALL = ("data.rows_per_pack=256", "data.tokens_per_pack=192", "data.bag_tokens_
 
 @pytest.fixture
 def batches(make_config: Callable[..., Config]) -> list[PackedBatch]:
-    return PackLoader(make_config("data.packs_per_step=2"), 0, 1).next_step(CPU)
+    return PackLoader(make_config("data.packs_per_step=2"), 0, 1).next_step()
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -57,7 +57,7 @@ def test_where_all_losses_are_finite_the_batch_of_the_highest_is_kept(
 def keep_on_ranks(config_path: str, num_bad: int, folder: str) -> tuple[str, str]:
     """Rank 1 has `num_bad` of its three packs not finite; rank 0 has the highest finite loss."""
     config = load_config(config_path)
-    batches = PackLoader(config, dist.get_rank(), dist.get_world_size()).next_step(CPU)
+    batches = PackLoader(config, dist.get_rank(), dist.get_world_size()).next_step()
     own = torch.full((len(batches), NUM_LOSSES), 2.0 - dist.get_rank())
     if dist.get_rank() == 1:
         own[:num_bad] = math.inf

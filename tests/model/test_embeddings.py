@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from oneflow_dist.model.embeddings import Modulation, TimeEmbedding, gather_rows, time_sinusoids
+from oneflow_dist.model.embeddings import Modulation, TimeEmbedding, place_rows, spread, take_rows, time_sinusoids
 
 
 def test_sinusoids_at_time_zero_are_one_and_zero() -> None:
@@ -56,17 +56,34 @@ def test_modulation_is_a_linear_map_of_the_activated_condition() -> None:
     torch.testing.assert_close(scale, 1.0 + raw[:, 4:])
 
 
-@pytest.mark.parametrize("shape", [(7,), (3, 2), (0,)])
-def test_gather_rows_is_indexing(shape: tuple[int, ...]) -> None:
-    x = torch.randn(4, 3, requires_grad=True, generator=torch.Generator().manual_seed(0))
-    index = torch.randint(4, shape, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(gather_rows(x, index), x[index])
+@pytest.mark.parametrize("count", [0, 7])
+def test_spread_is_indexing_and_its_gradient_adds_up_where_a_row_is_read_often(count: int) -> None:
+    x = torch.randn(4, 3, dtype=torch.bfloat16, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    index = torch.randint(4, (count,), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(spread(x, index), x[index])
+    (grad,) = torch.autograd.grad(spread(x, index).sum(), x)
+    assert grad[:, 0].tolist() == torch.bincount(index, minlength=4).tolist()
 
 
-def test_gradients_of_gathered_rows_add_up_where_a_row_is_read_often() -> None:
-    x = torch.zeros(3, 2, requires_grad=True)
-    (grad,) = torch.autograd.grad(gather_rows(x, torch.tensor([[2, 2], [0, 2]])).sum(), x)
-    assert grad.tolist() == [[1.0, 1.0], [0.0, 0.0], [3.0, 3.0]]
+def test_rows_are_placed_and_taken_back_and_so_are_their_gradients() -> None:
+    x = torch.randn(3, 2, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    row, weight = torch.tensor([4, 0, 2]), torch.arange(10.0).view(5, 2)
+    placed = place_rows(x, row, 5)
+    assert torch.equal(placed[row], x)
+    assert not placed[[1, 3]].any()
+    (grad,) = torch.autograd.grad((placed * weight).sum(), x)
+    assert torch.equal(grad, weight[row])
+    taken = take_rows(placed.detach().requires_grad_(), row)
+    assert torch.equal(taken, x)
+    y = torch.zeros(5, 2, requires_grad=True)
+    (grad,) = torch.autograd.grad((take_rows(y, row) * weight[:3]).sum(), y)
+    assert torch.equal(grad, place_rows(weight[:3], row, 5))
+
+
+def test_no_rows_at_all_are_placed_and_taken() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    assert not place_rows(torch.zeros(0, 2), none, 5).any()
+    assert take_rows(torch.ones(5, 2), none).shape == (0, 2)
 
 
 def test_number_of_frequencies_is_that_of_the_documentation() -> None:

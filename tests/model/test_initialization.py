@@ -84,8 +84,8 @@ def test_norms_start_at_one_and_biases_at_zero(make_config: Callable[..., Config
 @pytest.mark.parametrize(
     ("name", "shape", "std"),
     [
-        ("blocks.0.attention.query.weight", (64, 256), 1 / 16),
-        ("blocks.3.mlp.up.weight", (300, 64), 1 / 8),
+        ("blocks.0.attention.qkv.weight", (64, 256), 1 / 16),
+        ("blocks.3.mlp.gate_up.weight", (300, 64), 1 / 8),
         ("blocks.0.attention.out.weight", (64, 256), 1 / 16 / 8**0.5),
         ("blocks.0.mlp.down.weight", (64, 256), 1 / 16 / 8**0.5),
         ("embed.weight", (500, 64), 1 / 8),
@@ -106,10 +106,10 @@ def test_first_values_depend_on_seed_and_name_alone(make_config: Callable[..., C
     torch.manual_seed(2)
     deeper = dict(first_model(make_config("model.num_layers=3"), seed=5).named_parameters())
     other = dict(first_model(make_config(), seed=6).named_parameters())
-    for name in ("embed.weight", "blocks.1.attention.key.weight", "adapter.embed.weight"):
+    for name in ("embed.weight", "blocks.1.attention.qkv.weight", "adapter.embed.weight"):
         assert torch.equal(one[name], deeper[name]), name
         assert not torch.equal(one[name], other[name]), name
-    assert not torch.equal(one["blocks.0.mlp.up.weight"], one["blocks.1.mlp.up.weight"])
+    assert not torch.equal(one["blocks.0.mlp.gate_up.weight"], one["blocks.1.mlp.gate_up.weight"])
 
 
 def test_every_parameter_gets_a_first_value(make_config: Callable[..., Config]) -> None:
@@ -132,7 +132,7 @@ def values_on_ranks(config_path: str) -> list[tuple[int, list[str], dict[str, to
         initialize(model, 5, config.model.num_layers)
         parameters = dict(model.named_parameters())
         drawn = sum(p.to_local().numel() for p in parameters.values())
-        names = ("blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight")
+        names = ("blocks.0.mlp.gate_up.weight", "blocks.0.mlp.down.weight")
         placements = [str(parameters[name].placements) for name in names]
         found.append((drawn, placements, {name: p.full_tensor() for name, p in parameters.items()}))
     return found

@@ -17,7 +17,8 @@ from oneflow_dist.model.llama import (
     from_llama,
     from_llama_config,
     grow_tokens,
-    stored_name,
+    stored_names,
+    stored_tensors,
     to_llama_config,
 )
 from oneflow_dist.model.oneflow import OneFlow
@@ -39,9 +40,16 @@ def shapes_of(config: Config) -> dict[str, torch.Size]:
 
 def llama_tensors(config: Config) -> dict[str, Tensor]:
     """What a plain Llama of the config's shape stores."""
+    return {name: tensor for name, tensor in as_stored(config).items() if not name.startswith(OWN)}
+
+
+def as_stored(config: Config) -> dict[str, Tensor]:
+    """Any values of all parameters, as a folder has them."""
     generator = torch.Generator().manual_seed(0)
-    names = {stored_name(name): shape for name, shape in shapes_of(config).items()}
-    return {n: torch.randn(shape, generator=generator) for n, shape in names.items() if not n.startswith(OWN)}
+    stored = {}
+    for name, shape in shapes_of(config).items():
+        stored |= stored_tensors(name, torch.randn(shape, generator=generator), config.model)
+    return stored
 
 
 @pytest.fixture(params=["true", "false"], ids=["tied", "untied"])
@@ -53,11 +61,12 @@ def test_stored_names_and_shapes_are_those_of_transformers(any_config: Config) -
     with torch.device("meta"):
         llama = LlamaForCausalLM(LlamaConfig(**table_of(any_config)))
     theirs = {name: parameter.shape for name, parameter in llama.named_parameters()}
-    ours = {stored_name(name): shape for name, shape in shapes_of(any_config).items()}
+    ours = {name: tensor.shape for name, tensor in as_stored(any_config).items()}
     assert {name: shape for name, shape in ours.items() if not name.startswith(OWN)} == theirs
     own = {name.removeprefix(OWN): shape for name, shape in ours.items() if name.startswith(OWN)}
     assert own == {name: shape for name, shape in shapes_of(any_config).items() if name in own}
-    assert len(ours) == len(shapes_of(any_config)) == len(theirs) + len(own)  # no two share a name
+    assert len(ours) == sum(len(stored_names(name)) for name in shapes_of(any_config))  # no two share a name
+    assert len(ours) == len(theirs) + len(own)
     assert "blocks.1.modulation.linear.weight" in own
 
 
@@ -158,19 +167,24 @@ def test_first_weights_are_llamas_and_for_the_rest_those_of_a_run_from_nothing(a
             assert tensor is stored["model.norm.weight"]
         elif name in new:
             assert torch.equal(tensor, first_value(name, shapes[name], seed, num_layers, all_indices(shapes[name])))
+        elif len(there := stored_names(name)) == 1:
+            assert tensor is stored[there[0]]  # not even copied
         else:
-            assert tensor is stored[stored_name(name)]  # not even copied
-    others = shapes.keys() - set(new)
+            parts = stored_tensors(name, tensor, any_config.model)
+            assert parts.keys() == set(there)
+            assert all(torch.equal(part, stored[n]) for n, part in parts.items())
+    others = [there for name in shapes.keys() - set(new) for there in stored_names(name)]
     assert len(others) == len(stored) + 1
     assert all(part in " ".join(new) for part in ("adapter.out", "image_time", "heads.zero", "modulation"))
 
 
 def test_a_folder_of_our_own_brings_all_of_its_weights(any_config: Config) -> None:
-    shapes = shapes_of(any_config)
-    stored = {stored_name(name): torch.rand(shape) for name, shape in shapes.items()}
-    tensors, new = from_llama(stored, shapes, any_config, "own")
+    stored = as_stored(any_config)
+    tensors, new = from_llama(stored, shapes_of(any_config), any_config, "own")
     assert new == []
-    assert all(tensor is stored[stored_name(name)] for name, tensor in tensors.items())
+    for name, tensor in tensors.items():
+        for there, part in stored_tensors(name, tensor, any_config.model).items():
+            assert torch.equal(part, stored[there]), there
 
 
 @pytest.mark.parametrize(
@@ -178,7 +192,7 @@ def test_a_folder_of_our_own_brings_all_of_its_weights(any_config: Config) -> No
     [
         ("drop", (1, "model.layers.1.mlp.up_proj.weight")),
         ("add", (1, "oneflow.heads.other.weight", "[heads]", "[image]")),
-        ("cut", ("model.layers.1.mlp.up_proj.weight", "[48, 31]", "blocks.1.mlp.up.weight", "[48, 32]")),
+        ("cut", ("model.layers.1.mlp.up_proj.weight", "[48, 31]", "[48, 32]")),
         ("narrow", ("model.embed_tokens.weight", "[512, 31]", "embed.weight", "[512, 32]")),
     ],
 )
@@ -215,5 +229,5 @@ def test_embedding_and_unembedding_grow_to_the_configs_vocabulary(make_config: C
     tensors, _ = from_llama(stored, shapes_of(config), config, "llama")
     for name in ("embed.weight", "unembed.weight"):
         assert tensors[name].shape == (600, 32)
-        assert torch.equal(tensors[name][:512], stored[stored_name(name)])
+        assert torch.equal(tensors[name][:512], stored[stored_names(name)[0]])
     assert not torch.equal(tensors["embed.weight"][512:], tensors["unembed.weight"][512:])

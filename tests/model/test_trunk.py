@@ -131,11 +131,10 @@ def test_grouped_queries_equal_repeated_keys_and_values(model_config: ModelConfi
     torch.manual_seed(0)
     grouped = Attention(replace(model_config, num_kv_heads=2))
     full = Attention(replace(model_config, num_kv_heads=4))
-    head_width = grouped.head_width
-    state = grouped.state_dict()
-    for name in ("key.weight", "value.weight"):
-        state[name] = state[name].unflatten(0, (2, head_width)).repeat_interleave(2, dim=0).flatten(0, 1)
-    full.load_state_dict(state)
+    query, key, value = grouped.qkv.weight.unflatten(0, (2, 4, grouped.head_width)).split((2, 1, 1), dim=1)
+    per_head = [query.unflatten(1, (2, 1)), *(x[:, :, None].expand(-1, 2, -1, -1, -1) for x in (key, value))]
+    whole = torch.cat([part.flatten(0, 1) for part in per_head], dim=1).flatten(0, 2)  # each head with its own
+    full.load_state_dict(grouped.state_dict() | {"qkv.weight": whole})
     x = torch.randn(ROWS, model_config.width)
     torch.testing.assert_close(run_attention(grouped, x), run_attention(full, x))
 
@@ -143,8 +142,8 @@ def test_grouped_queries_equal_repeated_keys_and_values(model_config: ModelConfi
 def test_mlp_is_a_gated_product(model_config: ModelConfig) -> None:
     torch.manual_seed(0)
     mlp, x = MLP(model_config), torch.randn(3, model_config.width)
-    gate = x @ mlp.gate.weight.T
-    expected = (gate * torch.sigmoid(gate) * (x @ mlp.up.weight.T)) @ mlp.down.weight.T
+    gate, up = (x @ part.flatten(0, 1).T for part in mlp.gate_up.weight.unflatten(0, (-1, 2, mlp.part_width)).unbind(1))
+    expected = (gate * torch.sigmoid(gate) * up) @ mlp.down.weight.T
     torch.testing.assert_close(mlp(x), expected)
 
 

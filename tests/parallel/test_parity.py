@@ -23,9 +23,9 @@ from torch.fx import GraphModule
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
-from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
-from oneflow_dist.training import build_model, compute_gradients, global_counts, update_weights
+from oneflow_dist.training import agree, build_model, compute_gradients, update_weights
 from tests.launching import Launcher, shared_folder
 from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
 
@@ -98,18 +98,18 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
     """Steps as `train_step` makes them."""
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     batches = deal_packs(config, mesh, num_packs)
     losses, norms, gradients = [], [], {}
     before = {name: whole(parameter) for name, parameter in model.named_parameters()}
     for step in range(1, num_steps + 1):
-        _, sums = compute_gradients(model, batches, global_counts(batches), config)
+        _, sums = compute_gradients(model, batches, agree(batches)[0], config)
         if step == 1:
             gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
-        *totals, norm, _ = sums
+        *totals, norm = sums
         losses.append(torch.stack(totals))
         norms.append(float(norm))
-        update_weights(model, optimizer, ema, step, config)
+        update_weights(model, optimizer, ema, sums, torch.zeros(()), step, config)
     weights, moved = {}, {}
     if num_steps == LONG.steps:  # after which they are compared
         weights = {name: whole(parameter) for name, parameter in model.named_parameters()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,15 @@ import torch
 import torch.distributed as dist
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.guard.guard import Guard
-from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh
 from oneflow_dist.parallel.sharding import count_once
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
 from oneflow_dist.planning.trace import Trace, full_pack, trace_step
+from oneflow_dist.stored_tensors import named_leaves
 from oneflow_dist.training import build_model, train_step
 from tests.launching import Launcher
 from tests.messages import naming
@@ -50,17 +50,15 @@ def measure(config_path: str) -> Measured:
     config = load_config(config_path)
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, CPU)
-    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
-    loader = PackLoader(config, *data_rank(mesh))
+    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    batches = [count_once(full_pack(config), model.axis)] * packs_of_rank(config, data_rank(mesh)[1])
     for step in (1, 2):
-        batches = [count_once(batch, model.axis) for batch in loader.next_step(CPU)]
         before = collectives_so_far()
         with Recorder() as recorder:
             train_step(model, optimizer, ema, batches, step, config, Guard(config))
-    states = [value for state in optimizer.state.values() for value in state.values()]
     held = {
         "parameters": recorder.name("parameters", model.parameters()),
-        "optimizer": recorder.name("optimizer", states),
+        "optimizer": recorder.name("optimizer", [value for _, value in named_leaves(optimizer.tensors)]),
         "average": recorder.name("average", ema.tensors.values()),
     }
     names = group_names(mesh)
@@ -124,25 +122,9 @@ def peak_of_steps(small_path: str, config_path: str) -> int:
 
 def make_steps(config: Config, num_steps: int) -> None:
     model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
-    optimizer, ema = make_optimizer(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     for step in range(1, num_steps + 1):
-        train_step(model, optimizer, ema, [full_batch(config)], step, config, Guard(config))
-
-
-def full_batch(config: Config) -> object:
-    """The batch that a plan assumes, with values: full of the longest samples, one missing token to a slot."""
-    batch = full_pack(config)
-    rows, num_tokens, longest = len(batch.row_source), len(batch.tokens), config.data.max_sample_rows
-    bounds = torch.arange(len(batch.cu_seqlens), dtype=torch.int32) * longest
-    return replace(
-        batch,
-        cu_seqlens=bounds.clamp(max=rows),
-        row_source=torch.arange(rows).clamp(max=num_tokens),
-        bag_slot=torch.arange(len(batch.bag_slot)),
-        slot_weight=torch.ones(num_tokens),
-        bag_weight=torch.ones(len(batch.bag_weight)),
-        counts=replace(batch.counts, open_slots=num_tokens, text_sequences=1, image_elements=1),
-    )
+        train_step(model, optimizer, ema, [full_pack(config)], step, config, Guard(config))
 
 
 def _status(field: str) -> int:

@@ -34,7 +34,7 @@ def measure(config: Config, rounds: int, num_steps: int, device: torch.device) -
         for _ in range(num_steps):
             start = time.perf_counter()
             step += 1
-            trainer.step(loader.next_step(device), step, guard)
+            trainer.step([batch.to(device) for batch in loader.next_step()], step, guard)
             seconds.append(time.perf_counter() - start)
         return seconds
 

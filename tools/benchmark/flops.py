@@ -176,7 +176,7 @@ def count_groups(config: Config, length: int, image_rows: int, is_interleaved: b
 def count_data(config: Config, steps: int) -> Counts:
     """What the first steps of a run on the config's data hold, on all ranks."""
     loader = PackLoader(replace(config, data=replace(config.data, workers=0)), rank=0, world_size=1)
-    packs = (batch for _ in range(steps) for batch in loader.next_step(torch.device("cpu")))
+    packs = (batch for _ in range(steps) for batch in loader.next_step())
     return sum((batch.counts for batch in packs), Counts.zeros())
 
 

@@ -19,11 +19,12 @@ from oneflow_dist.data.loader import PackLoader, packs_of_rank
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.metrics import padding
 from oneflow_dist.model.flops import num_parameters, step_flops
-from oneflow_dist.optim import MovingAverage, make_optimizer
+from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.parallel.sharding import count_once
 from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.training import build_model, train_step
+from oneflow_dist.transfers import Uploads
 from tools.benchmark.batches import make_batch
 from tools.benchmark.device import TERA
 from tools.benchmark.machine import PowerMeter
@@ -50,12 +51,12 @@ class Trainer:
         self.config, self.device = config, device
         self.mesh = make_mesh(config, dist.get_world_size(), device.type)
         self.model = build_model(config, self.mesh, device)
-        self.optimizer = make_optimizer(self.model, config.optim)
-        self.ema = MovingAverage(self.model, config.optim.ema_decay)
+        self.optimizer = AdamW(self.model, config.optim)
+        self.ema = MovingAverage(self.model, config.optim.ema_decay, config.optim.ema_every_steps)
 
     def step(self, batches: list[PackedBatch], step: int, guard: Guard) -> StepMetrics:
-        """One of the run."""
-        return train_step(self.model, self.optimizer, self.ema, batches, step, self.config, guard)
+        """One of the run, and what became of it."""
+        return guard.finish(train_step(self.model, self.optimizer, self.ema, batches, step, self.config, guard))
 
 
 class PhaseClock(Guard):
@@ -244,8 +245,8 @@ def open_loader(trainer: Trainer) -> PackLoader:
 
 def loaded_steps(trainer: Trainer) -> NextStep:
     """What the loader has made meanwhile."""
-    loader = open_loader(trainer)
-    return lambda: loader.next_step(trainer.device)
+    loader, uploads = open_loader(trainer), Uploads(trainer.device)
+    return lambda: [uploads.upload(batch) for batch in loader.next_step()]
 
 
 def count_images(batches: list[PackedBatch]) -> int:

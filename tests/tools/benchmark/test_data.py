@@ -68,8 +68,8 @@ def test_a_watched_lane_makes_the_packs_of_the_loader(make_config: Callable[...,
     clock = watch(lane)
     counts, _ = time_stages(lane, clock, 1, CPU)
     loader = PackLoader(config, 0, 1)
-    assert counts == loader.next_step(CPU)[0].counts
-    (again,) = loader.next_step(CPU)
+    assert counts == loader.next_step()[0].counts
+    (again,) = loader.next_step()
     assert lane.next_pack().keys == again.keys
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts
@@ -147,7 +146,7 @@ def test_steps_of_the_data_cost_what_their_packs_hold(make_config: Callable[...,
     config = make_config("data.packs_per_step=2")
     measured = measure(config, 9, 0, 32, 3)
     loader = PackLoader(config, 0, 1)
-    packs = [batch.counts for _ in range(3) for batch in loader.next_step(torch.device("cpu"))]
+    packs = [batch.counts for _ in range(3) for batch in loader.next_step()]
     flops = sum(step_flops(counts, config) for counts in packs)
     assert measured.numbers["TFLOP of a step of the data"] == pytest.approx(flops / 3 / 1e12)
     (of_document,) = measured.series[f"GFLOP, {config.data.mixture}"]["all"]

@@ -51,7 +51,7 @@ def test_whole_jobs_are_measured_and_one_that_cannot_be_made_ends_no_other(
     notebook = measure([float8, ours, JOBS["numbers of draws"]], too_narrow)
     lines = notebook.lines
     assert list(reasons(lines)) == [float8.name]
-    assert reasons(lines)[float8.name].startswith("ValueError: blocks.0.mlp.gate: a weight of 40 x 32 cannot")
+    assert reasons(lines)[float8.name].startswith("ValueError: blocks.0.mlp.down: a weight of 32 x 40 cannot")
     assert [step["name"] for step in of_kind(lines, "step")] == [ours.name]
     assert [check["is_right"] for check in of_kind(lines, "check")] == [True, True]
     assert lines[0]["commit"] == "0123abc"

@@ -51,7 +51,7 @@ def test_packs_are_those_that_a_run_trains_on_after_those_of_the_warm_up(
     steps, warmup = 3, 2
     (result,) = launcher.call(1, measured_here, config, steps, warmup, False, False)
     loader = PackLoader(config, 0, 1)
-    packs = [loader.next_step(CPU) for _ in range(warmup + steps)][warmup:]
+    packs = [loader.next_step() for _ in range(warmup + steps)][warmup:]
     counts = sum((batch.counts for step in packs for batch in step), Counts.zeros())
     seconds = sum(result.series[MILLISECONDS]["whole"]) / 1e3
     numbers = result.numbers
