@@ -175,14 +175,14 @@ def _triton_backward(
     rows, heads, width = query.shape
     num_kv_heads = key.shape[1]
     d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    sums = torch.empty_like(logsumexp, dtype=torch.int64)  # two float32 of each row
-    inputs = query, key, value, grad, sums
+    delta = torch.empty_like(logsumexp)
+    inputs = query, key, value, grad, logsumexp, delta
     sizes = rows, heads, heads // num_kv_heads, 1.0 / math.sqrt(width)
     widths = {"WIDTH": width, "PADDED": kernels.padded_width(width)}
-    launch = kernels.SUMS.best(query)
+    launch = kernels.DELTA.best(query)
     launch.run(
-        kernels.attention_sums, (-(-rows // launch.tiles["BLOCK_M"]), heads), query,
-        out, grad, logsumexp, logsumexp if grad_logsumexp is None else grad_logsumexp, sums, rows, heads,
+        kernels.attention_delta, (-(-rows // launch.tiles["BLOCK_M"]), heads), query,
+        out, grad, delta if grad_logsumexp is None else grad_logsumexp, delta, rows, heads,
         HAS_GRAD=grad_logsumexp is not None, **widths,
     )  # fmt: skip
     launch = kernels.launches_of(kernels.KEY_GRADIENT, query.itemsize, width).best(query)

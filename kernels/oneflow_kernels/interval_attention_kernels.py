@@ -1,7 +1,7 @@
 """Attention in which each row attends to one interval of keys, as Triton kernels."""
 
 # Shapes: T rows, h query heads, g key and value heads, d head width. Tensors are contiguous: query, out [T, h, d],
-# key, value [T, g, d], logsumexp and sums [h, T], interval ends [T].
+# key, value [T, g, d], logsumexp and delta [h, T], interval ends [T].
 #
 # Ends never move left from row to row, so a tile of rows attends to keys from the first row's start to the last row's
 # end. What lies between the last row's start and the first row's end is seen by all of the tile: blocks of it, the
@@ -129,13 +129,11 @@ def attention_forward(
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
-def attention_sums(
-    out, grad, logsumexp, grad_logsumexp, sums, num_rows, num_heads,
+def attention_delta(
+    out, grad, grad_logsumexp, delta, num_rows, num_heads,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, HAS_GRAD: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """What a row subtracts from its scores and from gradients of its probabilities: log2 of its sum; and sum(dO O),
-    less the log-sum-exp's own gradient. Both in one integer, as triton 3.6 copies four bytes at a time poorly.
-    """
+    """What the gradient of each probability has subtracted: sum(dO O), less the log-sum-exp's own gradient."""
     first, head = tl.program_id(0) * BLOCK_M, tl.program_id(1)
     row = first + tl.arange(0, BLOCK_M)
     stride = num_heads * WIDTH
@@ -145,44 +143,47 @@ def attention_sums(
     place = head.to(tl.int64) * num_rows + row
     if HAS_GRAD:
         total -= tl.load(grad_logsumexp + place, mask=row < num_rows, other=0.0)
-    log_sum = tl.load(logsumexp + place, mask=row < num_rows, other=0.0) * LOG2_E
-    low, high = log_sum.to(tl.uint32, bitcast=True).to(tl.int64), total.to(tl.uint32, bitcast=True).to(tl.int64)
-    tl.store(sums + place, high << 32 | low, mask=row < num_rows)
+    tl.store(delta + place, total, mask=row < num_rows)
 
 
 @no_type_check
 @triton.jit
-def _load_sums(sums, first, end, BLOCK: tl.constexpr, IS_EDGE: tl.constexpr):
-    """What rows `first` to `first + BLOCK` subtract from their scores, and from gradients of probabilities."""
-    row = first + tl.arange(0, BLOCK)
-    both = tl.load(sums + row, mask=row < end, other=0) if IS_EDGE else tl.load(sums + row)
-    return both.to(tl.int32).to(tl.float32, bitcast=True), (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+def _load_sums(tensor, first, end, BLOCK: tl.constexpr, IS_EDGE: tl.constexpr):
+    """A number for each row.
+
+    Its places are counted, not named: triton 3.6 then copies one for each thread, where it would take the layout of
+    what it is subtracted from and copy sixteen.
+    """
+    row = first + tl.cumsum(tl.full([BLOCK], 1, tl.int32)) - 1
+    if IS_EDGE:
+        return tl.load(tensor + row, mask=row < end, other=0.0)
+    return tl.load(tensor + row)
 
 
 @no_type_check
 @triton.jit
 def _add_key_gradient(
-    d_key, d_value, k, v, query, grad, sums, first, end, row_start, row_end, stride, scale,
+    d_key, d_value, k, v, query, grad, logsumexp, delta, first, end, row_start, row_end, stride, scale,
     BLOCK_M: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, IS_EDGE: tl.constexpr,
 ):  # fmt: skip
     """What one block of queries gives to a tile of keys; scores are transposed, keys by queries."""
     q = _load_rows(query, first, end, stride, BLOCK_M, WIDTH, PADDED, IS_EDGE)
-    log_sum, delta = _load_sums(sums, first, end, BLOCK_M, IS_EDGE)
-    scores = dot(k, tl.trans(q)) * scale - log_sum[None, :]
+    sums = _load_sums(logsumexp, first, end, BLOCK_M, IS_EDGE) * LOG2_E
+    scores = dot(k, tl.trans(q)) * scale - sums[None, :]
     if IS_EDGE:
         column = (first + tl.arange(0, BLOCK_M))[None, :]
         scores = tl.where((column >= row_start[:, None]) & (column < row_end[:, None]), scores, float("-inf"))
     probs = tl.exp2(scores)
     g = _load_rows(grad, first, end, stride, BLOCK_M, WIDTH, PADDED, IS_EDGE)
     d_value += dot(cast(probs, g.dtype), g)
-    d_probs = dot(v, tl.trans(g)) - delta[None, :]
+    d_probs = dot(v, tl.trans(g)) - _load_sums(delta, first, end, BLOCK_M, IS_EDGE)[None, :]
     return d_key + dot(cast(probs * d_probs, q.dtype), q), d_value
 
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
 def attention_key_gradient(
-    query, key, value, grad, sums, query_start, query_end, d_key, d_value,
+    query, key, value, grad, logsumexp, delta, query_start, query_end, d_key, d_value,
     num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -205,16 +206,16 @@ def attention_key_gradient(
     for step in range(group * num_edges):  # one loop over heads and blocks, so that loads run ahead across heads
         query_head, i = head * group + step // num_edges, step % num_edges
         block = tl.where(i < num_before, lowest + i * BLOCK_M, after + (i - num_before) * BLOCK_M)
-        own_sums = sums + query_head.to(tl.int64) * num_rows
+        sums = query_head.to(tl.int64) * num_rows
         dk, dv = _add_key_gradient(
-            dk, dv, k, v, query + query_head * WIDTH, grad + query_head * WIDTH, own_sums,
+            dk, dv, k, v, query + query_head * WIDTH, grad + query_head * WIDTH, logsumexp + sums, delta + sums,
             block, end, row_start, row_end, stride, scale * LOG2_E, BLOCK_M, WIDTH, PADDED, True,
         )  # fmt: skip
     for step in range(group * num_middle):
         query_head, block = head * group + step // num_middle, middle + step % num_middle * BLOCK_M
-        own_sums = sums + query_head.to(tl.int64) * num_rows
+        sums = query_head.to(tl.int64) * num_rows
         dk, dv = _add_key_gradient(
-            dk, dv, k, v, query + query_head * WIDTH, grad + query_head * WIDTH, own_sums,
+            dk, dv, k, v, query + query_head * WIDTH, grad + query_head * WIDTH, logsumexp + sums, delta + sums,
             block, end, row_start, row_end, stride, scale * LOG2_E, BLOCK_M, WIDTH, PADDED, False,
         )  # fmt: skip
     _store_rows(d_key + head * WIDTH, dk * scale, first, num_rows, kv_stride, BLOCK_N, WIDTH, PADDED)
@@ -224,12 +225,12 @@ def attention_key_gradient(
 @no_type_check
 @triton.jit
 def _add_query_gradient(
-    d_query, q, g, log_sum, delta, key, value, first, end, row_start, row_end, stride, scale,
+    d_query, q, g, sums, delta, key, value, first, end, row_start, row_end, stride, scale,
     BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, IS_EDGE: tl.constexpr,
 ):  # fmt: skip
     """What one block of keys gives to a tile of queries."""
     k = _load_rows(key, first, end, stride, BLOCK_N, WIDTH, PADDED, IS_EDGE)
-    scores = dot(q, tl.trans(k)) * scale - log_sum[:, None]
+    scores = dot(q, tl.trans(k)) * scale - sums[:, None]
     if IS_EDGE:
         column = (first + tl.arange(0, BLOCK_N))[None, :]
         scores = tl.where((column >= row_start[:, None]) & (column < row_end[:, None]), scores, float("-inf"))
@@ -242,7 +243,7 @@ def _add_query_gradient(
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows"])
 def attention_query_gradient(
-    query, key, value, grad, sums, key_start, key_end, d_query, num_rows, num_heads, group, scale,
+    query, key, value, grad, logsumexp, delta, key_start, key_end, d_query, num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the query, of one tile of rows of one head; `scale` is 1 / sqrt(d)."""
@@ -257,18 +258,20 @@ def attention_query_gradient(
 
     q = _load_rows(query + head * WIDTH, first, num_rows, stride, BLOCK_M, WIDTH, PADDED, True)
     g = _load_rows(grad + head * WIDTH, first, num_rows, stride, BLOCK_M, WIDTH, PADDED, True)
-    log_sum, delta = _load_sums(sums + head.to(tl.int64) * num_rows, first, num_rows, BLOCK_M, True)
-    log_sum = tl.where(row_start < row_end, log_sum, 0.0)  # a row without keys has -inf, and no gradient
+    place = head.to(tl.int64) * num_rows + row
+    sums = tl.load(logsumexp + place, mask=row < num_rows, other=0.0) * LOG2_E
+    sums = tl.where(row_start < row_end, sums, 0.0)  # a row without keys has -inf, and no gradient
+    row_delta = tl.load(delta + place, mask=row < num_rows, other=0.0)
     dq = tl.zeros([BLOCK_M, PADDED], tl.float32)
     for i in range(num_before + num_after):
         block = tl.where(i < num_before, lowest + i * BLOCK_N, after + (i - num_before) * BLOCK_N)
         dq = _add_query_gradient(
-            dq, q, g, log_sum, delta, key, value, block, end, row_start, row_end, kv_stride, scale * LOG2_E,
+            dq, q, g, sums, row_delta, key, value, block, end, row_start, row_end, kv_stride, scale * LOG2_E,
             BLOCK_N, WIDTH, PADDED, True,
         )  # fmt: skip
     for i in range(num_middle):
         dq = _add_query_gradient(
-            dq, q, g, log_sum, delta, key, value, middle + i * BLOCK_N, end, row_start, row_end, kv_stride,
+            dq, q, g, sums, row_delta, key, value, middle + i * BLOCK_N, end, row_start, row_end, kv_stride,
             scale * LOG2_E, BLOCK_N, WIDTH, PADDED, False,
         )  # fmt: skip
     _store_rows(d_query + head * WIDTH, dq * scale, first, num_rows, stride, BLOCK_M, WIDTH, PADDED)
@@ -329,7 +332,7 @@ QUERY_GRADIENT = _table(
     | on(AMD, _tiles(64, 32, 4, 1)),
     (FLOAT32[0] | on(NEW + OLD, _tiles(32, 32, 8, 1)), FLOAT32[1] | on(OLD, _tiles(32, 32, 8, 2))),
 )
-SUMS = Launches("attention sums", on(ALL, Launch({"BLOCK_M": 64}, 4, 1)))
+DELTA = Launches("attention delta", on(ALL, Launch({"BLOCK_M": 64}, 4, 1)))
 
 
 def launches_of(table: Table, num_bytes: int, width: int) -> Launches:

@@ -17,9 +17,8 @@ SHAPES += [("bf16", 32), ("bf16", 96)]  # the last is padded to 128
 # Types of arguments, as Triton writes them; a tensor that is not named has the dtype of the form.
 ATTENTION = {
     **dict.fromkeys(("num_rows", "num_heads", "group"), "i32"),
-    **dict.fromkeys(("logsumexp", "grad_logsumexp"), "*fp32"),
+    **dict.fromkeys(("logsumexp", "delta", "grad_logsumexp"), "*fp32"),
     **dict.fromkeys(("key_start", "key_end", "query_start", "query_end"), "*i32"),
-    "sums": "*i64",
     "scale": "fp32",
 }
 VOCABULARY = {
@@ -60,8 +59,8 @@ def _attention() -> Iterator[Variant]:
         for kernel, table in tables:
             launches = attention.launches_of(table, NUM_BYTES[dtype], width)
             yield from describe(kernel, launches, rules, ATTENTION, dtype, form)
-        sums = rules | {"HAS_GRAD": True}
-        yield from describe(attention.attention_sums, attention.SUMS, sums, ATTENTION, dtype, form)
+        delta = rules | {"HAS_GRAD": True}
+        yield from describe(attention.attention_delta, attention.DELTA, delta, ATTENTION, dtype, form)
 
 
 def _bags() -> Iterator[Variant]:
