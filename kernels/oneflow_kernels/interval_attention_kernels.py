@@ -321,6 +321,7 @@ KEY_GRADIENT = _table(
     on(NEW, _tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3))
     | on(OLD, _tiles(64, 64, 8, 2), _tiles(32, 64, 8, 2))
     | on(AMD, _tiles(32, 64, 4, 1)),
+    (FLOAT32[1], FLOAT32[1]),
 )
 QUERY_GRADIENT = _table(
     "query gradient",
