@@ -48,10 +48,9 @@ PACKED = {"q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_se
 BACKWARD = {"out", "dout", "dq", "dk", "dv", "softmax_scale", "deterministic"}
 
 
-def choose(major: int, width: int) -> str:
+def choose(major: int) -> str:
     """The first interface that is installed and known, for GPUs of this compute capability; "" if there is none."""
-    fitting = [name for name, each in INTERFACES.items() if major in each.majors and width in WIDTHS]
-    return next((name for name in fitting if functions_of(name)), "")
+    return next((name for name, each in INTERFACES.items() if major in each.majors and functions_of(name)), "")
 
 
 @cache

@@ -75,16 +75,17 @@ _announced: set[str] = set()
 def _choose(query: Tensor) -> str:
     is_flash = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] % 8 == 0 and query.shape[2] <= 256
     if query.is_cuda and is_flash and os.environ.get(backend.VARIABLE, "auto") == "auto":
-        return _installed(query.get_device(), query.shape[2]) or FLASH
+        has_width = query.shape[2] in flash_attention.WIDTHS
+        return (_installed(query.get_device()) if has_width else "") or FLASH
     return TRITON if has_kernel(query) else REFERENCE
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _installed(device: int, width: int) -> str:
-    """The FlashAttention for a GPU, by number, and heads of a width."""
+def _installed(device: int) -> str:
+    """The FlashAttention for a GPU, which is found by its number: a constant of a compiled graph."""
     if torch.version.hip is not None:
         return ""
-    return flash_attention.choose(torch.cuda.get_device_capability(device)[0], width)
+    return flash_attention.choose(torch.cuda.get_device_capability(device)[0])
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -38,16 +38,15 @@ def rows(dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 
 def test_nothing_is_chosen_where_nothing_is_installed(caplog: pytest.LogCaptureFixture) -> None:
-    assert choose(9, 64) == ""
+    assert choose(9) == ""
     assert caplog.records == []
 
 
 def test_the_newest_that_knows_the_gpu_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install("FlashAttention 3", tmp_path, monkeypatch)
-    assert [choose(major, 64) for major in (8, 9, 10, 12)] == ["", "FlashAttention 3", "", ""]
+    assert [choose(major) for major in (8, 9, 10, 12)] == ["", "FlashAttention 3", "", ""]
     install("FlashAttention 4", tmp_path, monkeypatch)
-    assert [choose(major, 128) for major in (8, 9, 10, 12)] == ["", "FlashAttention 4", "FlashAttention 4", ""]
-    assert choose(9, 80) == ""
+    assert [choose(major) for major in (8, 9, 10, 12)] == ["", "FlashAttention 4", "FlashAttention 4", ""]
 
 
 def without(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -86,7 +85,7 @@ def test_an_unknown_interface_is_left_alone_and_the_log_says_once_which_and_why(
 ) -> None:
     install(name, tmp_path, monkeypatch, version, functions)
     with caplog.at_level(logging.WARNING):
-        assert [choose(9, 64), choose(9, 64)] == ["", ""]
+        assert [choose(9), choose(9)] == ["", ""]
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{name}: version {version} is installed and not used: {reason}")
 
@@ -96,7 +95,7 @@ def test_a_package_that_cannot_be_imported_is_left_alone(
 ) -> None:
     install("FlashAttention 3", tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "flash_attn_interface")
-    assert choose(9, 64) == ""
+    assert choose(9) == ""
     assert "No module named 'flash_attn_interface'" in caplog.text
 
 

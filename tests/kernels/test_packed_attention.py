@@ -148,7 +148,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[inspect.BoundArguments]:
 
     monkeypatch.setattr(varlen, "varlen_attn", recorded(varlen.varlen_attn))
     monkeypatch.setattr(module, "interval_attention", recorded(interval_attention))
-    monkeypatch.setattr(module, "_installed", lambda device, width: "")
+    monkeypatch.setattr(module, "_installed", lambda device: "")
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     return calls
 
@@ -169,14 +169,16 @@ def test_the_kernel_of_cuda_is_asked_for_the_same_rows(
     assert torch.equal(call.arguments["key"], key)
 
 
-@pytest.mark.parametrize(("variable", "is_flash"), [("auto", True), ("triton", False)])
-def test_on_cuda_an_installed_flash_attention_runs_unless_ours_is_asked_for(
-    variable: str, is_flash: bool, chosen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "width", "is_flash"), [("auto", 64, True), ("auto", 80, False), ("triton", 64, False)]
+)
+def test_on_cuda_an_installed_flash_attention_runs_if_it_has_the_width_unless_ours_is_asked_for(
+    variable: str, width: int, is_flash: bool, chosen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("FlashAttention 3", tmp_path, monkeypatch)
-    monkeypatch.setattr(module, "_installed", lambda device, width: flash_attention.choose(9, width))
+    monkeypatch.setattr(module, "_installed", lambda device: flash_attention.choose(9))
     monkeypatch.setenv("ONEFLOW_KERNELS", variable)
-    inputs = rows(4, 2, torch.bfloat16, width=64)
+    inputs = rows(4, 2, torch.bfloat16, width)
     out = packed_attention(*inputs, CU_SEQLENS, 5)
     assert (chosen == []) == is_flash
     assert torch.equal(out, reference.packed_attention(*inputs, CU_SEQLENS)) == is_flash
