@@ -47,8 +47,9 @@ clean:
 data/digits/words.tiktoken: | .venv/installed
 	.venv/bin/python tools/digits/make.py data/digits
 
-# torch comes first so that the rest is resolved against the build for this machine; see requirements.lock.
-.venv/installed: requirements.lock pyproject.toml
+# torch comes first so that the rest is resolved against the build for this machine; see requirements.lock. Beside all
+# that lies the oldest supported triton, for tests alone; images have no lock of it.
+.venv/installed: requirements.lock pyproject.toml $(wildcard requirements-oldest-triton.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'error: $(PYTHON) is not Python 3.11 or later; call make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@echo 'installing requirements.lock into .venv, a minute or two (longer where torch brings CUDA along)'
@@ -57,5 +58,7 @@ data/digits/words.tiktoken: | .venv/installed
 	@grep -Ev '^(cuda|nvidia)-' requirements.lock >.venv/requirements.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c .venv/versions.txt torch
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/requirements.txt
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/triton-3.6 \
+	    -r requirements-oldest-triton.lock
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

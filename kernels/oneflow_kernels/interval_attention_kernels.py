@@ -149,7 +149,12 @@ def attention_delta(
 @no_type_check
 @triton.jit
 def _load_sums(tensor, first, end, BLOCK: tl.constexpr, IS_EDGE: tl.constexpr):
-    row = first + tl.arange(0, BLOCK)
+    """A number for each row.
+
+    Its places are counted, not named: triton 3.6 then copies one for each thread, where it would take the layout of
+    what it is subtracted from and copy sixteen.
+    """
+    row = first + tl.cumsum(tl.full([BLOCK], 1, tl.int32)) - 1
     if IS_EDGE:
         return tl.load(tensor + row, mask=row < end, other=0.0)
     return tl.load(tensor + row)
@@ -272,8 +277,10 @@ def attention_query_gradient(
     _store_rows(d_query + head * WIDTH, dq * scale, first, num_rows, stride, BLOCK_M, WIDTH, PADDED)
 
 
-# The ways to launch them, by bytes of an element and whether a head is wider than 64. float32 is multiplied without
-# matrix units, which would cut it down to TF32: it has small tiles, which are for tests and small models.
+# The ways to launch them, by bytes of an element and whether a head is wider than 64. Narrow heads on new GPUs begin
+# with 4 warps, of which a multiprocessor runs several programs: while one waits for its products another's softmax
+# computes, and small tiles compute fewer pairs of rows of different documents. float32 is multiplied without matrix
+# units, which would cut it down to TF32: it has small tiles, which are for tests and small models.
 
 Table = dict[tuple[int, bool], Launches]
 Ways = dict[str, list[Launch]]
@@ -299,7 +306,7 @@ def _table(name: str, narrow: Ways, wide: Ways, float32: tuple[Ways, Ways] = FLO
 
 FORWARD = _table(
     "forward",
-    on(NEW, _tiles(128, 128, 8, 3), _tiles(128, 64, 8, 3), _tiles(64, 128, 4, 3))
+    on(NEW, _tiles(64, 64, 4, 3), _tiles(64, 128, 4, 3), _tiles(128, 64, 8, 3), _tiles(128, 128, 8, 3))
     | on(OLD, _tiles(128, 64, 8, 3), _tiles(64, 64, 4, 3))
     | on(AMD, _tiles(128, 64, 4, 1)),
     on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
@@ -308,16 +315,17 @@ FORWARD = _table(
 )
 KEY_GRADIENT = _table(
     "key gradient",
-    on(NEW, _tiles(64, 128, 8, 2), _tiles(64, 64, 8, 3), _tiles(64, 64, 4, 3))
+    on(NEW, _tiles(64, 64, 4, 3), _tiles(64, 128, 8, 2), _tiles(64, 64, 8, 3))
     | on(OLD, _tiles(32, 128, 8, 2), _tiles(32, 64, 4, 2))
     | on(AMD, _tiles(64, 64, 4, 1)),
     on(NEW, _tiles(64, 64, 8, 2), _tiles(32, 128, 8, 2), _tiles(64, 64, 8, 3))
     | on(OLD, _tiles(64, 64, 8, 2), _tiles(32, 64, 8, 2))
     | on(AMD, _tiles(32, 64, 4, 1)),
+    (FLOAT32[1], FLOAT32[1]),
 )
 QUERY_GRADIENT = _table(
     "query gradient",
-    on(NEW, _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
+    on(NEW, _tiles(64, 64, 4, 3), _tiles(128, 64, 8, 3), _tiles(128, 64, 8, 2))
     | on(OLD, _tiles(128, 64, 8, 2), _tiles(64, 64, 4, 2))
     | on(AMD, _tiles(64, 64, 4, 1)),
     on(NEW, _tiles(128, 64, 8, 2), _tiles(64, 64, 8, 3), _tiles(128, 32, 8, 2))

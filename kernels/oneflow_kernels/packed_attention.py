@@ -16,13 +16,13 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.nn.attention import varlen
 from torch.utils.flop_counter import register_flop_formula
 
-from oneflow_kernels import backend, reference
+from oneflow_kernels import backend, flash_attention, reference
 from oneflow_kernels.interval_attention import has_kernel, interval_attention
 from oneflow_kernels.key_intervals import causal_intervals, document_intervals
 
 LOG = logging.getLogger(__name__)
 FLASH, TRITON, REFERENCE = "torch's varlen flash attention", "the Triton kernel", "the plain definition"
-HAS_GROUPS = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters  # from torch 2.12 on
+ASKS_FOR_GROUPS = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters  # from torch 2.12 on
 
 
 def packed_attention(
@@ -37,8 +37,9 @@ def packed_attention(
 
         out[t] = sum over u in the sequence of t of softmax_u(query[t] . key[u] / sqrt(d)) value[u]
 
-    On CUDA in bfloat16 or float16 this is torch's varlen flash attention; in float32, in widths that it has not, or
-    where ONEFLOW_KERNELS is "triton", it is `interval_attention`; elsewhere `reference`. The log says once which it is.
+    On CUDA in bfloat16 or float16 this is FlashAttention 4 or 3, where one that is known is installed, or else torch's
+    varlen flash attention; in float32, in widths that it has not, or where ONEFLOW_KERNELS is "triton", it is
+    `interval_attention`; elsewhere `reference`. The log says once which it is.
 
     Args:
         key: h is a multiple of g; query head i reads key head i // (h / g).
@@ -56,8 +57,10 @@ def packed_attention(
         return _reference(query, key, value, cu_seqlens, max_seqlen, is_causal)
     which = _choose(query)
     _announce(which)
+    if which in flash_attention.INTERFACES:
+        return flash_attention.flash_attention(query, key, value, cu_seqlens, max_seqlen, is_causal, which)
     if which == FLASH:
-        return _flash_attention(query, key, value, cu_seqlens, max_seqlen, is_causal)
+        return _varlen_attention(query, key, value, cu_seqlens, max_seqlen, is_causal)
     if which == TRITON:
         intervals = (causal_intervals if is_causal else document_intervals)(cu_seqlens, len(query))
         return interval_attention(query, key, value, intervals, max_seqlen)
@@ -72,8 +75,17 @@ _announced: set[str] = set()
 def _choose(query: Tensor) -> str:
     is_flash = query.dtype in (torch.bfloat16, torch.float16) and query.shape[2] % 8 == 0 and query.shape[2] <= 256
     if query.is_cuda and is_flash and os.environ.get(backend.VARIABLE, "auto") == "auto":
-        return FLASH
+        has_width = query.shape[2] in flash_attention.WIDTHS
+        return (_installed(query.get_device()) if has_width else "") or FLASH
     return TRITON if has_kernel(query) else REFERENCE
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _installed(device: int) -> str:
+    """The FlashAttention for a GPU, which is found by its number: a constant of a compiled graph."""
+    if torch.version.hip is not None:
+        return ""
+    return flash_attention.choose(torch.cuda.get_device_capability(device)[0])
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -84,16 +96,11 @@ def _announce(which: str) -> None:
         LOG.info("packed attention is %s", which)
 
 
-def _flash_attention(
+def _varlen_attention(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool
 ) -> Tensor:
-    options: dict[str, Any] = {}
-    if query.shape[1] > key.shape[1]:
-        if HAS_GROUPS:
-            options["enable_gqa"] = True
-        else:
-            grouped = query.shape[1] // key.shape[1]
-            key, value = (x.repeat_interleave(grouped, dim=1) for x in (key, value))
+    """Keys and values are shared by the heads of a group: torch 2.11 does so unasked, and later ones where asked to."""
+    options: dict[str, Any] = {"enable_gqa": query.shape[1] > key.shape[1]} if ASKS_FOR_GROUPS else {}
     window = (-1, 0) if is_causal else (-1, -1)  # rows before and after; -1: all of them
     out = varlen.varlen_attn(
         query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, window_size=window, **options

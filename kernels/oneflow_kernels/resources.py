@@ -11,11 +11,36 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from oneflow_kernels.launches import ALL, Launch
 from oneflow_kernels.variants import Variant, all_variants
 
 SHARED_BYTES = dict(zip(ALL, (232448, 232448, 166912, 65536), strict=True))  # of one program
+SCHEDULERS = 4  # of a multiprocessor, each with warps and registers of its own
+REGISTERS = 512  # of a scheduler, for one lane of its warps
+MAX_PROGRAMS = 32  # of a multiprocessor
+
+
+class Multiprocessor(NamedTuple):
+    """What the programs that run on it at once share."""
+
+    warps: int  # of a scheduler, at most
+    shared_bytes: int
+    reserved_bytes: int  # of each program, for the system
+
+
+AMPERE, HOPPER = Multiprocessor(16, 164 * 1024, 1024), Multiprocessor(16, 228 * 1024, 1024)
+MULTIPROCESSORS = dict(zip(ALL, (HOPPER, HOPPER, AMPERE, Multiprocessor(8, 65536, 0)), strict=True))
+COLUMNS = (
+    "registers",
+    "spilled bytes",
+    "shared bytes",
+    "programs per multiprocessor",
+    "matrix instructions",
+    "TMA",
+    "4-byte copies",
+)
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 
 
@@ -26,11 +51,21 @@ class Usage:
     target: str
     name: str
     launch: str
+    num_warps: int
     registers: int  # of a thread
     spilled_bytes: int  # of a thread: registers that did not fit and live in memory
     shared_bytes: int  # of a program
     matrix_instructions: int  # wgmma, tcgen05.mma, mma.sync or mfma in the code
     tma_instructions: int
+    narrow_copies: int  # into shared memory, asynchronous, of four bytes
+
+    @property
+    def programs(self) -> int:
+        """How many run on a multiprocessor at once; while one waits, another computes."""
+        of = MULTIPROCESSORS[self.target]
+        warps = min(REGISTERS // (-(-max(self.registers, 1) // 8) * 8), of.warps)  # registers are dealt out by eights
+        shared = of.shared_bytes // max(self.shared_bytes + of.reserved_bytes, 1)
+        return min(SCHEDULERS * warps // self.num_warps, shared, MAX_PROGRAMS)
 
     @property
     def fits(self) -> bool:
@@ -57,6 +92,7 @@ def measure(variant: Variant, target: str) -> Usage:
         target=target,
         name=variant.name,
         launch=str(variant.launch),
+        num_warps=variant.launch.num_warps,
         shared_bytes=compiled.metadata.shared,
         **read(compiled.asm),
     )
@@ -80,6 +116,7 @@ def _read_cuda(asm: dict[str, object]) -> dict[str, int]:
             re.findall(r"^\s*(?:@\S+ )?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\b", code, re.M)
         ),
         "tma_instructions": len(re.findall(r"\bcp\.async\.bulk\.tensor\b", code)),
+        "narrow_copies": len(re.findall(r"\bcp\.async\.ca\.shared\.global\b.*, 0x4, ", code)),
     }
 
 
@@ -96,6 +133,7 @@ def _read_hip(asm: dict[str, object]) -> dict[str, int]:
         "spilled_bytes": 4 * number("vgpr_spill_count"),
         "matrix_instructions": len(re.findall(r"\bv_mfma_", code)),
         "tma_instructions": 0,
+        "narrow_copies": 0,
     }
 
 
@@ -132,12 +170,13 @@ def table(usages: list[Usage]) -> str:
         lines = [
             f"## {target}, {SHARED_BYTES[target]:,} bytes of shared memory a program",
             "",
-            "| kernel | launch | registers | spilled bytes | shared bytes | matrix instructions | TMA |",
-            "|---|---|---:|---:|---:|---:|---:|",
+            f"| kernel | launch | {' | '.join(COLUMNS)} |",
+            f"|---|---|{'---:|' * len(COLUMNS)}",
         ]
         for u in usages:
             if u.target == target:
-                numbers = (u.registers, u.spilled_bytes, u.shared_bytes, u.matrix_instructions, u.tma_instructions)
+                needs = u.registers, u.spilled_bytes, u.shared_bytes, u.programs
+                numbers = *needs, u.matrix_instructions, u.tma_instructions, u.narrow_copies
                 lines.append(f"| {u.name} | {u.launch} | {' | '.join(f'{number:,}' for number in numbers)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

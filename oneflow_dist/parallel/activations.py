@@ -22,6 +22,7 @@ _aten = torch.ops.aten
 PRODUCTS = (_aten.mm.default, _aten._scaled_mm.default)  # of linear layers without bias; the second in float8
 KEPT = (
     torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.oneflow.flash_attention.default,
     torch.ops.oneflow.packed_attention.default,
     torch.ops.oneflow.interval_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
+from oneflow_kernels import flash_attention, reference
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.packed_attention import packed_attention
+from tests.kernels.flash_stand_ins import install
 from tests.launching import Launcher
 from tests.messages import Message
 
@@ -145,25 +148,40 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[inspect.BoundArguments]:
 
     monkeypatch.setattr(varlen, "varlen_attn", recorded(varlen.varlen_attn))
     monkeypatch.setattr(module, "interval_attention", recorded(interval_attention))
+    monkeypatch.setattr(module, "_installed", lambda device: "")
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     return calls
 
 
 @pytest.mark.parametrize(("is_causal", "window"), [(False, (-1, -1)), (True, (-1, 0))])
-@pytest.mark.parametrize("has_groups", [False, True])
+@pytest.mark.parametrize("asks", [False, True])
 def test_the_kernel_of_cuda_is_asked_for_the_same_rows(
-    is_causal: bool, window: tuple[int, int], has_groups: bool, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
+    is_causal: bool, window: tuple[int, int], asks: bool, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys and values are repeated only for a torch whose kernel takes no groups."""
-    monkeypatch.setattr(module, "HAS_GROUPS", has_groups)
+    """Keys and values are repeated for no torch; one that must be asked to share them is."""
+    monkeypatch.setattr(module, "ASKS_FOR_GROUPS", asks)
     query, key, value = rows(4, 2, torch.bfloat16, width=8)
     packed_attention(query, key, value, CU_SEQLENS, 5, is_causal)
     (call,) = chosen
     assert call.arguments["window_size"] == window
     assert (call.arguments["max_q"], call.arguments["max_k"]) == (5, 5)
-    assert call.arguments.get("enable_gqa", False) == has_groups
-    expected = key if has_groups else key.repeat_interleave(2, dim=1)
-    assert torch.equal(call.arguments["key"], expected)
+    assert call.arguments.get("enable_gqa", False) == asks
+    assert torch.equal(call.arguments["key"], key)
+
+
+@pytest.mark.parametrize(
+    ("variable", "width", "is_flash"), [("auto", 64, True), ("auto", 80, False), ("triton", 64, False)]
+)
+def test_on_cuda_an_installed_flash_attention_runs_if_it_has_the_width_unless_ours_is_asked_for(
+    variable: str, width: int, is_flash: bool, chosen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("FlashAttention 3", tmp_path, monkeypatch)
+    monkeypatch.setattr(module, "_installed", lambda device: flash_attention.choose(9))
+    monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+    inputs = rows(4, 2, torch.bfloat16, width)
+    out = packed_attention(*inputs, CU_SEQLENS, 5)
+    assert (chosen == []) == is_flash
+    assert torch.equal(out, reference.packed_attention(*inputs, CU_SEQLENS)) == is_flash
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Attention over packed documents: ours, torch's varlen flash attention and FlexAttention."""
+"""Attention over packed documents: ours, torch's varlen, FlexAttention, and FlashAttention 4 and 3 where installed."""
 
 # Shapes: T rows, h query heads, g key and value heads, d head width, S documents.
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from oneflow_dist.containers import PackedBatch
 from oneflow_kernels import reference_attention
+from oneflow_kernels.flash_attention import INTERFACES, flash_attention, functions_of
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
 from tools.benchmark.contest import Call, Case, Inputs, Outputs
@@ -73,10 +74,10 @@ def attention_case(shape: Shape, device: torch.device) -> Case:
         "ours": make_ours,
         "torch varlen": make_varlen,
         "FlexAttention": make_flex,
-        "FlexAttention and its mask": functools.partial(make_flex, builds_mask=True),
     }
-    if shape.rule == "transfusion":
-        del makers["torch varlen"]  # it knows whole documents and causal ones
+    makers |= {name: functools.partial(make_flash, interface=name) for name in INTERFACES if functions_of(name)}
+    if shape.rule == "transfusion":  # the others know whole documents and causal ones
+        makers = {name: makers[name] for name in ("ours", "FlexAttention")}
 
     def prepare(make: Callable[[Shape, Inputs], Call], inputs: Inputs) -> Call:
         return with_backward(make(shape, inputs), inputs)
@@ -130,44 +131,44 @@ def make_ours(shape: Shape, inputs: Inputs) -> Call:
 
 
 def make_varlen(shape: Shape, inputs: Inputs) -> Call:
-    """FlashAttention in torch; keys and values are repeated where it knows no groups."""
+    """FlashAttention in torch, which shares keys between the heads of a group; later than 2.11 it is to be told."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value, _, ends = inputs
-    longest, groups = shape.longest, shape.heads[0] // shape.heads[1]
+    longest = shape.longest
     options: dict[str, Any] = {"window_size": (-1, 0) if shape.rule == "causal" else (-1, -1)}
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:
-        options["enable_gqa"], groups = True, 1
+        options["enable_gqa"] = True
 
     def call() -> Outputs:
-        k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
-        out = varlen_attn(query, k, v, ends, ends, longest, longest, **options)
+        out = varlen_attn(query, key, value, ends, ends, longest, longest, **options)
         assert isinstance(out, Tensor), "varlen_attn returns a tuple only if asked for auxiliary outputs"
         return [out]
 
     return call
 
 
-def make_flex(shape: Shape, inputs: Inputs, builds_mask: bool = False) -> Call:
-    """FlexAttention, compiled, with a block mask that is made once or, as with other documents, in each call."""
-    from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+def make_flash(shape: Shape, inputs: Inputs, interface: str) -> Call:
+    """FlashAttention 4 or 3, as the model calls it."""
+    query, key, value, _, ends = inputs
+    settings = ends, shape.longest, shape.rule == "causal", interface
+    return lambda: [flash_attention(query, key, value, *settings)]
+
+
+def make_flex(shape: Shape, inputs: Inputs) -> Call:
+    """FlexAttention, compiled, with a block mask made before, once for all layers of a batch, as intervals are."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     query, key, value, _, ends = inputs
     rows, intervals = sum(shape.documents), intervals_of(shape, ends)
     attend = torch.compile(flex_attention, dynamic=False)
-    make_mask = torch.compile(create_block_mask, dynamic=False)
-
-    def mask_of_rows() -> BlockMask:
-        return make_mask(
-            lambda batch, head, row, other: (intervals.start[row] <= other) & (other < intervals.end[row]),
-            *(None, None, rows, rows),
-            device=str(query.device),
-        )
-
-    kept = None if builds_mask else mask_of_rows()
+    mask = torch.compile(create_block_mask, dynamic=False)(
+        lambda batch, head, row, other: (intervals.start[row] <= other) & (other < intervals.end[row]),
+        *(None, None, rows, rows),
+        device=str(query.device),
+    )
 
     def call() -> Outputs:
-        mask = mask_of_rows() if kept is None else kept
         q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
         return [attend(q, k, v, block_mask=mask, enable_gqa=True)[0].transpose(0, 1)]
 

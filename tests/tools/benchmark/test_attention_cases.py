@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from oneflow_dist.config import Config
+from oneflow_kernels.flash_attention import functions_of
+from tests.kernels.flash_stand_ins import install
 from tests.tools.benchmark.contests import run_case
 from tools.benchmark.attention_cases import (
     SEVEN,
@@ -49,9 +52,26 @@ def test_the_peer_that_is_compiled_on_a_gpu_computes_the_same(monkeypatch: pytes
     inputs = tuple(x.detach() for x in make_inputs(shape, CPU, 0))  # FlexAttention has no gradients on a CPU
     (ours,) = make_ours(shape, inputs)()
     with pytest.warns(UserWarning, match="flex_attention called without torch.compile"):
-        outputs = [make_flex(shape, inputs, builds_mask)()[0] for builds_mask in (False, True)]
-    for output in outputs:
-        torch.testing.assert_close(output, ours, rtol=0.02, atol=0.02)
+        (output,) = make_flex(shape, inputs)()
+    torch.testing.assert_close(output, ours, rtol=0.02, atol=0.02)
+
+
+def test_flash_attention_is_a_peer_where_it_is_installed_and_knows_the_rule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages stand in for them."""
+    names = {"FlashAttention 4", "FlashAttention 3"}
+    functions_of.cache_clear()
+    assert not names & attention_case(small("document"), CPU).contenders.keys()
+    for name in names:
+        install(name, tmp_path, monkeypatch)
+    assert not names & attention_case(small("transfusion"), CPU).contenders.keys()
+    for rule in ("document", "causal"):
+        case = attention_case(small(rule), CPU)
+        case = replace(case, contenders={name: case.contenders[name] for name in sorted(names)})
+        for entry in run_case(case, CPU):
+            assert all(0.0 < error < 0.02 for error in entry["errors"].values()), entry
+    functions_of.cache_clear()
 
 
 def test_flops_count_pairs_of_rows() -> None:
