@@ -38,11 +38,10 @@ LOW = [torch.float32, torch.bfloat16, torch.float16]
 every_backend = pytest.mark.parametrize("backend", ["reference", "triton"])
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two slots at a time."""
-    monkeypatch.setattr(module, "CHUNK_SLOTS", 2)
-    monkeypatch.setattr(module, "CHUNK_LOGITS", 1)
+def make_small(patch: pytest.MonkeyPatch, chunk: int, kept: float) -> None:
+    """Few slots have logits at once; probabilities of a few times the width are kept."""
+    for name, value in {"CHUNK_SLOTS": chunk, "CHUNK_LOGITS": 1, "MULTIPLE": 1, "KEPT": kept}.items():
+        patch.setattr(module, name, value)
 
 
 def assert_exact(actual: Result | list[Tensor], expected: Result | list[Tensor], tolerance: float = 1e-12) -> None:
@@ -62,7 +61,11 @@ def test_loss_and_gradients_are_those_of_autograd(bag_slot: list[int]) -> None:
 
 
 @every_shape
-def test_chunks_change_nothing(bag_slot: list[int], small_chunks: None) -> None:
+@pytest.mark.parametrize(("chunk", "kept"), [(2, 9.0), (1, 0.25), (2, 0.17)], ids=["chunks", "groups", "both"])
+def test_chunks_and_groups_change_nothing(
+    bag_slot: list[int], chunk: int, kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_small(monkeypatch, chunk, kept)
     case = make_case(bag_slot)
     assert_exact(run(case), truth(case))
 
@@ -80,14 +83,29 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda hidden, weight: bag_cross_entropy(hidden, weight, *case[2:]), case[:2])
 
 
-def test_chunks_are_as_few_as_memory_allows_and_of_like_size() -> None:
-    for num_filled, vocab in itertools.product([0, 1, 2047, 2048, 2049, 8192, 16384], [7, 32064, 128256, 10**6]):
-        sizes = [chunk.stop - chunk.start for chunk in module._chunks(num_filled, vocab)]
-        assert sum(sizes) == num_filled
-        limit = max(2048, 2**28 // vocab)
-        assert all(size <= limit for size in sizes)
-        assert len(sizes) == math.ceil(num_filled / (limit // 128 * 128))
-        assert not sizes or max(sizes) - min(sizes) < len(sizes)
+def test_chunks_and_groups_are_as_few_as_memory_allows_and_of_like_size() -> None:
+    for total, limit in itertools.product([0, 1, 511, 512, 513, 1350, 8192, 16384], [128, 512, 3072, 6144]):
+        sizes = [stretch.stop - stretch.start for stretch in module._equal(total, limit)]
+        assert sum(sizes) == total
+        assert len(sizes) == math.ceil(total / limit)
+        assert all(size <= limit and size % 128 == 0 for size in sizes[:-1])
+        assert not sizes or max(sizes) - min(sizes) < 128 * len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("num_filled", "width", "vocab", "expected"),
+    [
+        (1350, 2048, 128256, (512, [1350])),
+        (8192, 4096, 128256, (512, [4096, 4096])),
+        (16384, 4096, 128256, (512, [5504, 5504, 5376])),
+        (9000, 64, 1000, (67072, [9000])),  # a chunk may be more than what is kept otherwise
+    ],
+)
+def test_what_is_kept_is_as_large_as_some_gradient(
+    num_filled: int, width: int, vocab: int, expected: tuple[int, list[int]]
+) -> None:
+    chunk_slots, groups = module._sizes(num_filled, torch.empty(vocab, width, device="meta"))
+    assert (chunk_slots, [group.stop - group.start for group in groups]) == expected
 
 
 # Bounds in lower precision: error(ours) <= 2 error(same formula, same dtype) + a little, both against float64.
@@ -331,8 +349,7 @@ def run_on_ranks(deal: Deal) -> list[tuple[Result, Tensor]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONEFLOW_KERNELS", deal.backend)
         if deal.is_chunked:
-            patch.setattr(module, "CHUNK_SLOTS", 2)
-            patch.setattr(module, "CHUNK_LOGITS", 1)
+            make_small(patch, 2, 0.17)
         for case in deal.cases():
             own = case.weight.detach().chunk(size)[rank].requires_grad_()
             part = VocabularyPart(size=size, group=dist.group.WORLD.group_name, first_token=rank * len(own))
