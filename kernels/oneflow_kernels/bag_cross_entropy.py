@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -42,10 +41,11 @@ def bag_cross_entropy(
 
         dloss/dz[s] = mass[s] p - sum over the bag of bag_weight[b] onehot(bag_tokens[b])
 
-    This is made chunk by chunk of the filled slots while their logits are there, kept in the operands' dtype but for a
-    factor of each row, and multiplied with hidden rows and unembedding in the backward pass: 3 products of 2 F D v FLOPs.
-    More of it than KEPT allows is kept in turn, for equal groups of slots; all but the last group give their part of the
-    gradients in the forward pass. Where nobody wants a gradient there is one product, whose results are summed as they come.
+    This is made chunk by chunk of the filled slots while their logits are there, and kept in the operands' dtype, but
+    for a factor of each row. The backward pass multiplies it with the unembedding and with hidden rows: with the logits
+    three products of 2 F D v FLOPs. Where it is more than KEPT allows, equal groups of slots keep it in turn, and all
+    but the last give their part of the gradients in the forward pass. Where nobody wants a gradient there is one
+    product, whose results are summed as they come.
 
     Args:
         hidden: one row per slot.
@@ -57,17 +57,17 @@ def bag_cross_entropy(
         part: with several ranks, all of them call alike; only sums over their parts of the vocabulary travel.
 
     Returns:
-        Nats, differentiable in `hidden` and `weight`, once; the backward pass of several groups cannot be repeated. With
-        several ranks each gets 1 / size of it, so that the loss is the sum over ranks, and of the gradient of `hidden`
-        the part that comes from its `weight`. NaN if num_filled is too small.
+        Nats, differentiable in `hidden` and `weight`, once; with several groups the backward pass cannot be repeated.
+        With several ranks each gets 1 / size of it, so that the loss is the sum over ranks, and of the gradient of
+        `hidden` the part that comes from its `weight`. NaN if num_filled is too small.
 
     Raises:
         ValueError: the dtypes differ, or num_filled is no number of slots.
 
     Numerics: logits, exponentials and sums in float32 (float64 of float64 operands). Rounded to the operands' dtype, as
-    operands of products: the gradient of logits, after one-hot was subtracted, and rows times their factor. Gradients are
-    rounded once, that of the unembedding once more for each group but the first, and where the incoming gradient
-    multiplies what was made before. Deterministic.
+    operands of products: the gradient of logits, after the one-hot part was subtracted, and rows times their factor.
+    Gradients are rounded once; that of the unembedding once more for each group but the first, and where the incoming
+    gradient multiplies what was there before. Deterministic.
     Source: arXiv:2510.03506 Eq. 6; arXiv:2410.10989 (softmax's gradient in the forward pass).
     """
     if hidden.dtype != weight.dtype:
@@ -220,9 +220,9 @@ def _subtract_one_hot(
     lse = finish(sent, part)[:, : len(lse)].logsumexp(0)
     first_weight = bags.weight[bags.starts[:-1].clamp(max=len(bags.slot) - 1)]
     share = torch.where(mass > 0.0, first_weight / mass, 1.0).clamp(min=2.0**-10)
-    new_base = base_of_gradients(base, lse, share, probs.dtype)
-    one_hot_(probs, base, new_base, lse, mass, target, bags.tokens, bags.weight, bags.entry, bags.starts)
-    return lse, mass * (new_base - lse).exp()
+    base, shrink = base_of_gradients(base, lse, share, probs.dtype)
+    one_hot_(probs, shrink, base, lse, mass, target, bags.tokens, bags.weight, bags.entry, bags.starts)
+    return lse, mass * (base - lse).exp()
 
 
 def _rows(hidden: Tensor, filled: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import register_flop_formula
 from oneflow_kernels import reference_bag
 from oneflow_kernels.backend import uses_triton
 
-# The logarithm of the largest number in a gradient of logits; a power of e below what the dtype can hold, since a product
-# sums a few thousand of them.
-ROOM = {torch.float64: 64.0, torch.float32: 64.0, torch.bfloat16: 64.0, torch.float16: 10.0}
+# The logarithm of the largest number in the gradient of logits, before the factors of rows. A product sums thousands of
+# them, so some powers of e are left. In float16, which has few, nothing is larger than 1: rows are not made too small.
+ROOM = {torch.float64: 64.0, torch.float32: 64.0, torch.bfloat16: 64.0, torch.float16: 0.0}
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -94,31 +94,35 @@ def _(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return lse, base, mass
 
 
-def base_of_gradients(base: Tensor, lse: Tensor, share: Tensor, dtype: torch.dtype) -> Tensor:
-    """From where exponentials are measured in the gradient of the logits, which has numbers as large as exp(lse - base).
+def base_of_gradients(base: Tensor, lse: Tensor, share: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """From where exponentials are measured in gradients of logits, the largest of which is exp(lse - base).
 
-    Those fit in `dtype`; and `share` exp(lse - base), of which a bag's own tokens get so many, has no more digits than
+    That fits in `dtype`; and `share` exp(lse - base), of which a bag's own tokens get so many, has no more digits than
     `dtype`, so that it is not rounded with them. For that the base moves by less than a rounding of probabilities.
 
     Args:
         lse: of the whole vocabulary.
-        share: of the weights of a bag, what its first token has; in (0, 1].
+        share: what the first token has of the weights of its bag; in (0, 1].
+
+    Returns:
+        The base, and what probabilities that were measured from `base` are to be multiplied by: 1, or much less where
+        another part of the vocabulary has much larger logits.
     """
-    base = torch.maximum(base, lse - ROOM[dtype])
-    exact = share * (lse - base).exp()
-    return base + (exact / exact.to(dtype)).log()
+    fitting = torch.maximum(base, lse - ROOM[dtype])
+    one_hot = share * (lse - fitting).exp()
+    return fitting + (one_hot / one_hot.to(dtype)).log(), (base - fitting).exp()
 
 
 @torch.library.custom_op(
     "oneflow::bag_one_hot_",
     mutates_args={"probs"},
-    schema="(Tensor(a!) probs, Tensor base, Tensor new_base, Tensor lse, Tensor mass, Tensor target, Tensor bag_tokens,"
+    schema="(Tensor(a!) probs, Tensor shrink, Tensor base, Tensor lse, Tensor mass, Tensor target, Tensor bag_tokens,"
     " Tensor bag_weight, Tensor row, Tensor starts) -> ()",
 )
 def one_hot_(
     probs: Tensor,
+    shrink: Tensor,
     base: Tensor,
-    new_base: Tensor,
     lse: Tensor,
     mass: Tensor,
     target: Tensor,
@@ -129,18 +133,18 @@ def one_hot_(
 ) -> None:
     """What `softmax_` made of a group of slots becomes the gradient of their logits, but for a factor of each row.
 
-        probs[i, t] = exp(target - new_base[i]) - exp(lse[i] - new_base[i]) w / mass[i]
+        probs[i]   *= shrink[i]
+        probs[i, t] = exp(target - base[i]) - exp(lse[i] - base[i]) w / mass[i]
 
-    at the tokens t of bag i, with w the sum of their weights in it: in float32, rounded once. With scale = mass
-    exp(new_base - lse), scale probs is mass p - w. Rows are multiplied by exp(base - new_base) where that is far from 1:
-    where another part of the vocabulary has much larger logits, or float16 little room. Bags without weight are left
-    alone.
+    with t the tokens of bag i and w the sum of their weights in it: in float32, rounded once. Times the row's factor,
+    mass exp(base - lse), this is mass p - w. Own tokens of bags without weight stay as they are: that factor is 0.
 
     Args:
+        shrink, base: see `base_of_gradients`.
         lse: of the whole vocabulary; `target` and `bag_tokens` are of this part, as for `softmax_`.
         row: of each bag token; ascending, and not in [0, n) for those of slots outside.
     """
-    arguments = base, new_base, lse, mass, target, bag_tokens, bag_weight, row, starts
+    arguments = shrink, base, lse, mass, target, bag_tokens, bag_weight, row, starts
     _implementation(probs).one_hot_(probs, *arguments)
 
 

@@ -18,8 +18,8 @@ ROW = Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1)
 SOFTMAX = Launches(
     "bag softmax", on(ALL, ROW) | on(("cuda:90", "cuda:80"), ROW, Launch({"BLOCK": 8192, "PAIRS": 16}, 16, 1))
 )
-NEW_BASE = Launches("bag new base", on(ALL, Launch({"BLOCK": 2048}, 4, 1)))
-ONE_HOT = Launches("bag one hot", on(ALL, Launch({"PAIRS": 64}, 4, 1)))
+SHRINK = Launches("bag shrink", on(ALL, Launch({"BLOCK": 2048}, 4, 1)))
+ONE_HOT = Launches("bag one hot", on(ALL, Launch({"PAIRS": 32}, 4, 1)))
 LOGITS = Launches("bag logits", on(ALL, Launch({"BLOCK": 256, "PAIRS": 8}, 4, 1)))
 
 # How far above its base a row's largest logit may be: exp(reach) must fit in the dtype of `probs`.
@@ -79,52 +79,51 @@ def bag_softmax(
 
 @no_type_check
 @triton.jit
-def bag_new_base(probs, base, new_base, vocab, probs_stride, BLOCK: tl.constexpr):
-    """One row, where its base has changed by more than a rounding."""
+def bag_shrink(probs, shrink, vocab, probs_stride, BLOCK: tl.constexpr):
+    """One row, if it does."""
     row = tl.program_id(0).to(tl.int64)
-    change = tl.load(base + row) - tl.load(new_base + row)
-    if change < -0.1:
+    factor = tl.load(shrink + row)
+    if factor < 1.0:
         for start in range(0, vocab, BLOCK):
             lane = start + tl.arange(0, BLOCK)
             place = probs + row * probs_stride + lane
             known = tl.load(place, mask=lane < vocab, other=0.0).to(tl.float32)
-            tl.store(place, cast(known * tl.exp(change), probs.dtype.element_ty), mask=lane < vocab)
+            tl.store(place, cast(known * factor, probs.dtype.element_ty), mask=lane < vocab)
 
 
 @no_type_check
 @triton.jit(do_not_specialize=["num_rows", "num_pairs"])
 def bag_one_hot(
-    probs, new_base, lse, mass, target, bag_tokens, bag_weight, row, starts,
+    probs, base, lse, mass, target, bag_tokens, bag_weight, row, starts,
     num_rows, num_pairs, vocab, probs_stride, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """A few bag tokens, each compared with all of the bags that they are of; the first of those that are alike writes."""
+    """A few bag tokens, each compared with all of its bag; the first of those that are alike writes."""
     pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
-    own_row = tl.load(row + pair, mask=pair < num_pairs, other=-1)
-    known = (own_row >= 0) & (own_row < num_rows)
-    own_mass = tl.load(mass + own_row, mask=known, other=0.0)
-    token = tl.load(bag_tokens + pair, mask=known, other=-1)
-    known = (own_mass > 0.0) & (token >= 0) & (token < vocab)
-    last_row = tl.max(tl.where(known, own_row, -1), 0)
+    own_row = tl.load(row + pair, mask=pair < num_pairs, other=-1).to(tl.int32)
+    is_inside = (own_row >= 0) & (own_row < num_rows)
+    own_mass = tl.load(mass + own_row, mask=is_inside, other=0.0)
+    token = tl.load(bag_tokens + pair, mask=is_inside, other=-1).to(tl.int32)
+    writes = (own_mass > 0.0) & (token >= 0) & (token < vocab)
+    last_row = tl.max(tl.where(writes, own_row, -1), 0)
     if last_row >= 0:
         total = tl.zeros([PAIRS], tl.float32)
-        is_repeated = tl.zeros([PAIRS], tl.int32)
-        first = tl.load(starts + tl.min(tl.where(known, own_row, num_rows - 1), 0))
+        first = tl.load(starts + tl.min(tl.where(writes, own_row, last_row), 0))
         end = tl.load(starts + last_row + 1)
         for start in range(first, end, PAIRS):
             other = start + tl.arange(0, PAIRS)
-            other_row = tl.load(row + other, mask=other < end, other=-1)
-            other_token = tl.load(bag_tokens + other, mask=other < end, other=-1)
+            other_row = tl.load(row + other, mask=other < end, other=-1).to(tl.int32)
+            other_token = tl.load(bag_tokens + other, mask=other < end, other=-1).to(tl.int32)
             weight = tl.load(bag_weight + other, mask=other < end, other=0.0)
             is_alike = (own_row[:, None] == other_row[None, :]) & (token[:, None] == other_token[None, :])
             total += tl.sum(tl.where(is_alike, weight[None, :], 0.0), 1)
-            is_before = is_alike & (other[None, :] < pair[:, None])
-            is_repeated = tl.maximum(is_repeated, tl.max(is_before.to(tl.int32), 1))
-        writes = known & (is_repeated == 0)
-        own_base = tl.load(new_base + own_row, mask=writes, other=0.0)
+            is_later = is_alike & (other[None, :] < pair[:, None])
+            writes &= tl.max(is_later.to(tl.int32), 1) == 0
+        own_base = tl.load(base + own_row, mask=writes, other=0.0)
         unit = tl.exp(tl.load(lse + own_row, mask=writes, other=0.0) - own_base)
         p = tl.exp(tl.load(target + pair, mask=writes, other=0.0) - own_base)
         gradient = p - unit * total / tl.where(writes, own_mass, 1.0)
-        tl.store(probs + own_row * probs_stride + token, cast(gradient, probs.dtype.element_ty), mask=writes)
+        place = probs + own_row.to(tl.int64) * probs_stride + token
+        tl.store(place, cast(gradient, probs.dtype.element_ty), mask=writes)
 
 
 @no_type_check
@@ -165,18 +164,16 @@ def softmax_(
 
 
 def one_hot_(
-    probs: Tensor, base: Tensor, new_base: Tensor, lse: Tensor, mass: Tensor, target: Tensor, bag_tokens: Tensor,
+    probs: Tensor, shrink: Tensor, base: Tensor, lse: Tensor, mass: Tensor, target: Tensor, bag_tokens: Tensor,
     bag_weight: Tensor, row: Tensor, starts: Tensor,
 ) -> None:  # fmt: skip
     """Unnormalised probabilities to gradients of logits."""
     num_rows, vocab = probs.shape
-    NEW_BASE.best(probs).run(
-        bag_new_base, (num_rows,), probs, probs, base, new_base, vocab, probs.stride(0)
-    )  # fmt: skip
+    SHRINK.best(probs).run(bag_shrink, (num_rows,), probs, probs, shrink, vocab, probs.stride(0))
     launch = ONE_HOT.best(probs)
     launch.run(
         bag_one_hot, (triton.cdiv(len(row), launch.tiles["PAIRS"]),), probs,
-        probs, new_base, lse, mass, target, bag_tokens, bag_weight, row, starts,
+        probs, base, lse, mass, target, bag_tokens, bag_weight, row, starts,
         num_rows, len(row), vocab, probs.stride(0),
     )  # fmt: skip
 

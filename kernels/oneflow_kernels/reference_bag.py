@@ -51,8 +51,8 @@ def softmax_(
 
 def one_hot_(
     probs: Float[Tensor, "n v"],
+    shrink: Float[Tensor, "n"],
     base: Float[Tensor, "n"],
-    new_base: Float[Tensor, "n"],
     lse: Float[Tensor, "n"],
     mass: Float[Tensor, "n"],
     target: Float[Tensor, "B"],
@@ -62,16 +62,16 @@ def one_hot_(
     starts: Int64[Tensor, "m"],
 ) -> None:
     """See `bag_operations.one_hot_`."""
-    far = (new_base > base + 0.1).nonzero().squeeze(1)
-    probs[far] = (probs[far] * (base - new_base)[far, None].exp()).to(probs.dtype)
+    shrinks = (shrink < 1.0).nonzero().squeeze(1)
+    probs[shrinks] = (probs[shrinks] * shrink[shrinks, None]).to(probs.dtype)
     pairs, _ = _pairs_of(starts)
     row, tokens, weight, target = row[pairs], bag_tokens[pairs], bag_weight[pairs], target[pairs]
     is_known = (tokens >= 0) & (tokens < probs.shape[1]) & (mass[row] > 0.0)
     row, tokens, weight, target = (x[is_known] for x in (row, tokens, weight, target))
     places, place = (row * probs.shape[1] + tokens).unique(return_inverse=True)
     total = mass.new_zeros(len(places)).index_add_(0, place, weight.to(mass.dtype))
-    one_hot = (lse - new_base)[row].exp() * total[place] / mass[row]
-    probs[row, tokens] = ((target - new_base[row]).exp() - one_hot).to(probs.dtype)
+    one_hot = (lse - base)[row].exp() * total[place] / mass[row]
+    probs[row, tokens] = ((target - base[row]).exp() - one_hot).to(probs.dtype)
 
 
 def bag_token_logits(
