@@ -111,8 +111,8 @@ class _Kept(NamedTuple):
     filled: Int64[Tensor, "F"]
     scale: Float[Tensor, "F"]
     probs: Float[Tensor, "n v"]  # times scale the gradient of the last group's logits
-    d_hidden: Float[Tensor, "G D"] | None  # times scale the gradient of hidden rows of the groups before; None without
-    d_weight: Float[Tensor, "v D"] | None  # their part of the gradient
+    d_hidden: Float[Tensor, "G D"]  # times scale the gradient of hidden rows of the groups before
+    d_weight: Float[Tensor, "v D"] | None  # their part of it
 
 
 class _WithGradients(torch.autograd.Function):
@@ -135,8 +135,7 @@ class _WithGradients(torch.autograd.Function):
 def _hidden_grad(hidden: Tensor, weight: Tensor, kept: _Kept, grad: Tensor) -> Tensor:
     before, factor = len(kept.filled) - len(kept.probs), kept.scale * grad
     d_hidden = hidden.new_zeros(len(hidden) + 1, hidden.shape[1])  # the last row is of slots that there are not
-    if kept.d_hidden is not None:
-        d_hidden.index_copy_(0, kept.filled[:before], _times(kept.d_hidden, factor[:before], hidden.dtype))
+    d_hidden.index_copy_(0, kept.filled[:before], _times(kept.d_hidden, factor[:before], hidden.dtype))
     products = hidden.new_empty(len(kept.probs), hidden.shape[1], dtype=wide(hidden.dtype))
     product_(products, kept.probs, weight, False)
     return d_hidden.index_copy_(0, kept.filled[before:], _times(products, factor[before:], hidden.dtype))[:-1]
@@ -144,44 +143,40 @@ def _hidden_grad(hidden: Tensor, weight: Tensor, kept: _Kept, grad: Tensor) -> T
 
 def _weight_grad(hidden: Tensor, weight: Tensor, kept: _Kept, grad: Tensor) -> Tensor:
     """What groups before have left becomes the result: there is no room for both."""
-    before, d_weight = len(kept.filled) - len(kept.probs), kept.d_weight
-    if d_weight is None:
-        d_weight = torch.empty_like(weight)
-    else:
-        torch.mul(d_weight, grad[None, None], out=d_weight)  # a number alone would be rounded to its dtype
+    before = len(kept.filled) - len(kept.probs)
+    if kept.d_weight is not None:
+        torch.mul(kept.d_weight, grad[None, None], out=kept.d_weight)  # without dimensions grad would be rounded
+    d_weight = torch.empty_like(weight) if kept.d_weight is None else kept.d_weight
     rows = _times(_rows(hidden, kept.filled[before:]), kept.scale[before:] * grad, hidden.dtype)
-    product_(d_weight, kept.probs.T, rows, kept.d_weight is not None)
+    product_(d_weight, kept.probs.T, rows, before > 0)
     return d_weight
 
 
 def _forward(hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart) -> tuple[Tensor, _Kept]:
     """The loss, and what is kept: the last group's probabilities, and products of those before."""
-    num_filled, dtype = len(bags.filled), wide(hidden.dtype)
+    num_filled, (vocab, width), dtype = len(bags.filled), weight.shape, wide(hidden.dtype)
     target = hidden.new_zeros(len(bags.slot), dtype=dtype)
     lse, scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(2))
-    chunk_slots, groups = _sizes(num_filled, weight)
-    probs = hidden.new_empty(groups[0].stop if groups else 0, len(weight))
-    logits = hidden.new_empty(min(chunk_slots, len(probs)), len(weight), dtype=dtype)
-    d_hidden = d_weight = None
-    if len(groups) > 1:
-        d_hidden = hidden.new_empty(groups[-1].start, hidden.shape[1], dtype=dtype) if hidden.requires_grad else None
-        d_weight = torch.empty_like(weight) if weight.requires_grad else None
+    chunk_slots, groups = _sizes(num_filled, vocab, width)
+    before = groups[-1].start if groups else 0
+    probs = hidden.new_empty(groups[0].stop if groups else 0, vocab)
+    logits = hidden.new_empty(min(chunk_slots, len(probs)), vocab, dtype=dtype)
+    d_hidden = hidden.new_empty(before, width, dtype=dtype)
+    d_weight = torch.empty_like(weight) if before and weight.requires_grad else None
     for group in groups:
         own, probs = _of_group(bags, group), probs[: group.stop - group.start]
         sums = _softmax(probs, logits, target, hidden, weight, own)
         lse[group], scale[group] = _subtract_one_hot(probs, target, *sums, own, part)
-        is_last = group is groups[-1]
-        if d_hidden is not None and not is_last:
+        if group.start < before and hidden.requires_grad:
             product_(d_hidden[group], probs, weight, False)
-        if d_weight is not None and not is_last:
+        if group.start < before and d_weight is not None:
             rows = _times(_rows(hidden, own.filled), scale[group], hidden.dtype)
             product_(d_weight, probs.T, rows, group.start > 0)
     return _loss_of(lse, target, bags, part), _Kept(bags.filled, scale, probs, d_hidden, d_weight)
 
 
-def _sizes(num_filled: int, weight: Tensor) -> tuple[int, list[slice]]:
+def _sizes(num_filled: int, vocab: int, width: int) -> tuple[int, list[slice]]:
     """How many slots may have logits at once, and the groups whose probabilities are kept at once."""
-    vocab, width = weight.shape
     chunk_slots = max(CHUNK_SLOTS, CHUNK_LOGITS // vocab // MULTIPLE * MULTIPLE)
     return chunk_slots, _equal(num_filled, max(chunk_slots, int(KEPT * width) // MULTIPLE * MULTIPLE))
 

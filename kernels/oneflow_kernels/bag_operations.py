@@ -105,8 +105,8 @@ def base_of_gradients(base: Tensor, lse: Tensor, share: Tensor, dtype: torch.dty
         share: what the first token has of the weights of its bag; in (0, 1].
 
     Returns:
-        The base, and what probabilities that were measured from `base` are to be multiplied by: 1, or much less where
-        another part of the vocabulary has much larger logits.
+        The base, and what probabilities measured from the old one are multiplied by: 1, but less where another part of
+        the vocabulary has far larger logits, and in float16.
     """
     fitting = torch.maximum(base, lse - ROOM[dtype])
     one_hot = share * (lse - fitting).exp()
@@ -144,8 +144,7 @@ def one_hot_(
         lse: of the whole vocabulary; `target` and `bag_tokens` are of this part, as for `softmax_`.
         row: of each bag token; ascending, and not in [0, n) for those of slots outside.
     """
-    arguments = shrink, base, lse, mass, target, bag_tokens, bag_weight, row, starts
-    _implementation(probs).one_hot_(probs, *arguments)
+    _implementation(probs).one_hot_(probs, shrink, base, lse, mass, target, bag_tokens, bag_weight, row, starts)
 
 
 @torch.library.custom_op(

@@ -116,8 +116,8 @@ def bag_one_hot(
             weight = tl.load(bag_weight + other, mask=other < end, other=0.0)
             is_alike = (own_row[:, None] == other_row[None, :]) & (token[:, None] == other_token[None, :])
             total += tl.sum(tl.where(is_alike, weight[None, :], 0.0), 1)
-            is_later = is_alike & (other[None, :] < pair[:, None])
-            writes &= tl.max(is_later.to(tl.int32), 1) == 0
+            is_behind = is_alike & (other[None, :] < pair[:, None])
+            writes &= tl.max(is_behind.to(tl.int32), 1) == 0
         own_base = tl.load(base + own_row, mask=writes, other=0.0)
         unit = tl.exp(tl.load(lse + own_row, mask=writes, other=0.0) - own_base)
         p = tl.exp(tl.load(target + pair, mask=writes, other=0.0) - own_base)
