@@ -1,10 +1,9 @@
-"""Cross-entropy of bags of tokens: gradients while the logits are there, no logits of slots without a bag."""
+"""Cross-entropy of bags of tokens: probabilities kept for the gradients, no logits of slots without a bag."""
 
-# Shapes: N slots, F of them with a bag, n of these in a chunk, B bag tokens, D trunk width, v of the vocabulary.
+# Shapes: N slots, F of them with a bag, n of these in a group, B bag tokens, D trunk width, v of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,20 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from oneflow_kernels.bag_operations import (
-    bag_token_logits,
-    hidden_grad_,
-    probs_of,
-    product_,
-    softmax_,
-    weight_grad_,
-    wide,
-)
+from oneflow_kernels.bag_operations import bag_token_logits, base_of_gradients, one_hot_, product_, softmax_, wide
 from oneflow_kernels.fused_logits import logsumexp_of_logits
 from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather, begin_sum, finish
 
-CHUNK_SLOTS = 2048  # may be computed together, however many logits they have: products of fewer rows are slow
-CHUNK_LOGITS = 2**28  # more slots may be, up to so many logits; 1 GiB of float32
+CHUNK_SLOTS = 512  # may have logits at once, however many: products of fewer rows are slow
+CHUNK_LOGITS = 2**26  # more slots may, up to so many logits; 256 MiB of float32
+KEPT = 1.5  # probabilities that are kept take at most so many times the memory of the unembedding's gradient
+MULTIPLE = 128  # of slots in a chunk: whole tiles, and addresses as even as compiled kernels expect
 
 
 def bag_cross_entropy(
@@ -44,14 +37,15 @@ def bag_cross_entropy(
         lse[s] = logsumexp(z[s])
         loss   = sum over b of bag_weight[b] (lse[s] - z[s, bag_tokens[b]])         s = bag_slot[b]
 
-    Gradients are made here, chunk by chunk of the filled slots, while their logits are there; the backward pass
-    multiplies them by one number. With p = softmax(z[s]), mass[s] the sum of a bag's weights:
+    With p = softmax(z[s]) and mass[s] the sum of a bag's weights:
 
         dloss/dz[s] = mass[s] p - sum over the bag of bag_weight[b] onehot(bag_tokens[b])
 
-    With the logits, the dense part takes three products of 2 F D v FLOPs; what concerns a bag's own tokens, where p and
-    one-hot cancel, is added by itself and never rounded. Where nobody wants a gradient there is one product, whose
-    results are summed as they come.
+    This is made chunk by chunk of the filled slots while their logits are there, and kept in the operands' dtype, but
+    for a factor of each row. The backward pass multiplies it with the unembedding and with hidden rows: with the logits
+    three products of 2 F D v FLOPs. Where it is more than KEPT allows, equal groups of slots keep it in turn, and all
+    but the last give their part of the gradients in the forward pass. Where nobody wants a gradient there is one
+    product, whose results are summed as they come.
 
     Args:
         hidden: one row per slot.
@@ -63,16 +57,18 @@ def bag_cross_entropy(
         part: with several ranks, all of them call alike; only sums over their parts of the vocabulary travel.
 
     Returns:
-        Nats, differentiable in `hidden` and `weight`, once. With several ranks each gets 1 / size of it, so that the
-        loss is the sum over ranks, and of the gradient of `hidden` the part that comes from its `weight`. NaN if
-        num_filled is too small.
+        Nats, differentiable in `hidden` and `weight`, once; with several groups the backward pass cannot be repeated.
+        With several ranks each gets 1 / size of it, so that the loss is the sum over ranks, and of the gradient of
+        `hidden` the part that comes from its `weight`. NaN if num_filled is too small.
 
     Raises:
         ValueError: the dtypes differ, or num_filled is no number of slots.
 
-    Numerics: logits, sums and gradients in float32 (float64 of float64 operands); probabilities and rows times their
-    weight are rounded to the operands' dtype, as operands of the products; gradients are rounded once. Deterministic.
-    Source: arXiv:2510.03506 Eq. 6; arXiv:2410.10989 (gradients in the forward pass).
+    Numerics: logits, exponentials and sums in float32 (float64 of float64 operands). Rounded to the operands' dtype, as
+    operands of products: the gradient of logits, after the one-hot part was subtracted, and rows times their factor.
+    Gradients are rounded once; that of the unembedding once more for each group but the first, and where the incoming
+    gradient multiplies what was there before. Deterministic.
+    Source: arXiv:2510.03506 Eq. 6; arXiv:2410.10989 (softmax's gradient in the forward pass).
     """
     if hidden.dtype != weight.dtype:
         raise ValueError(f"hidden is {hidden.dtype} but weight is {weight.dtype}; cast one of them")
@@ -80,13 +76,11 @@ def bag_cross_entropy(
         raise ValueError(f"num_filled: {num_filled} slots cannot hold {len(bag_slot)} bag tokens")
     hidden, weight = hidden.contiguous(), weight.contiguous()
     bags = _compact(bag_tokens - part.first_token, bag_slot, bag_weight, min(num_filled, len(bag_slot)), len(hidden))
-    needs_hidden, needs_weight = (torch.is_grad_enabled() and x.requires_grad for x in (hidden, weight))
-    if not (needs_hidden or needs_weight):
+    if not (torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)):
         return _loss_alone(hidden, weight, bags, part)
     with torch.no_grad():
-        d_hidden, d_weight, lse, target = _gradients(hidden, weight, bags, part, needs_hidden, needs_weight)
-        loss = _loss_of(lse, target, bags, part)
-    return _WithGradients.apply(hidden, weight, loss, bags.filled, d_hidden, d_weight)
+        loss, kept = _forward(hidden, weight, bags, part)
+    return _WithGradients.apply(hidden, weight, loss, *kept)
 
 
 class _Bags(NamedTuple):
@@ -111,113 +105,127 @@ def _compact(tokens: Tensor, slot: Tensor, weight: Tensor, num_filled: int, num_
     return _Bags(tokens, slot, weight, entry, slots[starts[:-1]], starts)
 
 
+class _Kept(NamedTuple):
+    """What the backward pass needs of the filled slots, the last group of which is at the end."""
+
+    filled: Int64[Tensor, "F"]
+    scale: Float[Tensor, "F"]
+    probs: Float[Tensor, "n v"]  # times scale the gradient of the last group's logits
+    d_hidden: Float[Tensor, "G D"]  # times scale the gradient of hidden rows of the groups before
+    d_weight: Float[Tensor, "v D"] | None  # their part of it
+
+
 class _WithGradients(torch.autograd.Function):
-    """A loss whose gradients are known: those of the filled rows of `hidden`, and of `weight`."""
+    """A loss that is known, and the products of its gradients that are left for the backward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        loss: Tensor,
-        filled: Tensor,
-        d_hidden: Tensor | None,
-        d_weight: Tensor | None,
-    ) -> Tensor:
-        ctx.save_for_backward(filled, d_hidden, d_weight)
-        ctx.num_slots, ctx.dtype = len(hidden), hidden.dtype
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, loss: Tensor, *kept: Tensor | None) -> Tensor:
+        ctx.save_for_backward(hidden, weight, *kept)
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        filled, d_hidden, d_weight = ctx.saved_tensors
-        if d_hidden is not None:
-            rows = _times(d_hidden, grad, ctx.dtype)
-            d_hidden = rows.new_zeros(ctx.num_slots + 1, rows.shape[1]).index_copy_(0, filled, rows)[:-1]
-        if d_weight is not None:
-            d_weight = _times(d_weight, grad, ctx.dtype)
-        return d_hidden, d_weight, None, None, None, None
+        hidden, weight, *rest = ctx.saved_tensors
+        kept = _Kept(*rest)
+        d_hidden = _hidden_grad(hidden, weight, kept, grad) if ctx.needs_input_grad[0] else None
+        d_weight = _weight_grad(hidden, weight, kept, grad) if ctx.needs_input_grad[1] else None
+        return d_hidden, d_weight, None, *[None] * len(kept)
 
 
-def _gradients(
-    hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart, needs_hidden: bool, needs_weight: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """Gradients of the filled slots and of the weight, before they are rounded; lse [F], targets' own logits [B].
+def _hidden_grad(hidden: Tensor, weight: Tensor, kept: _Kept, grad: Tensor) -> Tensor:
+    before, factor = len(kept.filled) - len(kept.probs), kept.scale * grad
+    d_hidden = hidden.new_zeros(len(hidden) + 1, hidden.shape[1])  # the last row is of slots that there are not
+    d_hidden.index_copy_(0, kept.filled[:before], _times(kept.d_hidden, factor[:before], hidden.dtype))
+    products = hidden.new_empty(len(kept.probs), hidden.shape[1], dtype=wide(hidden.dtype))
+    product_(products, kept.probs, weight, False)
+    return d_hidden.index_copy_(0, kept.filled[before:], _times(products, factor[before:], hidden.dtype))[:-1]
 
-    The gradient of the logits of a slot has a dense part, the other tokens, and a sparse one, the tokens of its bag:
 
-        dz[t]       = mass p[t]                                             t not in the bag
-        dz[t]       = mass p[t] - sum over its pairs of bag_weight          t in the bag
-                    = - sum over its pairs b of pair_weight[b]
-        pair_weight = bag_weight - mass p[t] at the first pair of t, bag_weight at the others
+def _weight_grad(hidden: Tensor, weight: Tensor, kept: _Kept, grad: Tensor) -> Tensor:
+    """What groups before have left becomes the result: there is no room for both."""
+    before = len(kept.filled) - len(kept.probs)
+    if kept.d_weight is not None:
+        torch.mul(kept.d_weight, grad[None, None], out=kept.d_weight)  # without dimensions grad would be rounded
+    d_weight = torch.empty_like(weight) if kept.d_weight is None else kept.d_weight
+    rows = _times(_rows(hidden, kept.filled[before:]), kept.scale[before:] * grad, hidden.dtype)
+    product_(d_weight, kept.probs.T, rows, before > 0)
+    return d_weight
 
-    The dense part is probs scale, with probs = exp(z - base), 0 in the bag, and scale = mass exp(base - lse):
 
-        logits = hidden weight.T -> probs, lse of this part of the vocabulary -> sent to the other ranks
-        d_hidden = probs weight                                                  meanwhile
-        d_weight += probs.T (scale hidden)                                       when the lse of all has come
-
-    What is left, scale for d_hidden and the sparse part for both, is done to all chunks together.
-    """
-    num_filled, dtype = len(bags.filled), wide(hidden.dtype)
-    d_hidden = hidden.new_empty(num_filled, hidden.shape[1], dtype=dtype) if needs_hidden else None
-    d_weight = weight.new_empty(weight.shape, dtype=dtype) if needs_weight else None
+def _forward(hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart) -> tuple[Tensor, _Kept]:
+    """The loss, and what is kept: the last group's probabilities, and products of those before."""
+    num_filled, (vocab, width), dtype = len(bags.filled), weight.shape, wide(hidden.dtype)
     target = hidden.new_zeros(len(bags.slot), dtype=dtype)
-    lse, base, scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(3))
-    chunks = list(_chunks(num_filled, len(weight)))
-    all_logits = hidden.new_empty(chunks[0].stop if chunks else 0, len(weight), dtype=dtype)
-    for chunk in chunks:
-        rows = hidden.index_select(0, bags.filled[chunk].clamp(max=len(hidden) - 1))
-        logits = all_logits[: len(rows)]
-        product_(logits, rows, weight.T, False)
-        starts = bags.starts[chunk.start : chunk.stop + 1]
-        own_lse, base[chunk], mass = softmax_(logits, target, bags.tokens, bags.weight, starts, hidden.dtype)
-        sent = begin_gather(F.pad(own_lse, (0, len(bags.slot) - len(rows))), part)  # as much for every pack
-        probs = probs_of(logits, hidden.dtype)
-        if d_hidden is not None:
-            product_(d_hidden[chunk], probs, weight, False)
-        lse[chunk] = finish(sent, part)[:, : len(rows)].logsumexp(0)
-        scale[chunk] = mass * (base[chunk] - lse[chunk]).exp()
-        if d_weight is not None:
-            product_(d_weight, probs.T, (rows * scale[chunk, None]).to(rows.dtype), chunk.start > 0)
-    entry = bags.entry.clamp(max=max(0, num_filled - 1))
-    mass_prob = (target - base[entry]).exp() * scale[entry]
-    is_own = (bags.tokens >= 0) & (bags.tokens < len(weight))
-    is_first = _is_first_pair(bags.tokens, bags.slot)
-    pair_weight = torch.where(is_own, bags.weight - mass_prob.where(is_first, 0.0), 0.0)
-    if d_hidden is not None:
-        hidden_grad_(d_hidden, scale, weight, bags.tokens, pair_weight, bags.starts)
-    if d_weight is not None:
-        d_weight = d_weight if chunks else d_weight.zero_()
-        weight_grad_(d_weight, hidden, bags.tokens, bags.slot, pair_weight)
-    return d_hidden, d_weight, lse, target
+    lse, scale = (hidden.new_zeros(num_filled, dtype=dtype) for _ in range(2))
+    chunk_slots, groups = _sizes(num_filled, vocab, width)
+    before = groups[-1].start if groups else 0
+    probs = hidden.new_empty(groups[0].stop if groups else 0, vocab)
+    logits = hidden.new_empty(min(chunk_slots, len(probs)), vocab, dtype=dtype)
+    d_hidden = hidden.new_empty(before, width, dtype=dtype)
+    d_weight = torch.empty_like(weight) if before and weight.requires_grad else None
+    for group in groups:
+        own, probs = _of_group(bags, group), probs[: group.stop - group.start]
+        sums = _softmax(probs, logits, target, hidden, weight, own)
+        lse[group], scale[group] = _subtract_one_hot(probs, target, *sums, own, part)
+        if group.start < before and hidden.requires_grad:
+            product_(d_hidden[group], probs, weight, False)
+        if group.start < before and d_weight is not None:
+            rows = _times(_rows(hidden, own.filled), scale[group], hidden.dtype)
+            product_(d_weight, probs.T, rows, group.start > 0)
+    return _loss_of(lse, target, bags, part), _Kept(bags.filled, scale, probs, d_hidden, d_weight)
 
 
-def _is_first_pair(tokens: Tensor, slot: Tensor) -> Tensor:
-    """Whether none of the bag tokens before is the same token of the same slot.
-
-    slot      2 2 2 5 5
-    tokens    8 4 8 4 8
-    result    1 1 0 1 1
-    """
-    order = tokens.argsort(stable=True)  # equal pairs become neighbours, since slots ascend
-    is_first = torch.ones_like(slot, dtype=torch.bool)
-    is_first[order[1:]] = (tokens[order].diff() != 0) | (slot[order].diff() != 0)
-    return is_first
+def _sizes(num_filled: int, vocab: int, width: int) -> tuple[int, list[slice]]:
+    """How many slots may have logits at once, and the groups whose probabilities are kept at once."""
+    chunk_slots = max(CHUNK_SLOTS, CHUNK_LOGITS // vocab // MULTIPLE * MULTIPLE)
+    return chunk_slots, _equal(num_filled, max(chunk_slots, int(KEPT * width) // MULTIPLE * MULTIPLE))
 
 
-def _chunks(num_filled: int, vocab: int) -> Iterator[slice]:
-    """Filled slots that are computed together: as few times as memory allows, and no chunk much smaller than others."""
-    limit = max(CHUNK_SLOTS, CHUNK_LOGITS // vocab // 128 * 128)
-    count = -(-num_filled // limit)
-    size = -(-num_filled // max(1, count))
-    for first in range(0, num_filled, max(1, size)):
-        yield slice(first, min(first + size, num_filled))
+def _equal(total: int, limit: int) -> list[slice]:
+    """As few stretches of at most `limit` as there can be, of like size."""
+    size = -(-total // max(1, -(-total // limit) * MULTIPLE)) * MULTIPLE
+    return [slice(first, min(first + size, total)) for first in range(0, total, max(1, size))]
+
+
+def _of_group(bags: _Bags, group: slice) -> _Bags:
+    """Entries of other groups are below 0, or n and more."""
+    starts = bags.starts[group.start : group.stop + 1]
+    return bags._replace(entry=bags.entry - group.start, filled=bags.filled[group], starts=starts)
+
+
+def _softmax(
+    probs: Tensor, logits: Tensor, target: Tensor, hidden: Tensor, weight: Tensor, bags: _Bags
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a group, in chunks as large as `logits`: lse of this part of the vocabulary, base and mass."""
+    found = []
+    for chunk in _equal(len(probs), len(logits)):
+        rows = _rows(hidden, bags.filled[chunk])
+        own_logits, starts = logits[: len(rows)], bags.starts[chunk.start : chunk.stop + 1]
+        product_(own_logits, rows, weight.T, False)
+        found.append(softmax_(own_logits, probs[chunk], target, bags.tokens, bags.weight, starts))
+    lse, base, mass = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return lse, base, mass
+
+
+def _subtract_one_hot(
+    probs: Tensor, target: Tensor, lse: Tensor, base: Tensor, mass: Tensor, bags: _Bags, part: VocabularyPart
+) -> tuple[Tensor, Tensor]:
+    """Probabilities of a group become gradients of logits; lse of the whole vocabulary, and the factors of rows."""
+    sent = begin_gather(F.pad(lse, (0, len(bags.slot) - len(lse))), part)  # as much for every pack
+    lse = finish(sent, part)[:, : len(lse)].logsumexp(0)
+    first_weight = bags.weight[bags.starts[:-1].clamp(max=len(bags.slot) - 1)]
+    share = torch.where(mass > 0.0, first_weight / mass, 1.0).clamp(min=2.0**-10)
+    base, shrink = base_of_gradients(base, lse, share, probs.dtype)
+    one_hot_(probs, shrink, base, lse, mass, target, bags.tokens, bags.weight, bags.entry, bags.starts)
+    return lse, mass * (base - lse).exp()
+
+
+def _rows(hidden: Tensor, filled: Tensor) -> Tensor:
+    return hidden.index_select(0, filled.clamp(max=len(hidden) - 1))
 
 
 def _loss_alone(hidden: Tensor, weight: Tensor, bags: _Bags, part: VocabularyPart) -> Tensor:
-    rows = hidden.index_select(0, bags.filled.clamp(max=len(hidden) - 1))
-    lse = begin_gather(logsumexp_of_logits(rows, weight), part)
+    lse = begin_gather(logsumexp_of_logits(_rows(hidden, bags.filled), weight), part)
     target = bag_token_logits(hidden, weight, bags.tokens, bags.slot)
     return _loss_of(finish(lse, part).logsumexp(0), target, bags, part)
 
@@ -231,6 +239,6 @@ def _loss_of(lse: Tensor, target: Tensor, bags: _Bags, part: VocabularyPart) -> 
     return (bags.weight * (slot_lse - target)).sum() / part.size
 
 
-def _times(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`x * factor`, rounded to `dtype` without a copy of all of it in between."""
-    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
+def _times(rows: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Each row times its factor, rounded to `dtype` without a copy of all of it in between."""
+    return torch.mul(rows, factor[:, None], out=torch.empty_like(rows, dtype=dtype))

@@ -1,6 +1,6 @@
 """What `bag_cross_entropy` does between its products, as Triton kernels."""
 
-# Shapes: n slots of a chunk, B bag tokens, N slots, D width, v of the vocabulary. `stride` is from row to row.
+# Shapes: n slots of a chunk or group, B bag tokens, N slots, D width, v of the vocabulary. `stride`: from row to row.
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROW = Launch({"BLOCK": 4096, "PAIRS": 16}, 16, 1)
 SOFTMAX = Launches(
     "bag softmax", on(ALL, ROW) | on(("cuda:90", "cuda:80"), ROW, Launch({"BLOCK": 8192, "PAIRS": 16}, 16, 1))
 )
-HIDDEN_GRAD = Launches("bag hidden grad", on(ALL, Launch({"BLOCK": 512, "PAIRS": 8}, 4, 1)))
-WEIGHT_GRAD = Launches("bag weight grad", on(ALL, Launch({"BLOCK": 512, "PAIRS": 8}, 4, 1)))
+SHRINK = Launches("bag shrink", on(ALL, Launch({"BLOCK": 2048}, 4, 1)))
+ONE_HOT = Launches("bag one hot", on(ALL, Launch({"PAIRS": 32}, 4, 1)))
 LOGITS = Launches("bag logits", on(ALL, Launch({"BLOCK": 256, "PAIRS": 8}, 4, 1)))
 
-# How far above its base a row's largest logit may be: exp(reach) times itself must fit in the dtype of `probs`.
+# How far above its base a row's largest logit may be: exp(reach) must fit in the dtype of `probs`.
 REACH = {torch.float32: 32.0, torch.bfloat16: 32.0, torch.float16: 8.0}
 
 
@@ -44,22 +44,11 @@ def _bag_of(logits, target, bag_tokens, bag_weight, first, end, vocab, PAIRS):
 
 @no_type_check
 @triton.jit
-def _clear(probs, bag_tokens, first, end, vocab, PAIRS):
-    """Probabilities of a bag's own tokens become 0."""
-    for start in range(first, end, PAIRS):
-        pair = start + tl.arange(0, PAIRS)
-        token = tl.load(bag_tokens + pair, mask=pair < end, other=-1)
-        zeros = tl.zeros([PAIRS], probs.dtype.element_ty)
-        tl.store(probs + token, zeros, mask=(token >= 0) & (token < vocab))
-
-
-@no_type_check
-@triton.jit
 def bag_softmax(
     logits, probs, target, bag_tokens, bag_weight, starts, lse, base, mass,
     vocab, stride, probs_stride, REACH: tl.constexpr, BLOCK: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """One row, in blocks from its beginning. What is written to a block never lies behind what has been read."""
+    """One row, in blocks from its beginning."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     probs += row * probs_stride
@@ -73,9 +62,9 @@ def bag_softmax(
         inside = start + lane < vocab
         z = tl.load(logits + start + lane, mask=inside, other=-float("inf"))
         top = tl.max(z, 0)
-        tl.debug_barrier()  # all threads have read this block, which some will now write on
         if top > own_base + REACH:  # in the first block, and hardly ever again
             shrink = tl.exp(own_base - top)
+            tl.debug_barrier()  # all threads have written: one may read here what another wrote
             for before in range(0, start, BLOCK):
                 known = tl.load(probs + before + lane).to(tl.float32)
                 tl.store(probs + before + lane, cast(known * shrink, probs.dtype.element_ty))
@@ -84,61 +73,57 @@ def bag_softmax(
         p = tl.exp(z - own_base)
         total += p
         tl.store(probs + start + lane, cast(p, probs.dtype.element_ty), mask=inside)
-    tl.debug_barrier()  # all of the row is written
-    first, end = tl.load(starts + row), tl.load(starts + row + 1)  # again: they held no registers meanwhile
-    _clear(probs, bag_tokens, first, end, vocab, PAIRS)
     tl.store(base + row, own_base)
     tl.store(lse + row, own_base + tl.log(tl.sum(total, 0)))
 
 
 @no_type_check
 @triton.jit
-def bag_hidden_grad(
-    grad, scale, weight, bag_tokens, pair_weight, starts, vocab, width, stride,
-    BLOCK: tl.constexpr, PAIRS: tl.constexpr,
-):  # fmt: skip
-    """A stretch of one row."""
+def bag_shrink(probs, shrink, vocab, probs_stride, BLOCK: tl.constexpr):
+    """One row, if it does."""
     row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    place = grad + row * width + column
-    total = tl.load(place, mask=column < width, other=0.0) * tl.load(scale + row)
-    end = tl.load(starts + row + 1)
-    for start in range(tl.load(starts + row), end, PAIRS):
-        pair = start + tl.arange(0, PAIRS)
-        token = tl.load(bag_tokens + pair, mask=pair < end, other=-1)
-        factor = tl.load(pair_weight + pair, mask=pair < end, other=0.0)
-        own = (token >= 0) & (token < vocab)
-        rows = tl.load(
-            weight + token[:, None] * stride + column[None, :], mask=own[:, None] & (column < width)[None, :], other=0.0
-        )
-        total -= tl.sum(rows.to(tl.float32) * factor[:, None], 0)
-    tl.store(place, total, mask=column < width)
+    factor = tl.load(shrink + row)
+    if factor < 1.0:
+        for start in range(0, vocab, BLOCK):
+            lane = start + tl.arange(0, BLOCK)
+            place = probs + row * probs_stride + lane
+            known = tl.load(place, mask=lane < vocab, other=0.0).to(tl.float32)
+            tl.store(place, cast(known * factor, probs.dtype.element_ty), mask=lane < vocab)
 
 
 @no_type_check
-@triton.jit
-def bag_weight_grad(
-    grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, stride,
-    BLOCK: tl.constexpr, PAIRS: tl.constexpr,
+@triton.jit(do_not_specialize=["num_rows", "num_pairs"])
+def bag_one_hot(
+    probs, base, lse, mass, target, bag_tokens, bag_weight, row, starts,
+    num_rows, num_pairs, vocab, probs_stride, PAIRS: tl.constexpr,
 ):  # fmt: skip
-    """A stretch of the row of one token, by the program of the first of its bag tokens."""
-    first = tl.program_id(0)
-    token = tl.load(tokens + first)
-    before = tl.load(tokens + first - 1, mask=first > 0, other=-1)
-    if (token < vocab) & (token != before):
-        column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        end = tl.load(ends + first)
-        total = tl.zeros([BLOCK], tl.float32)
+    """A few bag tokens, each compared with all of its bag; the first of those that are alike writes."""
+    pair = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    own_row = tl.load(row + pair, mask=pair < num_pairs, other=-1).to(tl.int32)
+    is_inside = (own_row >= 0) & (own_row < num_rows)
+    own_mass = tl.load(mass + own_row, mask=is_inside, other=0.0)
+    token = tl.load(bag_tokens + pair, mask=is_inside, other=-1).to(tl.int32)
+    writes = (own_mass > 0.0) & (token >= 0) & (token < vocab)
+    last_row = tl.max(tl.where(writes, own_row, -1), 0)
+    if last_row >= 0:
+        total = tl.zeros([PAIRS], tl.float32)
+        first = tl.load(starts + tl.min(tl.where(writes, own_row, last_row), 0))
+        end = tl.load(starts + last_row + 1)
         for start in range(first, end, PAIRS):
-            place = start + tl.arange(0, PAIRS)
-            pair = tl.load(order + place, mask=place < end, other=0)
-            slot = tl.load(bag_slot + pair, mask=place < end, other=0)
-            factor = tl.load(pair_weight + pair, mask=place < end, other=0.0)
-            inside = (place < end)[:, None] & (column < width)[None, :]
-            rows = tl.load(hidden + slot[:, None] * stride + column[None, :], mask=inside, other=0.0)
-            total += tl.sum(rows.to(tl.float32) * factor[:, None], 0)
-        target = grad + token * width + column
-        tl.store(target, tl.load(target, mask=column < width, other=0.0) - total, mask=column < width)
+            other = start + tl.arange(0, PAIRS)
+            other_row = tl.load(row + other, mask=other < end, other=-1).to(tl.int32)
+            other_token = tl.load(bag_tokens + other, mask=other < end, other=-1).to(tl.int32)
+            weight = tl.load(bag_weight + other, mask=other < end, other=0.0)
+            is_alike = (own_row[:, None] == other_row[None, :]) & (token[:, None] == other_token[None, :])
+            total += tl.sum(tl.where(is_alike, weight[None, :], 0.0), 1)
+            is_behind = is_alike & (other[None, :] < pair[:, None])
+            writes &= tl.max(is_behind.to(tl.int32), 1) == 0
+        own_base = tl.load(base + own_row, mask=writes, other=0.0)
+        unit = tl.exp(tl.load(lse + own_row, mask=writes, other=0.0) - own_base)
+        p = tl.exp(tl.load(target + pair, mask=writes, other=0.0) - own_base)
+        gradient = p - unit * total / tl.where(writes, own_mass, 1.0)
+        place = probs + own_row.to(tl.int64) * probs_stride + token
+        tl.store(place, cast(gradient, probs.dtype.element_ty), mask=writes)
 
 
 @no_type_check
@@ -166,41 +151,30 @@ def bag_logits(
 
 
 def softmax_(
-    logits: Tensor, target: Tensor, bag_tokens: Tensor, bag_weight: Tensor, starts: Tensor, dtype: torch.dtype
+    logits: Tensor, probs: Tensor, target: Tensor, bag_tokens: Tensor, bag_weight: Tensor, starts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits become unnormalised probabilities, in place."""
-    probs = logits.view(dtype)
+    """Logits to unnormalised probabilities."""
     lse, base, mass = (logits.new_empty(len(logits)) for _ in range(3))
     SOFTMAX.best(logits).run(
         bag_softmax, (len(logits),), logits,
         logits, probs, target, bag_tokens, bag_weight, starts, lse, base, mass,
-        logits.shape[1], logits.stride(0), probs.stride(0), REACH=REACH[dtype],
+        logits.shape[1], logits.stride(0), probs.stride(0), REACH=REACH[probs.dtype],
     )  # fmt: skip
     return lse, base, mass
 
 
-def hidden_grad_(
-    grad: Tensor, scale: Tensor, weight: Tensor, bag_tokens: Tensor, pair_weight: Tensor, starts: Tensor
-) -> None:
-    """Row factors and the one-hot part of the gradient of hidden rows."""
-    launch = HIDDEN_GRAD.best(grad)
-    rows, width = grad.shape
+def one_hot_(
+    probs: Tensor, shrink: Tensor, base: Tensor, lse: Tensor, mass: Tensor, target: Tensor, bag_tokens: Tensor,
+    bag_weight: Tensor, row: Tensor, starts: Tensor,
+) -> None:  # fmt: skip
+    """Unnormalised probabilities to gradients of logits."""
+    num_rows, vocab = probs.shape
+    SHRINK.best(probs).run(bag_shrink, (num_rows,), probs, probs, shrink, vocab, probs.stride(0))
+    launch = ONE_HOT.best(probs)
     launch.run(
-        bag_hidden_grad, (rows, triton.cdiv(width, launch.tiles["BLOCK"])), grad,
-        grad, scale, weight, bag_tokens, pair_weight, starts, len(weight), width, weight.stride(0),
-    )  # fmt: skip
-
-
-def weight_grad_(grad: Tensor, hidden: Tensor, bag_tokens: Tensor, bag_slot: Tensor, pair_weight: Tensor) -> None:
-    """The one-hot part of the gradient of the weight: bag tokens by token, tokens of other parts last."""
-    launch = WEIGHT_GRAD.best(grad)
-    vocab, width = grad.shape
-    is_own = (bag_tokens >= 0) & (bag_tokens < vocab) & (pair_weight != 0.0)
-    tokens, order = torch.where(is_own, bag_tokens, vocab).sort(stable=True)
-    ends = torch.searchsorted(tokens, tokens, right=True)
-    launch.run(
-        bag_weight_grad, (len(tokens), triton.cdiv(width, launch.tiles["BLOCK"])), grad,
-        grad, hidden, tokens, order, ends, bag_slot, pair_weight, vocab, width, hidden.stride(0),
+        bag_one_hot, (triton.cdiv(len(row), launch.tiles["PAIRS"]),), probs,
+        probs, base, lse, mass, target, bag_tokens, bag_weight, row, starts,
+        num_rows, len(row), vocab, probs.stride(0),
     )  # fmt: skip
 
 

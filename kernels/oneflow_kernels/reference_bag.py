@@ -1,6 +1,6 @@
 """Plain PyTorch definitions of what the kernels over bags and vocabularies compute."""
 
-# Shapes: n slots of a chunk, m = n + 1, B bag tokens, N slots, D trunk width, v of the vocabulary.
+# Shapes: n slots of a chunk or group, m = n + 1, B bag tokens, N slots, D trunk width, v of the vocabulary.
 
 from __future__ import annotations
 
@@ -31,50 +31,47 @@ def bag_cross_entropy(
 
 def softmax_(
     logits: Float[Tensor, "n v"],
+    probs: Float[Tensor, "n v"],
     target: Float[Tensor, "B"],
     bag_tokens: Int64[Tensor, "B"],
     bag_weight: Float[Tensor, "B"],
     starts: Int64[Tensor, "m"],
-    dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"], Float[Tensor, "n"]]:
     """See `bag_operations.softmax_`."""
     pairs, row = _pairs_of(starts)
-    tokens, weights = bag_tokens[pairs], bag_weight[pairs].to(logits.dtype)
+    tokens = bag_tokens[pairs]
     is_own = (tokens >= 0) & (tokens < logits.shape[1])
     target[pairs] = torch.where(is_own, logits[row, tokens.where(is_own, 0)], 0.0)
-    mass = logits.new_zeros(len(logits)).index_add_(0, row, weights)
+    mass = logits.new_zeros(len(logits)).index_add_(0, row, bag_weight[pairs].to(logits.dtype))
     base = logits.amax(-1)
-    probs = (logits - base[:, None]).exp_()
-    lse = base + probs.sum(-1).log()
-    probs[row[is_own], tokens[is_own]] = 0.0
-    logits.view(dtype)[:, : logits.shape[1]].copy_(probs)
-    return lse, base, mass
+    unrounded = (logits - base[:, None]).exp_()
+    probs.copy_(unrounded)
+    return base + unrounded.sum(-1).log(), base, mass
 
 
-def hidden_grad_(
-    grad: Float[Tensor, "n D"],
-    scale: Float[Tensor, "n"],
-    weight: Float[Tensor, "v D"],
+def one_hot_(
+    probs: Float[Tensor, "n v"],
+    shrink: Float[Tensor, "n"],
+    base: Float[Tensor, "n"],
+    lse: Float[Tensor, "n"],
+    mass: Float[Tensor, "n"],
+    target: Float[Tensor, "B"],
     bag_tokens: Int64[Tensor, "B"],
-    pair_weight: Float[Tensor, "B"],
+    bag_weight: Float[Tensor, "B"],
+    row: Int64[Tensor, "B"],
     starts: Int64[Tensor, "m"],
 ) -> None:
-    """See `bag_operations.hidden_grad_`."""
-    pairs, row = _pairs_of(starts)
-    rows = weight[bag_tokens[pairs].clamp(0, len(weight) - 1)].to(grad.dtype)
-    grad.mul_(scale[:, None]).index_add_(0, row, rows * -pair_weight[pairs, None])
-
-
-def weight_grad_(
-    grad: Float[Tensor, "v D"],
-    hidden: Float[Tensor, "N D"],
-    bag_tokens: Int64[Tensor, "B"],
-    bag_slot: Int64[Tensor, "B"],
-    pair_weight: Float[Tensor, "B"],
-) -> None:
-    """See `bag_operations.weight_grad_`."""
-    rows = hidden[bag_slot].to(grad.dtype) * -pair_weight[:, None]
-    grad.index_add_(0, bag_tokens.clamp(0, len(grad) - 1), rows)
+    """See `bag_operations.one_hot_`."""
+    shrinks = (shrink < 1.0).nonzero().squeeze(1)
+    probs[shrinks] = (probs[shrinks] * shrink[shrinks, None]).to(probs.dtype)
+    pairs, _ = _pairs_of(starts)
+    row, tokens, weight, target = row[pairs], bag_tokens[pairs], bag_weight[pairs], target[pairs]
+    is_known = (tokens >= 0) & (tokens < probs.shape[1]) & (mass[row] > 0.0)
+    row, tokens, weight, target = (x[is_known] for x in (row, tokens, weight, target))
+    places, place = (row * probs.shape[1] + tokens).unique(return_inverse=True)
+    total = mass.new_zeros(len(places)).index_add_(0, place, weight.to(mass.dtype))
+    one_hot = (lse - base)[row].exp() * total[place] / mass[row]
+    probs[row, tokens] = ((target - base[row]).exp() - one_hot).to(probs.dtype)
 
 
 def bag_token_logits(

@@ -67,11 +67,12 @@ def bag_contests(device: torch.device, scale: int) -> Iterator[Contest]:
     rows, width, vocab = 2048 // scale, 4096 // scale, 128256 // scale
     hidden, weight = _normal(device, rows, width), _normal(device, vocab, width) * width**-0.5
     logits = hidden.float() @ weight.float().T
-    own, tokens, starts = logits.clone(), torch.arange(rows, device=device), torch.arange(rows + 1, device=device)
+    tokens, starts = (torch.arange(count, device=device) for count in (rows, rows + 1))
+    probs = torch.empty_like(logits, dtype=hidden.dtype)
     target, bag_weight = torch.zeros(rows, device=device), torch.ones(rows, device=device)
 
     def softmax() -> object:
-        return bags.softmax_(own.copy_(logits), target, tokens, bag_weight, starts, torch.bfloat16)
+        return bags.softmax_(logits, probs, target, tokens, bag_weight, starts)
 
     yield Contest(bags.SOFTMAX, softmax)
     yield Contest(fused.LOGSUMEXP[2], lambda: logsumexp_of_logits(hidden, weight))

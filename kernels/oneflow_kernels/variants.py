@@ -22,9 +22,8 @@ ATTENTION = {
     "scale": "fp32",
 }
 VOCABULARY = {
-    **dict.fromkeys(("lse", "base", "mass", "target", "bag_weight", "pair_weight", "scale", "grad", "logits"), "*fp32"),
-    **dict.fromkeys(("out", "best"), "*fp32"),
-    **dict.fromkeys(("bag_tokens", "bag_slot", "starts", "tokens", "order", "ends", "noise_key", "best_token"), "*i64"),
+    **dict.fromkeys(("logits", "lse", "base", "shrink", "mass", "target", "bag_weight", "out", "best"), "*fp32"),
+    **dict.fromkeys(("bag_tokens", "bag_slot", "row", "starts", "noise_key", "best_token"), "*i64"),
     **dict.fromkeys(("width", "stride", "hidden_stride", "weight_stride"), "i32:16"),
     **dict.fromkeys(("num_rows", "num_pairs", "vocab", "first_token", "limit"), "i32"),
     "inverse_temperature": "fp32",
@@ -69,8 +68,8 @@ def _bags() -> Iterator[Variant]:
         for size, form in (("i32:16", ""), ("i32", "odd vocabulary")):
             types = VOCABULARY | dict.fromkeys(("vocab", "stride", "probs_stride"), size)
             yield from describe(bag.bag_softmax, bag.SOFTMAX, {"REACH": reach}, types, dtype, form)
-        yield from describe(bag.bag_hidden_grad, bag.HIDDEN_GRAD, {}, VOCABULARY, dtype)
-        yield from describe(bag.bag_weight_grad, bag.WEIGHT_GRAD, {}, VOCABULARY, dtype)
+            yield from describe(bag.bag_shrink, bag.SHRINK, {}, types, dtype, form)
+            yield from describe(bag.bag_one_hot, bag.ONE_HOT, {}, types, dtype, form)
         yield from describe(bag.bag_logits, bag.LOGITS, {}, VOCABULARY, dtype)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from oneflow_kernels import bag_cross_entropy as module
 from oneflow_kernels import reference_bag
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart
@@ -99,6 +100,17 @@ def _differentiated(loss: Tensor, hidden: Tensor, weight: Tensor) -> Result:
 def error(actual: Tensor, expected: Tensor) -> float:
     """Norm of the difference; of nothing, none."""
     return (actual.double() - expected).norm().item()
+
+
+def make_small(patch: pytest.MonkeyPatch, chunk: int, kept: float) -> None:
+    """Few slots have logits at once; probabilities of a few times the width are kept."""
+    for name, value in {"CHUNK_SLOTS": chunk, "CHUNK_LOGITS": 1, "MULTIPLE": 1, "KEPT": kept}.items():
+        patch.setattr(module, name, value)
+
+
+def assert_exact(actual: Result | list[Tensor], expected: Result | list[Tensor], tolerance: float = 1e-12) -> None:
+    for x, y in zip(actual, expected, strict=True):
+        assert error(x, y.double()) <= tolerance * (1.0 + y.double().norm().item())
 
 
 def poison(patch: pytest.MonkeyPatch) -> None:

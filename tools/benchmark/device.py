@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 import torch
 
 from oneflow_dist.config import Config
+from oneflow_kernels.bag_cross_entropy import CHUNK_SLOTS
 from oneflow_kernels.bag_operations import product_
 from tools.benchmark.link import in_a_line
 from tools.benchmark.report import LARGE_PRODUCT, Line
 from tools.benchmark.timing import milliseconds_of
 
 DTYPES = (torch.bfloat16, torch.float32)
-SLOTS = 2048  # whose logits exist at a time in the bag loss
 TERA = 1e12
 Work = Callable[[], object]
 
@@ -59,7 +59,7 @@ def products(config: Config) -> dict[str, tuple[int, int, int]]:
     model, rows = config.model, config.data.rows_per_pack
     width, mlp, vocab = model.width, model.mlp_width, model.vocab_size
     kv = width * model.num_kv_heads // model.num_attention_heads
-    slots = min(SLOTS, rows)
+    chunk, kept = min(CHUNK_SLOTS, rows), min(width, rows)  # slots that the bag loss multiplies at once
     return {
         "query or attention out": (rows, width, width),
         "key or value": (rows, width, kv),
@@ -67,9 +67,9 @@ def products(config: Config) -> dict[str, tuple[int, int, int]]:
         "gate or up": (rows, width, mlp),
         "gate and up": (rows, width, 2 * mlp),
         "down": (rows, mlp, width),
-        "logits": (slots, width, vocab),
-        "gradient of slots": (slots, vocab, width),
-        "gradient of the unembedding": (vocab, slots, width),
+        "logits": (chunk, width, vocab),
+        "gradient of slots": (kept, vocab, width),
+        "gradient of the unembedding": (vocab, kept, width),
     }
 
 
