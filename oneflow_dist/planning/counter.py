@@ -105,8 +105,10 @@ def bytes_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     is_view = any(alias is not None and not alias.is_write for alias in aliases)
     if is_view or name in COSTS_NOTHING or func.namespace not in NAMESPACES:
         return 0
+    if name == "copy_" and args[0] is args[1]:
+        return 0  # onto itself
     if name == "_fused_adamw_":  # weights and moments are read and written; gradients, too, where they are divided
-        return 7 * _size(args[0]) + (2 if kwargs.get("grad_scale") is not None else 1) * _size(args[1])
+        return 6 * _size(args[0]) + (2 if kwargs.get("grad_scale") is not None else 1) * _size(args[1])
     values = {arg.name: value for arg, value in zip(func._schema.arguments, args, strict=False)} | kwargs
     written = [values[arg.name] for arg in func._schema.arguments if _is_written(arg) and arg.name in values]
     outputs = _size(written) or _size(out)
