@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.gpus import GIB, GPUS, find_gpu
+from oneflow_dist.planning.gpus import GIB, GPUS, Gpu, find_gpu
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
 
@@ -21,16 +21,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="TOML file, as configs/oneflow_8b.toml")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values are TOML")
-    parser.add_argument("--world-size", type=int, required=True, help="ranks")
+    parser.add_argument("--world-size", type=int, help="ranks")
+    parser.add_argument(
+        "--step", type=int, metavar="PACKS", help="instead, a step of so many packs on one GPU, by part"
+    )
     parser.add_argument("--mesh", help="replicate,shard,tensor instead of [parallel], as 1,64,8")
     parser.add_argument("--gpu", default="h100-80gb", help=f"{', '.join(GPUS)} (%(default)s)")
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--search", action="store_true", help="compare all layouts and plan the fastest that fits")
     args = parser.parse_intermixed_args()
-    for name in ("world_size", "gpus_per_node"):
-        check_range(f"--{name.replace('_', '-')}", getattr(args, name), "[1, inf)")
+    if (args.world_size is None) == (args.step is None):
+        parser.error("name one of --world-size and --step")
+    for name in ("world_size", "gpus_per_node", "step"):
+        if getattr(args, name) is not None:
+            check_range(f"--{name.replace('_', '-')}", getattr(args, name), "[1, inf)")
     gpu = find_gpu(args.gpu)
+    if args.step is not None:
+        print_pace(load_config(args.config, args.overrides), args.step, gpu)
+        return
     config = load_config(args.config, [*args.overrides, *mesh_overrides(args.mesh)])
     print(f"planning {args.config} on {args.world_size} x {gpu.name}", file=sys.stderr, flush=True)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
@@ -47,6 +56,16 @@ def main() -> None:
         print(json.dumps(plan_json(trace, costs, config, cluster), indent=2))
     else:
         print(plan_text(trace, costs, config, cluster))
+
+
+def print_pace(config: Config, packs: int, gpu: Gpu) -> None:
+    """Milliseconds of each part of a step on one GPU, of made-up packs like those of training."""
+    print(f"counting a step of {packs} packs on one {gpu.name}", file=sys.stderr, flush=True)
+    from oneflow_dist.planning.pace import Rates, pace_of, pace_text
+    from tools.benchmark.batches import make_batch
+
+    rates = Rates.of(gpu)
+    print(pace_text(pace_of(config, [make_batch(config, number) for number in range(packs)], rates), gpu, rates))
 
 
 def mesh_overrides(mesh: str | None) -> list[str]:

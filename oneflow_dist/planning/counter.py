@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +24,18 @@ PLACES = {
     ("torch/distributed/fsdp/_fully_shard/", None): "FSDP",
     ("torch/nn/utils/clip_grad.py", None): "gradient norm",
 }
-WRITES_ONLY = {"copy_", "zero_", "fill_", "_foreach_copy_", "zeros", "full", "new_zeros", "zeros_like", "ones", "arange"}
+WRITES_ONLY = {
+    "copy_",
+    "zero_",
+    "fill_",
+    "_foreach_copy_",
+    "zeros",
+    "full",
+    "new_zeros",
+    "zeros_like",
+    "ones",
+    "arange",
+}
 LOOKS_UP = {"embedding", "index_select"}  # reads no more rows than it writes
 PLACES_ROWS = {"index_copy", "index_copy_"}
 NAMESPACES = {"aten", "fsdp", "oneflow", "torch_attn"}  # of what runs on a device; others ask about tensors
@@ -138,13 +147,6 @@ def _sizes(name: str, args: Any) -> tuple[int, ...]:
         return ()
     a, b = {"mm": args[:2], "addmm": args[1:3], "product_": args[1:3]}[name]
     return a.shape[0], b.shape[1], a.shape[1]
-
-
-@contextmanager
-def counted(blocks: Iterable[nn.Module]) -> Iterator[CallCounter]:
-    """A counter that is at work."""
-    with CallCounter(blocks) as counter:
-        yield counter
 
 
 def by_part(calls: list[Call]) -> dict[str, Counter[str]]:

@@ -37,6 +37,7 @@ class Gpu:
     flops_per_second: float
     node_bytes_per_second: float  # between devices of a node, each
     network_bytes_per_second: float  # between nodes, for each device
+    bandwidth_bytes_per_second: float  # of its own memory
 
 
 # Cards without NVLink talk over PCIe 4.0 x16. Their nodes of eight share what clouds give them: 400 Gb/s to L40S,
@@ -44,15 +45,15 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("rtx-3090-24gb", 24e9, 71e12, 32e9, 1.5e9),
-        Gpu("rtx-4090-24gb", 24e9, 165.2e12, 32e9, 1.5e9),
-        Gpu("a10-24gb", 24e9, PEAK_FLOPS["A10"], 32e9, 1.5e9),
-        Gpu("l40s-48gb", 48e9, PEAK_FLOPS["L40S"], 32e9, 6.25e9),
-        Gpu("a100-40gb", 40e9, PEAK_FLOPS["A100"], 300e9, 25e9),
-        Gpu("a100-80gb", 80e9, PEAK_FLOPS["A100"], 300e9, 25e9),
-        Gpu("h100-80gb", 80e9, PEAK_FLOPS["H100"], 450e9, 50e9),
-        Gpu("h200-141gb", 141e9, PEAK_FLOPS["H200"], 450e9, 50e9),
-        Gpu("b200-180gb", 180e9, PEAK_FLOPS["B200"], 900e9, 50e9),
+        Gpu("rtx-3090-24gb", 24e9, 71e12, 32e9, 1.5e9, 936e9),
+        Gpu("rtx-4090-24gb", 24e9, 165.2e12, 32e9, 1.5e9, 1008e9),
+        Gpu("a10-24gb", 24e9, PEAK_FLOPS["A10"], 32e9, 1.5e9, 600e9),
+        Gpu("l40s-48gb", 48e9, PEAK_FLOPS["L40S"], 32e9, 6.25e9, 864e9),
+        Gpu("a100-40gb", 40e9, PEAK_FLOPS["A100"], 300e9, 25e9, 1555e9),
+        Gpu("a100-80gb", 80e9, PEAK_FLOPS["A100"], 300e9, 25e9, 2039e9),
+        Gpu("h100-80gb", 80e9, PEAK_FLOPS["H100"], 450e9, 50e9, 3350e9),
+        Gpu("h200-141gb", 141e9, PEAK_FLOPS["H200"], 450e9, 50e9, 4800e9),
+        Gpu("b200-180gb", 180e9, PEAK_FLOPS["B200"], 900e9, 50e9, 8000e9),
     )
 }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import varlen
 
-from oneflow_kernels import flash_attention, reference
+from oneflow_kernels import reference
 from oneflow_kernels.interval_attention import interval_attention
 from oneflow_kernels.packed_attention import packed_attention
 from tests.kernels.flash_stand_ins import install
@@ -148,7 +148,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[inspect.BoundArguments]:
 
     monkeypatch.setattr(varlen, "varlen_attn", recorded(varlen.varlen_attn))
     monkeypatch.setattr(module, "interval_attention", recorded(interval_attention))
-    monkeypatch.setattr(module, "_installed", lambda device: "")
+    monkeypatch.setattr(module, "_fastest", lambda device, width: module.FLASH)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     return calls
 
@@ -176,12 +176,17 @@ def test_on_cuda_an_installed_flash_attention_runs_if_it_has_the_width_unless_ou
     variable: str, width: int, is_flash: bool, chosen: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("FlashAttention 3", tmp_path, monkeypatch)
-    monkeypatch.setattr(module, "_installed", lambda device: flash_attention.choose(9))
+    monkeypatch.setattr(module, "_fastest", lambda device, width: module.fastest(9, width))
     monkeypatch.setenv("ONEFLOW_KERNELS", variable)
     inputs = rows(4, 2, torch.bfloat16, width)
     out = packed_attention(*inputs, CU_SEQLENS, 5)
     assert (chosen == []) == is_flash
     assert torch.equal(out, reference.packed_attention(*inputs, CU_SEQLENS)) == is_flash
+
+
+@pytest.mark.parametrize(("major", "width", "is_ours"), [(9, 64, True), (9, 32, True), (9, 128, False), (8, 64, False)])
+def test_ours_is_the_fastest_where_it_was_measured_to_be(major: int, width: int, is_ours: bool) -> None:
+    assert module.fastest(major, width) == (module.TRITON if is_ours else module.FLASH)
 
 
 @pytest.mark.parametrize(
