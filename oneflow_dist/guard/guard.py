@@ -95,11 +95,9 @@ class Guard:
         """
         self.enter("waiting for the device", made.step)
         verdict = Verdict.read(made.verdict.wait())
-        skipped = self.state.skipped + verdict.is_skipped
-        before, self.state = (
-            self.state,
-            GuardState(norm_mean=verdict.next_norm_mean, accepted=verdict.next_accepted, skipped=skipped),
-        )
+        before = self.state.skipped
+        skipped = before + verdict.is_skipped
+        self.state = GuardState(norm_mean=verdict.next_norm_mean, accepted=verdict.next_accepted, skipped=skipped)
         metrics = StepMetrics(losses=verdict.losses, grad_norm=verdict.grad_norm, counts=made.counts)
         if not verdict.is_skipped:
             return metrics
@@ -107,7 +105,7 @@ class Guard:
         where, kept = keep_suspects(made.losses, made.batches, made.step, self._config.run.folder)
         allowed = self._config.guard.max_skipped_steps
         found = f"step {made.step}, {where}: {details}{kept}; "
-        if before.skipped < allowed:
+        if before < allowed:
             log(f"{found}skipped ({skipped} of guard.max_skipped_steps = {allowed})")
             return dataclasses.replace(metrics, skipped=reason)
         spent = f"guard.max_skipped_steps ({allowed}) were skipped before; " if allowed else ""

@@ -34,7 +34,7 @@ class OneFlow(nn.Module):
         super().__init__()
         model, image = config.model, config.image
         self.axis = axis
-        self.num_shards = 1  # ranks that each hold a part of every parameter; `shard_model` knows
+        self.is_whole = False  # whether this rank keeps all of every parameter on its device; `shard_model` knows
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
         self.rope_scaling = model.rope_scaling

@@ -71,10 +71,10 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     data_mesh = mesh["replicate", "shard"] if mesh.size(0) > 1 else mesh["shard"]
     host = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
-    model.num_shards = mesh["shard"].size()
+    model.is_whole = mesh["shard"].size() == 1 and not offload
     options: dict[str, Any] = {"mesh": data_mesh, "mp_policy": policy, "offload_policy": host}
-    for module in (*model.blocks, model):  # who has all of a parameter frees nothing by cutting it again
-        fully_shard(module, **options, reshard_after_forward=model.num_shards > 1)
+    for module in (*model.blocks, model):
+        fully_shard(module, **options, reshard_after_forward=not model.is_whole)
     for module in fsdp_modules(model):
         if data_mesh.size() == 1:
             module.set_custom_reduce_scatter(_InPlace())
@@ -163,7 +163,7 @@ def sync_gradients(model: OneFlow, is_last: bool) -> None:
     """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(is_last)
-        if model.num_shards == 1:
+        if model.is_whole:
             model.set_requires_gradient_sync(is_last)
             model.set_reshard_after_backward(is_last)
 

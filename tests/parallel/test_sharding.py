@@ -206,17 +206,19 @@ def test_one_rank_in_fp32_computes_the_same_when_its_weights_are_in_host_memory(
 
 
 def offload_policies(config_path: str, overrides: list[str]) -> list[str]:
-    """How each sharded module keeps its shards; on the CPU nothing else shows it."""
+    """How each sharded module keeps its shards, and what is gathered; on the CPU nothing else shows it."""
     config = load_config(config_path, overrides)
     model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
     states = [module._get_fsdp_state() for module in model.modules() if isinstance(module, FSDPModule)]
-    return [type(state._fsdp_param_group.offload_policy).__name__ for state in states]
+    policies = [type(state._fsdp_param_group.offload_policy).__name__ for state in states]
+    return [*policies, "whole" if model.is_whole else "freed between uses"]
 
 
 def test_offload_is_fsdps_own_for_the_blocks_and_the_rest(launcher: Launcher, config_path: str) -> None:
-    for overrides, policy in (["optim.offload=true"], "CPUOffloadPolicy"), ([], "OffloadPolicy"):
+    kept = "freed between uses", "whole"
+    for overrides, policy, how in (["optim.offload=true"], "CPUOffloadPolicy", kept[0]), ([], "OffloadPolicy", kept[1]):
         (found,) = launcher.call(1, offload_policies, config_path, ["train.precision=bf16", *overrides])
-        assert found == [policy] * 3  # two blocks and the root
+        assert found == [*[policy] * 3, how]  # two blocks and the root
 
 
 def test_float8_gradients_are_near_those_of_bf16_on_any_layout(

@@ -3,10 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from oneflow_dist import training
 from oneflow_dist.config import Config
+from oneflow_dist.optim import gradient_norm
 from oneflow_dist.planning.gpus import GPUS
-from oneflow_dist.planning.pace import Pace, Rates, pace_of, pace_text
+from oneflow_dist.planning.pace import Pace, Rates, count_step, pace_of, pace_text
 from tools.benchmark.batches import make_batch
 
 H100 = GPUS["h100-80gb"]
@@ -42,6 +46,15 @@ def test_what_a_step_does_once_is_shared_by_its_packs(paces: tuple[Config, Pace,
     for name in ("AdamW", "gradient norm", "moving average"):
         assert shared[name] == alone[name]
     assert shared["products of blocks"] == 2 * alone["products of blocks"]
+
+
+def test_a_step_that_looked_at_a_number_could_not_be_counted(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("train.precision=bf16")
+    monkeypatch.setattr(training, "gradient_norm", lambda model: torch.tensor(float(gradient_norm(model))))
+    with pytest.raises(DataDependentOutputException):
+        count_step(config, [make_batch(config, 0)])
 
 
 def test_the_table_says_rates_parts_and_mfu(paces: tuple[Config, Pace, Pace]) -> None:
