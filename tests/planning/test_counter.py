@@ -32,15 +32,7 @@ def test_bytes_are_those_that_are_read_and_written_and_views_cost_nothing() -> N
 
 def test_adamw_reads_and_writes_weights_and_moments_and_gradients_that_it_divides() -> None:
     parts = [[torch.ones(16)] for _ in range(4)]
-    rule = {
-        "lr": 0.1,
-        "beta1": 0.9,
-        "beta2": 0.9,
-        "weight_decay": 0.0,
-        "eps": 1e-8,
-        "amsgrad": False,
-        "maximize": False,
-    }
+    rule = {"lr": 0.1, "beta1": 0.9, "beta2": 0.9, "weight_decay": 0.0, "eps": 1e-8}
     clock = [torch.ones(())]
     for scale, passes in ((None, 7), (torch.ones(()), 8)):
         with CallCounter([]) as counter:
