@@ -31,9 +31,9 @@ Step = tuple[dict[str, torch.Tensor], torch.Tensor, float]  # gradients, losses,
 
 
 def deal_packs(config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
-    """The packs of this rank: three samples of each of the four kinds, dealt out to the ranks."""
+    """The packs of this rank: six samples of each of the four kinds, dealt out to the ranks."""
     rank, size = data_rank(mesh)
-    return make_packs([make_samples(kind, 3, config) for kind in KINDS[rank::size]], config, mesh)
+    return make_packs([make_samples(kind, 6, config) for kind in KINDS[rank::size]], config, mesh)
 
 
 def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
@@ -231,8 +231,7 @@ def test_float8_gradients_are_near_those_of_bf16_on_any_layout(
         errors = errors_of(found, sharded_bf16)
         assert 0.05 < float(np.median([*errors.values()])) < 0.3
         assert max(errors.values()) < 0.6  # of a trunk 64 wide, whose sums have few terms
-        torch.testing.assert_close(found[1], sharded_bf16[1], rtol=2.0**-3, atol=0.0)
-        torch.testing.assert_close(found[1][-1], sharded_bf16[1][-1], rtol=2.0**-4, atol=0.0)  # one rounding to float8
+        torch.testing.assert_close(found[1], sharded_bf16[1], rtol=2.0**-4, atol=0.0)  # one rounding to float8
     assert_same_step(sharded, alone, rtol=0.1)
 
 

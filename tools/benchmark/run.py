@@ -49,7 +49,8 @@ def measure_all(jobs: list[Job], shared: dict[str, Any], notebook: Notebook, sec
         notebook.add({"at": round(time.monotonic() - start, 2), **line})
         print(in_short(notebook.lines[-1]), flush=True)
 
-    tell({"kind": "machine", **describe_machine(commit), **shared})
+    asked = {name: value for name, value in shared.items() if name != "folder"}  # which is a place of this machine
+    tell({"kind": "machine", **describe_machine(commit), **asked})
     processes = max(1, (os.cpu_count() or 1) // 2)
     machine = Machine(shared, processes, notebook.folder / "log.txt")
     Schedule(jobs, machine, tell, processes, seconds - (time.monotonic() - start)).run()
