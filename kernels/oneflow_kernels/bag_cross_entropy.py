@@ -17,7 +17,7 @@ from oneflow_kernels.vocabulary_part import WHOLE, VocabularyPart, begin_gather,
 
 CHUNK_SLOTS = 768  # may have logits at once, however many: products of fewer rows are slow
 CHUNK_LOGITS = 2**26  # more slots may, up to so many logits; 256 MiB of float32
-KEPT = 1.5  # probabilities that are kept take at most so many times the memory of the unembedding's gradient
+KEPT = 1.25  # probabilities that are kept take at most so many times the memory of the unembedding's gradient
 MULTIPLE = 128  # of slots in a chunk: whole tiles, and addresses as even as compiled kernels expect
 
 

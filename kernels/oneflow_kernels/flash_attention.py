@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 LOG = logging.getLogger(__name__)
 WIDTHS = (64, 96, 128)  # that both are built and tested for, forward and backward
@@ -133,11 +132,11 @@ def _(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "oneflow::flash_attention_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, Tensor out, Tensor logsumexp, {INPUTS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {INPUTS}, Tensor out, Tensor logsumexp) -> (Tensor, Tensor, Tensor)",
 )
 def _backward(
-    grad: Tensor, out: Tensor, logsumexp: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor,
-    max_seqlen: int, is_causal: bool, interface: str,
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, is_causal: bool,
+    interface: str, out: Tensor, logsumexp: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     functions = functions_of(interface)
     assert functions is not None, f"{interface} was chosen and is not installed"
@@ -158,34 +157,22 @@ def _backward(
 
 
 @_backward.register_fake
-def _(grad: Tensor, out: Tensor, logsumexp: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in inputs[:3])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.max_seqlen, ctx.is_causal, ctx.interface = inputs
-    ctx.save_for_backward(*output, *tensors)
+    ctx.save_for_backward(*tensors, *output)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     """Nothing is learned from the log-sum-exps."""
-    grad = torch.zeros_like(ctx.saved_tensors[0]) if grad is None else grad.contiguous()
-    found = _backward(grad, *ctx.saved_tensors, ctx.max_seqlen, ctx.is_causal, ctx.interface)
+    *tensors, out, logsumexp = ctx.saved_tensors
+    grad = torch.zeros_like(out) if grad is None else grad.contiguous()
+    found = _backward(grad, *tensors, ctx.max_seqlen, ctx.is_causal, ctx.interface, out, logsumexp)
     return *found, None, None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
-
-
-@register_flop_formula(torch.ops.oneflow.flash_attention)
-def _flops(query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any) -> int:
-    """As if all sequences were as long as the longest; the backward pass 2.5 times that."""
-    rows, heads, head_width = query
-    return 4 * rows * max_seqlen * heads * head_width
-
-
-@register_flop_formula(torch.ops.oneflow.flash_attention_backward)
-def _backward_flops(grad: Any, *inputs: Any, **_: Any) -> int:
-    rows, heads, head_width = grad
-    return 10 * rows * inputs[6] * heads * head_width

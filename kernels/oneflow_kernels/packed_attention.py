@@ -166,14 +166,14 @@ _reference.register_autograd(_backward, setup_context=_save_inputs)
 # Of sequences a plan knows only how long the longest is.
 
 
-@register_flop_formula(torch.ops.oneflow.packed_attention)
+@register_flop_formula([torch.ops.oneflow.packed_attention, torch.ops.oneflow.flash_attention])
 def _flops(query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any) -> int:
     """Scores and weighted sums, as if all sequences were as long as the longest."""
     rows, heads, head_width = query
     return 4 * rows * max_seqlen * heads * head_width
 
 
-@register_flop_formula(torch.ops.oneflow.packed_attention_backward)
+@register_flop_formula([torch.ops.oneflow.packed_attention_backward, torch.ops.oneflow.flash_attention_backward])
 def _backward_flops(
     grad: Any, query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any
 ) -> int:

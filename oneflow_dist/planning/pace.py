@@ -24,7 +24,8 @@ from oneflow_dist.training import agree, compute_gradients, update_weights
 ATTENTION = ("interval_attention", "packed_attention", "_varlen_attn", "flash_attention")
 PRODUCTS = ("mm", "addmm", "product_")
 # What the kernels of a compiled block read and write beside products and attention, forward and backward, for each row:
-# so many elements in widths of the trunk (norms, residuals, rotation), and so many in widths of the MLP (SwiGLU).
+# so many elements in widths of the trunk (norms, residuals, rotation), and so many in widths of the MLP (SwiGLU). From
+# their times in a profile on an H100 (docs/gpu.md) at the rate of memory below: fitted there, not counted.
 WIDTHS_A_ROW, MLP_WIDTHS_A_ROW = 22.0, 9.0
 
 

@@ -122,7 +122,7 @@ def test_the_operators_keep_what_torch_asks_of_an_operator(
     install(name, tmp_path, monkeypatch)
     settings = (CU_SEQLENS, 5, False, name)
     inputs = [x.detach() for x in rows()]
-    saved = (torch.ones(8, 4, 6), torch.zeros(8, 4, 6), torch.full((4, 8), 7.0), *inputs, *settings)
+    saved = (torch.ones(8, 4, 6), *inputs, *settings, torch.zeros(8, 4, 6), torch.full((4, 8), 7.0))
     torch.library.opcheck(torch.ops.oneflow.flash_attention_backward.default, saved)
     torch.library.opcheck(torch.ops.oneflow.flash_attention.default, (*rows(), *settings))
 

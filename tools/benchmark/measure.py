@@ -11,6 +11,7 @@ from torch import nn
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts
 from oneflow_dist.guard.guard import Guard
+from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.runtime import start_process
 from tools.benchmark.batches import make_batch
@@ -23,7 +24,7 @@ from tools.benchmark.link import Link
 from tools.benchmark.machine import ROOT
 from tools.benchmark.peer import PeerSteps
 from tools.benchmark.report import Line
-from tools.benchmark.timing import INPUT_SETS, free_memory, time_steps
+from tools.benchmark.timing import INPUT_SETS, free_memory, host_waits, running_ms, time_steps
 from tools.benchmark.train import Trainer
 
 STEPS = 20  # packs, timed in steps of one or several
@@ -72,8 +73,11 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
     trainer, guard = Trainer(config, device), Guard(config)
     batches = [make_batch(config, number).to(device) for number in range(INPUT_SETS)]
 
+    def launch(number: int, packs: int = 1) -> LaunchedStep:
+        return trainer.launch([batches[(number + pack) % INPUT_SETS] for pack in range(packs)], 1, guard)
+
     def step(number: int, packs: int = 1) -> None:
-        trainer.step([batches[(number + pack) % INPUT_SETS] for pack in range(packs)], 1, guard)
+        guard.finish(launch(number, packs))
 
     for number in range(INPUT_SETS):
         step(number)
@@ -82,11 +86,15 @@ def measure_training(job: Job, config: Config, link: Link, device: torch.device)
     for packs in job.packs:
         count = STEPS // packs
         times = time_steps(lambda number, packs=packs: step(number, packs), count, device)  # type: ignore[misc]
+        running = running_ms(lambda number, packs=packs: launch(number, packs), guard, count, device)  # type: ignore[misc]
+        waits = host_waits(lambda packs=packs: launch(0, packs), guard, device)  # type: ignore[misc]
         used = [(number + pack) % INPUT_SETS for number in range(count) for pack in range(packs)]
         counts = sum((batches[number].counts for number in used), Counts.zeros())
         link.tell(
             "step",
             **describe(job, packs, trainer.model, times, counts.rows, counts.sequences, step_flops(counts, config)),
+            running_ms=running,
+            host_waits=waits,
             padding_share=1.0 - counts.rows / counts.padded_rows,
             slots_with_logits_share=counts.filled_slots / counts.rows,
         )

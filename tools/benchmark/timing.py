@@ -5,10 +5,13 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
 
+from oneflow_dist.guard.guard import Guard
+from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.planning.gpus import GIB
 from tools.benchmark.report import Line
 
@@ -40,6 +43,32 @@ def time_steps(step: Callable[[int], object], count: int, device: torch.device) 
         "peak_gib": peak_gib(device),
         "reserved_gib": torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else None,
     }
+
+
+def running_ms(launch: Callable[[int], LaunchedStep], guard: Guard, count: int, device: torch.device) -> float:
+    """Milliseconds of a training step as the loop makes them: each is looked at when the next has been launched."""
+    synchronize(device)
+    start = time.perf_counter()
+    before = launch(0)
+    for number in range(1, count):
+        before, made = launch(number % INPUT_SETS), before
+        guard.finish(made)
+    guard.finish(before)
+    synchronize(device)
+    return 1e3 * (time.perf_counter() - start) / count
+
+
+def host_waits(launch: Callable[[], LaunchedStep], guard: Guard, device: torch.device) -> int | None:
+    """Calls of a step in which the host waits for the device, as far as torch sees them; a CPU has none."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        made = launch()
+    torch.cuda.set_sync_debug_mode("default")
+    guard.finish(made)
+    return sum("synchroniz" in str(wait.message) for wait in waits)
 
 
 def milliseconds_of(call: Callable[[], object], device: torch.device) -> float:

@@ -17,6 +17,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch, StepMetrics
 from oneflow_dist.data.loader import PackLoader, packs_of_rank
 from oneflow_dist.guard.guard import Guard
+from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.metrics import padding
 from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.optim import AdamW, MovingAverage
@@ -54,9 +55,13 @@ class Trainer:
         self.optimizer = AdamW(self.model, config.optim)
         self.ema = MovingAverage(self.model, config.optim.ema_decay, config.optim.ema_every_steps)
 
+    def launch(self, batches: list[PackedBatch], step: int, guard: Guard) -> LaunchedStep:
+        """A step of the run."""
+        return train_step(self.model, self.optimizer, self.ema, batches, step, self.config, guard)
+
     def step(self, batches: list[PackedBatch], step: int, guard: Guard) -> StepMetrics:
-        """One of the run, and what became of it."""
-        return guard.finish(train_step(self.model, self.optimizer, self.ema, batches, step, self.config, guard))
+        """A step, and what became of it."""
+        return guard.finish(self.launch(batches, step, guard))
 
 
 class PhaseClock(Guard):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
-from tools.benchmark.timing import milliseconds_of, peak_gib, reset_peak, time_steps
+from tools.benchmark.timing import host_waits, milliseconds_of, peak_gib, reset_peak, running_ms, time_steps
 
 CPU = torch.device("cpu")
 
@@ -22,6 +24,32 @@ def test_input_sets_take_turns_after_a_step_that_warms_up() -> None:
     least, most = line["step_ms_range"]
     assert line["steps"] == 6
     assert least <= line["step_ms"] <= most <= 1e3 * seconds
+
+
+class Recorded:
+    """A guard and what launches steps for it; the steps are their numbers."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def launch(self, number: int) -> Any:
+        self.events.append(f"launch {number}")
+        return number
+
+    def finish(self, made: Any) -> None:
+        self.events.append(f"read {made}")
+
+
+def test_running_steps_are_looked_at_when_the_next_has_been_launched() -> None:
+    guard: Any = Recorded()
+    assert running_ms(guard.launch, guard, 3, CPU) >= 0.0
+    assert guard.events == ["launch 0", "launch 1", "read 0", "launch 2", "read 1", "read 2"]
+
+
+def test_a_cpu_waits_for_no_device_and_is_not_asked() -> None:
+    guard: Any = Recorded()
+    assert host_waits(lambda: guard.launch(0), guard, CPU) is None
+    assert guard.events == []
 
 
 def test_a_cpu_tells_no_peak() -> None:
