@@ -52,7 +52,7 @@ def train_step(
     counts, is_last = agree(batches, guard.stop_signal)  # of the whole step: one all-reduce
     guard.enter("forward and backward", step)
     losses, sums = compute_gradients(model, batches, counts, config)
-    is_skipped, verdict = guard.judge(sums)
+    is_skipped, judgement = guard.judge(sums)
     guard.enter("optimizer step", step)
     update_weights(model, optimizer, ema, sums, is_skipped, step, config)
     return LaunchedStep(
@@ -61,7 +61,7 @@ def train_step(
         is_last=is_last,
         batches=batches,
         losses=losses,
-        verdict=ToHost(verdict),
+        judgement=ToHost(judgement),
         end=Moment(sums.device),
     )
 

@@ -18,7 +18,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Losses, StepMetrics
 from oneflow_dist.flow.losses import are_finite
 from oneflow_dist.guard.bad_batches import keep_suspects
-from oneflow_dist.guard.skipping import GuardState, LaunchedStep, SkipRule, Verdict
+from oneflow_dist.guard.skipping import GuardState, Judgement, LaunchedStep, SkipRule
 from oneflow_dist.guard.watchdog import Place, Watchdog
 from oneflow_dist.runtime import log
 from oneflow_dist.signals import StopSignals
@@ -94,14 +94,14 @@ class Guard:
             FloatingPointError: it was left out, and `guard.max_skipped_steps` had been before it.
         """
         self.enter("waiting for the device", made.step)
-        verdict = Verdict.read(made.verdict.wait())
+        judgement = Judgement.read(made.judgement.wait())
         before = self.state.skipped
-        skipped = before + verdict.is_skipped
-        self.state = GuardState(norm_mean=verdict.next_norm_mean, accepted=verdict.next_accepted, skipped=skipped)
-        metrics = StepMetrics(losses=verdict.losses, grad_norm=verdict.grad_norm, counts=made.counts)
-        if not verdict.is_skipped:
+        skipped = before + judgement.is_skipped
+        self.state = GuardState(norm_mean=judgement.next_norm_mean, accepted=judgement.next_accepted, skipped=skipped)
+        metrics = StepMetrics(losses=judgement.losses, grad_norm=judgement.grad_norm, counts=made.counts)
+        if not judgement.is_skipped:
             return metrics
-        reason, details = self._describe(verdict)
+        reason, details = self._describe(judgement)
         where, kept = keep_suspects(made.losses, made.batches, made.step, self._config.run.folder)
         allowed = self._config.guard.max_skipped_steps
         found = f"step {made.step}, {where}: {details}{kept}; "
@@ -135,11 +135,11 @@ class Guard:
             )
         return {"slowest_rank": slowest, "slowest_behind_seconds": behind}
 
-    def _describe(self, verdict: Verdict) -> tuple[str, str]:
+    def _describe(self, judgement: Judgement) -> tuple[str, str]:
         """What is wrong with a step that was left out, in short and with its values."""
-        norm, mean, factor = verdict.grad_norm, verdict.norm_mean, self._config.guard.spike_factor
-        if not (are_finite(verdict.losses) and math.isfinite(norm)):
-            values = ", ".join(f"{name} {getattr(verdict.losses, name):g}" for name in Losses.names())
+        norm, mean, factor = judgement.grad_norm, judgement.norm_mean, self._config.guard.spike_factor
+        if not (are_finite(judgement.losses) and math.isfinite(norm)):
+            values = ", ".join(f"{name} {getattr(judgement.losses, name):g}" for name in Losses.names())
             return "not finite", f"not finite: {values}, gradient norm {norm:g}"
         times = f"{norm / mean:.3g} times its mean of {mean:g}"
         return "spike", f"gradient norm {norm:g} is {times} (guard.spike_factor {factor:g})"

@@ -35,12 +35,12 @@ class LaunchedStep:
     is_last: bool  # a rank has been told to stop
     batches: list[PackedBatch]  # of this rank
     losses: Float32[Tensor, "m L"]
-    verdict: ToHost  # of `SkipRule.judge`
+    judgement: ToHost  # of `SkipRule.judge`
     end: Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Judgement:
     """What the host reads of a judgement."""
 
     losses: Losses
@@ -51,7 +51,7 @@ class Verdict:
     next_accepted: int
 
     @classmethod
-    def read(cls, values: Float64[Tensor, "_"]) -> Verdict:
+    def read(cls, values: Float64[Tensor, "_"]) -> Judgement:
         """From the numbers of `SkipRule.judge`, in host memory."""
         *losses, grad_norm, is_skipped, norm_mean, next_norm_mean, next_accepted = values.tolist()
         return cls(
@@ -76,7 +76,7 @@ class SkipRule:
         self.memory = torch.tensor([state.norm_mean, state.accepted], dtype=torch.float64, device=device)
 
     def judge(self, sums: Float32[Tensor, "_"]) -> tuple[Float32[Tensor, ""], Float64[Tensor, "_"]]:
-        """1 for a step that must be left out, else 0; and what `Verdict.read` reads.
+        """1 for a step that must be left out, else 0; and what `Judgement.read` reads.
 
         Args:
             sums: of `sum_over_ranks`, the same bits on every rank: so all decide alike.

@@ -50,7 +50,6 @@ class Call:
     operation: str
     num_bytes: int  # read and written
     flops: int
-    sizes: tuple[int, ...]  # of a product: rows, columns, summed
 
 
 class CallCounter(TorchDispatchMode):
@@ -93,7 +92,7 @@ class CallCounter(TorchDispatchMode):
         if num_bytes:
             packet, name = func._overloadpacket, func._schema.name.split("::")[1]
             flops = flop_registry[packet](*args, **(kwargs or {}), out_val=out) if packet in flop_registry else 0
-            self.calls.append(Call(self._part(), name, num_bytes, flops, _sizes(name, args)))
+            self.calls.append(Call(self._part(), name, num_bytes, flops))
         return out
 
     def _part(self) -> str:
@@ -139,14 +138,6 @@ def _is_written(argument: Any) -> bool:
 
 def _size(values: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tree_leaves(values) if isinstance(t, Tensor))
-
-
-def _sizes(name: str, args: Any) -> tuple[int, ...]:
-    """Of a product of two matrices."""
-    if name not in ("mm", "addmm", "product_"):
-        return ()
-    a, b = {"mm": args[:2], "addmm": args[1:3], "product_": args[1:3]}[name]
-    return a.shape[0], b.shape[1], a.shape[1]
 
 
 def by_part(calls: list[Call]) -> dict[str, Counter[str]]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.model.flops import step_flops
-from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.parallel.sharding import shard_model
 from oneflow_dist.planning.counter import BLOCKS, Call, CallCounter
 from oneflow_dist.planning.gpus import Gpu
-from oneflow_dist.planning.trace import pretend_ranks, without_values
+from oneflow_dist.planning.trace import eager, fake_model, pretend_ranks, without_values
 from oneflow_dist.training import agree, compute_gradients, update_weights
 
 ATTENTION = ("interval_attention", "packed_attention", "_varlen_attn", "flash_attention")
@@ -75,30 +72,17 @@ def count_step(config: Config, batches: Sequence[PackedBatch]) -> tuple[list[Cal
 
     Nothing of it looks at a value: a step that waited for one would end here with an error.
     """
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
-    with pretend_ranks(1):
-        mesh = make_mesh(config, 1, "cpu")
-        with torch.device("meta"):
-            model = OneFlow(config)
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        shard_model(model, mesh, config)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            model.to_empty(device="cpu")
-            optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
-            fakes = [without_values(batch, mode) for batch in batches]
-            with unset_fake_temporarily():
-                counts, _ = agree(list(batches))
-            for _ in range(2):  # in the first FSDP makes itself ready
-                with CallCounter(model.blocks) as counter:
-                    _make_step(model, optimizer, ema, fakes, counts, config)
+    config = eager(config)
+    with pretend_ranks(1), fake_model(config, make_mesh(config, 1, "cpu")) as (model, num_parameters, mode):
+        optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+        fakes = [without_values(batch, mode) for batch in batches]
+        with unset_fake_temporarily():
+            counts, _ = agree(list(batches))
+        for _ in range(2):  # in the first FSDP makes itself ready
+            with CallCounter(model.blocks) as counter:
+                _, sums = compute_gradients(model, fakes, counts, config)
+                update_weights(model, optimizer, ema, sums, torch.zeros_like(sums[-1]), 1, config)
     return counter.calls, num_parameters
-
-
-def _make_step(
-    model: OneFlow, optimizer: AdamW, ema: MovingAverage, batches: list[PackedBatch], counts: Counts, config: Config
-) -> None:
-    _, sums = compute_gradients(model, batches, counts, config)
-    update_weights(model, optimizer, ema, sums, torch.zeros_like(sums[-1]), 1, config)
 
 
 def pace_of(config: Config, batches: Sequence[PackedBatch], rates: Rates) -> Pace:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
@@ -66,17 +67,12 @@ def trace_here(config: Config, world_size: int) -> Trace:
     """`trace_step` in this process, which then has seen a world that is not."""
     warnings.filterwarnings("ignore")  # of code that never runs on real tensors
     logging.disable(logging.WARNING)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
     with pretend_ranks(world_size):
+        config = eager(config)
         mesh = make_mesh(config, world_size, "cpu")
         microbatches = packs_of_rank(config, data_rank(mesh)[1])
-        with torch.device("meta"):
-            model = OneFlow(config, tensor_axis(mesh))
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        shard_model(model, mesh, config)
         batch = full_pack(config)
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            model.to_empty(device="cpu")
+        with fake_model(config, mesh) as (model, num_parameters, mode):
             optimizer = AdamW(model, config.optim)
             batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
@@ -98,6 +94,23 @@ def trace_here(config: Config, world_size: int) -> Trace:
             },
             flops=sum(flops.values()),
         )
+
+
+def eager(config: Config) -> Config:
+    """The config without compilation, which sees no fakes."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
+
+
+@contextmanager
+def fake_model(config: Config, mesh: DeviceMesh) -> Iterator[tuple[OneFlow, int, FakeTensorMode]]:
+    """Inside, the sharded model on fake tensors, the parameters of all of it, and the mode that makes more of them."""
+    with torch.device("meta"):
+        model = OneFlow(config, tensor_axis(mesh))
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    shard_model(model, mesh, config)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        model.to_empty(device="cpu")
+        yield model, num_parameters, mode
 
 
 def record_step(

@@ -5,32 +5,32 @@ import math
 import pytest
 import torch
 
-from oneflow_dist.guard.skipping import MEMORY_STEPS, WARMUP_STEPS, GuardState, SkipRule, Verdict
+from oneflow_dist.guard.skipping import MEMORY_STEPS, WARMUP_STEPS, GuardState, Judgement, SkipRule
 
 CPU = torch.device("cpu")
 LOSSES = [0.5, 0.25, 2.0, 1.0, 3.75]
 
 
-def judge(rule: SkipRule, norm: float, losses: list[float] = LOSSES) -> Verdict:
+def judge(rule: SkipRule, norm: float, losses: list[float] = LOSSES) -> Judgement:
     is_skipped, values = rule.judge(torch.tensor([*losses, norm]))
-    verdict = Verdict.read(values)
-    assert is_skipped.item() == verdict.is_skipped
-    return verdict
+    judgement = Judgement.read(values)
+    assert is_skipped.item() == judgement.is_skipped
+    return judgement
 
 
-def after(norms: list[float], factor: float = 0.0) -> tuple[SkipRule, Verdict]:
+def after(norms: list[float], factor: float = 0.0) -> tuple[SkipRule, Judgement]:
     rule = SkipRule(GuardState(), factor, CPU)
     return rule, [judge(rule, norm) for norm in norms][-1]
 
 
 def test_the_mean_norm_is_plain_at_first_and_then_forgets() -> None:
     norms = [float(n % 7) for n in range(MEMORY_STEPS)]
-    rule, verdict = after(norms)
-    assert verdict.next_norm_mean == pytest.approx(sum(norms) / MEMORY_STEPS, rel=1e-12)
+    rule, judgement = after(norms)
+    assert judgement.next_norm_mean == pytest.approx(sum(norms) / MEMORY_STEPS, rel=1e-12)
     later = judge(rule, 100.0)
-    moved = verdict.next_norm_mean + (100.0 - verdict.next_norm_mean) / MEMORY_STEPS
+    moved = judgement.next_norm_mean + (100.0 - judgement.next_norm_mean) / MEMORY_STEPS
     assert later.next_norm_mean == pytest.approx(moved, rel=1e-12)
-    assert (later.norm_mean, later.next_accepted) == (verdict.next_norm_mean, MEMORY_STEPS + 1)
+    assert (later.norm_mean, later.next_accepted) == (judgement.next_norm_mean, MEMORY_STEPS + 1)
 
 
 def test_a_spike_is_a_norm_above_its_multiple_of_the_mean_once_there_is_a_mean() -> None:
@@ -49,9 +49,9 @@ def test_what_is_not_finite_is_left_out_and_not_remembered(place: int, bad: floa
     rule, before = after([2.0, 4.0])
     values = [*LOSSES, 2.0]
     values[place] = bad
-    verdict = judge(rule, values[-1], values[:-1])
-    assert verdict.is_skipped
-    assert (verdict.next_norm_mean, verdict.next_accepted) == (before.next_norm_mean, before.next_accepted)
+    judgement = judge(rule, values[-1], values[:-1])
+    assert judgement.is_skipped
+    assert (judgement.next_norm_mean, judgement.next_accepted) == (before.next_norm_mean, before.next_accepted)
     assert not judge(rule, 2.0).is_skipped
 
 
@@ -66,6 +66,6 @@ def test_a_rule_goes_on_from_a_state_to_the_bit() -> None:
 
 
 def test_the_host_reads_losses_and_norm_as_they_were() -> None:
-    verdict = judge(SkipRule(GuardState(), 0.0, CPU), 0.1)
-    assert verdict.losses.stack().tolist() == LOSSES
-    assert verdict.grad_norm == torch.tensor(0.1).item()
+    judgement = judge(SkipRule(GuardState(), 0.0, CPU), 0.1)
+    assert judgement.losses.stack().tolist() == LOSSES
+    assert judgement.grad_norm == torch.tensor(0.1).item()
