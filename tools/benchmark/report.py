@@ -132,9 +132,9 @@ def fastest(steps: Sequence[Line]) -> Line:
 
 
 def describe(machine: Line) -> str:
-    """Device, versions, commit and date in a line."""
+    """Device, versions, commit and date in a line that fits over a picture."""
     versions = f"torch {machine['torch']}, triton {machine['triton']}, driver {machine['driver']}"
-    return f"{machine['device']}, {versions}; commit {machine['commit']}, {machine['date']}"
+    return f"{machine['device']}, {versions}; commit {machine['commit'][:12]}, {machine['date'][:16]}"
 
 
 def in_words(ratio: Line) -> str:
