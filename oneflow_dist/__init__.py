@@ -1,1 +1,1 @@
-"""Train OneFlow models: text by insertion, images by flow matching, in one sequence (arXiv:2510.03506)."""
+"""Train OneFlow models: text by insertion, all else by flow matching, in one sequence (arXiv:2510.03506)."""

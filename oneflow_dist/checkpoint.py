@@ -40,13 +40,14 @@ from oneflow_dist.progress import (
 from oneflow_dist.runtime import GLOO, is_main
 from oneflow_dist.stored_tensors import check_tensors, named_leaves, read_tensors, shapes
 
-Keys = dict[str, tuple[str, ...] | None]  # of the config: of some sections, or (None) all of a section
+Keys = dict[str, tuple[str, ...]]  # of the config: some of a section, () all; of [modality] those of each modality
 
 # Those that decide which parameters there are, and what they mean.
-ARCHITECTURE: Keys = {"model": None, "heads": None, "image": ("channels", "patch_size", "time_conditioning")}
+PIECES = ("token", "channels", "patch", "adapter", "adapter_width", "time_conditioning", "understanding")
+ARCHITECTURE: Keys = {"model": (), "heads": (), "modality": PIECES}
 PLACE: Keys = {"data": ("packs_per_step", "window_samples"), "run": ("seed",)}  # what the states of lanes depend on
 # What decides how a run goes on; of the data, data/identity.py tells more than the paths do.
-COURSE = ("flow", "optim", "train", "data")
+COURSE = ("modality", "flow", "optim", "train", "data")
 NOT_COURSE = ("mixture", "tokenizer", "workers", "cached_samples", "offload", "compile", "gc_every_steps")
 
 
@@ -173,25 +174,38 @@ def check_same(folder: Path, config: Config, keys_of: Keys) -> None:
     """
     theirs = read_config(folder)
     for section, keys in keys_of.items():
-        there, here = getattr(theirs, section), getattr(config, section)
-        for key in keys or [field.name for field in dataclasses.fields(here)]:
-            if getattr(there, key) != getattr(here, key):
+        for name, (there, here) in _pair(section, theirs, config).items():
+            if there is None or here is None:
                 raise ValueError(
-                    f"{folder}: {section}.{key} is {getattr(there, key)!r} there but {getattr(here, key)!r} here; "
-                    "set another run.folder to start anew, or take the checkpoint's value to continue"
+                    f"{folder}: [{name}] is {'not there' if there is None else 'there'} but "
+                    f"{'not ' if here is None else ''}here; set another run.folder to start anew"
                 )
+            for key in keys or [field.name for field in dataclasses.fields(here)]:
+                if getattr(there, key) != getattr(here, key):
+                    raise ValueError(
+                        f"{folder}: {name}.{key} is {getattr(there, key)!r} there but {getattr(here, key)!r} here; "
+                        "set another run.folder to start anew, or take the checkpoint's value to continue"
+                    )
 
 
 def list_changes(folder: Path, config: Config) -> list[str]:
     """What of the course of a run is another from this checkpoint on, defaults of the program among it; a line each."""
     theirs, lines = read_config(folder), []
     for section in COURSE:
-        there, here = getattr(theirs, section), getattr(config, section)
-        for key in (field.name for field in dataclasses.fields(here) if field.name not in NOT_COURSE):
-            before, now = getattr(there, key), getattr(here, key)
-            if before != now:
-                lines.append(f"{section}.{key}: {now!r}, before {before!r}")
+        for name, (there, here) in _pair(section, theirs, config).items():
+            for key in (field.name for field in dataclasses.fields(here) if field.name not in NOT_COURSE):
+                before, now = getattr(there, key), getattr(here, key)
+                if before != now:
+                    lines.append(f"{name}.{key}: {now!r}, before {before!r}")
     return lines
+
+
+def _pair(section: str, theirs: Config, ours: Config) -> dict[str, tuple[Any, Any]]:
+    """The tables of a section by name, as they are in two configs; None where one has none."""
+    there, here = getattr(theirs, section), getattr(ours, section)
+    if not isinstance(here, dict):
+        return {section: (there, here)}
+    return {f"{section}.{name}": (there.get(name), here.get(name)) for name in dict.fromkeys([*there, *here])}
 
 
 class _Writer(dcp.FileSystemWriter):

@@ -9,21 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from oneflow_dist.toml import apply_override, check_range, ranges_of, read_tables, write_tables
-
-# Numbers with their intervals, which `check_range` reads.
-Positive = Annotated[int, "[1, inf)"]
-NonNegative = Annotated[int, "[0, inf)"]
-PositiveFloat = Annotated[float, "(0, inf)"]
-NonNegativeFloat = Annotated[float, "[0, inf)"]
-Share = Annotated[float, "[0, 1]"]
-Decay = Annotated[float, "[0, 1)"]
+from oneflow_dist.modality import ModalityConfig, check_modalities
+from oneflow_dist.toml import (
+    Decay,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    apply_override,
+    check_range,
+    ranges_of,
+    read_tables,
+    write_tables,
+)
 
 # Files and folders, and what may stand there; "~" at their start is the user's home.
 PATHS = {
     "run": {"folder": "a folder, as runs/mine"},
     "data": {"mixture": "a YAML file, as configs/data/quickstart.yaml", "tokenizer": 'a ranks file, or "bytes"'},
-    "sampling": {"autoencoder": 'a folder, or "pixels"'},
 }
 
 
@@ -62,46 +66,12 @@ class HeadsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageConfig:
-    """[image] The latents that images are made of, and how the trunk sees them.
-
-    Height and width are those of the images that generation paints. Images that are given, in data and in prompts, may
-    have any that patch_size divides.
-    """
-
-    channels: Positive
-    height: Positive  # in latent elements
-    width: Positive
-    patch_size: Positive  # a patch of patch_size x patch_size latent elements is one row
-    time_conditioning: Literal["added", "adaln"]  # added to the patch rows, or AdaLN-Zero in every block
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.height, self.width
-
-    @property
-    def patch_elements(self) -> int:
-        return self.channels * self.patch_size**2
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.height // self.patch_size, self.width // self.patch_size
-
-    @property
-    def num_rows(self) -> int:
-        """Trunk rows of one image, its patches."""
-        return self.grid[0] * self.grid[1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowConfig:
     """[flow] The noising process and its losses."""
 
     keep_schedule: Literal["linear", "cosine", "power"]
     keep_exponent: PositiveFloat  # of "power"
     normalize: Literal["batch", "paper"]  # of the text losses
-    image_weight: NonNegativeFloat  # of the velocity loss
     condition_dropout_prob: Share
 
 
@@ -115,7 +85,6 @@ class DataConfig:
     rows_per_pack: Positive
     tokens_per_pack: Positive
     bag_tokens_per_pack: Positive
-    images_per_pack: Positive  # of image.height x image.width; their patches are the room for images of any shape
     sequences_per_pack: Annotated[int, "[2, inf)"]  # one is for padding
     max_sample_rows: Positive  # of a complete sample
     overlong: Literal["error", "drop", "window"]  # a longer sample: stop, leave it out, take a random part of it
@@ -214,8 +183,8 @@ class SamplingConfig:
     top_k: NonNegative = 0  # draw from the k likeliest tokens; 0: from all
     top_p: Annotated[float, "(0, 1]"]
     max_rows: Positive  # of one document
-    autoencoder: str = "pixels"  # what turns latents into pictures: a folder with a diffusers AutoencoderKL
-    prompts: tuple[str, ...]  # in them "<|image|>" is an image to paint, "<|hole|>" a place to write text in
+    given: Literal["latents", "features", "both"] = "latents"  # what the model sees of a given picture
+    prompts: tuple[str, ...]  # in them a modality's token is a piece to make, "<|hole|>" a place to write text in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +194,7 @@ class Config:
     run: RunConfig
     model: ModelConfig
     heads: HeadsConfig
-    image: ImageConfig
+    modality: dict[str, ModalityConfig]  # by name
     flow: FlowConfig
     data: DataConfig
     optim: OptimConfig
@@ -282,7 +251,8 @@ def check_config(config: Config) -> None:
                 raise ValueError(f"{section}.{key}: is empty; name {what}")
             if path.startswith("~"):  # what has a home is at home since `load_config`
                 raise ValueError(f"{section}.{key}: {path}: there is no such user here; ./{path} is what is called so")
-    model, image, data = config.model, config.image, config.data
+    check_modalities(config.modality)
+    model, data = config.model, config.data
     if model.width % model.num_attention_heads or (model.width // model.num_attention_heads) % 2:
         raise ValueError(
             f"model.width ({model.width}) / model.num_attention_heads ({model.num_attention_heads}) "
@@ -292,11 +262,6 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"model.num_kv_heads ({model.num_kv_heads}) must divide "
             f"model.num_attention_heads ({model.num_attention_heads})"
-        )
-    if image.height % image.patch_size or image.width % image.patch_size:
-        raise ValueError(
-            f"image.patch_size ({image.patch_size}) must divide image.height ({image.height}) "
-            f"and image.width ({image.width})"
         )
     if data.max_sample_rows > data.rows_per_pack or data.max_sample_rows > data.tokens_per_pack:
         raise ValueError(
@@ -321,4 +286,8 @@ def _at_home(config: Config) -> Config:
         values = getattr(config, section)
         own = {key: os.path.expanduser(getattr(values, key)) for key in paths}  # noqa: PTH111 # a Path would normalize
         config = dataclasses.replace(config, **{section: dataclasses.replace(values, **own)})
-    return config
+    modalities = {
+        name: dataclasses.replace(modality, codec=os.path.expanduser(modality.codec))  # noqa: PTH111 # as above
+        for name, modality in config.modality.items()
+    }
+    return dataclasses.replace(config, modality=modalities)

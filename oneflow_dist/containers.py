@@ -2,13 +2,15 @@
 
     tar shard -> ShardRecord -> Document -> Sample -> NoisySample -> PackedBatch -> Prediction -> Losses -> StepMetrics
 
-Images are patches, so that any grid of them may stand beside any other. Shapes: n tokens, b bag tokens, i images, p
-patches of E elements of one sample; N slots (= kept tokens), B bag tokens, I images, P patches, T trunk rows,
-S sequences of one packed batch; L losses.
+Pieces (images, sounds, whatever [modality] names) are patches, so that any grid of them may stand beside any other; of
+a tuple one entry belongs to each modality, in the order of the config. Shapes: n tokens, b bag tokens, i pieces, p
+patches of E elements of one sample; N slots (= kept tokens), B bag tokens, I pieces, P patches, T trunk rows, S
+sequences of one packed batch; L losses, of M modalities.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -36,13 +38,17 @@ class TextPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImagePart:
-    """One image as it is stored: pixels, or an autoencoder's posterior; the model sees (value - shift) * scale."""
+class PiecePart:
+    """One piece as it is stored: values, or an autoencoder's posterior; the model sees (value - shift) * scale."""
 
-    posterior: Float[np.ndarray, "k C h w"]  # mean, and standard deviation unless the values are exact
-    mirrored: Float[np.ndarray, "l C h w"]  # the same of the flipped image, or nothing: a latent cannot be flipped
+    modality: str
+    posterior: Shaped[np.ndarray, "k C *shape"]  # mean, and standard deviation unless the values are exact
+    mirrored: Shaped[
+        np.ndarray, "l C *shape"
+    ]  # the same of the flipped picture, or nothing: a latent cannot be flipped
     shift: float = 0.0
     scale: float = 1.0
+    looks: PiecePart | None = None  # the same picture as an understanding encoder sees it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +56,23 @@ class Document:
     """A decoded record in reading order, before it is known what of it is prompt and what is target."""
 
     key: str
-    parts: tuple[TextPart | ImagePart, ...]
+    parts: tuple[TextPart | PiecePart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
-    """The images of one sample, in reading order: each a grid of patches, which lie end to end like tokens."""
+class Pieces:
+    """Those of one modality in one sample, in reading order: grids of patches, which lie end to end like tokens."""
 
-    token: Int64[np.ndarray, "i"]  # which of the sample's tokens each image is, ascending
+    token: Int64[np.ndarray, "i"]  # which of the sample's tokens each piece is, ascending
     time: Float[np.ndarray, "i"]  # 0: noise, 1: clean
-    grid: Int64[np.ndarray, "i 2"]  # rows and columns of patches
-    patches: Float32[np.ndarray, "p E"]  # of all images, each row by row
+    grid: Int64[np.ndarray, "i 3"]  # patches along time, height and width
+    stride: Float[np.ndarray, "i"]  # positions from a patch to the next; 1 unless a large grid is squeezed
+    patches: Float32[np.ndarray, "p E"]  # of all pieces, each in the order of its grid
+    is_given_only: bool = False  # such pieces never move, so they have no velocity
 
     def __post_init__(self) -> None:
-        num_images, num_patches = len(self.token), int(self.num_patches.sum())
-        assert len(self.grid) == len(self.time) == num_images, f"{len(self.grid)} images for {num_images} tokens"
+        num_pieces, num_patches = len(self.token), int(self.num_patches.sum())
+        assert len(self.grid) == len(self.time) == num_pieces, f"{len(self.grid)} pieces for {num_pieces} tokens"
         assert len(self.patches) == num_patches, f"{len(self.patches)} patches for grids of {num_patches}"
 
     def __len__(self) -> int:
@@ -72,40 +80,59 @@ class Images:
 
     @property
     def num_patches(self) -> Int64[np.ndarray, "i"]:
-        """Of each image."""
+        """Of each piece."""
         return self.grid.prod(axis=1)
 
     def per_patch(self, values: Shaped[np.ndarray, "i"]) -> Shaped[np.ndarray, "p"]:
-        """For every patch the value of its image."""
+        """For every patch the value of its piece."""
         return values.repeat(self.num_patches)
 
-    def take(self, order: Int64[np.ndarray, "j"]) -> Images:
-        """These images, in this order."""
+    def take(self, order: Int64[np.ndarray, "j"]) -> Pieces:
+        """These pieces, in this order."""
         num_patches = self.num_patches
         first, count = (np.cumsum(num_patches) - num_patches)[order], num_patches[order]
         patch = (first - np.cumsum(count) + count).repeat(count) + np.arange(count.sum())
-        return Images(
-            token=self.token[order], time=self.time[order], grid=self.grid[order], patches=self.patches[patch]
+        return replace(
+            self,
+            token=self.token[order],
+            time=self.time[order],
+            grid=self.grid[order],
+            stride=self.stride[order],
+            patches=self.patches[patch],
         )
 
-    def select(self, is_kept: Bool[np.ndarray, "i"]) -> Images:
+    def select(self, is_kept: Bool[np.ndarray, "i"]) -> Pieces:
         """Those of them; if all are, no patch is copied."""
         return self if is_kept.all() else self.take(np.flatnonzero(is_kept))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoisyPieces:
+    """Pieces at one instant, and where they flow."""
+
+    pieces: Pieces  # noisy: time * patch + (1 - time) * noise
+    velocity: Float32[np.ndarray, "p V"]  # patch - noise; of what is only ever given there is none (V = 0)
+    is_moving: Bool[np.ndarray, "i"]  # targets that are not done yet (time < 1): their velocity is learnt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One training example before noising. An image is one token in `tokens` and a grid of patches."""
+    """One training example before noising. A piece is one token in `tokens` and a grid of patches."""
 
     key: str
     tokens: Int64[np.ndarray, "n"]
     is_target: Bool[np.ndarray, "n"]  # to be generated; the others are prompt. The first token never is one.
-    images: Images  # clean: of time 1
-    is_interleaved: bool  # images are inserted like tokens (Algorithm 3); else they are there from the start
+    pieces: tuple[Pieces, ...]  # clean: of time 1
+    is_interleaved: bool  # pieces are inserted like tokens (Algorithm 3); else they are there from the start
 
     def __post_init__(self) -> None:
         if self.tokens.size == 0 or self.is_target[0]:
             raise ValueError(f"sample {self.key!r}: its first token is a target; put a BOS or prompt token before it")
+
+    @property
+    def num_rows(self) -> int:
+        """Trunk rows of the complete sample."""
+        return len(self.tokens) + sum(len(pieces.patches) for pieces in self.pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +144,13 @@ class NoisySample:
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     bag_tokens: Int64[np.ndarray, "b"]  # the deleted ones, in reading order
     bag_slot: Int64[np.ndarray, "b"]  # the kept token each fell behind, ascending
-    images: Images  # noisy: time * patch + (1 - time) * noise
-    velocity: Float32[np.ndarray, "p E"]  # patch - noise
-    is_moving: Bool[np.ndarray, "i"]  # targets that are not done yet (time < 1): their velocity is learnt
+    pieces: tuple[NoisyPieces, ...]
     text_time: float
+
+    @property
+    def has_moving(self) -> bool:
+        """Whether any piece is still in the making."""
+        return any(noisy.is_moving.any() for noisy in self.pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +160,13 @@ class Capacity:
     rows: int
     tokens: int
     bag_tokens: int
-    images: int
-    patches: int
     sequences: int
+    pieces: tuple[int, ...]  # of each modality
+    patches: tuple[int, ...]
+
+    def to_list(self) -> list[int]:
+        """All of them, rows first."""
+        return [self.rows, self.tokens, self.bag_tokens, self.sequences, *self.pieces, *self.patches]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +175,6 @@ class Counts:
 
     open_slots: int
     text_sequences: int  # with at least one open slot
-    image_elements: int  # of images that are scored
     rows: int  # padding not counted
     padded_rows: int  # all rows of the batch
     text_tokens: int  # rows that are tokens
@@ -149,23 +182,63 @@ class Counts:
     filled_slots: int  # with at least one bag token
     sequences: int
     attention_pairs: int  # sum of squared sequence lengths, padding not counted
+    patches: tuple[int, ...]  # of each modality
+    moving_elements: tuple[int, ...]  # of pieces that are scored
 
     @classmethod
-    def zeros(cls) -> Counts:
-        return cls(**{field.name: 0 for field in fields(cls)})
+    def zeros(cls, num_modalities: int = 0) -> Counts:
+        """Of nothing; what sums start from may know of no modality."""
+        return cls.from_list([0] * (len(fields(cls)) - 2 + 2 * num_modalities))
+
+    def to_list(self) -> list[int]:
+        """All of them, end to end."""
+        *scalars, patches, elements = (getattr(self, f.name) for f in fields(self))
+        return [*scalars, *patches, *elements]
+
+    @classmethod
+    def from_list(cls, values: list[int]) -> Counts:
+        """The inverse of `to_list`."""
+        names = [f.name for f in fields(cls)]
+        num_scalars = len(names) - 2
+        middle = (num_scalars + len(values)) // 2
+        scalars = dict(zip(names, values[:num_scalars], strict=False))
+        return cls(**scalars, patches=tuple(values[num_scalars:middle]), moving_elements=tuple(values[middle:]))
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        num_modalities = max(len(self.patches), len(other.patches))
+        mine, theirs = (counts._widened(num_modalities).to_list() for counts in (self, other))
+        return Counts.from_list([a + b for a, b in zip(mine, theirs, strict=True)])
+
+    def _widened(self, num_modalities: int) -> Counts:
+        more = (0,) * (num_modalities - len(self.patches))
+        return replace(self, patches=self.patches + more, moving_elements=self.moving_elements + more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedPieces:
+    """The pieces of one modality in a packed batch, whose patches lie end to end."""
+
+    time: Float32[Tensor, "I"]
+    grid: Int64[Tensor, "I 3"]  # patches along time, height and width
+    patches: Float32[Tensor, "P E"]  # noisy
+    velocity: Float32[Tensor, "P V"]  # target; V = 0 for what is only ever given
+    patch_piece: Int64[Tensor, "P"]
+    patch_row: Int64[Tensor, "P"]  # its row in the trunk
+    patch_weight: Float32[Tensor, "P"]  # 1 on patches of scored pieces; 0 on those of clean ones
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> PackedPieces:
+        """The same with every tensor moved."""
+        return PackedPieces(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
     """Many noisy samples as one sequence of T rows, with no batch dimension.
 
-    Rows of a sample are its kept tokens in order; an image token is followed by the rows of its patches. Rows that no
-    sample fills form a last sequence of their own, which nothing reads: T and I are always the same, as compiled blocks
-    want it. All else is as long as what is there, so that nothing is looked up for nothing. A row belongs to one token
-    or to one patch, so what rows get and what is read from them are permutations, backward too.
+    Rows of a sample are its kept tokens in order; the token of a piece is followed by the rows of its patches. Rows
+    that no sample fills form a last sequence of their own, which nothing reads: T and I are always the same, as
+    compiled blocks want it. All else is as long as what is there, so that nothing is looked up for nothing. A row
+    belongs to one token or to one patch, so what rows get and what is read from them are permutations, backward too.
     """
 
     # Text: every kept token owns the slot after it.
@@ -178,17 +251,10 @@ class PackedBatch:
     bag_slot: Int64[Tensor, "B"]
     bag_weight: Float32[Tensor, "B"]  # slot_weight[bag_slot]
 
-    # Images.
-    image_time: Float32[Tensor, "I"]
-    patches: Float32[Tensor, "P E"]  # noisy
-    velocity: Float32[Tensor, "P E"]  # target
-    patch_image: Int64[Tensor, "P"]
-    patch_row: Int64[Tensor, "P"]  # its row in the trunk
-    patch_weight: Float32[Tensor, "P"]  # 1 on patches of scored images; 0 on those of clean ones
+    pieces: tuple[PackedPieces, ...]
 
     # Sequence layout.
-    row_image: Int64[Tensor, "T"]  # the image a row is a patch of; I on every other row
-    position: Int32[Tensor, "T 3"]  # place in the text, patch row, patch column
+    position: Float32[Tensor, "T 3"]  # place in the text, or of a patch along time, height and width; mostly whole
     cu_seqlens: Int32[Tensor, "C"]  # first row of each sequence and of the padding; then T, to a power of two and one
     text_time: Float32[Tensor, "S"]
     num_filled: int  # different slots in bag_slot
@@ -198,20 +264,30 @@ class PackedBatch:
     counts: Counts
     keys: tuple[str, ...]  # for error messages and dumps of bad batches
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The fields that are tensors."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        found: list[Tensor] = []
+
+        def find(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(find)
+        return found
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> PackedBatch:
+        """The same batch with every tensor moved."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: Any = {name: move(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved, pieces=tuple(pieces.map(move) for pieces in self.pieces))
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with every tensor on `device`."""
-        moved: Any = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()}
-        return replace(self, **moved)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> PackedBatch:
         """The same batch in memory from which a GPU reads by itself."""
-        pinned: Any = {name: tensor.pin_memory() for name, tensor in self.tensors().items()}
-        return replace(self, **pinned)
+        return self.map(Tensor.pin_memory)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +297,7 @@ class Prediction:
     zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
     log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
     bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * -log Q(token); over a tensor axis this rank's share
-    velocity: Float32[Tensor, "P E"]
+    velocity: tuple[Float32[Tensor, "_ _"], ...]  # of the patches of each modality
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
 
 
@@ -232,22 +308,23 @@ class Losses:
     zero: Float32[Tensor, ""]
     rate: Float32[Tensor, ""]
     bag: Float32[Tensor, ""]
-    velocity: Float32[Tensor, ""]
+    velocity: Float32[Tensor, "M"]  # of each modality, also of what is only given, whose is 0
     total: Float32[Tensor, ""]
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Of all of them, in the order in which they are stacked."""
-        return tuple(field.name for field in fields(cls))
+    def named(self, modalities: Iterable[str]) -> dict[str, Tensor]:
+        """Each by its name, as in metrics.jsonl."""
+        velocities = {f"velocity_{name}": loss for name, loss in zip(modalities, self.velocity, strict=True)}
+        return {"zero": self.zero, "rate": self.rate, "bag": self.bag, **velocities, "total": self.total}
 
     def stack(self) -> Float32[Tensor, "L"]:
-        """All losses in one detached tensor, to be summed over microbatches and ranks."""
-        return torch.stack([getattr(self, name).detach() for name in self.names()])
+        """All losses in one detached tensor, to be summed over microbatches and ranks; the total is the last."""
+        return torch.cat([torch.stack([self.zero, self.rate, self.bag]), self.velocity, self.total[None]]).detach()
 
     @classmethod
     def unstack(cls, values: Float32[Tensor, "L"]) -> Losses:
         """The inverse of `stack`."""
-        return cls(**dict(zip(cls.names(), values.unbind(), strict=True)))
+        zero, rate, bag, *_, total = values.unbind()
+        return cls(zero=zero, rate=rate, bag=bag, velocity=values[3:-1], total=total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import fcntl
 import json
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from oneflow_dist.config import Config, write_config
-from oneflow_dist.containers import Counts, Losses, StepMetrics
+from oneflow_dist.containers import Counts, StepMetrics
 from oneflow_dist.files import naming, write_whole
 from oneflow_dist.runtime import bar_seconds, log
 
@@ -109,10 +109,12 @@ def profiled(config: Config, step: int) -> Iterator[None]:
     profiler.export_chrome_trace(str(folder / f"step-{step:08d}-rank-{dist.get_rank()}.json.gz"))
 
 
-def step_values(metrics: StepMetrics, lr: float, seconds: float, flops: float) -> dict[str, float | str]:
+def step_values(
+    metrics: StepMetrics, modalities: Iterable[str], lr: float, seconds: float, flops: float
+) -> dict[str, float | str]:
     """The line of one step, by its name in metrics.jsonl; "skipped" where the weights were left alone."""
     counts = metrics.counts
-    losses = {f"loss/{name}": getattr(metrics.losses, name).item() for name in Losses.names()}
+    losses = {f"loss/{name}": loss.item() for name, loss in metrics.losses.named(modalities).items()}
     skipped = {"skipped": metrics.skipped} if metrics.skipped else {}
     return {
         "loss": losses.pop("loss/total"),

@@ -1,11 +1,12 @@
-"""What a model wrote, as a picture: documents with their images in the text."""
+"""What a model wrote, as a picture: documents with their pieces in the text."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from PIL import Image, ImageDraw, ImageFont
 from oneflow_dist.canvas import Canvas, blank_canvas, parse_prompt
 from oneflow_dist.config import Config
 from oneflow_dist.data.codec import decode_pixels
+from oneflow_dist.data.identity import check_decoder
+from oneflow_dist.data.sound import RANGE
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import naming
-from oneflow_dist.model.autoencoder import PIXELS, Autoencoder, load_autoencoder
+from oneflow_dist.modality import LATENTS, ModalityConfig
+from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import is_main
 from oneflow_dist.sampler import generate
@@ -34,10 +38,10 @@ def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
 
     All ranks generate the same, since a sharded model needs all of them; rank 0 draws.
     """
-    tokenizer = load_tokenizer(config.data.tokenizer)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     prompts = [prompt for prompt in config.sampling.prompts for _ in range(DOCUMENTS_PER_PROMPT)]
     canvases = [
-        blank_canvas(parse_prompt(prompt, tokenizer), tokenizer, config.image, config.run.seed, index)
+        blank_canvas(parse_prompt(prompt, tokenizer), tokenizer, config.modality, config.run.seed, index)
         for index, prompt in enumerate(prompts)
     ]
     generate(model, canvases, config, tokenizer)
@@ -45,35 +49,30 @@ def draw_progress(model: OneFlow, config: Config, step: int) -> Path:
     if not is_main():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    documents = [draw_document(canvas, tokenizer, config.sampling.autoencoder) for canvas in canvases]
+    documents = [draw_document(canvas, tokenizer) for canvas in canvases]
     page = stack([text_line(f"step {step}", 18), *documents], gap=12)
     with naming(path):
         with_margin(page, 24).save(path)
     return path
 
 
-def draw_document(
-    canvas: Canvas, tokenizer: Tokenizer, autoencoder: str = PIXELS, width: int = PAGE_WIDTH, image_height: int = 64
-) -> Image.Image:
-    """Text and images of a document in reading order, wrapped at `width` pixels, on a page as wide as what it shows.
-
-    Args:
-        autoencoder: turns latents into pictures, as `sampling.autoencoder`.
-    """
-    pictures = decode_pictures(canvas.latents(), autoencoder)
+def draw_document(canvas: Canvas, tokenizer: Tokenizer, width: int = PAGE_WIDTH, image_height: int = 64) -> Image.Image:
+    """Text and pieces of a document in reading order, wrapped at `width` pixels, on a page as wide as what it shows."""
+    pictures = {kind: draw_pieces(making.latents(), making.modality) for kind, making in canvas.making.items()}
     boxes: list[Box] = []
     for part in canvas.parts(tokenizer):
         if isinstance(part, str):
             boxes += [(word, INK) for word in part.split()]
         else:
-            boxes.append(enlarge(pictures[part], image_height))
+            kind, number = part
+            boxes.append(enlarge(pictures[kind][number], image_height))
     return flow(boxes or [("(empty)", INK)], width, image_height)
 
 
-def draw_page(canvases: list[Canvas], tokenizer: Tokenizer, autoencoder: str = PIXELS) -> Image.Image:
+def draw_page(canvases: list[Canvas], tokenizer: Tokenizer) -> Image.Image:
     """Documents with their numbers, short ones beside each other; the page is no larger than what it shows."""
     documents = [
-        stack([text_line(f"{index:04d}", 13, FAINT), draw_document(canvas, tokenizer, autoencoder)], gap=4)
+        stack([text_line(f"{index:04d}", 13, FAINT), draw_document(canvas, tokenizer)], gap=4)
         for index, canvas in enumerate(canvases)
     ]
     gap, widest = 24, max(document.width for document in documents)
@@ -104,40 +103,62 @@ def flow(boxes: list[Box], width: int, image_height: int) -> Image.Image:
     return page
 
 
-def decode_pictures(latents: list[Float32[np.ndarray, "C _ _"]], autoencoder: str) -> list[Image.Image]:
-    """Latents as pictures, by "pixels" or by the autoencoder in a folder.
+def draw_pieces(latents: list[Float32[np.ndarray, "C *_"]], modality: ModalityConfig) -> list[Image.Image]:
+    """Pieces of a modality as pictures: frames side by side, bands of a sound with the lowest at the bottom.
 
     Raises:
         ValueError: no such autoencoder, or one of other latents.
     """
-    if autoencoder == PIXELS:
-        return [decode_pixels(latent) for latent in latents]
-    pictures = []
-    for latent in latents:
-        decoder = decoder_of(autoencoder, len(latent))
-        raw = torch.from_numpy(latent) / decoder.scaling_factor + decoder.shift_factor
-        pictures.append(decode_pixels(decoder.decode(raw[None])[0].numpy()))
-    return pictures
+    if modality.has_folder and modality.is_target and modality.dimensions == 2:
+        return [_decode_picture(latent, modality) for latent in latents]
+    if modality.dimensions == 3:
+        apart = [np.pad(latent, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=1.0) for latent in latents]
+        return [decode_pixels(np.concatenate(list(latent.swapaxes(0, 1)), axis=-1)) for latent in apart]
+    if modality.dimensions < 2:
+        ends = (-1.0, RANGE - 1.0) if modality.has_sound else (-1.0, 1.0)
+        bands = [np.interp(latent.reshape(1, len(latent), -1), ends, (-1.0, 1.0)) for latent in latents]
+        return [decode_pixels(each[:, ::-1].astype(np.float32)) for each in bands]
+    return [decode_pixels(latent) for latent in latents]
 
 
-def decoder_of(autoencoder: str, channels: int) -> Autoencoder:
-    """The autoencoder of `sampling.autoencoder`, for latents of so many channels.
+def _decode_picture(latent: Float32[np.ndarray, "C h w"], modality: ModalityConfig) -> Image.Image:
+    decoder = decoder_of(modality)
+    raw = torch.from_numpy(latent) / decoder.scaling_factor + decoder.shift_factor
+    return decode_pixels(decoder.decode(raw[None])[0].numpy())
+
+
+def check_decoders(config: Config, data: Mapping[str, Any]) -> None:
+    """Compare what turns latents into pictures with what made them; `data` as `describe_data` gives it.
+
+    Raises:
+        ValueError: no such autoencoder, or another.
+    """
+    for kind, modality in config.modality.items():
+        if modality.is_target and modality.dimensions == 2 and modality.codec != LATENTS:
+            codec = modality.codec
+            check_decoder(
+                data, kind, codec, (decoder_of(modality) if modality.has_folder else load_decoder(codec)).describe()
+            )
+
+
+def decoder_of(modality: ModalityConfig) -> Autoencoder:
+    """The autoencoder that is a modality's codec.
 
     Raises:
         ValueError: no such autoencoder, or one of other latents.
     """
-    decoder = load_decoder(autoencoder)
-    if decoder.channels != channels:
+    decoder = load_decoder(modality.codec)
+    if decoder.channels != modality.channels:
         raise ValueError(
-            f"sampling.autoencoder: {autoencoder} has latents of {decoder.channels} channels, but image.channels "
-            f"is {channels}; name the one that encoded the data"
+            f"{modality.codec}: an autoencoder with latents of {decoder.channels} channels, but its modality has "
+            f"channels = {modality.channels}; name the one that encoded the data as the codec"
         )
     return decoder
 
 
 @functools.cache
 def load_decoder(folder: str) -> Autoencoder:
-    """The autoencoder of `sampling.autoencoder`, on this process's device."""
+    """The autoencoder in a folder, or "pixels", on this process's device."""
     return load_autoencoder(folder, "cuda" if torch.cuda.is_available() else "cpu", torch.float32)
 
 

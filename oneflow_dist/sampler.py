@@ -1,11 +1,12 @@
-"""Generation: text by insertion and images by flow, at once, many documents in one packed sequence."""
+"""Generation: text by insertion and pieces by flow, at once, many documents in one packed sequence."""
 
 # Shapes: N slots of one forward, n of a document, F slots that fire, f of them on this rank, V vocabulary,
 # P patches of E elements of one forward, p of a document.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
 from oneflow_dist.config import Config, SamplingConfig
-from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
+from oneflow_dist.containers import NoisyPieces, NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition
@@ -38,11 +39,11 @@ def generate(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: 
 def generate_steps(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> Iterator[int]:
     """Generate, and stop after every step for whoever wants to look at the canvases.
 
-    Each step is one forward for the images and the text of all documents:
+    Each step is one forward for the pieces and the text of all documents:
 
-        images  Y += min(dt, 1 - t) velocity                    their clocks start when they are inserted
+        pieces  Y += min(dt, 1 - t) velocity                    their clocks start when they are inserted
         text    a slot fires if Bernoulli(1 - pi) and Bernoulli(min(1, q max(1, rate))), q the exact insertion
-                probability of the step; it then gets one token of its distribution Q; an image token spawns noise
+                probability of the step; it then gets one token of its distribution Q; the token of a piece spawns noise
 
     Where any token is missing, one or more are: a smaller rate is an error of the head. Slots that fire together do not
     know of each other, so of neighbours only one fires (`thinning`), and steps are smaller towards the end of the text
@@ -86,30 +87,34 @@ def _step_group(
 ) -> None:
     """One step of the documents that go through one forward."""
     snapshots = [canvas.snapshot() for canvas in canvases]
-    guided = [s for s in snapshots if sampling.guidance != 1.0 and s.is_moving.any()]
+    guided = [s for s in snapshots if sampling.guidance != 1.0 and s.has_moving]
     batch = _pack_evenly(snapshots + [without_condition(s) for s in guided], model.axis.size).to(device)
     prediction = model(batch)
-    _check_finite(prediction, step)
+    _check_finite(prediction, list(canvases[0].making), step)
 
     fires = _draw_fires(canvases, prediction, sampling, schedule)
     firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(device)
     generators = [c.rng for c, fire in zip(canvases, fires, strict=True) for _ in range(int(fire.sum()))]
     tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, sampling, tokenizer.vocab_size)
 
-    velocities = guided_velocity(prediction.velocity.cpu(), snapshots, sampling.guidance)
+    kinds = zip(prediction.velocity, zip(*(s.pieces for s in snapshots), strict=True), strict=True)
+    of_kinds = [guided_velocity(velocity.cpu(), kind, sampling.guidance) for velocity, kind in kinds]
+    velocities = zip(*of_kinds, strict=True) if of_kinds else itertools.repeat(())
     first = 0
-    for canvas, velocity, fire in zip(canvases, velocities, fires, strict=True):
+    for canvas, velocity, fire in zip(canvases, velocities, fires, strict=False):
         slots = np.flatnonzero(fire)
         new_tokens = tokens[first : first + len(slots)]
         first += len(slots)
         canvas.advance(velocity, step_size(canvas, sampling), step)
-        fits = _fit(canvas, new_tokens, tokenizer.image, sampling.max_rows)
-        canvas.insert(slots[fits], new_tokens[fits], step, tokenizer.image)
+        fits = _fit(canvas, new_tokens, sampling.max_rows)
+        canvas.insert(slots[fits], new_tokens[fits], step)
 
 
-def _check_finite(prediction: Prediction, step: int) -> None:
-    for name in ("zero_logit", "log_rate", "slot_hidden", "velocity"):
-        if not torch.isfinite(getattr(prediction, name)).all():
+def _check_finite(prediction: Prediction, kinds: list[str], step: int) -> None:
+    parts = {name: getattr(prediction, name) for name in ("zero_logit", "log_rate", "slot_hidden")}
+    parts |= {f"velocity of {kind}": velocity for kind, velocity in zip(kinds, prediction.velocity, strict=True)}
+    for name, values in parts.items():
+        if not torch.isfinite(values).all():
             raise FloatingPointError(
                 f"sampling step {step}: {name} of the model is not finite; its weights are broken, or too large for "
                 "the dtype of its products: take an earlier checkpoint"
@@ -195,31 +200,40 @@ def _thin(
     return fire & (is_behind | ((order < before) & (order < after)))
 
 
-def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], image_token: int, max_rows: int) -> Bool[np.ndarray, "F"]:
-    """Which tokens the document has room for, rows of images counted; in random order, so that no side is favoured."""
-    rows = np.where(tokens == image_token, 1 + canvas.image.num_rows, 1)
+def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], max_rows: int) -> Bool[np.ndarray, "F"]:
+    """Which tokens the document has room for, rows of pieces counted; in random order, so that no side is favoured.
+
+    What is only ever given is never inserted: its token has never been missing in training.
+    """
+    rows, may_appear = np.ones(len(tokens), dtype=np.int64), np.ones(len(tokens), dtype=bool)
+    for making in canvas.making.values():
+        is_piece = tokens == making.token
+        rows[is_piece] += making.modality.num_rows
+        may_appear[is_piece] = making.modality.is_target
     room = max_rows - canvas.num_rows
     fits = np.zeros(len(tokens), dtype=bool)
     for i in canvas.rng.permutation(len(tokens)):
-        fits[i] = rows[i] <= room
+        fits[i] = rows[i] <= room and may_appear[i]
         room -= rows[i] * fits[i]
-    canvas.hit_cap |= not fits.all()
+    canvas.hit_cap |= not fits[may_appear].all()
     return fits
 
 
 def guided_velocity(
-    velocity: Float32[Tensor, "P E"], snapshots: list[NoisySample], guidance: float
-) -> list[Float32[np.ndarray, "p E"]]:
-    """The velocity of each document's images, `v(empty) + guidance * (v(all) - v(empty))` for those that move.
+    velocity: Float32[Tensor, "P V"], kind: Sequence[NoisyPieces], guidance: float
+) -> list[Float32[np.ndarray, "p V"]]:
+    """The velocity of each document's pieces of one modality, guided where they move.
+
+        v(empty) + guidance * (v(all) - v(empty))
 
     Args:
-        velocity: of the images of all snapshots, then, if guidance is not 1, of those that move once more without
+        velocity: of the pieces of all documents, then, if guidance is not 1, of those that move once more without
             their condition. `lerp` makes guidance 1 and 0 exact.
     """
-    counts = [len(s.velocity) for s in snapshots]
+    counts = [len(noisy.velocity) for noisy in kind]
     conditional = velocity[: sum(counts)]
     if guidance != 1.0:
-        moving = torch.from_numpy(np.concatenate([s.images.per_patch(s.is_moving) for s in snapshots]))
+        moving = torch.from_numpy(np.concatenate([noisy.pieces.per_patch(noisy.is_moving) for noisy in kind]))
         conditional[moving] = torch.lerp(velocity[sum(counts) :], conditional[moving], guidance)
     return [part.numpy() for part in conditional.split(counts)]
 

@@ -6,7 +6,16 @@ import dataclasses
 import difflib
 import json
 import tomllib
+from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+# Numbers with their intervals, which `check_range` reads.
+Positive = Annotated[int, "[1, inf)"]
+NonNegative = Annotated[int, "[0, inf)"]
+PositiveFloat = Annotated[float, "(0, inf)"]
+NonNegativeFloat = Annotated[float, "[0, inf)"]
+Share = Annotated[float, "[0, 1]"]
+Decay = Annotated[float, "[0, 1)"]
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
@@ -16,20 +25,23 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         ValueError: it is not of that form.
     """
     path, is_assignment, text = override.partition("=")
-    section, has_key, key = path.strip().partition(".")
-    if not (is_assignment and has_key and key):
+    section, has_key, key = path.strip().rpartition(".")
+    if not (is_assignment and has_key and key and section):
         raise ValueError(f"override {override!r}: not of the form section.key=value, as in train.steps=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    if not isinstance(table.setdefault(section, {}), dict):
-        raise ValueError(f"{section}: expected a table [{section}], got {table[section]!r}")
-    table[section][key] = value
+    for name in section.split("."):
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{section}: expected a table [{section}], got {inner!r}")
+        table = inner
+    table[key] = value
 
 
 def read_tables(kind: type, table: Any, prefix: str = "") -> Any:
-    """A dataclass of dataclasses from nested tables.
+    """A dataclass of dataclasses, and of dicts of them by name, from nested tables.
 
     Raises:
         ValueError: an unknown or missing key, or a wrong type.
@@ -46,7 +58,14 @@ def read_tables(kind: type, table: Any, prefix: str = "") -> Any:
     for field in dataclasses.fields(kind):
         path = _join(prefix, field.name)
         hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
+        if get_origin(hint) is dict:
+            tables = table.get(field.name, {})
+            if not isinstance(tables, dict):
+                raise ValueError(f"{path}: expected tables [{path}.NAME], got {tables!r}")
+            values[field.name] = {
+                name: read_tables(get_args(hint)[1], own, _join(path, name)) for name, own in tables.items()
+            }
+        elif is_dataclass(hint):
             values[field.name] = read_tables(hint, table.get(field.name, {}), path)  # type: ignore[arg-type]
         elif field.name in table:
             values[field.name] = _convert(hint, table[field.name], path)
@@ -59,23 +78,25 @@ def write_tables(tables: Any) -> str:
     """A dataclass of dataclasses as TOML; `read_tables` reads it back equal."""
     lines: list[str] = []
     for section in dataclasses.fields(tables):
-        lines.append(f"[{section.name}]")
-        values = getattr(tables, section.name)
-        lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
-        lines.append("")
+        content = getattr(tables, section.name)
+        of_section = {f".{name}": own for name, own in content.items()} if isinstance(content, dict) else {"": content}
+        for name, values in of_section.items():
+            lines.append(f"[{section.name}{name}]")
+            lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
+            lines.append("")
     return "\n".join(lines)
 
 
 def ranges_of(kind: type) -> dict[str, dict[str, str]]:
     """By section and key the interval of every number: the text of `Annotated[int, "[1, inf)"]`."""
-    return {
-        section: {
-            key: hint.__metadata__[0]
-            for key, hint in get_type_hints(values, include_extras=True).items()
-            if get_origin(hint) is Annotated
-        }
-        for section, values in get_type_hints(kind).items()
-    }
+    sections = get_type_hints(kind).items()
+    return {section: field_ranges(of) for section, of in sections if isinstance(of, type) and is_dataclass(of)}
+
+
+def field_ranges(kind: type) -> dict[str, str]:
+    """The same of one table."""
+    hints = get_type_hints(kind, include_extras=True).items()
+    return {key: hint.__metadata__[0] for key, hint in hints if get_origin(hint) is Annotated}
 
 
 def check_range(name: str, value: float, interval: str) -> None:

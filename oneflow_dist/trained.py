@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from oneflow_dist.config import Config
-from oneflow_dist.model.autoencoder import PIXELS
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.progress import TOKENIZER, find_latest, is_complete, read_config, read_progress
 from oneflow_dist.runtime import log
@@ -52,6 +51,7 @@ def load_weights(folder: Path, config: Config) -> OneFlow:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
         read_tensors({weights: dict(model.named_parameters())}, folder, no_dist=True)
+    model.load_encoders(next(model.parameters()).device)
     return model.eval()
 
 
@@ -67,11 +67,8 @@ def config_at_home(folder: Path) -> Config:
     if copy.exists() and now.is_file() and now.read_bytes() != copy.read_bytes():
         log(f"data.tokenizer: {now} is no longer the file that this run was trained with; using the copy in {folder}")
     tokenizer = str(copy) if copy.exists() else config.data.tokenizer
-    pictures = config.sampling.autoencoder
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, tokenizer=tokenizer),
-        sampling=dataclasses.replace(
-            config.sampling, autoencoder=pictures if pictures == PIXELS else str(home / pictures)
-        ),
-    )
+    modalities = {
+        name: dataclasses.replace(modality, codec=str(home / modality.codec)) if modality.has_folder else modality
+        for name, modality in config.modality.items()
+    }
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=tokenizer), modality=modalities)

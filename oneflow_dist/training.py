@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 import torch.distributed as dist
 from jaxtyping import Float32
@@ -15,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from oneflow_dist.checkpoint import CheckpointWriter, list_changes, load_checkpoint
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
-from oneflow_dist.data.identity import check_decoder, compare_data
+from oneflow_dist.data.identity import compare_data
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.guard.guard import Guard
@@ -27,7 +25,7 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import AdamW, MovingAverage, clip_divisor, gradient_norm, learning_rate
 from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import count_once, shard_model, sync_gradients
-from oneflow_dist.pictures import draw_progress, load_decoder
+from oneflow_dist.pictures import check_decoders, draw_progress
 from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
 from oneflow_dist.signals import StopSignals
@@ -81,7 +79,7 @@ def compute_gradients(
     losses = []
     for number, batch in enumerate(batches, start=1):
         sync_gradients(model, is_last=number == len(batches))
-        of_batch = compute_losses(model(batch), batch, counts, config.flow)
+        of_batch = compute_losses(model(batch), batch, counts, config)
         of_batch.total.backward()
         losses.append(of_batch.stack())
     return torch.stack(losses), sum_over_ranks(torch.stack(losses), gradient_norm(model))
@@ -123,10 +121,10 @@ def sum_over_ranks(losses: Float32[Tensor, "m L"], grad_norm: Float32[Tensor, ""
 def agree(batches: list[PackedBatch], stop_signal: str = "") -> tuple[Counts, bool]:
     """The counts of all microbatches of all ranks, and whether any of these has been told to stop; all on the host."""
     of_rank = sum((batch.counts for batch in batches), Counts.zeros())
-    values = torch.tensor([*dataclasses.astuple(of_rank), stop_signal != ""], dtype=torch.int64)
+    values = torch.tensor([*of_rank.to_list(), stop_signal != ""], dtype=torch.int64)
     dist.all_reduce(values)
     *counts, stops = values.tolist()
-    return Counts(**dict(zip((f.name for f in dataclasses.fields(Counts)), counts, strict=True))), stops > 0
+    return Counts.from_list(counts), stops > 0
 
 
 def train(config: Config, device: torch.device, signals: StopSignals) -> None:
@@ -148,9 +146,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     for line in loader.report:
         log(line)
     if config.sampling.every_steps:  # now, so that one that is missing or another ends the run at its start
-        check_decoder(
-            loader.identity, config.sampling.autoencoder, load_decoder(config.sampling.autoencoder).describe()
-        )
+        check_decoders(config, loader.identity)
     log(f"continuing from {latest}" if latest is not None else "a new run, from step 1")
     if latest is not None:
         for line in [*list_changes(latest, config), *compare_data(progress.data, loader.identity)]:
@@ -204,7 +200,7 @@ def write_metrics(begin: Moment, made: LaunchedStep, guard: Guard, metrics_log: 
     """
     metrics = guard.finish(made)
     lr, flops = learning_rate(made.step, config.train.steps, config.optim), step_flops(made.counts, config)
-    values = step_values(metrics, lr, made.end.seconds_since(begin), flops)
+    values = step_values(metrics, config.modality, lr, made.end.seconds_since(begin), flops)
     metrics_log.write(made.step, values | guard.slowest_rank(made.step))
 
 
@@ -215,4 +211,5 @@ def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFl
     shard_model(model, mesh, config)
     model.to_empty(device="cpu" if config.optim.offload else device)
     initialize(model, config.run.seed, config.model.num_layers)
+    model.load_encoders(device)
     return model

@@ -60,6 +60,6 @@ class Uploads:
         with torch.cuda.stream(self._stream):
             there = batch.pinned().to(self.device)
         now.wait_stream(self._stream)
-        for tensor in there.tensors().values():
+        for tensor in there.tensors():
             tensor.record_stream(now)  # it was made on another stream, which must not reuse its memory too early
         return there

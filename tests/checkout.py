@@ -41,7 +41,7 @@ WORDS |= {"ADDRESS": "file://data/digits/single-train-000000.tar", "~/": ""}  # 
 BIG = {"configs/oneflow_1b.toml", "configs/oneflow_8b.toml"}
 MODEL = ("model.width=256", "model.num_layers=2", "model.mlp_width=256", "model.vocab_size=1024")
 PACKS = ("data.rows_per_pack=1024", "data.tokens_per_pack=512", "data.bag_tokens_per_pack=512")
-PACKS += ("data.images_per_pack=4", "data.window_samples=8", "data.workers=0")
+PACKS += ("modality.image.per_pack=4", "data.window_samples=8", "data.workers=0")
 RUN = (*MODEL, *PACKS, "data.packs_per_step=2", "train.compile=false", "metrics.wandb=off")
 
 
@@ -69,6 +69,9 @@ WAYS = {
     "tools/sample.py": Way(("--steps=2",), needs="data/digits"),
     "tools/digits/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
     "tools/digits/make.py": Way(("--documents=1025",)),
+    "tools/sounds/make.py": Way(("--documents=1025",)),
+    "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
+    "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),
     "tools/precompute_latents.py": Way(("--size=64",)),
@@ -230,7 +233,7 @@ def without_torchrun(command: Command) -> Command:
 def check_ranks(words: Sequence[str], world_size: int) -> None:
     """Refuse, in small too, what a run on all the ranks of a command would refuse."""
     for path in (word for word in words if word.endswith(".toml")):
-        config = load_config(ROOT / path, [word for word in words if re.match(r"[a-z]+\.\w+=", word)])
+        config = load_config(ROOT / path, [word for word in words if re.match(r"[a-z]+(\.\w+)+=", word)])
         replicate, shard, _ = mesh_shape(config.parallel, world_size)
         check_tensor_axis(config)
         packs_of_rank(config, replicate * shard)
@@ -317,6 +320,12 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",
     "data/digits": r"digits/make\.py data/digits$",
+    "data/sounds": r"sounds/make\.py data/sounds$",
+    "runs/sounds": r"^oneflow_dist\.train configs/sounds\.toml$",
+    "data/vqa": r"vqa/make\.py data/vqa$",
+    "data/vqa-latents": r"precompute_latents\.py data/vqa/",
+    "data/pictures/autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
+    "data/pictures/words.tiktoken": r"train_tokenizer\.py",
     "data/emoji.tiktoken": r"train_tokenizer\.py",
     "data/emoji-autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",
@@ -328,3 +337,5 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "exported": r"export\.py safetensors runs/from_llama exported$",
 }
 SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}
+SAME_AS |= {"data/pictures/autoencoder": "data/emoji-autoencoder"}
+SAME_AS |= {"data/pictures/words.tiktoken": "data/emoji.tiktoken"}

@@ -24,7 +24,7 @@ import torch
 from hypothesis import settings
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import Images, NoisySample, Sample
+from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
@@ -105,11 +105,12 @@ def make_config(digits: Path) -> Callable[..., Config]:
         "model": {"width": 32, "num_layers": 2, "num_attention_heads": 4, "num_kv_heads": 2, "mlp_width": 48}
         | {"vocab_size": 512, "tie_embeddings": "false"},
         "heads": {"time_conditioning": "adaln"},
-        "image": {"channels": 1, "height": 8, "width": 8, "patch_size": 4, "time_conditioning": "added"},
+        "modality.image": {"channels": 1, "shape": [8, 8], "patch": [4, 4], "per_pack": 384}
+        | {"time_conditioning": "added"},
         "flow": {"keep_schedule": "linear", "normalize": "batch", "condition_dropout_prob": 0.1},
         "data": {"mixture": digits / "mixture.yaml", "tokenizer": digits / "words.tiktoken", "workers": 0}
         | {"packs_per_step": 1, "rows_per_pack": 2048, "tokens_per_pack": 1536, "bag_tokens_per_pack": 768}
-        | {"images_per_pack": 384, "sequences_per_pack": 384, "max_sample_rows": 128, "window_samples": 256}
+        | {"sequences_per_pack": 384, "max_sample_rows": 128, "window_samples": 256}
         | {"overlong": "error", "cached_samples": 65536},
     }
     fixed = [f"{section}.{key}={value}" for section, table in tiny.items() for key, value in table.items()]
@@ -127,7 +128,7 @@ def config(make_config: Callable[..., Config]) -> Config:
 
 @pytest.fixture(scope="session")
 def tokenizer(config: Config) -> Tokenizer:
-    return load_tokenizer(config.data.tokenizer)
+    return load_tokenizer(config.data.tokenizer, config.modality)
 
 
 @pytest.fixture(scope="session")
@@ -164,17 +165,11 @@ def make_sample() -> Callable[..., Sample]:
         image_token = 258  # of the byte tokenizer; what it is makes no difference to noising
         image_at = np.array([i for i, token in enumerate(tokens) if token is None], dtype=np.int64)
         rng = np.random.default_rng(len(tokens))
-        grids = np.broadcast_to(np.array(grid), (len(image_at), 2))
         return Sample(
             key=key,
             tokens=np.array([image_token if token is None else token for token in tokens], dtype=np.int64),
             is_target=np.arange(len(tokens)) >= num_prompt,
-            images=Images(
-                token=image_at,
-                time=np.ones(len(image_at)),
-                grid=grids,
-                patches=rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32),
-            ),
+            pieces=(_make_images(image_at, np.ones(len(image_at)), grid, patch_elements, rng),),
             is_interleaved=is_interleaved,
         )
 
@@ -198,18 +193,32 @@ def make_noisy() -> Callable[..., NoisySample]:
         tokens = rng.integers(vocab_size, size=num_tokens + num_images)
         image_at = np.sort(rng.choice(np.arange(1, len(tokens)), num_images, replace=False))
         time = rng.random(num_images)
-        grids = np.broadcast_to(np.array(grid), (num_images, 2))
-        shape = (grids.prod(axis=1).sum(), patch_elements)
+        bag_tokens = rng.integers(vocab_size, size=num_bag_tokens)
+        bag_slot = np.sort(rng.integers(len(tokens), size=num_bag_tokens))
+        images = _make_images(image_at, time, grid, patch_elements, rng)
+        velocity = rng.standard_normal(images.patches.shape, dtype=np.float32)
         return NoisySample(
             key=key,
             tokens=tokens,
             is_open=np.ones(len(tokens), dtype=bool),
-            bag_tokens=rng.integers(vocab_size, size=num_bag_tokens),
-            bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-            images=Images(token=image_at, time=time, grid=grids, patches=rng.standard_normal(shape, dtype=np.float32)),
-            velocity=rng.standard_normal(shape, dtype=np.float32),
-            is_moving=np.ones(num_images, dtype=bool),
+            bag_tokens=bag_tokens,
+            bag_slot=bag_slot,
+            pieces=(NoisyPieces(pieces=images, velocity=velocity, is_moving=np.ones(num_images, dtype=bool)),),
             text_time=float(rng.random()),
         )
 
     return make
+
+
+def _make_images(
+    token: np.ndarray,
+    time: np.ndarray,
+    grid: Grid | Sequence[Grid],
+    patch_elements: int,
+    rng: np.random.Generator,
+) -> Pieces:
+    """Images of random content; `grid` is that of all, or one for each."""
+    grids = np.ones((len(token), 3), dtype=np.int64)
+    grids[:, 1:] = np.array(grid)
+    patches = rng.standard_normal((grids.prod(axis=1).sum(), patch_elements), dtype=np.float32)
+    return Pieces(token=token, time=time, grid=grids, stride=np.ones(len(token)), patches=patches)

@@ -117,8 +117,12 @@ def paths_of(document: Path) -> list[str]:
 
 
 def keys_of(document: Path, sections: list[str]) -> list[str]:
-    """Every `section.key` that it names, and neither names of files nor attributes of modules."""
-    found = re.findall(rf"(?<![\w./-])({'|'.join(sections)})\.([a-z]\w*)\b(?![(/])", document.read_text())
+    """Every `section.key` that it names, and neither names of files nor attributes of modules.
+
+    Of `modality.image.patch` and `modality.*.patch` it is `modality.patch`.
+    """
+    named = rf"(?<![\w./-])({'|'.join(sections)})\.(?:(?<=modality\.)(?:\*|\w+)\.)?([a-z]\w*)\b(?![(/])"
+    found = re.findall(named, document.read_text())
     files = {"py", "md", "toml", "yaml", "json", "jsonl", "safetensors", "index"}
     return list(dict.fromkeys(f"{section}.{key}" for section, key in found if key not in files))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import is_dataclass
 from typing import get_type_hints
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.mixture import Source
+from oneflow_dist.modality import ModalityConfig
 
 KEYS = {"sources", *get_type_hints(Source)} - {"name"}  # of mixtures and of configs: named, though many are plain words
-KEYS |= {key for section in get_type_hints(Config).values() for key in get_type_hints(section)}
+KEYS |= {key for section in get_type_hints(Config).values() if is_dataclass(section) for key in get_type_hints(section)}
+KEYS |= {*get_type_hints(ModalityConfig)}
 EDGE = r"(?:(?<!\w)|(?!\w))"  # not inside a word or number: 1 is not named by 10
 
 

@@ -79,30 +79,30 @@ def test_a_step_of_every_task_fills_its_packs_and_has_finite_losses(
         assert batch.counts.rows > 0.97 * config.data.rows_per_pack
         assert batch.counts.sequences < config.data.sequences_per_pack
         assert (batch.counts.bag_tokens > 0) == (task != "text_to_image")
-        assert (batch.counts.image_elements > 0) == (task != "image_to_text")
+        assert (batch.counts.moving_elements[0] > 0) == (task != "image_to_text")
     batch = batches[0]
-    losses = compute_losses(make_model(config)(batch), batch, batch.counts, config.flow)
+    losses = compute_losses(make_model(config)(batch), batch, batch.counts, config)
     assert are_finite(losses)
     losses.total.backward()
 
 
-def prompt_of(task: str, config: Config, tokenizer: Tokenizer) -> Prompt:
+def prompt_of(task: str, tokenizer: Tokenizer) -> Prompt:
     """What the task's sampler is asked."""
     return {
-        "text_to_image": [*tokenizer.encode(CAPTION.decode()), None],
-        "image_to_text": [np.zeros(config.image.shape, dtype=np.float32)],
-        "both": [..., None],
+        "text_to_image": [*tokenizer.encode(CAPTION.decode()), ("image", None)],
+        "image_to_text": [("image", np.zeros((16, 32, 32), dtype=np.float32))],
+        "both": [..., ("image", None)],
     }[task]
 
 
 def write(task: str, model: OneFlow, config: Config) -> Canvas:
     """A document of the task by a model whose slots lack three tokens with probability .9."""
-    tokenizer = load_tokenizer(config.data.tokenizer)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     with torch.no_grad():
         for head, bias in ((model.heads.zero, -2.2), (model.heads.rate, 1.1)):
             head.weight *= 0.1
             head.bias.fill_(bias)
-    canvas = blank_canvas(prompt_of(task, config, tokenizer), tokenizer, config.image, 0, 0)
+    canvas = blank_canvas(prompt_of(task, tokenizer), tokenizer, config.modality, 0, 0)
     return generate(model, [canvas], config, tokenizer)[0]
 
 
@@ -114,9 +114,10 @@ def test_every_task_can_be_sampled_to_its_last_row(
     config = narrow(name, task)
     canvas = write(task, make_model(config), config)
     assert canvas.is_done
-    assert np.isfinite(canvas.images.patches).all()
-    assert len(canvas.images) == 1
-    assert config.image.num_rows == 256
+    images = canvas.making["image"].pieces
+    assert np.isfinite(images.patches).all()
+    assert len(images) == 1
+    assert config.modality["image"].num_rows == 256
     assert canvas.num_rows <= config.sampling.max_rows == config.data.max_sample_rows == 512
     written = int((canvas.born > 0).sum())
     assert written == 0 if task == "text_to_image" else written > 100

@@ -10,36 +10,71 @@ import pytest
 import torch
 from PIL import Image
 
-from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
+from oneflow_dist.canvas import Canvas, Making, Prompt, blank_canvas, parse_prompt
 from oneflow_dist.config import Config
-from oneflow_dist.containers import NoisySample, PackedBatch, Sample, ShardRecord
-from oneflow_dist.data.codec import encode_pixels
+from oneflow_dist.containers import NoisySample, PackedBatch, Pieces, Sample, ShardRecord
 from oneflow_dist.data.decoding import Reading, decode_record
+from oneflow_dist.data.media import encode_file
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.samples import make_sample as make_complete
-from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.noising import noise_at, noise_sample, without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.flow.times import TimeLaw
+from tests.messages import names
+from tests.modalities import SOUND, VIDEO, VISION
+
+Part = int | EllipsisType | tuple[str, np.ndarray | None]
+PAINT: Part = ("image", None)
+
+
+def tokenizer_of(config: Config) -> Tokenizer:
+    return load_tokenizer("bytes", config.modality)
+
+
+@pytest.fixture(scope="module")
+def kinds(make_config: Callable[..., Config]) -> Config:
+    """Images, sounds, videos, and what pictures look like."""
+    return make_config(*SOUND, *VIDEO, *VISION)
+
 
 TOKENIZER = load_tokenizer("bytes")
-BOS, IMAGE = TOKENIZER.bos, TOKENIZER.image
+BOS = TOKENIZER.bos
+IMAGE = TOKENIZER.encoding.encode_single_token("<|image|>")
 
 
-def blank(config: Config, *prompt: int | np.ndarray | EllipsisType | None) -> Canvas:
-    return blank_canvas(prompt, TOKENIZER, config.image, seed=0, index=3)
+def blank(config: Config, *prompt: Part) -> Canvas:
+    return blank_canvas(prompt, tokenizer_of(config), config.modality, seed=0, index=3)
 
 
-def latent(config: Config, value: float) -> np.ndarray:
-    return np.full(config.image.shape, value, dtype=np.float32)
+def given(value: float) -> Part:
+    """An image of the config's shape."""
+    return "image", np.full((1, 8, 8), value, dtype=np.float32)
 
 
-def wide(value: float) -> np.ndarray:
-    """A latent of one by three patches."""
-    return np.full((1, 4, 12), value, dtype=np.float32)
+def wide(value: float) -> Part:
+    """An image of one by three patches."""
+    return "image", np.full((1, 4, 12), value, dtype=np.float32)
 
 
-def insert(canvas: Canvas, config: Config, slots: list[int], tokens: list[int], step: int = 1) -> None:
-    canvas.insert(np.array(slots, dtype=np.int64), np.array(tokens, dtype=np.int64), step, IMAGE)
+def insert(canvas: Canvas, slots: list[int], tokens: list[int], step: int = 1) -> None:
+    canvas.insert(np.array(slots, dtype=np.int64), np.array(tokens, dtype=np.int64), step)
+
+
+def images_of(canvas: Canvas) -> Pieces:
+    return canvas.making["image"].pieces
+
+
+def with_images(canvas: Canvas, **changes: np.ndarray) -> None:
+    """Another time or content of its images."""
+    making = canvas.making["image"]
+    canvas.making = {**canvas.making, "image": replace(making, pieces=replace(making.pieces, **changes))}
+
+
+def advance(canvas: Canvas, step_size: float, step: int, velocity: float = 1.0) -> None:
+    """All pieces along the same velocity."""
+    kinds = [np.full_like(making.noisy().velocity, velocity) for making in canvas.making.values()]
+    canvas.advance(kinds, step_size, step)
 
 
 # A canvas before the first step.
@@ -50,61 +85,61 @@ def test_an_empty_canvas_is_bos_with_an_open_slot(config: Config) -> None:
     assert canvas.tokens.tolist() == [BOS]
     assert canvas.is_open.tolist() == [True]
     assert (canvas.text_time, canvas.is_writing, canvas.is_done) == (0.0, True, False)
-    assert canvas.images.patches.shape == (0, config.image.patch_elements)
-    assert canvas.images.grid.shape == (0, 2)
-    assert canvas.latents() == []
+    assert images_of(canvas).patches.shape == (0, config.modality["image"].patch_elements)
+    assert images_of(canvas).grid.shape == (0, 3)
+    assert canvas.latents("image") == []
 
 
 def test_text_is_written_after_the_prompt_and_nowhere_inside(config: Config) -> None:
-    canvas = blank(config, 5, latent(config, 0.5), 6)
+    canvas = blank(config, 5, given(0.5), 6)
     assert canvas.tokens.tolist() == [BOS, 5, IMAGE, 6]
     assert canvas.is_open.tolist() == [False, False, False, True]
-    assert canvas.images.token.tolist() == [2]
-    assert canvas.images.time.tolist() == [1.0]
-    assert not canvas.is_moving.any()
-    assert (canvas.images.patches == 0.5).all()
+    assert images_of(canvas).token.tolist() == [2]
+    assert images_of(canvas).time.tolist() == [1.0]
+    assert not canvas.is_moving
+    assert (images_of(canvas).patches == 0.5).all()
 
 
 def test_images_of_a_prompt_may_have_any_shape_and_painted_ones_have_that_of_the_config(config: Config) -> None:
-    given = np.random.default_rng(0).standard_normal((1, 4, 12), dtype=np.float32)
-    canvas = blank(config, given, None, 5, given.transpose(0, 2, 1))
-    assert canvas.images.grid.tolist() == [[1, 3], [2, 2], [3, 1]]
-    first, painted, last = canvas.latents()
-    np.testing.assert_array_equal(first, given)
-    np.testing.assert_array_equal(last, given.transpose(0, 2, 1))
-    assert painted.shape == config.image.shape
+    own = np.random.default_rng(0).standard_normal((1, 4, 12), dtype=np.float32)
+    canvas = blank(config, ("image", own), PAINT, 5, ("image", own.transpose(0, 2, 1)))
+    assert images_of(canvas).grid.tolist() == [[1, 1, 3], [1, 2, 2], [1, 3, 1]]
+    first, painted, last = canvas.latents("image")
+    np.testing.assert_array_equal(first, own)
+    np.testing.assert_array_equal(last, own.transpose(0, 2, 1))
+    assert painted.shape == (1, 8, 8)
     assert canvas.num_rows == 5 + 3 + 4 + 3
 
 
 def test_a_prompt_that_ends_in_an_image_to_paint_asks_for_no_text(config: Config) -> None:
-    canvas = blank(config, 5, None)
+    canvas = blank(config, 5, PAINT)
     assert not canvas.is_open.any()
     assert (canvas.text_time, canvas.is_writing) == (1.0, False)
-    assert canvas.images.time.tolist() == [0.0]
-    assert canvas.is_moving.tolist() == [True]
+    assert images_of(canvas).time.tolist() == [0.0]
+    assert canvas.is_moving
     assert not canvas.is_done
 
 
 def test_with_holes_text_is_written_there_and_nowhere_else(config: Config) -> None:
-    canvas = blank(config, 5, ..., 6, None, ...)
+    canvas = blank(config, 5, ..., 6, PAINT, ...)
     assert canvas.tokens.tolist() == [BOS, 5, 6, IMAGE]
     assert canvas.is_open.tolist() == [False, True, False, True]
     assert (canvas.text_time, canvas.is_writing) == (0.0, True)
-    assert canvas.images.time.tolist() == [0.0]
+    assert images_of(canvas).time.tolist() == [0.0]
     assert blank(config, ..., 5).is_open.tolist() == [True, False]
-    assert blank(config, ..., ..., None).is_open.tolist() == [True, False]
+    assert blank(config, ..., ..., PAINT).is_open.tolist() == [True, False]
 
 
 def test_a_hole_before_an_image_to_paint_starts_text_and_image_together(config: Config) -> None:
-    canvas = blank(config, ..., None)
+    canvas = blank(config, ..., PAINT)
     assert canvas.is_open.tolist() == [True, False]
-    assert (canvas.is_writing, canvas.is_moving.tolist()) == (True, [True])
+    assert (canvas.is_writing, canvas.is_moving) == (True, True)
 
 
 def test_a_canvas_depends_on_seed_and_index_alone(config: Config) -> None:
     def first(seed: int, index: int) -> list[float]:
-        canvas = blank_canvas([None], TOKENIZER, config.image, seed, index)
-        return [float(canvas.images.patches[0, 0]), canvas.rng.random()]
+        canvas = blank_canvas([PAINT], tokenizer_of(config), config.modality, seed, index)
+        return [float(images_of(canvas).patches[0, 0]), canvas.rng.random()]
 
     assert first(1, 2) == first(1, 2)
     assert len({tuple(first(1, 2)), tuple(first(2, 1)), tuple(first(1, 3)), tuple(first(0, 2))}) == 4
@@ -115,54 +150,56 @@ def test_a_canvas_depends_on_seed_and_index_alone(config: Config) -> None:
     [
         ("", []),
         ("ab", [97, 98]),
-        ("a<|image|>", [97, None]),
-        ("<|image|>", [None]),
-        ("<|image|><|image|>b", [None, None, 98]),
+        ("a<|image|>", [97, PAINT]),
+        ("<|image|>", [PAINT]),
+        ("<|image|><|image|>b", [PAINT, PAINT, 98]),
         ("a<|hole|>b<|hole|>", [97, ..., 98, ...]),
-        ("<|hole|><|image|>", [..., None]),
+        ("<|hole|><|image|>", [..., PAINT]),
+        ("<|sound|>a<|image|><|vision|>", [("sound", None), 97, PAINT, ("vision", None)]),
+        ("<|noise|>", [*b"<|noise|>"]),
     ],
 )
-def test_a_prompt_marks_images_to_paint_and_holes(text: str, expected: Prompt) -> None:
-    assert parse_prompt(text, TOKENIZER) == expected
+def test_a_prompt_marks_pieces_to_make_and_holes(text: str, expected: Prompt, kinds: Config) -> None:
+    assert parse_prompt(text, tokenizer_of(kinds)) == expected
 
 
 # Moving.
 
 
 def test_moving_images_and_text_advance_and_prompt_images_stay(config: Config) -> None:
-    canvas = blank(config, wide(0.5), None, 7)
-    before = canvas.latents()[1]
-    canvas.advance(np.ones_like(canvas.images.patches), 0.25, 1)
-    given, painted = canvas.latents()
-    assert (given == 0.5).all()
+    canvas = blank(config, wide(0.5), PAINT, 7)
+    before = canvas.latents("image")[1]
+    advance(canvas, 0.25, 1)
+    first, painted = canvas.latents("image")
+    assert (first == 0.5).all()
     np.testing.assert_allclose(painted, before + 0.25, rtol=1e-6)
-    assert canvas.images.time.tolist() == [1.0, 0.25]
+    assert images_of(canvas).time.tolist() == [1.0, 0.25]
     assert canvas.text_time == 0.25
 
 
 def test_a_last_step_ends_at_time_one(config: Config) -> None:
-    canvas = blank(config, None)
-    canvas.images = replace(canvas.images, time=np.array([0.9]))
-    before = canvas.images.patches
-    canvas.advance(np.ones_like(canvas.images.patches), 0.25, 1)
-    np.testing.assert_allclose(canvas.images.patches, before + 0.1, rtol=1e-5)
-    assert canvas.images.time.tolist() == [1.0]
+    canvas = blank(config, PAINT)
+    with_images(canvas, time=np.array([0.9]))
+    before = images_of(canvas).patches
+    advance(canvas, 0.25, 1)
+    np.testing.assert_allclose(images_of(canvas).patches, before + 0.1, rtol=1e-5)
+    assert images_of(canvas).time.tolist() == [1.0]
     assert canvas.is_done
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 10, 49, 128])
 def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps: int) -> None:
     """Also where N times 1/N is not 1 in floating point."""
-    canvas = blank(config, None, 7)
-    start = canvas.images.patches
+    canvas = blank(config, PAINT, 7)
+    start = images_of(canvas).patches
     for step in range(1, num_steps + 1):
         assert canvas.is_writing, step
-        assert canvas.image_end.tolist() == [0], step
-        assert canvas.is_moving.all(), step
-        canvas.advance(np.ones_like(canvas.images.patches), 1.0 / num_steps, step)
+        assert canvas.making["image"].end.tolist() == [0], step
+        assert canvas.making["image"].is_moving.all(), step
+        advance(canvas, 1.0 / num_steps, step)
     assert canvas.is_done
-    assert canvas.image_end.tolist() == [num_steps]
-    np.testing.assert_allclose(canvas.images.patches, start + 1.0, atol=1e-4)
+    assert canvas.making["image"].end.tolist() == [num_steps]
+    np.testing.assert_allclose(images_of(canvas).patches, start + 1.0, atol=1e-4)
 
 
 # Inserting.
@@ -170,27 +207,27 @@ def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps:
 
 def test_tokens_go_behind_their_slots_of_before(config: Config) -> None:
     canvas = blank(config, 1, 2, 3)
-    insert(canvas, config, [0, 1, 3], [10, 20, 40], step=5)
+    insert(canvas, [0, 1, 3], [10, 20, 40], step=5)
     assert canvas.tokens.tolist() == [BOS, 10, 1, 20, 2, 3, 40]
     assert canvas.born.tolist() == [0, 5, 0, 5, 0, 0, 5]
     assert canvas.is_open.tolist() == [False, True, False, True, False, True, True]
 
 
 def test_images_keep_their_shapes_times_and_births_when_others_are_inserted(config: Config) -> None:
-    canvas = blank(config, 1, latent(config, 0.25), 2, wide(0.75), 3)
-    insert(canvas, config, [5], [IMAGE], step=1)
-    canvas.advance(np.zeros_like(canvas.images.patches), 0.25, 1)
-    third = canvas.latents()[2]
-    insert(canvas, config, [0, 2, 4, 6], [IMAGE, 30, IMAGE, IMAGE], step=2)
+    canvas = blank(config, 1, given(0.25), 2, wide(0.75), 3)
+    insert(canvas, [5], [IMAGE], step=1)
+    advance(canvas, 0.25, 1, velocity=0.0)
+    third = canvas.latents("image")[2]
+    insert(canvas, [0, 2, 4, 6], [IMAGE, 30, IMAGE, IMAGE], step=2)
     assert canvas.tokens.tolist() == [BOS, IMAGE, 1, IMAGE, 30, 2, IMAGE, IMAGE, 3, IMAGE, IMAGE]
     assert canvas.born.tolist() == [0, 2, 0, 0, 2, 0, 0, 2, 0, 1, 2]
-    assert canvas.images.token.tolist() == [1, 3, 6, 7, 9, 10]
-    assert canvas.images.time.tolist() == [0.0, 1.0, 1.0, 0.0, 0.25, 0.0]
-    assert canvas.image_is_target.tolist() == [True, False, False, True, True, True]
-    assert canvas.images.grid.tolist() == [[2, 2], [2, 2], [1, 3], [2, 2], [2, 2], [2, 2]]
-    latents = canvas.latents()
-    np.testing.assert_array_equal(latents[1], latent(config, 0.25))
-    np.testing.assert_array_equal(latents[2], wide(0.75))
+    assert images_of(canvas).token.tolist() == [1, 3, 6, 7, 9, 10]
+    assert images_of(canvas).time.tolist() == [0.0, 1.0, 1.0, 0.0, 0.25, 0.0]
+    assert canvas.making["image"].is_target.tolist() == [True, False, False, True, True, True]
+    assert images_of(canvas).grid.tolist() == [[1, 2, 2], [1, 2, 2], [1, 1, 3], [1, 2, 2], [1, 2, 2], [1, 2, 2]]
+    latents = canvas.latents("image")
+    np.testing.assert_array_equal(latents[1], np.full((1, 8, 8), 0.25))
+    np.testing.assert_array_equal(latents[2], np.full((1, 4, 12), 0.75))
     np.testing.assert_array_equal(latents[4], third)
     spawned = np.stack([latents[image] for image in (0, 3, 5)])
     assert len(np.unique(spawned)) == spawned.size
@@ -198,32 +235,32 @@ def test_images_keep_their_shapes_times_and_births_when_others_are_inserted(conf
 
 def test_a_spawned_image_is_standard_normal_noise(config: Config) -> None:
     canvas = blank(config)
-    insert(canvas, config, [0], [IMAGE])
+    insert(canvas, [0], [IMAGE])
     for _ in range(5):
-        insert(canvas, config, list(range(len(canvas.tokens))), [IMAGE] * len(canvas.tokens))
-    assert canvas.images.patches.size > 3000
-    assert canvas.images.patches.mean() == pytest.approx(0.0, abs=0.06)
-    assert canvas.images.patches.std() == pytest.approx(1.0, abs=0.05)
+        insert(canvas, list(range(len(canvas.tokens))), [IMAGE] * len(canvas.tokens))
+    assert images_of(canvas).patches.size > 3000
+    assert images_of(canvas).patches.mean() == pytest.approx(0.0, abs=0.06)
+    assert images_of(canvas).patches.std() == pytest.approx(1.0, abs=0.05)
 
 
 def test_inserting_nothing_changes_nothing(config: Config) -> None:
-    canvas = blank(config, 1, None, 2)
+    canvas = blank(config, 1, PAINT, 2)
     before = canvas.copy()
-    insert(canvas, config, [], [])
+    insert(canvas, [], [])
     for field in fields(Canvas):
         assert getattr(canvas, field.name) is getattr(before, field.name), field.name
 
 
 def test_a_copy_stays_as_it_was(config: Config) -> None:
-    canvas = blank(config, 1, None, 2)
+    canvas = blank(config, 1, PAINT, 2)
     before = canvas.copy()
-    tokens, patches = canvas.tokens.tolist(), canvas.images.patches.copy()
-    insert(canvas, config, [1, 3], [IMAGE, 9])
-    canvas.advance(np.ones_like(canvas.images.patches), 0.5, 1)
+    tokens, patches = canvas.tokens.tolist(), images_of(canvas).patches.copy()
+    insert(canvas, [1, 3], [IMAGE, 9])
+    advance(canvas, 0.5, 1)
     assert before.tokens.tolist() == tokens
-    assert before.images.time.tolist() == [0.0]
+    assert images_of(before).time.tolist() == [0.0]
     assert (before.text_time, len(before.born)) == (0.0, 4)
-    np.testing.assert_array_equal(before.images.patches, patches)
+    np.testing.assert_array_equal(images_of(before).patches, patches)
 
 
 # Reading.
@@ -231,42 +268,50 @@ def test_a_copy_stays_as_it_was(config: Config) -> None:
 
 def test_parts_are_text_and_images_in_reading_order(config: Config) -> None:
     words = [*b"one "], [*b"two"]
-    canvas = blank(config, *words[0], latent(config, 0.0), None, *words[1], None)
-    assert canvas.parts(TOKENIZER) == ["one", 0, 1, "two", 2]
-    assert blank(config).parts(TOKENIZER) == []
-    assert blank(config, *b"  ").parts(TOKENIZER) == []
+    canvas = blank(config, *words[0], given(0.0), PAINT, *words[1], PAINT)
+    tokenizer = tokenizer_of(config)
+    assert canvas.parts(tokenizer) == ["one", ("image", 0), ("image", 1), "two", ("image", 2)]
+    assert blank(config).parts(tokenizer) == []
+    assert blank(config, *b"  ").parts(tokenizer) == []
 
 
 def test_number_of_rows_is_that_of_the_packed_document(config: Config) -> None:
-    for canvas in (blank(config), blank(config, 1, None, 2, wide(0.0))):
+    for canvas in (blank(config), blank(config, 1, PAINT, 2, wide(0.0))):
         assert canvas.num_rows == pack([canvas.snapshot()], None).counts.rows
 
 
 # The sampler sees what training has shown.
 
-ROWS = ("tokens", "token_row", "token_sequence", "image_time", "patches", "patch_image", "patch_row", "patch_weight")
-ROWS += ("row_image", "position", "cu_seqlens", "text_time", "max_seqlen")
+ROWS = ("tokens", "token_row", "token_sequence", "position", "cu_seqlens", "text_time", "max_seqlen")
+OF_PIECES = ("time", "grid", "patches", "patch_piece", "patch_row", "patch_weight")
 
 
 def assert_same_rows(actual: PackedBatch, expected: PackedBatch, names: tuple[str, ...] = ROWS) -> None:
     for name in names:
         a, b = getattr(actual, name), getattr(expected, name)
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, name
+    for own, theirs in zip(actual.pieces, expected.pieces, strict=True):
+        for name in OF_PIECES:
+            assert torch.equal(getattr(own, name), getattr(theirs, name)), name
 
 
 def canvas_of(noisy: NoisySample, is_target: np.ndarray, config: Config) -> Canvas:
     """A canvas in the state that a noisy sample describes; `is_target` of its images."""
+    making = Making(
+        modality=config.modality["image"],
+        token=IMAGE,
+        pieces=noisy.pieces[0].pieces,
+        is_target=is_target,
+        end=np.zeros(len(is_target), dtype=np.int64),
+    )
     return Canvas(
         key=noisy.key,
         rng=np.random.default_rng(0),
-        image=config.image,
         text_time=noisy.text_time,
         tokens=noisy.tokens,
         is_open=noisy.is_open,
         born=np.zeros(len(noisy.tokens), dtype=np.int64),
-        images=noisy.images,
-        image_is_target=is_target,
-        image_end=np.zeros(len(is_target), dtype=np.int64),
+        making={"image": making},
     )
 
 
@@ -277,8 +322,8 @@ def test_a_noisy_sample_on_a_canvas_gives_the_rows_it_had_in_training(
 ) -> None:
     tokens = [BOS, 1, None, 2, 3, None, 4, None, 5]
     sample = make_sample(tokens, num_prompt=4, is_interleaved=is_interleaved, grid=[(3, 1), (2, 2), (1, 4)])
-    noisy = noise_sample(sample, KeepSchedule(), 0.0, np.random.default_rng(seed))
-    is_target = noisy.is_moving.copy()
+    noisy = noise_sample(sample, KeepSchedule(), 0.0, [TimeLaw()], np.random.default_rng(seed))
+    is_target = noisy.pieces[0].is_moving.copy()
     is_target[1:] = True  # the first image belongs to the prompt
     snapshot = canvas_of(noisy, is_target, config).snapshot()
     names = ROWS if noisy.text_time == 1.0 else (*ROWS, "slot_weight")
@@ -298,24 +343,25 @@ def png(level: int) -> bytes:
 def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: str, prompt: str) -> None:
     """Everything to be generated is missing or pure noise, in training as in generation: rows, open slots and times."""
     record = ShardRecord(key="x", files={"txt": b"a cat", "png": png(200)})
-    document = decode_record(record, {}, "txt", Reading(), TOKENIZER, config.image)
-    sample = make_complete(document, task, TOKENIZER.encode(prompt), TOKENIZER, config.image, np.random.default_rng(0))
-    age = np.full(len(sample.images), -1.0 if task == "interleaved" else 0.0)
-    age = np.where(sample.is_target[sample.images.token], age, 1.0)
+    tokenizer, start, rng = tokenizer_of(config), TOKENIZER.encode(prompt), np.random.default_rng(0)
+    document = decode_record(record, {}, "txt", Reading(), tokenizer, config.modality)
+    sample = make_complete(document, task, "latents", start, tokenizer, config.modality, rng)
+    (images,) = sample.pieces
+    age = np.full(len(images), -1.0 if task == "interleaved" else 0.0)
+    age = np.where(sample.is_target[images.token], age, 1.0)
     text_time = 1.0 if task == "text_to_image" else 0.0
-    noisy = noise_at(sample, text_time, age, KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, text_time, [age], KeepSchedule(), np.random.default_rng(0))
 
-    start = TOKENIZER.encode(prompt)
     wanted: dict[str, Prompt] = {
-        "text_to_image": [*TOKENIZER.encode("a cat"), None],
-        "image_to_text": [encode_pixels(png(200), config.image, "x")],
-        "both": [..., None],
+        "text_to_image": [*TOKENIZER.encode("a cat"), PAINT],
+        "image_to_text": [("image", encode_file(png(200), config.modality["image"], "x"))],
+        "both": [..., PAINT],
         "interleaved": [],
         "text_only": [],
     }
     canvas = blank(config, *start, *wanted[task])
     if task in ("text_to_image", "both"):
-        canvas.images = replace(canvas.images, patches=noisy.images.patches)  # the same noise
+        with_images(canvas, patches=noisy.pieces[0].pieces.patches)  # the same noise
     assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
 
 
@@ -324,3 +370,106 @@ def test_no_slot_is_open_when_the_text_is_done(config: Config) -> None:
     assert canvas.snapshot().is_open.tolist() == [False, True]
     canvas.text_time = 1.0
     assert canvas.snapshot().is_open.tolist() == [False, False]
+
+
+# Pieces of several modalities.
+
+
+def test_pieces_of_every_kind_stand_where_they_are_asked_for(kinds: Config) -> None:
+    sound = np.random.default_rng(0).standard_normal((2, 6), dtype=np.float32)
+    look = np.ones((3, 4, 2), dtype=np.float32)
+    canvas = blank(kinds, ("sound", None), 5, PAINT, ("vision", look), ("sound", sound), ("video", None), 6)
+    tokenizer = tokenizer_of(kinds)
+    image, voice, video, vision = (tokenizer.piece_of[kind] for kind in ("image", "sound", "video", "vision"))
+    assert canvas.tokens.tolist() == [BOS, voice, 5, image, vision, voice, video, 6]
+    assert len({*canvas.tokens.tolist()}) == 7
+    assert {kind: making.pieces.token.tolist() for kind, making in canvas.making.items()} == {
+        "image": [3],
+        "sound": [1, 5],
+        "video": [6],
+        "vision": [4],
+    }
+    assert canvas.making["sound"].pieces.time.tolist() == [0.0, 1.0]
+    assert canvas.making["sound"].is_target.tolist() == [True, False]
+    assert canvas.making["vision"].is_target.tolist() == [False]
+    np.testing.assert_array_equal(canvas.latents("sound")[1], sound)
+    np.testing.assert_array_equal(canvas.latents("vision")[0], look)
+    assert [latent.shape for kind in canvas.making for latent in canvas.latents(kind)] == [
+        *((1, 8, 8), (2, 12), (2, 6), (1, 2, 4, 4), (3, 4, 2))
+    ]
+    parts = [("sound", 0), "\x05", ("image", 0), ("vision", 0), ("sound", 1), ("video", 0), "\x06"]
+    assert canvas.parts(tokenizer) == parts
+    assert canvas.num_rows == 8 + 4 + (4 + 2) + 4 + 2 == pack([canvas.snapshot()], None).counts.rows
+
+
+def test_inserted_tokens_spawn_noise_of_their_own_kind_and_move_the_others_along(kinds: Config) -> None:
+    canvas = blank(kinds, 1, ("sound", None), 2, PAINT, 3)
+    piece_of = tokenizer_of(kinds).piece_of
+    before = canvas.latents("sound")[0], canvas.latents("image")[0]
+    insert(canvas, [0, 1, 2, 5], [piece_of["video"], piece_of["sound"], 9, piece_of["image"]], step=4)
+    assert canvas.tokens.tolist() == [
+        *(BOS, piece_of["video"], 1, piece_of["sound"], piece_of["sound"], 9, 2, piece_of["image"], 3),
+        piece_of["image"],
+    ]
+    assert {kind: making.pieces.token.tolist() for kind, making in canvas.making.items()} == {
+        "image": [7, 9],
+        "sound": [3, 4],
+        "video": [1],
+        "vision": [],
+    }
+    np.testing.assert_array_equal(canvas.latents("sound")[1], before[0])
+    np.testing.assert_array_equal(canvas.latents("image")[0], before[1])
+    new = [canvas.latents("sound")[0], canvas.latents("image")[1], canvas.latents("video")[0]]
+    assert [latent.shape for latent in new] == [(2, 12), (1, 8, 8), (1, 2, 4, 4)]
+    assert all(0.5 < latent.std() < 1.5 for latent in new)
+
+
+def test_each_kind_goes_by_its_own_clock_and_the_document_is_done_with_the_last(kinds: Config) -> None:
+    canvas = blank(kinds, ("sound", None), PAINT)
+    sound = tokenizer_of(kinds).piece_of["sound"]
+    for step in range(1, 5):
+        advance(canvas, 0.25, step)
+        if step == 1:
+            insert(canvas, [2], [sound], step)
+    assert images_of(canvas).time.tolist() == [1.0]
+    assert canvas.making["sound"].pieces.time.tolist() == [1.0, 0.75]
+    assert (canvas.making["image"].end.tolist(), canvas.making["sound"].end.tolist()) == ([4], [4, 0])
+    assert (canvas.making["image"].clock_left, canvas.making["sound"].clock_left) == (0.0, 0.25)
+    assert not canvas.is_done
+    advance(canvas, 0.25, 5)
+    assert canvas.making["sound"].end.tolist() == [4, 5]
+    assert canvas.is_done
+
+
+def test_what_is_only_given_never_moves_and_cannot_be_made(kinds: Config) -> None:
+    look = np.ones((3, 4, 4), dtype=np.float32)
+    canvas = blank(kinds, ("vision", look), PAINT)
+    noisy = canvas.making["vision"].noisy()
+    assert (noisy.velocity.shape, noisy.is_moving.tolist()) == ((4, 0), [False])
+    advance(canvas, 0.5, 1)
+    np.testing.assert_array_equal(canvas.latents("vision")[0], look)
+    with pytest.raises(ValueError) as error:
+        blank(kinds, ("vision", None))
+    assert names(str(error.value), "<|vision|>", "modality.vision", "given")
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 7, 50])
+def test_larger_pieces_follow_the_law_of_their_modality_and_end_with_the_others(
+    make_config: Callable[..., Config], num_steps: int
+) -> None:
+    """Clocks go evenly; the time of a piece of four rows, of twice as many to a side as `shift_rows`, lags behind."""
+    config = make_config(*SOUND, "modality.image.shift_rows=1")
+    law = TimeLaw.of(config.modality["image"])
+    canvas = blank(config, PAINT, ("sound", None))
+    start = images_of(canvas).patches
+    for step in range(1, num_steps + 1):
+        clock = np.array([(step - 1) / num_steps])
+        np.testing.assert_allclose(images_of(canvas).time, law.at_clock(clock, images_of(canvas)), atol=1e-9)
+        np.testing.assert_allclose(images_of(canvas).time, clock / (2.0 - clock), atol=1e-9)
+        np.testing.assert_allclose(canvas.making["sound"].pieces.time, clock, atol=1e-9)
+        assert canvas.making["image"].clock_left == pytest.approx(1.0 - clock.item())
+        assert not canvas.is_done
+        advance(canvas, 1.0 / num_steps, step)
+    assert canvas.is_done
+    assert canvas.making["image"].end.tolist() == canvas.making["sound"].end.tolist() == [num_steps]
+    np.testing.assert_allclose(images_of(canvas).patches, start + 1.0, atol=1e-4)  # the way is still one unit of time

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist import checkpoint
-from oneflow_dist.checkpoint import CheckpointWriter, load_checkpoint, write_initial_checkpoint
+from oneflow_dist.checkpoint import CheckpointWriter, list_changes, load_checkpoint, write_initial_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.model.initialization import initialize
@@ -30,7 +30,8 @@ from oneflow_dist.progress import Progress, checkpoint_folder, find_latest, read
 from oneflow_dist.stored_tensors import named_leaves
 from oneflow_dist.trained import load_model
 from tests.launching import TIMEOUT, Launcher
-from tests.messages import naming
+from tests.messages import names, naming
+from tests.modalities import overrides
 
 Trained = tuple[OneFlow, AdamW, MovingAverage]
 
@@ -500,8 +501,14 @@ def test_the_optimizer_follows_the_config_that_the_run_continues_with(
         ("run.seed=3", ("run.seed", 0, 3)),
         ("model.is_causal=true", ("model.is_causal", False, True)),
         ("model.rope_scaling=8", ("model.rope_scaling", 1.0, 8.0)),
-        ("image.patch_size=8", ("image.patch_size", 4, 8)),
-        ("image.channels=2", ("image.channels", 1, 2)),
+        ("modality.image.patch=[8,8]", ("modality.image.patch", "(4, 4)", "(8, 8)")),
+        ("modality.image.channels=2", ("modality.image.channels", 1, 2)),
+        ("modality.image.token=<|picture|>", ("modality.image.token", "<|image|>", "<|picture|>")),
+        (
+            "modality.image.adapter=two_layer modality.image.adapter_width=8",
+            ("modality.image.adapter", "linear", "two_layer"),
+        ),
+        (" ".join(overrides("sound", shape="[6]", patch="[2]", channels=2)), ("[modality.sound]",)),
     ],
 )
 def test_what_a_checkpoint_depends_on_must_be_the_same(
@@ -511,7 +518,7 @@ def test_what_a_checkpoint_depends_on_must_be_the_same(
     CheckpointWriter(run_config, *parts).save(PROGRESS)
     folder = checkpoint_folder(run_config.run.folder, 7)
     with pytest.raises(ValueError, match=naming(folder, *named, "run.folder")):
-        load_checkpoint(folder, make_config(f"run.folder={run_config.run.folder}", override), *parts)
+        load_checkpoint(folder, make_config(f"run.folder={run_config.run.folder}", *override.split()), *parts)
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -521,6 +528,11 @@ def test_what_a_checkpoint_does_not_depend_on_may_change(
     parts = trained(run_config)
     CheckpointWriter(run_config, *parts).save(PROGRESS)
     changed = ["train.steps=9", "optim.lr=1.0", "data.workers=3", "data.cached_samples=5", "checkpoint.keep=1"]
-    changed += ["image.height=16", "image.width=4"]  # of what is painted; patches have the shape that they had
+    changed += ["modality.image.shape=[16, 4]"]  # of what is painted; patches have the shape that they had
+    changed += [f"modality.image.{key}" for key in ("loss_weight=0.5", "times=logit_normal", "squeezed_to=2")]
     config = make_config(f"run.folder={run_config.run.folder}", *changed)
-    assert load_checkpoint(checkpoint_folder(config.run.folder, 7), config, *parts) == PROGRESS
+    folder = checkpoint_folder(config.run.folder, 7)
+    assert load_checkpoint(folder, config, *parts) == PROGRESS
+    told = list_changes(folder, config)
+    assert any(names(line, "modality.image.loss_weight", 0.5, 1.0) for line in told)
+    assert any(names(line, "modality.image.times", "logit_normal", "uniform") for line in told)

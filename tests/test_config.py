@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -12,11 +12,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from oneflow_dist.config import RANGES, Config, check_config, load_config, write_config
+from oneflow_dist.modality import MODALITY_RANGES, ModalityConfig
 from tests.messages import names, naming
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
+SECTIONS = {name: section for name, section in get_type_hints(Config).items() if is_dataclass(section)}
 
 
 def load(*overrides: str) -> Config:
@@ -61,9 +63,11 @@ def test_any_text_and_number_reads_back_equal(again: Path, prompts: list[str], l
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_default_is_written_out(path: Path) -> None:
     """So that a run's config.toml shows all that it depended on."""
-    written = write_config(load_config(path)).splitlines()
-    num_keys = sum(len(fields(section)) for section in get_type_hints(Config).values())
-    assert sum(" = " in line for line in written) == num_keys
+    config = load_config(path)
+    num_keys = sum(len(fields(section)) for section in SECTIONS.values()) + len(config.modality) * len(
+        fields(ModalityConfig)
+    )
+    assert sum(" = " in line for line in write_config(config).splitlines()) == num_keys
 
 
 def test_a_config_cannot_be_changed_after_it_is_loaded() -> None:
@@ -104,7 +108,7 @@ def test_whole_numbers_may_stand_for_floats() -> None:
         ("model.widht=3", ("model.widht", "model.width")),
         ("data.rows_per_pak=3", ("data.rows_per_pak", "data.rows_per_pack")),
         ("modle.width=3", ("modle", "model")),
-        ("parallel.a.b=3", ("parallel.a.b", "replicate", "shard", "tensor")),
+        ("parallel.a.b=3", ("parallel.a", "replicate", "shard", "tensor")),
         ("model.width=3.5", ("model.width", "int", 3.5)),
         ("model.width=true", ("model.width", "int", True)),
         ("model.width=wide", ("model.width", "int", "'wide'")),
@@ -165,14 +169,15 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
 
 NUMBERS = [
     (section, field.name, get_type_hints(kind)[field.name])
-    for section, kind in get_type_hints(Config).items()
+    for section, kind in [*SECTIONS.items(), ("modality.image", ModalityConfig)]
     for field in fields(kind)
     if get_type_hints(kind)[field.name] in (int, float)
 ]
+INTERVALS = RANGES | {"modality.image": MODALITY_RANGES}
 
 
 def test_every_number_has_a_range_and_nothing_else_has() -> None:
-    with_range = {(section, key) for section, ranges in RANGES.items() for key in ranges}
+    with_range = {(section, key) for section, ranges in INTERVALS.items() for key in ranges}
     assert with_range == {(section, key) for section, key, _ in NUMBERS}
 
 
@@ -191,7 +196,7 @@ def just_outside(interval: str, kind: type) -> list[float]:
 
 @pytest.mark.parametrize(("section", "key", "kind"), NUMBERS, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_number_outside_its_range_is_refused(section: str, key: str, kind: type) -> None:
-    interval = RANGES[section][key]
+    interval = INTERVALS[section][key]
     for value in just_outside(interval, kind):
         shown = float(value) if kind is float else value
         assert names(refusal(f"{section}.{key}={value}"), f"{section}.{key}", shown, interval)
@@ -201,12 +206,13 @@ def test_gradients_may_be_left_unclipped() -> None:
     assert load("optim.max_grad_norm=inf").optim.max_grad_norm == math.inf
 
 
-@pytest.mark.parametrize("key", ["run.folder", "data.mixture", "data.tokenizer", "sampling.autoencoder"])
+@pytest.mark.parametrize("key", ["run.folder", "data.mixture", "data.tokenizer", "modality.image.codec"])
 def test_a_path_has_a_name_and_begins_at_home_where_it_says_so(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    section, _, name = key.partition(".")
+    section, *_, name = key.split(".")
     for given_path, found in (("~/x y", "/home/me/x y"), ("a/~/b", "a/~/b"), ("./~", "./~"), ("a//b", "a//b")):
-        assert getattr(getattr(load(f"{key}={given_path}"), section), name) == found
+        values = getattr(load(f"{key}={given_path}"), section)
+        assert getattr(values["image"] if section == "modality" else values, name) == found
     for empty in ("", "' '"):
         assert names(refusal(f"{key}={empty}"), key)
     assert names(refusal(f"{key}=~no-such-user/x"), key, "~no-such-user/x", "./~no-such-user/x")
@@ -228,8 +234,8 @@ def test_a_path_has_a_name_and_begins_at_home_where_it_says_so(key: str, monkeyp
             ("model.num_kv_heads", 3, "model.num_attention_heads", 4),
         ),
         (
-            ["image.height=8", "image.width=9", "image.patch_size=4"],
-            ("image.patch_size", 4, "image.height", 8, "image.width", 9),
+            ["modality.image.shape=[8, 9]", "modality.image.patch=[4, 4]"],
+            ("modality.image.patch", "[4, 4]", "modality.image.shape", "[8, 9]"),
         ),
         (
             ["data.max_sample_rows=3000"],
@@ -252,7 +258,7 @@ def test_impossible_combinations_are_named_with_their_keys_and_values(
 
 def test_the_largest_text_that_is_allowed_fits_in_a_pack() -> None:
     """A sample of max_sample_rows tokens and no image: one more than tokens_per_pack could never be packed."""
-    image = ["image.height=8", "image.width=8", "image.patch_size=4"]
+    image = ["modality.image.shape=[8, 8]", "modality.image.patch=[4, 4]"]
     assert names(refusal(*image, "data.tokens_per_pack=64", "data.max_sample_rows=65"), "data.max_sample_rows", 65)
 
 

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -45,7 +45,9 @@ COMMIT = ("area: ",)
 
 MADE = {"config.toml", "report.md", "kernels/results", "kernels/oneflow_kernels/tuned"}  # by the tools
 SECTIONS = {field.name: get_type_hints(Config)[field.name] for field in dataclasses.fields(Config)}
-KEYS = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in dataclasses.fields(kind)}
+TABLES = {section: kind if dataclasses.is_dataclass(kind) else get_args(kind)[1] for section, kind in SECTIONS.items()}
+KEYS = {f"{section}.{field.name}" for section, kind in TABLES.items() for field in dataclasses.fields(kind)}
+KEYS |= {f"modality.{name}" for path in (ROOT / "configs").glob("*.toml") for name in load_config(path).modality}
 PARAMETERS = {"heads.norm"}  # of the model, under the name of a section
 
 
@@ -153,6 +155,7 @@ ELSEWHERE = {
     ".venv/bin/shellcheck": find_program,
     "tools/lock.py": find_program,
     "tools/audit.py": find_program,
+    "tools/held_out.py": find_program,
     "tests/torture/image.py": find_program,
     **{f"tests/torture/{name}.py": find_program for name in ("mistakes", "nodes", "slurm")},
     "nvidia-smi": not_ours,

@@ -71,7 +71,7 @@ def test_pictures_by_another_autoencoder_than_that_of_the_data_are_refused(
     write_tar(tmp_path / "digits.tar", latents, {"autoencoder": made_by})
     end = launcher.run(*train_command(tmp_path / "run", f"data.mixture={write_mixture(tmp_path, 'digits.tar')}"))
     assert end.code == 2
-    assert names(only_error(end), "sampling.autoencoder", "pixels", "vae")
+    assert names(only_error(end), "modality.image.codec", "pixels", "vae")
     assert not (tmp_path / "run").exists()
 
 
@@ -111,11 +111,11 @@ def test_a_cut_off_shard_is_named(launcher: Launcher, train_command: TrainComman
     [
         (lambda: {"json": document("a", "0.png", "b", "1.png"), "0.png": png()}, [], (2, "0, 1", 1, 0)),
         (lambda: {"txt": b"a digit", "png": png()[:60]}, [], ()),
-        (lambda: {"txt": b"a digit", "png": png(9)}, [], ("9x9", "image.patch_size", 4)),
+        (lambda: {"txt": b"a digit", "png": png(9)}, [], ("[9, 9]", "[4, 4]", "patch")),
         (
             lambda: {"txt": b"a handwritten digit", "png": png()},
             ["data.max_sample_rows=6"],
-            ("data.max_sample_rows", 6, "data.images_per_pack", 48, 192, 'data.overlong = "drop"'),
+            ("data.max_sample_rows", 6, "modality.*.per_pack", 48, 192, 'data.overlong = "drop"'),
         ),
     ],
     ids=["image that is not there", "broken image", "image of another size", "overlong"],
@@ -158,7 +158,7 @@ def test_a_bad_sample_on_one_rank_ends_all_ranks(
     ("override", "named"),
     [
         ("model.width=32", ("model.width", 48, 32)),
-        ("image.patch_size=2", ("image.patch_size", 4, 2)),
+        ("modality.image.patch=[2, 2]", ("modality.image.patch", "(4, 4)", "(2, 2)")),
         ("run.seed=1", ("run.seed", 0, 1)),
         ("data.packs_per_step=2", ("data.packs_per_step", 4, 2)),
     ],
@@ -287,7 +287,7 @@ def test_a_nan_on_one_rank_of_two_ends_both_and_names_the_rank(
     (path,) = folder.glob("bad-batch-*.pt")
     assert path.name == "bad-batch-step-00000003-rank-1-pack-1.pt"
     batch = load_bad_batch(path)
-    assert torch.isnan(batch["patches"]).any()
+    assert torch.isnan(batch["pieces"][0]["patches"]).any()
     kept = sorted(folder.glob("checkpoints/*"))
     assert [path.name for path in kept] == ["step-00000001", "step-00000002"]
     assert_finite(kept[-1], tmp_path / "state.pt")
@@ -313,7 +313,7 @@ def next_step(self):
     calls.append(None)
     packs = make_packs(self)
     if len(calls) == 3 and dist.get_rank() == 1:
-        packs[-1].patches[0, 0] = float("nan")
+        packs[-1].pieces[0].patches[0, 0] = float("nan")
     return packs
 
 

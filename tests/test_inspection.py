@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
+from torch import Tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import NoisySample, PackedBatch, Sample
@@ -24,16 +24,19 @@ def batch(make_noisy: Callable[..., NoisySample]) -> PackedBatch:
     return pack([make_noisy(rng), make_noisy(rng, num_images=2)], capacity=None)
 
 
+def swap(batch: PackedBatch, old: Tensor, new: Tensor) -> PackedBatch:
+    """The batch with another tensor in the place of one."""
+    return batch.map(lambda value: new if value is old else value)
+
+
 def test_every_array_of_a_pack_counts(batch: PackedBatch) -> None:
     whole = digest([batch])
     assert digest([batch]) == whole
     assert digest([batch, batch]) != whole
-    for field in dataclasses.fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, torch.Tensor):
-            other = value.clone()
-            other.view(-1)[0] += 1
-            assert digest([dataclasses.replace(batch, **{field.name: other})]) != whole, field.name
+    for number, tensor in enumerate(batch.tensors()):
+        other = tensor.clone()
+        other.view(-1)[0] += 1
+        assert digest([swap(batch, tensor, other)]) != whole, number
 
 
 def test_samples_are_drawn_word_by_word_in_the_colour_of_their_state(
@@ -43,10 +46,12 @@ def test_samples_are_drawn_word_by_word_in_the_colour_of_their_state(
     assert [tokenizer.decode([word]) for word in words] == [" one", " two", " three", " four"]
     one, two, three, four = words
     sample = make_sample([tokenizer.bos, one, two, None, three, four], num_prompt=2, is_interleaved=False)
-    image_token = dataclasses.replace(sample, tokens=np.where(sample.tokens == 258, tokenizer.image, sample.tokens))
+    image_token = dataclasses.replace(
+        sample, tokens=np.where(sample.tokens == 258, tokenizer.piece_of["image"], sample.tokens)
+    )
     schedule = KeepSchedule(kind="linear", exponent=1.0)
     for text_time, expected in ((1.0, INK), (0.0, MISSING)):
-        noisy = noise_at(image_token, text_time, np.array([0.5]), schedule, np.random.default_rng(0))
+        noisy = noise_at(image_token, text_time, [np.array([0.5])], schedule, np.random.default_rng(0))
         boxes = _boxes(pack([noisy], capacity=None), 0, tokenizer, config)
         drawn = [box for box in boxes if isinstance(box, tuple)]
         assert ("one", FAINT) in drawn

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,6 @@ def test_what_wandb_does_not_want_is_said_in_one_line(run_config: Config, key: s
 COUNTS = Counts(
     open_slots=10,
     text_sequences=4,
-    image_elements=640,
     rows=75,
     padded_rows=100,
     text_tokens=40,
@@ -196,6 +195,8 @@ COUNTS = Counts(
     filled_slots=8,
     sequences=5,
     attention_pairs=1200,
+    patches=(35,),
+    moving_elements=(640,),
 )
 
 
@@ -205,11 +206,13 @@ def test_padding_is_the_share_of_rows_without_a_sample() -> None:
 
 
 def test_values_of_a_step_are_plain_numbers_of_the_whole_step() -> None:
-    losses = Losses(**{field.name: torch.tensor(0.5 + n) for n, field in enumerate(fields(Losses))})
-    values = step_values(StepMetrics(losses=losses, grad_norm=1.25, counts=COUNTS), lr=0.1, seconds=0.5, flops=3e12)
-    parts = [field.name for field in fields(Losses) if field.name != "total"]
+    scalars = {name: torch.tensor(0.5 + n) for n, name in enumerate(("zero", "rate", "bag", "total"))}
+    losses = Losses(**scalars, velocity=torch.tensor([7.5, 8.5]))
+    metrics = StepMetrics(losses=losses, grad_norm=1.25, counts=COUNTS)
+    values = step_values(metrics, ["image", "sound"], lr=0.1, seconds=0.5, flops=3e12)
     assert values["loss"] == losses.total
-    assert all(values[f"loss/{part}"] == getattr(losses, part) for part in parts)
+    parts = {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss/")}
+    assert parts == {"zero": 0.5, "rate": 1.5, "bag": 2.5, "velocity_image": 7.5, "velocity_sound": 8.5}
     expected = {
         "grad_norm": 1.25,
         "lr": 0.1,

@@ -257,7 +257,7 @@ def average_on_ranks(config_path: str) -> dict[str, torch.Tensor | float]:
 
     def velocity() -> torch.Tensor:
         with torch.no_grad():
-            return model(batch).velocity.clone()
+            return model(batch).velocity[0].clone()
 
     ema = MovingAverage(model, 0.9)
     with torch.no_grad():

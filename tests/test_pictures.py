@@ -5,13 +5,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from oneflow_dist.canvas import Canvas, blank_canvas
 from oneflow_dist.config import Config
+from oneflow_dist.data.identity import name_latents
+from oneflow_dist.data.sound import RANGE
 from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.pictures import draw_document, draw_page, draw_progress, enlarge, grid, stack, text_line, with_margin
+from oneflow_dist.pictures import (
+    check_decoders,
+    decoder_of,
+    draw_document,
+    draw_page,
+    draw_pieces,
+    draw_progress,
+    enlarge,
+    grid,
+    stack,
+    text_line,
+    with_margin,
+)
+from tests.messages import naming
+from tests.modalities import SOUND, VIDEO, VISION, overrides
+from tests.precompute.making import save_autoencoder
 
 
 @pytest.fixture(scope="session")
@@ -19,15 +38,14 @@ def write(config: Config, tokenizer: Tokenizer) -> Callable[..., Canvas]:
     """A finished document of texts, latents and grey values, each of which is an image of this value in [-1, 1]."""
 
     def make(parts: Sequence[str | float | np.ndarray]) -> Canvas:
-        prompt: list[int | np.ndarray | None] = []
+        prompt: list[int | tuple[str, np.ndarray]] = []
         for part in parts:
             if isinstance(part, str):
                 prompt += tokenizer.encode(part)
-            elif isinstance(part, np.ndarray):
-                prompt.append(part)
             else:
-                prompt.append(np.full(config.image.shape, part, dtype=np.float32))
-        return blank_canvas(prompt, tokenizer, config.image, seed=0, index=0)
+                grey = np.full((1, 8, 8), part, dtype=np.float32) if isinstance(part, float) else part
+                prompt.append(("image", grey))
+        return blank_canvas(prompt, tokenizer, config.modality, seed=0, index=0)
 
     return make
 
@@ -95,7 +113,7 @@ def test_a_word_wider_than_the_page_is_drawn_all_the_same(write: Callable[..., C
 
 def test_bytes_that_are_no_text_are_drawn_all_the_same(config: Config, tokenizer: Tokenizer) -> None:
     prompt = [*range(256), tokenizer.bos, tokenizer.bos + 1]  # every byte, line ends among them, and special tokens
-    page = draw_document(blank_canvas(prompt, tokenizer, config.image, 0, 0), tokenizer)
+    page = draw_document(blank_canvas(prompt, tokenizer, config.modality, 0, 0), tokenizer)
     assert has_ink(page)
 
 
@@ -157,6 +175,80 @@ def test_a_margin_is_white_all_around() -> None:
     assert page.size == (12, 13)
     assert (pixels(page) == (255, 0, 0)).all(-1).sum() == 6
     assert page.getpixel((5, 5)) == (255, 0, 0)
+
+
+# Pieces of every kind.
+
+
+def test_frames_of_a_video_stand_side_by_side_with_a_white_line_after_each(make_config: Callable[..., Config]) -> None:
+    video = make_config(*VIDEO).modality["video"]
+    latent = np.stack([np.full((4, 4), grey, dtype=np.float32) for grey in (-1.0, 0.0)])[None]
+    (page,) = draw_pieces([latent], video)
+    assert (pixels(page)[:, :, 0] == np.array([[0] * 4 + [255] + [128] * 4 + [255]] * 4)).all()
+
+
+def test_the_lowest_band_of_a_sound_is_at_the_bottom_and_silence_is_black(make_config: Callable[..., Config]) -> None:
+    keys = ("modality.sound.codec=spectrogram@8000", "modality.sound.channels=3")
+    sound = make_config(*SOUND, *keys).modality["sound"]
+    latent = np.full((3, 6), -1.0, dtype=np.float32)
+    latent[0] = RANGE - 1.0  # about the loudest there is
+    (page,) = draw_pieces([latent], sound)
+    assert (pixels(page)[:, :, 0] == np.array([[0] * 6, [0] * 6, [255] * 6])).all()
+
+
+def test_pieces_without_files_are_drawn_by_their_values(make_config: Callable[..., Config]) -> None:
+    """One row a channel, the first at the bottom; of features and other maps the first three channels."""
+    config = make_config(*overrides("vector", channels=2, shape=[], patch=[]), *VISION)
+    (page,) = draw_pieces([np.array([-1.0, 1.0], dtype=np.float32)], config.modality["vector"])
+    assert pixels(page)[:, :, 0].tolist() == [[255], [0]]
+    colours = np.linspace(-1.0, 1.0, 3, dtype=np.float32)[:, None, None] + np.zeros((3, 4, 2), dtype=np.float32)
+    (page,) = draw_pieces([colours], config.modality["vision"])
+    assert (pixels(page) == np.array([0, 128, 255])).all()
+    assert page.size == (2, 4)
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained autoencoder of four channels that halves the sides."""
+    return save_autoencoder(tmp_path_factory.mktemp("autoencoder") / "vae")
+
+
+def of_latents(make_config: Callable[..., Config], folder: Path, channels: int = 4) -> Config:
+    return make_config(f"modality.image.channels={channels}", f"modality.image.codec={folder}", *SOUND)
+
+
+def test_latents_are_drawn_by_the_autoencoder_of_their_modality(vae: Path, make_config: Callable[..., Config]) -> None:
+    modality = of_latents(make_config, vae).modality["image"]
+    rng = np.random.default_rng(0)
+    latents = [rng.standard_normal(shape, dtype=np.float32) for shape in ((4, 8, 8), (4, 4, 12))]
+    pages = draw_pieces(latents, modality)
+    assert [page.size for page in pages] == [(16, 16), (24, 8)]
+    autoencoder = load_autoencoder(str(vae), "cpu", torch.float32)
+    for page, latent in zip(pages, latents, strict=True):
+        raw = torch.from_numpy(latent) / autoencoder.scaling_factor + autoencoder.shift_factor
+        expected = np.rint((autoencoder.decode(raw[None])[0].permute(1, 2, 0).numpy() + 1.0) * 127.5)
+        np.testing.assert_allclose(pixels(page), expected.clip(0, 255), atol=1)
+
+
+def test_an_autoencoder_of_other_latents_is_refused(vae: Path, make_config: Callable[..., Config]) -> None:
+    with pytest.raises(ValueError, match=naming(vae, 4, "channels", 16)):
+        decoder_of(of_latents(make_config, vae, channels=16).modality["image"])
+
+
+def test_decoders_are_compared_with_what_made_the_data(
+    vae: Path, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Of pictures alone: sounds and what has no files need none."""
+    config = of_latents(make_config, vae)
+    autoencoder = load_autoencoder(str(vae), "cpu", torch.float32)
+    check_decoders(config, {"latents": name_latents(autoencoder.describe())})
+    check_decoders(config, {})  # there are no images
+    pixels_alone = make_config(*SOUND, *VISION)
+    check_decoders(pixels_alone, {"latents": name_latents({"name": "pixels"})})
+    other = save_autoencoder(tmp_path / "other", scaling_factor=0.25)
+    for found, data in ((of_latents(make_config, other), autoencoder.describe()), (config, {"name": "pixels"})):
+        with pytest.raises(ValueError, match=naming("modality.image.codec")):
+            check_decoders(found, {"latents": name_latents(data)})
 
 
 def test_progress_is_four_documents_of_each_prompt_and_the_same_whenever_it_is_drawn(

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,10 +21,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from oneflow_dist import sampler
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
 from oneflow_dist.config import Config, SamplingConfig, load_config, write_config
-from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
-from oneflow_dist.data.codec import cut_images
+from oneflow_dist.containers import NoisyPieces, NoisySample, PackedBatch, Pieces, Prediction
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.flow.times import TimeLaw
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
@@ -38,13 +38,16 @@ from oneflow_dist.sampler import (
     generate_steps,
     guided_velocity,
     sample_tokens,
+    step_size,
 )
 from oneflow_dist.training import build_model
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
 from tests.messages import Message
+from tests.modalities import SOUND, UNET, VIDEO, VISION
 
 Maker = Callable[..., OneFlow]
+PAINT = ("image", None)
 
 
 class Scripted(OneFlow):
@@ -55,6 +58,7 @@ class Scripted(OneFlow):
     image_logit = 0.0
     velocity = 1.0
     image_token = 0
+    other_pieces: Sequence[int] = ()  # as likely as an image
     seen: list[PackedBatch]
 
     def forward(self, batch: PackedBatch) -> Prediction:
@@ -64,14 +68,14 @@ class Scripted(OneFlow):
             zero_logit=torch.full((num_slots,), self.zero_logit),
             log_rate=torch.full((num_slots,), self.log_rate),
             bag_loss=torch.zeros(()),
-            velocity=torch.full_like(batch.velocity, self.velocity),
+            velocity=tuple(torch.full_like(pieces.velocity, self.velocity) for pieces in batch.pieces),
             slot_hidden=torch.zeros(num_slots, self.embed.embedding_dim),
         )
 
     def bag_logits(self, slot_hidden: Tensor) -> Tensor:
         logits = torch.full((len(slot_hidden), self.embed.num_embeddings), -40.0)
         logits[:, 65:91] = 0.0
-        logits[:, self.image_token] = self.image_logit
+        logits[:, [self.image_token, *self.other_pieces]] = self.image_logit
         return logits
 
     def draw_tokens(self, slot_hidden: Tensor, noise_key: Tensor, temperature: float, limit: int) -> Tensor:
@@ -82,7 +86,7 @@ class Scripted(OneFlow):
 @pytest.fixture
 def scripted(config: Config, tokenizer: Tokenizer) -> Scripted:
     model = Scripted(config)
-    model.image_token = tokenizer.image
+    model.image_token = tokenizer.piece_of["image"]
     return model
 
 
@@ -118,14 +122,23 @@ def canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
 
 def make_canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
     """Free, with a prompt, an image to paint, a given image, a wide one with one to paint beside it, and with holes."""
-    given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(config.image.shape)
-    wide = given.reshape(1, 4, 16)
-    prompts: list[Prompt] = [[], [5, 6, 7], [5, None], [given], [wide, 9, None, 8], [..., None, 9, ...]]
-    return [blank_canvas(prompt, tokenizer, config.image, 1, index) for index, prompt in enumerate(prompts)]
+    given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    first, wide = ("image", given), ("image", given.reshape(1, 4, 16))
+    prompts: list[Prompt] = [[], [5, 6, 7], [5, PAINT], [first], [wide, 9, PAINT, 8], [..., PAINT, 9, ...]]
+    return [blank_canvas(prompt, tokenizer, config.modality, 1, index) for index, prompt in enumerate(prompts)]
 
 
-def state(canvas: Canvas) -> tuple[list[int], list[int], list[float], list[bool]]:
-    return canvas.tokens.tolist(), canvas.born.tolist(), canvas.images.time.tolist(), canvas.image_is_target.tolist()
+def images_of(canvas: Canvas) -> Pieces:
+    return canvas.making["image"].pieces
+
+
+State = tuple[list[int], list[int], dict[str, list[float]], dict[str, list[bool]]]
+
+
+def state(canvas: Canvas) -> State:
+    times = {kind: making.pieces.time.tolist() for kind, making in canvas.making.items()}
+    are_targets = {kind: making.is_target.tolist() for kind, making in canvas.making.items()}
+    return canvas.tokens.tolist(), canvas.born.tolist(), times, are_targets
 
 
 # Whole generations.
@@ -147,9 +160,9 @@ def test_every_document_is_finished(
     for canvas in canvases:
         assert canvas.is_done
         assert canvas.text_time == pytest.approx(1.0)
-        np.testing.assert_allclose(canvas.images.time, 1.0)
-        assert np.isfinite(canvas.images.patches).all()
-        assert (canvas.tokens[canvas.images.token] == tokenizer.image).all()
+        np.testing.assert_allclose(images_of(canvas).time, 1.0)
+        assert np.isfinite(images_of(canvas).patches).all()
+        assert (canvas.tokens[images_of(canvas).token] == tokenizer.piece_of["image"]).all()
         assert len(canvas.tokens) == len(canvas.born) == len(canvas.is_open)
         canvas.parts(tokenizer)
     assert any(len(canvas.tokens) > 10 for canvas in canvases)
@@ -164,8 +177,9 @@ def test_prompts_are_untouched(
         was_there = new.born == 0
         assert new.tokens[was_there].tolist() == old.tokens.tolist()
         assert new.num_rows > old.num_rows or old is before[2]
-        given = [latent for latent, place in zip(new.latents(), new.images.token, strict=True) if was_there[place]]
-        for latent, same, is_target in zip(old.latents(), given, old.image_is_target, strict=True):
+        places = zip(new.latents("image"), images_of(new).token, strict=True)
+        given = [latent for latent, place in places if was_there[place]]
+        for latent, same, is_target in zip(old.latents("image"), given, old.making["image"].is_target, strict=True):
             assert latent.shape == same.shape
             assert is_target or np.array_equal(latent, same)
     assert len(canvases[2].tokens) == 3  # nothing is written after an image that was asked for
@@ -181,7 +195,7 @@ def test_a_document_does_not_depend_on_its_company(
         generate(model, [canvas], settings(config, guidance=2.0), tokenizer)
     for together, single in zip(canvases, alone, strict=True):
         assert state(single) == state(together)
-        np.testing.assert_allclose(single.images.patches, together.images.patches, atol=1e-4)
+        np.testing.assert_allclose(images_of(single).patches, images_of(together).patches, atol=1e-4)
 
 
 def _same_state(rng: np.random.Generator) -> np.random.Generator:
@@ -224,7 +238,7 @@ def test_the_same_seed_gives_the_same_document(config: Config, make_writer: Make
     model = make_writer(config)
 
     def run(seed: int) -> list[int]:
-        canvas = blank_canvas([], tokenizer, config.image, seed, 0)
+        canvas = blank_canvas([], tokenizer, config.modality, seed, 0)
         return generate(model, [canvas], settings(config), tokenizer)[0].tokens.tolist()
 
     assert run(1) == run(1)
@@ -251,20 +265,20 @@ def test_with_even_steps_text_is_done_after_n_and_an_image_n_after_its_birth(
     """Images of the last text step are done at 2N."""
     even = settings(config, 4, max_rows=4096, time_power=1.0)
     scripted.image_logit = 3.5
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     ends: dict[int, set[int]] = defaultdict(set)
     steps = []
     for step in generate_steps(scripted, [canvas], even, tokenizer):
         steps.append(step)
         assert canvas.is_writing == (step < 4)
-        born = canvas.born[canvas.images.token]
-        for birth, is_moving in zip(born, canvas.is_moving, strict=True):
+        born = canvas.born[images_of(canvas).token]
+        for birth, is_moving in zip(born, canvas.making["image"].is_moving, strict=True):
             if not is_moving:
                 ends[int(birth)].add(step)
     assert steps == list(range(1, max(ends) + 5))
     assert len(ends) >= 3
     assert all(min(done) == birth + 4 for birth, done in ends.items())
-    assert canvas.image_end.tolist() == (canvas.born[canvas.images.token] + 4).tolist()
+    assert canvas.making["image"].end.tolist() == (canvas.born[images_of(canvas).token] + 4).tolist()
 
 
 @pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
@@ -273,7 +287,7 @@ def test_text_times_are_those_of_the_grid(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, power: float, num_steps: int
 ) -> None:
     scripted.zero_logit = 40.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     own = settings(config, num_steps, time_power=power)
     times = [canvas.text_time for _ in generate_steps(scripted, [canvas], own, tokenizer)]
     np.testing.assert_allclose(times, 1.0 - (1.0 - np.arange(1, num_steps + 1) / num_steps) ** power, atol=1e-9)
@@ -283,19 +297,19 @@ def test_with_smaller_late_steps_images_end_after_n_steps_and_by_2n(
     config: Config, scripted: Scripted, tokenizer: Tokenizer
 ) -> None:
     scripted.image_logit = 3.5
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     assert generate(scripted, [canvas], settings(config, 9, max_rows=4096), tokenizer) == [canvas]
-    taken = canvas.image_end - canvas.born[canvas.images.token]
-    assert len(set(canvas.born[canvas.images.token].tolist())) >= 5
-    assert taken.min() >= 9
-    assert canvas.image_end.max() <= 18
+    end, born = canvas.making["image"].end, canvas.born[images_of(canvas).token]
+    assert len(set(born.tolist())) >= 5
+    assert (end - born).min() >= 9
+    assert end.max() <= 18
 
 
 def test_at_most_one_token_per_slot_and_step(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
     """Where every slot fires the number of tokens doubles."""
     scripted.image_logit = -40.0
     scripted.log_rate = 5.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     own = settings(config, 5, thinning=False)
     lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], own, tokenizer)]
     assert lengths == [2, 4, 8, 16, 32]
@@ -304,7 +318,7 @@ def test_at_most_one_token_per_slot_and_step(config: Config, scripted: Scripted,
 def test_closed_slots_never_fire(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
     scripted.image_logit = -40.0
     scripted.log_rate = 5.0
-    canvas = blank_canvas([1, 2, 3], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([1, 2, 3], tokenizer, config.modality, 1, 0)
     generate(scripted, [canvas], settings(config, 3, thinning=False), tokenizer)
     assert canvas.tokens[:4].tolist() == [tokenizer.bos, 1, 2, 3]
     assert len(canvas.tokens) == 4 + 1 + 2 + 4
@@ -312,7 +326,7 @@ def test_closed_slots_never_fire(config: Config, scripted: Scripted, tokenizer: 
 
 def test_nothing_is_written_where_nothing_is_missing(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
     scripted.zero_logit = 40.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     generate(scripted, [canvas], settings(config, 3), tokenizer)
     assert canvas.tokens.tolist() == [tokenizer.bos]
 
@@ -321,24 +335,24 @@ def test_nothing_is_written_where_nothing_is_missing(config: Config, scripted: S
 def test_an_image_moves_along_the_velocity_for_one_unit_of_time(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, num_steps: int
 ) -> None:
-    canvas = blank_canvas([None], tokenizer, config.image, 1, 0)
-    start = canvas.images.patches
+    canvas = blank_canvas([PAINT], tokenizer, config.modality, 1, 0)
+    start = images_of(canvas).patches
     scripted.velocity = 0.75
     assert list(generate_steps(scripted, [canvas], settings(config, num_steps), tokenizer))[-1] == num_steps
-    np.testing.assert_allclose(canvas.images.patches, start + 0.75, atol=1e-5)
+    np.testing.assert_allclose(images_of(canvas).patches, start + 0.75, atol=1e-5)
 
 
 def test_beside_a_prompt_image_of_another_shape_images_of_the_configs_shape_are_painted(
     config: Config, make_writer: Maker, tokenizer: Tokenizer
 ) -> None:
     given = np.linspace(-1, 1, 96, dtype=np.float32).reshape(1, 8, 12)
-    canvas = blank_canvas([given, 9, None, 8], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([("image", given), 9, PAINT, 8], tokenizer, config.modality, 1, 0)
     generate(make_writer(config), [canvas], settings(config, max_rows=200), tokenizer)
     assert canvas.is_done
-    first, *others = canvas.latents()
+    first, *others = canvas.latents("image")
     np.testing.assert_array_equal(first, given)
     assert len(others) >= 1
-    assert all(latent.shape == config.image.shape for latent in others)
+    assert all(latent.shape == (1, 8, 8) for latent in others)
     assert canvas.num_rows == len(canvas.tokens) + 6 + 4 * len(others)
 
 
@@ -351,7 +365,7 @@ def test_in_the_last_step_whatever_is_missing_comes(
 ) -> None:
     """Where a token is missing, one or more are: a head that says less must not lose it."""
     scripted.log_rate, scripted.image_logit = log_rate, -40.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     generate(scripted, [canvas], settings(config, 1), tokenizer)
     assert len(canvas.tokens) == 2
 
@@ -361,7 +375,10 @@ def test_rates_of_any_size_let_slots_fire(
     config: Config, scripted: Scripted, tokenizer: Tokenizer, log_rate: float
 ) -> None:
     scripted.log_rate, scripted.image_logit = log_rate, -40.0
-    canvas = blank_canvas([5, None], tokenizer, config.image, 1, 0), blank_canvas([], tokenizer, config.image, 1, 1)
+    canvas = (
+        blank_canvas([5, PAINT], tokenizer, config.modality, 1, 0),
+        blank_canvas([], tokenizer, config.modality, 1, 1),
+    )
     generate(scripted, list(canvas), settings(config, 4), tokenizer)
     assert len(canvas[0].tokens) == 3  # all of its slots are closed
     assert len(canvas[1].tokens) > 8
@@ -379,8 +396,8 @@ def test_what_is_not_finite_ends_with_an_error_and_leaves_the_documents_as_they_
     with pytest.raises(FloatingPointError) as error:
         next(steps)
     assert Message(error.value) == (
-        f"sampling step 2: {name} of the model is not finite; its weights are broken, or too large for the dtype of "
-        "its products: take an earlier checkpoint"
+        f"sampling step 2: {name}{' of image' * (name == 'velocity')} of the model is not finite; its weights are "
+        "broken, or too large for the dtype of its products: take an earlier checkpoint"
     )
     assert [state(canvas) for canvas in canvases] == before
 
@@ -417,7 +434,7 @@ def test_long_text_of_few_steps_is_not_cut_short_by_thinning(
 ) -> None:
     """All slots but those of the last step are behind, and the text doubles until then."""
     scripted.image_logit, scripted.log_rate = -40.0, 5.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], settings(config, 7), tokenizer)]
     assert lengths[:-1] == [2, 4, 8, 16, 32, 64]
     assert 64 < lengths[-1] < 64 + 33
@@ -429,7 +446,7 @@ def test_long_text_of_few_steps_is_not_cut_short_by_thinning(
 def test_a_full_document_says_so_and_stays_within_its_rows(
     config: Config, scripted: Scripted, tokenizer: Tokenizer
 ) -> None:
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     generate(scripted, [canvas], settings(config, 8, max_rows=20), tokenizer)
     assert canvas.hit_cap
     assert canvas.is_done
@@ -440,17 +457,17 @@ def test_text_fills_all_rows_though_any_token_could_have_been_an_image(
     config: Config, scripted: Scripted, tokenizer: Tokenizer
 ) -> None:
     scripted.image_logit = -40.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     generate(scripted, [canvas], settings(config, 12, max_rows=101), tokenizer)
     assert canvas.num_rows == len(canvas.tokens) == 101
 
 
 def test_tokens_take_one_row_and_images_theirs_too(config: Config, tokenizer: Tokenizer) -> None:
     """An image has four rows and its token, and BOS one; an image that does not fit keeps no word away."""
-    image, word = tokenizer.image, 65
+    image, word = tokenizer.piece_of["image"], 65
     for max_rows, tokens, fits in ((7, [word] * 6, 6), (7, [word] * 7, 6), (6, [image], 1), (5, [image, word], 1)):
-        canvas = blank_canvas([], tokenizer, config.image, 1, 0)
-        assert _fit(canvas, np.array(tokens), image, max_rows).sum() == fits, (max_rows, tokens)
+        canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
+        assert _fit(canvas, np.array(tokens), max_rows).sum() == fits, (max_rows, tokens)
         assert canvas.hit_cap == (fits < len(tokens))
 
 
@@ -458,15 +475,15 @@ def test_a_full_document_favours_none_of_its_sides(config: Config, tokenizer: To
     """Of ten tokens two fit: each with a chance of a fifth."""
     counts = np.zeros(10)
     for index in range(2000):
-        canvas = blank_canvas([], tokenizer, config.image, 1, index)
-        counts += _fit(canvas, np.full(10, 65), tokenizer.image, 3)
+        canvas = blank_canvas([], tokenizer, config.modality, 1, index)
+        counts += _fit(canvas, np.full(10, 65), 3)
     assert counts.sum() == 4000
     assert abs(counts - 400).max() < 5 * np.sqrt(400 * 0.8)
 
 
 def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
     scripted.image_logit = -40.0
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     generate(scripted, [canvas], settings(config, 3, max_rows=512), tokenizer)
     assert not canvas.hit_cap
 
@@ -475,27 +492,26 @@ def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted,
 
 
 @pytest.fixture
-def snapshots(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
-    """Three documents with two, no and one images of 3, 2 and 4 patches, of which the first is a prompt."""
+def kind(make_noisy: Callable[..., NoisySample]) -> list[NoisyPieces]:
+    """Of three documents two, no and one images of 3, 2 and 4 patches, of which the first is a prompt."""
     rng = np.random.default_rng(0)
     noisy = [make_noisy(rng, num_images=n, grid=g) for n, g in ((2, [(1, 3), (2, 1)]), (0, (1, 1)), (1, (2, 2)))]
-    return [replace(noisy[0], is_moving=np.array([False, True])), *noisy[1:]]
+    first, *others = (sample.pieces[0] for sample in noisy)
+    return [replace(first, is_moving=np.array([False, True])), *others]
 
 
-def test_guidance_1_is_the_conditional_and_0_the_unconditional_velocity_to_the_bit(
-    snapshots: list[NoisySample],
-) -> None:
+def test_guidance_1_is_the_conditional_and_0_the_unconditional_velocity_to_the_bit(kind: list[NoisyPieces]) -> None:
     generator = torch.Generator().manual_seed(0)
     conditional = torch.randn(9, 16, generator=generator) * torch.logspace(-3, 3, 9)[:, None]
     unconditional = torch.randn(6, 16, generator=generator)
     both = torch.cat([conditional, unconditional])
 
-    plain = guided_velocity(conditional.clone(), snapshots, 1.0)
+    plain = guided_velocity(conditional.clone(), kind, 1.0)
     assert [part.shape[0] for part in plain] == [5, 0, 4]
     np.testing.assert_array_equal(np.concatenate(plain), conditional.numpy())
     assert torch.equal(torch.lerp(unconditional, conditional[3:], 1.0), conditional[3:])
 
-    without = guided_velocity(both.clone(), snapshots, 0.0)
+    without = guided_velocity(both.clone(), kind, 0.0)
     np.testing.assert_array_equal(without[0][:3], conditional[:3].numpy())  # a prompt image is not guided
     np.testing.assert_array_equal(without[0][3:], unconditional[:2].numpy())
     np.testing.assert_array_equal(without[2], unconditional[2:].numpy())
@@ -503,11 +519,11 @@ def test_guidance_1_is_the_conditional_and_0_the_unconditional_velocity_to_the_b
 
 @pytest.mark.parametrize("guidance", [0.3, 2.0, 5.0])
 def test_guidance_goes_on_from_the_unconditional_through_the_conditional_velocity(
-    snapshots: list[NoisySample], guidance: float
+    kind: list[NoisyPieces], guidance: float
 ) -> None:
     both = torch.randn(15, 16, generator=torch.Generator().manual_seed(0))
     conditional, unconditional = both[:9].clone(), both[9:].clone()
-    parts = guided_velocity(both, snapshots, guidance)
+    parts = guided_velocity(both, kind, guidance)
     expected = unconditional + guidance * (conditional[3:] - unconditional)
     np.testing.assert_allclose(parts[0][3:], expected[:2].numpy(), atol=1e-5)
     np.testing.assert_allclose(parts[2], expected[2:].numpy(), atol=1e-5)
@@ -532,9 +548,146 @@ def test_unconditional_rows_are_bos_and_the_moving_images(
     next(generate_steps(scripted, canvases[4:5], settings(config, 2, guidance=2.0), tokenizer))
     (batch,) = scripted.seen
     own = batch.token_sequence == 1
-    assert batch.tokens[own].tolist() == [tokenizer.bos, tokenizer.image]
+    assert batch.tokens[own].tolist() == [tokenizer.bos, tokenizer.piece_of["image"]]
     assert batch.text_time[1].item() == 1.0
-    assert torch.equal(batch.patches[batch.patch_image == 2], batch.patches[batch.patch_image == 1])
+    (images,) = batch.pieces
+    assert torch.equal(images.patches[images.patch_piece == 2], images.patches[images.patch_piece == 1])
+
+
+# Pieces of several modalities.
+
+
+@pytest.fixture(scope="module")
+def kinds(make_config: Callable[..., Config]) -> Config:
+    """Images by a U-Net in modulated blocks, sounds, videos, and what pictures look like."""
+    return make_config("model.vocab_size=600", *UNET, *SOUND, *VIDEO, *VISION)
+
+
+@pytest.fixture(scope="module")
+def tokens_of(kinds: Config) -> Tokenizer:
+    return load_tokenizer(kinds.data.tokenizer, kinds.modality)
+
+
+def look(value: float) -> tuple[str, np.ndarray]:
+    return "vision", np.full((3, 4, 4), value, dtype=np.float32)
+
+
+def test_a_random_model_finishes_documents_of_all_kinds_of_pieces(
+    kinds: Config, tokens_of: Tokenizer, make_writer: Maker
+) -> None:
+    """Given, asked for and written; what is only given is never written."""
+    model = make_writer(kinds)
+    assert model.unembed is not None
+    with torch.no_grad():
+        model.unembed.weight[list(tokens_of.piece_of.values())] *= 5.0
+    sound = ("sound", np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6))
+    prompts: list[Prompt] = [[], [look(1.0), 5, ("video", None), ...], [sound, ..., PAINT, ("sound", None), 7]]
+    canvases = [blank_canvas(prompt, tokens_of, kinds.modality, 1, n) for n, prompt in enumerate(prompts)]
+    assert generate(model, canvases, settings(kinds, 12, guidance=2.0), tokens_of) == canvases
+    for canvas in canvases:
+        assert canvas.is_done
+        for kind, making in canvas.making.items():
+            np.testing.assert_allclose(making.pieces.time, 1.0)
+            assert np.isfinite(making.pieces.patches).all()
+            assert np.flatnonzero(canvas.tokens == tokens_of.piece_of[kind]).tolist() == making.pieces.token.tolist()
+            is_new = canvas.born[making.pieces.token] > 0
+            assert making.is_target[is_new].all()
+            assert (making.end[making.is_target] > 0).all()
+    born = {kind: [c.born[c.making[kind].pieces.token] for c in canvases] for kind in kinds.modality}
+    written = {kind: int((np.concatenate(steps) > 0).sum()) for kind, steps in born.items()}
+    assert min(written.pop(kind) for kind in ("image", "sound", "video")) > 0
+    assert written == {"vision": 0}
+    assert [len(canvas.making["vision"].pieces) for canvas in canvases] == [0, 1, 0]
+    np.testing.assert_array_equal(canvases[1].latents("vision")[0], look(1.0)[1])
+    np.testing.assert_array_equal(canvases[2].latents("sound")[0], sound[1])
+
+
+def test_what_is_only_given_does_not_fit_and_takes_no_room_from_others(kinds: Config, tokens_of: Tokenizer) -> None:
+    """A sound and a video have four rows and a token each."""
+    vision, sound, video = (tokens_of.piece_of[kind] for kind in ("vision", "sound", "video"))
+    for max_rows, tokens, fits in (
+        (12, [vision, sound, 65, vision], [False, True, True, False]),
+        (11, [sound, video, vision], [True, True, False]),
+        (6, [vision, vision, sound], [False, False, True]),
+    ):
+        canvas = blank_canvas([], tokens_of, kinds.modality, 1, 0)
+        assert _fit(canvas, np.array(tokens), max_rows).tolist() == fits
+        assert not canvas.hit_cap
+    canvas = blank_canvas([], tokens_of, kinds.modality, 1, 0)
+    assert _fit(canvas, np.array([vision, sound, video]), 7).sum() == 1
+    assert canvas.hit_cap
+
+
+class InCompany(Scripted):
+    """The velocity of a patch is the number of tokens in its sequence, times the number of its modality from 1 on."""
+
+    def forward(self, batch: PackedBatch) -> Prediction:
+        lengths = torch.bincount(batch.token_sequence).float()
+        velocity = []
+        for number, pieces in enumerate(batch.pieces, start=1):
+            sequence = torch.searchsorted(batch.cu_seqlens.long(), pieces.patch_row, right=True) - 1
+            velocity.append(number * lengths[sequence][:, None].expand_as(pieces.velocity))
+        return replace(super().forward(batch), velocity=tuple(velocity))
+
+
+def test_pieces_of_each_modality_are_guided_by_their_own_velocities(kinds: Config, tokens_of: Tokenizer) -> None:
+    """Of each document that which moves, with BOS: of five tokens and three in one, of four and two in the other."""
+    model = InCompany(kinds)
+    model.zero_logit = 40.0
+    sound = ("sound", np.zeros((2, 6), dtype=np.float32))
+    prompts: list[Prompt] = [[sound, PAINT, ("sound", None), 5, ...], [], [look(0.0), ("sound", None), 5]]
+    canvases = [blank_canvas(prompt, tokens_of, kinds.modality, 1, n) for n, prompt in enumerate(prompts)]
+    before = [{kind: c.latents(kind) for kind in kinds.modality} for c in canvases]
+    sizes = [step_size(canvas, sampling(4)) for canvas in canvases]
+    next(generate_steps(model, canvases, settings(kinds, 4, guidance=3.0), tokens_of))
+    (batch,) = model.seen
+    assert batch.counts.sequences == 3 + 2
+    assert batch.counts.text_tokens == (5 + 1 + 4) + (3 + 2)
+    sound_number = 1 + list(kinds.modality).index("sound")
+    for document, kind, piece, velocity in (
+        (0, "image", 0, 3 + 3.0 * (5 - 3)),
+        (0, "sound", 1, sound_number * (3 + 3.0 * (5 - 3))),
+        (2, "sound", 0, sound_number * (2 + 3.0 * (4 - 2))),
+        (0, "sound", 0, 0.0),  # given
+        (2, "vision", 0, 0.0),
+    ):
+        now, then = canvases[document].latents(kind)[piece], before[document][kind][piece]
+        np.testing.assert_allclose(now - then, sizes[document] * velocity, atol=1e-4)
+
+
+def test_pieces_of_each_modality_end_n_steps_after_their_birth(kinds: Config, tokens_of: Tokenizer) -> None:
+    """With even steps; a shift for larger pieces changes their times on the way, and not how many steps they take."""
+    shifted = replace(kinds.modality["image"], shift_rows=1)
+    config = replace(kinds, modality={**kinds.modality, "image": shifted})
+    law, even = TimeLaw.of(shifted), settings(config, 5, time_power=1.0, max_rows=4096)
+    model = Scripted(config)
+    model.other_pieces = [tokens_of.piece_of[kind] for kind in ("sound", "video")]
+    model.image_token, model.image_logit = tokens_of.piece_of["image"], 3.5
+    canvas = blank_canvas([PAINT, ...], tokens_of, config.modality, 1, 0)
+    start = images_of(canvas).patches[:4]
+    for step in generate_steps(model, [canvas], even, tokens_of):
+        for kind, making in canvas.making.items():
+            clock = np.minimum(1.0, (step - canvas.born[making.pieces.token]) / 5)
+            expected = law.at_clock(clock, making.pieces) if kind == "image" else clock
+            np.testing.assert_allclose(making.pieces.time, expected, atol=1e-9)
+    for kind in ("image", "sound", "video"):
+        making = canvas.making[kind]
+        born = canvas.born[making.pieces.token]
+        assert len(set(born.tolist())) >= 3, (kind, born)
+        assert making.end.tolist() == (born + 5).tolist(), kind
+    np.testing.assert_allclose(images_of(canvas).patches[:4], start + 1.0, atol=1e-5)
+
+
+def test_what_a_given_picture_looks_like_is_seen(kinds: Config, tokens_of: Tokenizer, make_model: Maker) -> None:
+    """The same noise, beside two looks."""
+    model = make_model(kinds)
+    found = []
+    for value in (0.0, 1.0):
+        canvas = blank_canvas([look(value), 5, PAINT], tokens_of, kinds.modality, 1, 0)
+        generate(model, [canvas], settings(kinds, 2), tokens_of)
+        np.testing.assert_array_equal(canvas.latents("vision")[0], look(value)[1])
+        found.append(canvas.latents("image")[0])
+    assert not np.isclose(*found).any()
 
 
 # Tokens.
@@ -626,7 +779,7 @@ def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tok
             return torch.zeros(len(slot_hidden), self.embed.num_embeddings)
 
     assert tokenizer.vocab_size < config.model.vocab_size
-    canvas = blank_canvas([], tokenizer, config.image, 1, 0)
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     generate(Undecided(config), [canvas], settings(config, 8, max_rows=400), tokenizer)
     assert len(canvas.tokens) > 60
     assert canvas.tokens.max() < tokenizer.vocab_size
@@ -720,8 +873,8 @@ def write_on_ranks(config_path: str, overrides: list[str]) -> Written:
     """The documents of each of WAYS."""
     config = load_config(config_path, overrides)
     model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    make_write(model, tokenizer.image)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
+    make_write(model, tokenizer.piece_of["image"])
     rows: list[tuple[int, int]] = []
     model.register_forward_pre_hook(lambda _, inputs: rows.append((inputs[0].counts.rows, len(inputs[0].position))))
     found = []
@@ -765,9 +918,9 @@ def test_ranks_that_share_the_model_write_what_one_process_does(
             assert any(rows < padded for rows, padded in forwards)
             assert [state(canvas) for canvas in canvases] == [state(canvas) for canvas in expected]
             assert sum(len(canvas.tokens) for canvas in canvases) > 80
-            assert sum(len(canvas.images) for canvas in canvases) > 20
+            assert sum(len(images_of(canvas)) for canvas in canvases) > 20
             for own, theirs in zip(canvases, expected, strict=True):
-                np.testing.assert_allclose(own.images.patches, theirs.images.patches, atol=1e-5)
+                np.testing.assert_allclose(images_of(own).patches, images_of(theirs).patches, atol=1e-5)
 
 
 # With exact heads the sampler reaches the data. All texts are enumerated: nothing here is random.
@@ -862,7 +1015,6 @@ def step_all(
     time: float,
     own: SamplingConfig,
     schedule: KeepSchedule,
-    config: Config,
 ) -> dict[str, float]:
     """The law of the text after one step of the sampler, from the law before it."""
     flat = [slot for text in law for slot in heads[text]]
@@ -872,14 +1024,11 @@ def step_all(
         Canvas(
             key=text,
             rng=Recorder(np.random.PCG64(0)),
-            image=config.image,
             text_time=time,
             tokens=np.arange(len(text) + 1),
             is_open=np.ones(len(text) + 1, dtype=bool),
             born=np.zeros(len(text) + 1, dtype=np.int64),
-            images=cut_images([], [], config.image),
-            image_is_target=np.zeros(0, dtype=bool),
-            image_end=np.zeros(0, dtype=np.int64),
+            making={},
         )
         for text in law
     ]
@@ -887,7 +1036,7 @@ def step_all(
         zero_logit=zero_logit,
         log_rate=rate.log().float(),
         bag_loss=torch.zeros(()),
-        velocity=torch.zeros(0, config.image.patch_elements),
+        velocity=(),
         slot_hidden=torch.zeros(len(flat), 1),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -914,14 +1063,12 @@ def step_all(
     return {text: prob for text, prob in after.items() if prob > 1e-9}
 
 
-def law_after(
-    data: dict[str, float], schedule: KeepSchedule, weight: Weight, own: SamplingConfig, config: Config
-) -> dict[str, float]:
+def law_after(data: dict[str, float], schedule: KeepSchedule, weight: Weight, own: SamplingConfig) -> dict[str, float]:
     law, time = {"": 1.0}, 0.0
     for step in range(1, own.steps + 1):
         keep_prob = schedule.keep_prob(time)
         heads = {text: exact_heads(text, tuple(data.items()), weight, keep_prob) for text in law}
-        law = step_all(law, heads, time, own, schedule, config)
+        law = step_all(law, heads, time, own, schedule)
         time = 1.0 - (1.0 - step / own.steps) ** own.time_power
     return law
 
@@ -951,11 +1098,11 @@ def _unchecked(unchecked: Callable[[], AbstractContextManager[None]]) -> Iterato
 @pytest.mark.parametrize(("data", "schedule", "weight", "expected"), TABLE.values(), ids=TABLE)
 @pytest.mark.usefixtures("_unchecked")
 def test_distance_to_the_data_after_n_steps_with_exact_heads(
-    config: Config, data: dict[str, float], schedule: KeepSchedule, weight: Weight, expected: list[float]
+    data: dict[str, float], schedule: KeepSchedule, weight: Weight, expected: list[float]
 ) -> None:
     """Total variation for N = 1, 2, 4, 6, 8, 16; the sampler of the paper."""
     ways = [sampling(num_steps, time_power=1.0, thinning=False) for num_steps in (1, 2, 4, 6, 8, 16)]
-    distances = [distance(law_after(data, schedule, weight, own, config), data) for own in ways]
+    distances = [distance(law_after(data, schedule, weight, own), data) for own in ways]
     assert distances == pytest.approx(expected, abs=0.002)
 
 
@@ -975,10 +1122,10 @@ LATER, THIN = {"time_power": 1.5, "thinning": False}, {"time_power": 1.0, "thinn
 )
 @pytest.mark.usefixtures("_unchecked")
 def test_distance_with_smaller_late_steps_and_with_thinning(
-    config: Config, data: dict[str, float], changes: dict[str, float], expected: list[float]
+    data: dict[str, float], changes: dict[str, float], expected: list[float]
 ) -> None:
     """Total variation for N = 6 and 8, where the paper's sampler has .125 and .091 (VAR), .360 and .304 (FIX)."""
-    laws = [law_after(data, LINEAR, at_time, sampling(num_steps, **changes), config) for num_steps in (6, 8)]
+    laws = [law_after(data, LINEAR, at_time, sampling(num_steps, **changes)) for num_steps in (6, 8)]
     assert [distance(law, data) for law in laws] == pytest.approx(expected, abs=0.002)
 
 
@@ -986,11 +1133,9 @@ def test_distance_with_smaller_late_steps_and_with_thinning(
     ("weight", "expected"), [(at_time, [0.95, 1.77, 2.18, 2.22]), (at_any_time, [0.86, 1.60, 2.13, 2.38])]
 )
 @pytest.mark.usefixtures("_unchecked")
-def test_without_the_time_texts_grow_with_the_number_of_steps(
-    config: Config, weight: Weight, expected: list[float]
-) -> None:
+def test_without_the_time_texts_grow_with_the_number_of_steps(weight: Weight, expected: list[float]) -> None:
     """Mean length for N = 1, 2, 4, 6; the data's is 2.20."""
     ways = [sampling(num_steps, time_power=1.0, thinning=False) for num_steps in (1, 2, 4, 6)]
-    laws = [law_after(VAR, LINEAR, weight, own, config) for own in ways]
+    laws = [law_after(VAR, LINEAR, weight, own) for own in ways]
     means = [sum(len(text) * prob for text, prob in law.items()) for law in laws]
     assert means == pytest.approx(expected, abs=0.006)

@@ -1,11 +1,85 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from oneflow_dist.toml import check_range
+from oneflow_dist.toml import (
+    Positive,
+    Share,
+    apply_override,
+    check_range,
+    field_ranges,
+    ranges_of,
+    read_tables,
+    write_tables,
+)
 from tests.messages import naming
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    size: Positive
+    sides: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    name: str
+    part: Share = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class All:
+    own: Own
+    kind: dict[str, Kind]
+
+
+def read(text: str, *overrides: str) -> Any:
+    table = tomllib.loads(text)
+    for override in overrides:
+        apply_override(table, override)
+    return read_tables(All, table)
+
+
+@pytest.mark.parametrize("names", [[], ["a"], ["b", "a"]])
+def test_tables_by_name_read_back_equal_and_in_their_order(names: list[str]) -> None:
+    tables = All(own=Own(name='x "y"'), kind={name: Kind(size=i + 1, sides=(2,) * i) for i, name in enumerate(names)})
+    again = read(write_tables(tables))
+    assert again == tables
+    assert list(again.kind) == names
+    assert write_tables(tables).count("[kind.") == len(names)
+
+
+def test_an_override_reaches_into_a_table_by_name_or_makes_it() -> None:
+    text = "[own]\nname = 'x'\n[kind.a]\nsize = 1\n"
+    found = read(text, "kind.a.sides=[2, 3]", "kind.b.size = 7", "own.part=1")
+    assert found == All(own=Own(name="x", part=1.0), kind={"a": Kind(size=1, sides=(2, 3)), "b": Kind(size=7)})
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("kind.b.sides=[1]", ("kind.b.size",)),
+        ("kind.a.sise=1", ("kind.a.sise", "kind.a.size")),
+        ("kind.a.size.x=1", ("kind.a.size", 1)),
+        ("kind.a=1", ("kind.a", 1)),
+        ("own.name.x=1", ("own.name", "'x'")),
+        ("kind=1", ("'kind=1'", "section.key=value")),
+        (".a=1", ("'.a=1'", "section.key=value")),
+    ],
+)
+def test_what_is_wrong_inside_a_table_by_name_is_named_by_its_path(override: str, named: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=naming(*named)):
+        read("[own]\nname = 'x'\n[kind.a]\nsize = 1\n", override)
+
+
+def test_ranges_are_those_of_plain_tables_and_of_one_of_those_by_name() -> None:
+    assert ranges_of(All) == {"own": {"part": "[0, 1]"}}
+    assert field_ranges(Kind) == {"size": "[1, inf)"}
 
 
 @pytest.mark.parametrize(

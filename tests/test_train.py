@@ -21,9 +21,7 @@ def test_a_dry_run_of_the_large_model_prints_its_sizes_and_touches_nothing(launc
     block = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336 + 2 * 4096
     assert sizes["blocks"] == f"{32 * block:,}"
     assert sizes["embed"] == sizes["unembed"] == f"{128256 * 4096:,}"
-    parts = [
-        int(sizes[name].replace(",", "")) for name in ("embed", "unembed", "blocks", "adapter", "heads", "image_time")
-    ]
+    parts = [int(sizes[name].replace(",", "")) for name in ("embed", "unembed", "blocks", "adapters", "heads")]
     assert sizes["parameters"] == f"{sum(parts):,}"
     printed = end.stdout.partition("\nparameters ")[0]
     (tmp_path / "printed.toml").write_text(printed)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.progress import Progress, checkpoint_folder
 from oneflow_dist.trained import config_at_home, load_model
+
+SOUND: dict[str, Any] = {"codec": "spectrogram@8000", "shape": (8,), "patch": (4,)}
 
 
 @pytest.fixture
@@ -50,7 +53,10 @@ def test_paths_lead_to_the_checkpoints_own_ranks_file_and_to_where_the_run_was_s
     config = replace(
         run_config,
         data=replace(run_config.data, tokenizer=ranks.name),
-        sampling=replace(run_config.sampling, autoencoder="vae"),
+        modality={
+            "image": replace(run_config.modality["image"], codec="vae"),
+            "sound": replace(run_config.modality["image"], token="<|sound|>", **SOUND),
+        },
     )
     model = make_model(config)
     with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +68,8 @@ def test_paths_lead_to_the_checkpoints_own_ranks_file_and_to_where_the_run_was_s
     found = config_at_home(folder)
     assert Path(found.data.tokenizer).read_bytes() == ranks.read_bytes()
     assert folder in Path(found.data.tokenizer).parents
-    assert found.sampling.autoencoder == str(tmp_path / "vae")
+    assert found.modality["image"].codec == str(tmp_path / "vae")
+    assert found.modality["sound"] == config.modality["sound"]  # whose codec is no path
     assert str(ranks) not in capsys.readouterr().out
     ranks.write_bytes(b"another")
     assert config_at_home(folder) == found

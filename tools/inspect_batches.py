@@ -60,7 +60,7 @@ def main() -> None:
         total = sum((pack.counts for pack in packs), total)
         print(describe(step, packs, args.keys), flush=True)
         if args.show and step == first:
-            draw_pack(packs[0], load_tokenizer(config.data.tokenizer), config).save(args.show)
+            draw_pack(packs[0], load_tokenizer(config.data.tokenizer, config.modality), config).save(args.show)
             print(f"drew the first pack of step {step}: {args.show}")
     num_packs = (last - first) * config.data.packs_per_step
     print(

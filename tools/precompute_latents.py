@@ -50,7 +50,9 @@ def _parse() -> argparse.Namespace:
     add("output", type=Path, help="folder for the latent shards, made if need be")
     add("--autoencoder", help='folder with a saved diffusers AutoencoderKL, or "pixels"')
     add("--tokenizer", help='tiktoken ranks file, or "bytes"')
-    add("--features", metavar="FOLDER", help="also store what this SigLIP says of each picture")
+    add(
+        "--features", metavar="FOLDER", help='also store what this SigLIP sees in each picture, or "efficientnet-lite0"'
+    )
     add("--mirror", action="store_true", help="also store the latent of each picture flipped left to right")
     add("--size", type=int, default=256, help="pictures get about SIZE x SIZE pixels (%(default)s)")
     add("--multiple-of", type=int, help="of height and width (twice the autoencoder's downsampling)")

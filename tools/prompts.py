@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,56 +14,115 @@ from PIL import Image
 
 from oneflow_dist.canvas import parse_prompt
 from oneflow_dist.config import Config
-from oneflow_dist.data.codec import MODES, pixels_to_latent
+from oneflow_dist.data.codec import pixels_to_latent
+from oneflow_dist.data.media import MODES, encode_file, encode_view
 from oneflow_dist.data.picture import decode_picture, read_picture
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.model.autoencoder import PIXELS
-from oneflow_dist.pictures import load_decoder
+from oneflow_dist.modality import PIXELS, ModalityConfig
+from oneflow_dist.model.understanding import load_understanding
+from oneflow_dist.pictures import decoder_of, load_decoder
 from oneflow_dist.precompute.crop import REDUCING_GAP, CropPolicy, cover_scale, crop_to, nearest_bucket
+from oneflow_dist.views import read_view
 
 MAX_ASPECT = 2.0  # as in tools/precompute_latents.py
 
 
 def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, config: Config) -> list[Any]:
-    """Token ids, latents, images to paint (None) and holes (`...`), in order.
+    """What `blank_canvas` takes.
 
     Args:
-        parts: kind ("text", "image", "paint", "hole") and value of each; of an image the path.
+        parts: kind ("text", "image", "piece", "paint", "hole") and value of each; of an image the path, of a piece
+            its modality and path.
     """
     prompt: list[Any] = []
     for kind, value in parts:
         if kind == "text":
             prompt += parse_prompt(value, tokenizer)
         elif kind == "image":
-            if not value.is_file():
-                raise ValueError(f"--image: no such file {value}")
-            prompt.append(encode_photo(value.read_bytes(), config, str(value)))
+            prompt += encode_photo(_read(value, "--image"), config, str(value))
+        elif kind == "piece":
+            prompt.append(_read_piece(value, config))
         else:
-            prompt.append(None if kind == "paint" else ...)
+            prompt.append((first_picture(config), None) if kind == "paint" else ...)
     return prompt
 
 
-def encode_photo(data: bytes, config: Config, name: str) -> Float32[np.ndarray, "C _ _"]:
-    """A picture of any size as the latent that the model sees, by `sampling.autoencoder`.
+def first_picture(config: Config) -> str:
+    """The modality of pictures.
 
     Raises:
-        ValueError: not a readable picture, or no autoencoder that makes latents for this model.
+        ValueError: the model has none.
     """
-    encoder, channels = load_decoder(config.sampling.autoencoder), config.image.channels
-    is_pixels = config.sampling.autoencoder == PIXELS
-    if is_pixels and channels not in MODES:
+    for name, modality in config.modality.items():
+        if modality.dimensions == 2 and modality.is_target:
+            return name
+    raise ValueError(f"--image, --paint: the model has no pictures, but {', '.join(config.modality) or 'text alone'}")
+
+
+def encode_photo(data: bytes, config: Config, name: str) -> list[tuple[str, np.ndarray]]:
+    """A picture of any size as what the model sees of it, as `sampling.given` says: features, its latent, or both.
+
+    Raises:
+        ValueError: not a readable picture, or no codec that makes what this model sees.
+    """
+    seen, given = [], config.sampling.given
+    if given != "latents":
+        seen.append(encode_looks(data, config, name))
+    if given != "features":
+        kind = first_picture(config)
+        seen.append((kind, encode_latent(data, config.modality[kind], name)))
+    return seen
+
+
+def encode_looks(data: bytes, config: Config, name: str) -> tuple[str, np.ndarray]:
+    """What the understanding encoder sees in a picture; or the picture, where the model has the encoder in itself."""
+    kind = next((name for name, modality in config.modality.items() if not modality.is_target), "")
+    if not kind:
+        raise ValueError("--given: the model sees no features, since no [modality.*] has `understanding`; take latents")
+    modality = config.modality[kind]
+    view = encode_view(data, read_view(modality.codec), name)
+    if modality.understanding == "live":
+        return kind, view
+    encoder = load_understanding(modality.codec, "cpu", torch.float32)
+    pixels = ((torch.from_numpy(view).permute(1, 2, 0) + 1.0) * 127.5).round().to(torch.uint8)
+    features = encoder.encode(pixels[None])[0].numpy()
+    if features.shape != (modality.channels, *modality.shape):
         raise ValueError(
-            f"--image: the model's images are latents of {channels} channels; name what encodes with --autoencoder"
+            f"{modality.codec}: its map is {list(features.shape)}, but modality.{kind} has "
+            f"{[modality.channels, *modality.shape]}; name the encoder of the data with --codec {kind}=FOLDER"
         )
-    picture = fit_photo(data, MODES[channels] if is_pixels else "RGB", config, encoder.downsample, name)
-    pixels = pixels_to_latent(np.asarray(picture))
-    if is_pixels:
+    return kind, features
+
+
+def encode_latent(data: bytes, modality: ModalityConfig, name: str) -> Float32[np.ndarray, "C _ _"]:
+    """A picture of any size as its latent, by the modality's codec."""
+    if not modality.has_folder and modality.channels not in MODES:
+        raise ValueError(
+            f"--image: the model's images are latents of {modality.channels} channels; name what encodes with --codec"
+        )
+    encoder = decoder_of(modality) if modality.has_folder else load_decoder(PIXELS)
+    mode = "RGB" if modality.has_folder else MODES[modality.channels]
+    pixels = pixels_to_latent(np.asarray(fit_photo(data, mode, modality, encoder.downsample, name)))
+    if not modality.has_folder:
         return pixels
     mean, _ = encoder.encode(torch.from_numpy(pixels)[None])
     return ((mean[0] - encoder.shift_factor) * encoder.scaling_factor).numpy()
 
 
-def fit_photo(data: bytes, mode: str, config: Config, downsample: int, name: str) -> Image.Image:
+def _read_piece(value: str, config: Config) -> tuple[str, np.ndarray]:
+    kind, _, path = value.partition("=")
+    if kind not in config.modality or not path:
+        raise ValueError(f"--piece: {value!r} is not NAME=FILE of a modality ({', '.join(config.modality)})")
+    return kind, encode_file(_read(Path(path), "--piece"), config.modality[kind], path)
+
+
+def _read(path: Path, option: str) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{option}: no such file {path}")
+    return path.read_bytes()
+
+
+def fit_photo(data: bytes, mode: str, modality: ModalityConfig, downsample: int, name: str) -> Image.Image:
     """A picture that patches fill, of about as many rows as a generated one; says so where it is not all of it.
 
     One that is so already keeps its pixels. Any other is cut as `tools/precompute_latents.py` cuts the data.
@@ -71,12 +131,13 @@ def fit_photo(data: bytes, mode: str, config: Config, downsample: int, name: str
         mode: "L" or "RGB".
         downsample: pixels per latent element, along each side.
     """
-    unit = downsample * config.image.patch_size
+    across, down = (downsample * side for side in reversed(modality.patch))
     picture = read_picture(data, mode, name)
     width, height = picture.size
-    if width % unit == height % unit == 0 and (width // unit) * (height // unit) <= config.image.num_rows:
+    if width % across == height % down == 0 and (width // across) * (height // down) <= modality.num_rows:
         return picture
-    size = max(1, round(math.sqrt(config.image.num_rows))) * unit
+    unit = math.lcm(across, down)
+    size = max(1, round(math.sqrt(modality.num_rows * across * down) / unit)) * unit
     bucket = nearest_bucket(CropPolicy(size=size, multiple_of=unit, max_aspect=MAX_ASPECT), height, width)
     # Again, since a large JPEG is decoded smaller here than in full.
     picture, *_ = decode_picture(data, mode, lambda *size: REDUCING_GAP * cover_scale(bucket, *size))

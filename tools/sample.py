@@ -1,24 +1,28 @@
-"""Generate documents from a checkpoint: text, images, and a trace of which token and image appeared when."""
+"""Generate documents from a checkpoint: text, pieces, and a trace of which token and piece appeared when."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflow_dist.config import RANGES
+from oneflow_dist.config import RANGES, SamplingConfig
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
 from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
-    from oneflow_dist.canvas import Canvas
-    from oneflow_dist.config import Config, SamplingConfig
+    from collections.abc import Iterator
+
+    from oneflow_dist.canvas import Canvas, Making
+    from oneflow_dist.config import Config
     from oneflow_dist.data.tokenizer import Tokenizer
+    from oneflow_dist.modality import ModalityConfig
 
 NUMBERS = (
     ("steps", int),
@@ -29,11 +33,11 @@ NUMBERS = (
     ("top_p", float),
     ("max_rows", int),
 )
-OWN_FILE = re.compile(r"\d{4,}(-\d+\.png|\.txt)")
+OWN_FILE = re.compile(r"\d{4,}(-[a-z0-9_]+-\d+\.(png|gif|wav|npy)|\.txt)")
 
 
 class _Append(argparse.Action):
-    """Collects --text, --image, --paint and --hole into one list, in the order in which they were given."""
+    """Collects --text, --image, --piece, --paint and --hole into one list, in the order in which they were given."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         namespace.parts = [*namespace.parts, (self.dest, values)]
@@ -45,10 +49,8 @@ def main() -> None:
     print(f"loading {args.checkpoint}", flush=True)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.canvas import blank_canvas
-    from oneflow_dist.data.identity import check_decoder
     from oneflow_dist.data.tokenizer import load_tokenizer
-    from oneflow_dist.model.autoencoder import PIXELS
-    from oneflow_dist.pictures import decoder_of
+    from oneflow_dist.pictures import check_decoders
     from oneflow_dist.progress import read_progress
     from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
     from tools.prompts import read_prompt
@@ -56,12 +58,10 @@ def main() -> None:
     share_cores(others=1)  # with whatever else runs here
     folder = find_checkpoint(args.checkpoint)
     config = with_arguments(config_at_home(folder), args)
-    if config.sampling.autoencoder != PIXELS:  # which show something of any latents
-        decoder = decoder_of(config.sampling.autoencoder, config.image.channels)
-        check_decoder(read_progress(folder).data, config.sampling.autoencoder, decoder.describe())
-    tokenizer = load_tokenizer(config.data.tokenizer)
+    check_decoders(config, read_progress(folder).data)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     prompt = read_prompt(args.parts, tokenizer, config)
-    canvases = [blank_canvas(prompt, tokenizer, config.image, args.seed, index) for index in range(args.count)]
+    canvases = [blank_canvas(prompt, tokenizer, config.modality, args.seed, index) for index in range(args.count)]
     max_rows = config.sampling.max_rows
     if canvases[0].num_rows > max_rows:
         raise ValueError(
@@ -85,7 +85,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
     parser.add_argument("output", type=Path, help="folder for text, pictures and trace.json; those of a call before go")
     parser.add_argument(
-        "--text", action=_Append, help='given text; in it "<|image|>" is an image to paint, "<|hole|>" a hole'
+        "--text",
+        action=_Append,
+        help='given text; in it a modality\'s token, as "<|image|>", is a piece to make, "<|hole|>" a hole',
     )
     parser.add_argument(
         "--image",
@@ -93,6 +95,9 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="given image: PNG, JPEG or WebP; resized and cropped where patches do not fill it, or it is too large",
+    )
+    parser.add_argument(
+        "--piece", action=_Append, metavar="NAME=FILE", help="given piece of a modality, as sound=seven.wav"
     )
     parser.add_argument("--paint", action=_Append, nargs=0, help="an image to paint")
     parser.add_argument(
@@ -111,9 +116,16 @@ def parse_arguments() -> argparse.Namespace:
         "--thinning", action=argparse.BooleanOptionalAction, help="default: sampling.thinning of the checkpoint"
     )
     parser.add_argument(
-        "--autoencoder",
-        metavar="FOLDER",
-        help="from latents to pixels; default: sampling.autoencoder of the checkpoint",
+        "--codec",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="of a modality, between latents and files; default: the checkpoint's",
+    )
+    parser.add_argument(
+        "--given",
+        choices=("latents", "features", "both"),
+        help="what stands for a given picture; default: sampling.given of the checkpoint",
     )
     args = parser.parse_args()
     ranges = {**RANGES["sampling"], "seed": RANGES["run"]["seed"], "count": "[1, inf)"}
@@ -125,9 +137,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def with_arguments(config: Config, args: argparse.Namespace) -> Config:
     """The config with what the command line says instead."""
-    names = ("thinning", "autoencoder", *dict(NUMBERS))
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **given))
+    names = ("thinning", "given", *dict(NUMBERS))
+    changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    modalities = dict(config.modality)
+    for option in args.codec:
+        name, _, codec = option.partition("=")
+        if name not in modalities or not codec:
+            raise ValueError(f"--codec: {option!r} is not NAME=FOLDER of a modality ({', '.join(modalities)})")
+        modalities[name] = dataclasses.replace(modalities[name], codec=codec)
+    sampling = dataclasses.replace(config.sampling, **changes)
+    return dataclasses.replace(config, sampling=sampling, modality=modalities)
 
 
 def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> None:
@@ -146,11 +165,11 @@ def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokeniz
 
 
 def steps_left(canvas: Canvas, num_steps: int, step: int) -> int:
-    """At most: the text ends after `num_steps`, and an image that appears in the last of them takes as many again."""
+    """At most: the text ends after `num_steps`, and a piece that appears in the last of them takes as many again."""
     if canvas.is_writing:
         return 2 * num_steps - step
-    rest = 1.0 - canvas.images.time[canvas.is_moving]
-    return math.ceil(rest.max(initial=0.0) * num_steps - 1e-6)  # clocks are sums of 1/N
+    rest = max((making.clock_left for making in canvas.making.values()), default=0.0)
+    return math.ceil(rest * num_steps - 1e-6)  # clocks are sums of 1/N
 
 
 def write_documents(
@@ -160,8 +179,8 @@ def write_documents(
     seed: int,
     tokenizer: Tokenizer,
 ) -> None:
-    """Text and PNGs of each document, all of them in one picture, and the trace; those of a call before are removed."""
-    from oneflow_dist.pictures import decode_pictures, draw_page
+    """Text and pieces of each document, a picture of all of them, and the trace; those of a call before are removed."""
+    from oneflow_dist.pictures import draw_page
 
     folder.mkdir(parents=True, exist_ok=True)
     remove_old(folder)
@@ -169,17 +188,37 @@ def write_documents(
     report = {"seed": seed, "settings": dataclasses.asdict(sampling), "documents": documents}
     (folder / "trace.json").write_text(json.dumps(report, indent=2) + "\n")  # first: it tells whose files these are
     for index, canvas in enumerate(canvases):
-        pieces, pictures = [], decode_pictures(canvas.latents(), sampling.autoencoder)
-        for part in canvas.parts(tokenizer):
-            if isinstance(part, int):
-                name = f"{index:04d}-{part}.png"
-                pictures[part].save(folder / name)
-                part = f"[{name}]"
-            pieces.append(part)
-        (folder / f"{index:04d}.txt").write_text(" ".join(pieces) + "\n", encoding="utf-8")
-        print(" ".join(pieces) + (" (stopped at max_rows)" if canvas.hit_cap else ""))
-    draw_page(canvases, tokenizer, sampling.autoencoder).save(folder / "documents.png")
+        for kind, making in canvas.making.items():
+            for number, content in enumerate(encode_files(making)):
+                (folder / file_name(index, kind, number, making.modality)).write_bytes(content)
+        text = " ".join(
+            part if isinstance(part, str) else f"[{file_name(index, *part, canvas.making[part[0]].modality)}]"
+            for part in canvas.parts(tokenizer)
+        )
+        (folder / f"{index:04d}.txt").write_text(text + "\n", encoding="utf-8")
+        print(text + (" (stopped at max_rows)" if canvas.hit_cap else ""))
+    draw_page(canvases, tokenizer).save(folder / "documents.png")
     print(f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json")
+
+
+def encode_files(making: Making) -> Iterator[bytes]:
+    """The content of a file of each piece: of pictures as their codec decodes them."""
+    from oneflow_dist.data.media import decode_file
+    from oneflow_dist.pictures import draw_pieces
+
+    if making.modality.dimensions != 2:
+        yield from (decode_file(latent, making.modality) for latent in making.latents())
+        return
+    for picture in draw_pieces(making.latents(), making.modality):
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        yield file.getvalue()
+
+
+def file_name(index: int, kind: str, number: int, modality: ModalityConfig) -> str:
+    """Of a piece: pictures are PNG, what moves is GIF, sounds are WAV, and what has no file is an array."""
+    extension = {2: "png", 3: "gif"}.get(modality.dimensions, "wav" if modality.has_sound else "npy")
+    return f"{index:04d}-{kind}-{number}.{extension}"
 
 
 def remove_old(folder: Path) -> None:
@@ -192,14 +231,18 @@ def remove_old(folder: Path) -> None:
 
 
 def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Every token of a document with the step at which it appeared (0: it was given), images with their last step."""
+    """Every token of a document with the step at which it appeared (0: it was given), pieces with their last step."""
     entries: list[dict[str, Any]] = []
-    image_of = {int(row): number for number, row in enumerate(canvas.images.token)}
+    piece_at = {
+        int(row): (kind, number, making)
+        for kind, making in canvas.making.items()
+        for number, row in enumerate(making.pieces.token)
+    }
     for row, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
         entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
-        if row in image_of:
-            number = image_of[row]
-            entry |= {"image": f"{index:04d}-{number}.png", "last_step": int(canvas.image_end[number])}
+        if row in piece_at:
+            kind, number, making = piece_at[row]
+            entry |= {kind: file_name(index, kind, number, making.modality), "last_step": int(making.end[number])}
         entries.append(entry)
     return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}
 

@@ -1,37 +1,28 @@
-"""Images as latents without an autoencoder, and latents as patches."""
+"""Latents as patches, and pixels as latents."""
 
 # Shapes: C H W latent, p patches, E elements of a patch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32, Shaped
 from PIL import Image
 
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import Images
-from oneflow_dist.data.picture import read_picture
-
-MODES = {1: "L", 3: "RGB"}
+from oneflow_dist.containers import Pieces
+from oneflow_dist.modality import ModalityConfig, Sides, on_axes
+from oneflow_dist.views import read_view
 
 
-def encode_pixels(data: bytes, image: ImageConfig, name: str) -> Float32[np.ndarray, "C H W"]:
-    """An encoded picture of any size that `image.patch_size` divides, as values in [-1, 1].
-
-    Raises:
-        ValueError: not a readable picture, or one that patches do not fill.
-    """
-    if image.channels not in MODES:
-        raise ValueError(f"image.channels: {image.channels} is not 1 (grey) or 3 (colour), the channels of pixels")
-    pixels = np.asarray(read_picture(data, MODES[image.channels], name), dtype=np.uint8)
-    if pixels.shape[0] % image.patch_size or pixels.shape[1] % image.patch_size:
+def check_sides(sides: tuple[int, ...], modality: ModalityConfig, name: str) -> None:
+    """Refuse a latent that patches do not fill."""
+    if len(sides) != modality.dimensions or any(a % b or a == 0 for a, b in zip(sides, modality.patch, strict=True)):
         raise ValueError(
-            f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, but image.patch_size ({image.patch_size}) must "
-            "divide width and height; crop or resize the images"
+            f"{name}: {list(sides)} elements, which patches of {list(modality.patch)} do not fill; crop, pad or resize "
+            "it (tools/precompute_latents.py --multiple-of), or change the modality's patch"
         )
-    return pixels_to_latent(pixels)
 
 
 def pixels_to_latent(pixels: np.ndarray) -> Float32[np.ndarray, "C H W"]:
@@ -46,32 +37,51 @@ def decode_pixels(latent: Float32[np.ndarray, "C H W"]) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0))
 
 
-def to_patches(latent: Float[np.ndarray, "C H W"], patch_size: int) -> Float[np.ndarray, "p E"]:
-    """Cut a latent into patches, row by row; a patch lists its elements by (row, column, channel)."""
-    channels, height, width = latent.shape
-    rows, columns = height // patch_size, width // patch_size
-    patches = latent.reshape(channels, rows, patch_size, columns, patch_size).transpose(1, 3, 2, 4, 0)
-    return patches.reshape(rows * columns, -1)
+view_of = functools.cache(read_view)  # of an encoder's folder, in which every sample would look
+
+
+def to_patches(latent: Shaped[np.ndarray, "C *shape"], patch: Sides) -> Shaped[np.ndarray, "p E"]:
+    """Cut a latent into patches, in the order of its sides; a patch lists its elements by (side, ..., channel)."""
+    (t, h, w), (pt, ph, pw) = on_axes(latent.shape[1:]), patch
+    parts = latent.reshape(-1, t // pt, pt, h // ph, ph, w // pw, pw).transpose(1, 3, 5, 2, 4, 6, 0)
+    return parts.reshape((t // pt) * (h // ph) * (w // pw), -1)
 
 
 def to_latent(
-    patches: Float32[np.ndarray, "p E"], grid: tuple[int, int], image: ImageConfig
-) -> Float32[np.ndarray, "C H W"]:
-    """The inverse of `to_patches`, for `grid` rows and columns of patches."""
-    rows, columns = grid
-    size = image.patch_size
-    latent = patches.reshape(rows, columns, size, size, image.channels).transpose(4, 0, 2, 1, 3)
-    return latent.reshape(image.channels, rows * size, columns * size)
+    patches: Float32[np.ndarray, "p E"], grid: Sequence[int], modality: ModalityConfig
+) -> Float32[np.ndarray, "C *shape"]:
+    """The inverse of `to_patches`, for `grid` patches along time, height and width."""
+    (t, h, w), (pt, ph, pw) = grid, on_axes(modality.patch)
+    latent = patches.reshape(t, h, w, pt, ph, pw, modality.channels).transpose(6, 0, 3, 1, 4, 2, 5)
+    sides = {0: (), 1: (t * pt,), 2: (h * ph, w * pw), 3: (t * pt, h * ph, w * pw)}
+    return latent.reshape(modality.channels, *sides[modality.dimensions])
 
 
-def cut_images(latents: Sequence[Float32[np.ndarray, "C _ _"]], token: Sequence[int], image: ImageConfig) -> Images:
-    """Clean images from latents of any shapes; `token` says which tokens of their sample they are."""
-    size = image.patch_size
-    grid = [(latent.shape[1] // size, latent.shape[2] // size) for latent in latents]
-    patches = [to_patches(latent, size) for latent in latents] or [np.zeros((0, image.patch_elements), np.float32)]
-    return Images(
+def cut_pieces(
+    latents: Sequence[Float32[np.ndarray, "C *_"]], token: Sequence[int], modality: ModalityConfig
+) -> Pieces:
+    """Clean pieces from latents of any shapes; `token` says which tokens of their sample they are."""
+    patch, num_elements = packed_patch(modality)
+    shapes = np.array([on_axes(latent.shape[1:]) for latent in latents], np.int64).reshape(-1, 3)
+    grid = shapes // np.array(patch)
+    stride = np.ones(len(grid))
+    if modality.squeezed_to:
+        stride = np.minimum(1.0, modality.squeezed_to / grid.max(axis=1))
+    patches = [to_patches(latent, patch) for latent in latents] or [np.zeros((0, num_elements), np.float32)]
+    return Pieces(
         token=np.array(token, dtype=np.int64),
         time=np.ones(len(latents)),
-        grid=np.array(grid, dtype=np.int64).reshape(-1, 2),
+        grid=grid,
+        stride=stride,
         patches=patches[0] if len(patches) == 1 else np.concatenate(patches),  # most samples have one: not copied again
+        is_given_only=not modality.is_target,
     )
+
+
+def packed_patch(modality: ModalityConfig) -> tuple[Sides, int]:
+    """Sides of a patch as packs hold it, and its elements: of the picture, where an encoder has yet to look at it."""
+    if modality.understanding != "live":
+        return on_axes(modality.patch), modality.patch_elements
+    view, (_, rows, columns) = view_of(modality.codec), modality.grid
+    height, width = view.height // rows, view.width // columns
+    return (1, height, width), 3 * height * width

@@ -1,4 +1,4 @@
-"""The files of a record become a document: text as tokens, images as patches."""
+"""The files of a record become a document: text as tokens, all else as latents."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import Document, ImagePart, ShardRecord, TextPart
-from oneflow_dist.data.codec import encode_pixels
+from oneflow_dist.containers import Document, PiecePart, ShardRecord, TextPart
+from oneflow_dist.data.codec import view_of
 from oneflow_dist.data.latents import decode_latent, decode_texts
-from oneflow_dist.data.tar import IMAGE_EXTENSIONS
+from oneflow_dist.data.media import encode_file, encode_view
+from oneflow_dist.data.tar import DIMENSIONS, IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.modality import BESIDE, Modalities
 
-BESIDE = ("tokens", "mirrored", "features")  # how the names of arrays end that are no image
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can spell one alone, and there are no bytes of it
 MARK = "\ufeff"  # of byte order, with which some editors begin a file of text
 CAPTION = "txt"  # the caption that is a file of its own; any other is a field of the .json
@@ -24,10 +24,11 @@ CAPTION = "txt"  # the caption that is a file of its own; any other is a field o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A stretch of text, or the name of an image: its member without the last extension, "" in a pair."""
+    """A stretch of text, or the name of a piece: its member without the last extension, "" in a pair."""
 
     text: str | None = None
-    image: str | None = None
+    piece: str | None = None
+    kind: str = ""  # its modality; "" leaves it to the kind of its file
     is_answer: bool = False
 
 
@@ -59,18 +60,20 @@ def decode_record(
     caption: str,
     reading: Reading,
     tokenizer: Tokenizer,
-    image: ImageConfig,
+    modalities: Modalities,
     without: str = "",
+    with_looks: bool = False,
 ) -> Document:
-    """The text and the images of a record, in reading order.
+    """The text and the pieces of a record, in reading order.
 
     Args:
         fields: of its .json, see `read_fields`.
         caption: "txt", or the field that holds the caption of a pair.
-        without: "images" or "text", which then is neither decoded nor in the document.
+        without: "pieces" or "text", which then is neither decoded nor in the document.
+        with_looks: also what pictures look like to the encoder of the modality with `understanding`.
 
     Raises:
-        ValueError: it is no pair, document or question with its answer; an image is broken, missing or named twice;
+        ValueError: it is no pair, document or question with its answer; a piece is broken, missing or named twice;
             its tokens are another tokenizer's; its text cannot be tokenized.
     """
     with naming_sample(record.key):
@@ -84,10 +87,13 @@ def decode_record(
                 "write it again by tools/precompute_latents.py"
             )
         tokens = iter(stored)
-        parts: list[TextPart | ImagePart] = []
+        parts: list[TextPart | PiecePart] = []
         for segment in segments:
-            if segment.image is not None and without != "images":
-                parts.append(_decode_image(record, segment.image, image))
+            if segment.piece is not None and without != "pieces":
+                part = _decode_piece(record, segment.piece, segment.kind, modalities)
+                parts.append(
+                    replace(part, looks=_decode_looks(record, segment.piece, modalities)) if with_looks else part
+                )
             elif segment.text is not None and without != "text":
                 ids = next(tokens, None)
                 parts.append(
@@ -112,62 +118,68 @@ def read_segments(
 ) -> list[Segment]:
     """A document (`segments`), a question with its answer, or a pair; text without content is left out."""
     reading = reading or Reading()
-    images = list_images(record)
+    names = list_pieces(record)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        files = ", ".join(extension for extension in record.files if extension.rpartition(".")[0] == twice)
+        raise ValueError(f"sample {record.key}: {files} have one name; number them, as 0.png and 1.wav")
     if "segments" in fields:
-        return _read_document(record, fields["segments"], images)
-    pictures = [Segment(image=name) for name in images]
+        return _read_document(record, fields["segments"], names)
+    pieces = [Segment(piece=name) for name in names]
     if reading.question in fields and reading.answer in fields:
         question, answer = (_read_text(record, fields, name) for name in (reading.question, reading.answer))
-        return [*pictures, Segment(text=question), Segment(text=answer, is_answer=True)]
+        return [*pieces, Segment(text=question), Segment(text=answer, is_answer=True)]
     if caption != CAPTION:
-        return [Segment(text=_read_text(record, fields, caption)), *pictures]
-    if len(images) > 1 or not (images or CAPTION in record.files):
+        return [Segment(text=_read_text(record, fields, caption)), *pieces]
+    if len(names) > 1 or not (names or CAPTION in record.files):
         raise ValueError(
             f"sample {record.key}: a pair is one .txt and one image, but it holds {', '.join(sorted(record.files))}; "
             "add what is missing, or a .json with segments"
         )
     if CAPTION not in record.files:
-        return pictures
+        return pieces
     try:
         text = _clean(record.files[CAPTION].decode("utf-8")).strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"sample {record.key}: its caption is no UTF-8 ({error}); write it again") from error
     if not text:
         raise ValueError(f"sample {record.key}: its caption is empty; remove the sample or write a caption")
-    return [Segment(text=text), *pictures]
+    return [Segment(text=text), *pieces]
 
 
-def list_images(record: ShardRecord) -> list[str]:
-    """The names of its images, pictures or latents, in the order of the files: "0" of 0.jpg or 0.npy, "" of png."""
-    return [extension.rpartition(".")[0] for extension in record.files if is_image(extension)]
+def list_pieces(record: ShardRecord) -> list[str]:
+    """The names of its pieces, files or latents, in the order of the files: "0" of 0.jpg or 0.npy, "" of png."""
+    held = [extension.rpartition(".")[::2] for extension in record.files if is_piece(extension)]
+    with_file = {name for name, kind in held if kind != "npy"}
+    return [name for name, kind in held if kind != "npy" or name not in with_file]  # a latent may stand beside its file
 
 
-def is_image(extension: str) -> bool:
-    """Whether a member is a picture or a latent, and not text or an array that belongs to one of them."""
+def is_piece(extension: str) -> bool:
+    """Whether a member is a picture, another file that is read, or a latent; not text or an array beside these."""
     stem, _, kind = extension.rpartition(".")
-    return kind in IMAGE_EXTENSIONS or (kind == "npy" and stem.rpartition(".")[2] not in BESIDE)
+    return kind in DIMENSIONS or (kind == "npy" and stem.rpartition(".")[2] not in BESIDE)
 
 
-def _read_document(record: ShardRecord, entries: Any, images: list[str]) -> list[Segment]:
+def _read_document(record: ShardRecord, entries: Any, names: list[str]) -> list[Segment]:
     if not isinstance(entries, list):
         raise ValueError(f"sample {record.key}: segments is {entries!r}, not a list; write it again")
     segments = [_read_segment(record, entry) for entry in entries]
-    named = [segment.image for segment in segments if segment.image is not None]
-    if sorted(named) != sorted(images):
+    named = [segment.piece for segment in segments if segment.piece is not None]
+    if sorted(named) != sorted(names):
         raise ValueError(
-            f"sample {record.key}: its segments name {len(named)} images ({', '.join(named)}) but it holds "
-            f"{len(images)} ({', '.join(images)}); name each once"
+            f"sample {record.key}: its segments name {len(named)} pieces ({', '.join(named)}) but it holds "
+            f"{len(names)} ({', '.join(names)}); name each once"
         )
-    return [segment for segment in segments if segment.image is not None or segment.text]
+    return [segment for segment in segments if segment.piece is not None or segment.text]
 
 
 def _read_segment(record: ShardRecord, entry: Any) -> Segment:
     kind = entry.get("type") if isinstance(entry, dict) else None
-    if kind not in ("text", "image") or not isinstance(entry.get(kind), str):
-        raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor image; write the sample again")
+    if not isinstance(kind, str) or not isinstance(entry.get(kind), str):
+        raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor a piece; write the sample again")
     if kind == "text":
         return Segment(text=_clean(entry["text"]), is_answer=entry.get("role") == "answer")
-    return Segment(image=entry["image"].lower().rpartition(".")[0])
+    return Segment(piece=entry[kind].lower().rpartition(".")[0], kind=kind)
 
 
 def _read_text(record: ShardRecord, fields: Mapping[str, Any], name: str) -> str:
@@ -182,17 +194,67 @@ def _read_text(record: ShardRecord, fields: Mapping[str, Any], name: str) -> str
     return text
 
 
-def _decode_image(record: ShardRecord, name: str, image: ImageConfig) -> ImagePart:
-    where = f"sample {record.key}, image {name}" if name else f"sample {record.key}"
-    stem = f"{name}." if name else ""
-    if f"{stem}npy" in record.files:
-        if "autoencoder" not in record.header:
-            raise ValueError(f"{where}: a latent in a shard without a header; write it by tools/precompute_latents.py")
-        mirrored = record.files.get(f"{stem}mirrored.npy")
-        return decode_latent(record.files[f"{stem}npy"], mirrored, record.header["autoencoder"], image, where)
-    data = next(record.files[f"{stem}{kind}"] for kind in IMAGE_EXTENSIONS if f"{stem}{kind}" in record.files)
-    pixels = encode_pixels(data, image, where)
-    return ImagePart(posterior=pixels[None], mirrored=pixels[None][:0])
+def _decode_piece(record: ShardRecord, name: str, kind: str, modalities: Modalities) -> PiecePart:
+    where, stem = _place(record, name)
+    file = next(f"{stem}{end}" for end in ("npy", *DIMENSIONS) if f"{stem}{end}" in record.files)
+    last = file.rpartition(".")[2]
+    kind = _find_modality(kind, name, DIMENSIONS.get(last, 2), modalities, where)
+    modality, data = modalities[kind], record.files[file]
+    if last != "npy":
+        values = encode_file(data, modality, where)
+        return PiecePart(modality=kind, posterior=values[None], mirrored=values[None][:0])
+    if name.rpartition(".")[2] == kind:  # values as they are
+        made_by = None
+    elif "autoencoder" not in record.header or modality.dimensions != 2:
+        raise ValueError(
+            f"{where}: a latent in a shard without a header; write it by tools/precompute_latents.py, or call it "
+            f"{stem}{kind}.npy if it holds values as they are"
+        )
+    else:
+        made_by = record.header["autoencoder"]
+    return decode_latent(data, record.files.get(f"{stem}mirrored.npy"), made_by, modality, kind, where)
+
+
+def _find_modality(kind: str, name: str, dimensions: int, modalities: Modalities, where: str) -> str:
+    """The modality that a segment names, or the name of the file, or else the first of so many dimensions."""
+    for named in (kind, name.rpartition(".")[2]):
+        if named in modalities and modalities[named].is_target:
+            return named
+    for named, modality in modalities.items():
+        if modality.dimensions == dimensions and modality.is_target and kind in ("", "image"):
+            return named
+    raise ValueError(
+        f"{where}: {f'a {kind}' if kind else 'a piece'} of {dimensions} dimensions, but the config has "
+        f"{', '.join(f'[modality.{named}]' for named in modalities) or 'no [modality]'}; add one, or give the source a "
+        "task that leaves it out"
+    )
+
+
+def _decode_looks(record: ShardRecord, name: str, modalities: Modalities) -> PiecePart | None:
+    """A picture as the encoder of the modality with `understanding` sees it; None for what is no picture."""
+    where, stem = _place(record, name)
+    kind = next((named for named, modality in modalities.items() if not modality.is_target), "")
+    if not kind:
+        raise ValueError(f"{where}: its source gives features, but no [modality.*] has `understanding`; add one")
+    modality = modalities[kind]
+    picture = next((f"{stem}{end}" for end in IMAGE_EXTENSIONS if f"{stem}{end}" in record.files), None)
+    if modality.understanding == "features" and f"{stem}features.npy" in record.files:
+        return decode_latent(record.files[f"{stem}features.npy"], None, None, modality, kind, f"{where}, features")
+    if modality.understanding == "live" and picture:
+        pixels = encode_view(record.files[picture], view_of(modality.codec), where)
+        return PiecePart(modality=kind, posterior=pixels[None], mirrored=pixels[None][:0])
+    if not picture and (f"{stem}npy" not in record.files or name.rpartition(".")[2] in modalities):
+        return None
+    missing = "the picture itself" if modality.understanding == "live" else "features"
+    raise ValueError(
+        f"{where}: {missing} is not in the shard, but modality.{kind}.understanding = "
+        f"{modality.understanding!r} wants it; write it by tools/precompute_latents.py --features, or give latents"
+    )
+
+
+def _place(record: ShardRecord, name: str) -> tuple[str, str]:
+    """How messages name a piece, and how the names of its files begin."""
+    return (f"sample {record.key}, {name}", f"{name}.") if name else (f"sample {record.key}", "")
 
 
 def _stored_tokens(record: ShardRecord, tokenizer: Tokenizer) -> list[list[int]]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from oneflow_dist.data.decoding import is_image
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.shards import ShardSet
+from oneflow_dist.data.tar import DIMENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
-
-PIXELS = "pixels"  # the latents of pictures that no autoencoder has encoded
+from oneflow_dist.modality import BESIDE, PIXELS
 
 
 def describe_data(sources: Sequence[Source], shards: Sequence[ShardSet], tokenizer: Tokenizer) -> dict[str, Any]:
@@ -35,7 +34,8 @@ def describe_data(sources: Sequence[Source], shards: Sequence[ShardSet], tokeniz
     }
     return {
         "tokenizer": tokenizer.sha256,
-        "latents": _find_latents(shards),
+        "pieces": tokenizer.piece_of,
+        "latents": _find_latents(shards, tokenizer.piece_of),
         "sources": table,
         "working_folder": str(Path.cwd()),  # where relative paths of the config begin
     }
@@ -54,6 +54,12 @@ def compare_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
             f"data.tokenizer: the checkpoint's token ids are of another ranks file (sha256 {before['tokenizer']}, "
             f"this one {now['tokenizer']}); bring that one back (the checkpoint has a copy), or start anew"
         )
+    for kind, token in before["pieces"].items():
+        if now["pieces"].get(kind, token) != token:
+            raise ValueError(
+                f"modality.{kind}.token: the checkpoint's has the id {token}, this one {now['pieces'][kind]}; keep its "
+                "modalities, in their order, and add others after them, or start anew"
+            )
     old, new = before["latents"], now["latents"]
     if old and new and old["sha256"] != new["sha256"]:
         raise ValueError(
@@ -87,12 +93,12 @@ def name_latents(autoencoder: Mapping[str, Any]) -> dict[str, str]:
     return {"name": name, "sha256": hashlib.sha256(what.encode()).hexdigest()}
 
 
-def check_decoder(data: Mapping[str, Any], folder: str, autoencoder: Mapping[str, Any]) -> None:
+def check_decoder(data: Mapping[str, Any], kind: str, codec: str, autoencoder: Mapping[str, Any]) -> None:
     """Compare the autoencoder that turns latents into pictures with that of the data.
 
     Args:
         data: as `describe_data` gives it.
-        folder: of `sampling.autoencoder`.
+        kind: the modality that has the codec.
 
     Raises:
         ValueError: they differ.
@@ -100,17 +106,17 @@ def check_decoder(data: Mapping[str, Any], folder: str, autoencoder: Mapping[str
     theirs, ours = data.get("latents"), name_latents(autoencoder)
     if theirs and theirs["sha256"] != ours["sha256"]:
         raise ValueError(
-            f"sampling.autoencoder: {folder} ({ours['sha256'][:12]}) is not what made the images of the data, "
+            f"modality.{kind}.codec: {codec} ({ours['sha256'][:12]}) is not what made the images of the data, "
             f"{_name(theirs)}; name the folder of that one"
         )
 
 
-def _find_latents(shards: Sequence[ShardSet]) -> dict[str, str]:
-    """Which autoencoder's latents the images of all sources are; empty without images."""
+def _find_latents(shards: Sequence[ShardSet], kinds: Iterable[str]) -> dict[str, str]:
+    """Which autoencoder's latents the pictures of all sources are; empty without pictures."""
     found: dict[str, tuple[dict[str, str], str]] = {}
     for of_source in shards:
         for path, index in zip(of_source.paths, of_source.indexes, strict=True):
-            if any(is_image(extension) for extension in index.extensions):
+            if any(_is_picture(extension, kinds) for extension in index.extensions):
                 made_by = index.header.get("autoencoder", {"name": PIXELS})
                 latents = name_latents(made_by if isinstance(made_by, Mapping) else {})
                 found.setdefault(latents["sha256"], (latents, f"source {of_source.source}, {path}"))
@@ -121,6 +127,12 @@ def _find_latents(shards: Sequence[ShardSet]) -> dict[str, str]:
             "encode all of them by one"
         )
     return next((latents for latents, _ in found.values()), {})
+
+
+def _is_picture(extension: str, kinds: Iterable[str]) -> bool:
+    """Whether a member is a picture or its latent; arrays named after a modality are values as they are."""
+    stem, _, kind = extension.rpartition(".")
+    return DIMENSIONS.get(kind) == 2 or (kind == "npy" and stem.rpartition(".")[2] not in (*BESIDE, *kinds))
 
 
 def _hash_shards(shards: ShardSet) -> str:

@@ -1,4 +1,4 @@
-"""Arrays on disk: the latents of images, stored raw and drawn from when they are loaded, and the tokens of texts."""
+"""Arrays on disk: latents, stored raw and drawn from when they are loaded, and the tokens of texts."""
 
 # Shapes: C h w latent.
 
@@ -7,15 +7,17 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import ImagePart
+from oneflow_dist.containers import PiecePart
+from oneflow_dist.data.codec import check_sides
 from oneflow_dist.flow.noising import gaussian
+from oneflow_dist.modality import AXES, ModalityConfig
 
 CHECK = "run tools/precompute_latents.py --check on its folder"
 NUMBERS = ("<f2", "<f4", "<i4")
@@ -64,54 +66,58 @@ def decode_texts(data: bytes, name: str) -> list[list[int]]:
 
 
 def decode_latent(
-    data: bytes, mirrored: bytes | None, autoencoder: dict[str, Any], image: ImageConfig, name: str
-) -> ImagePart:
-    """A stored posterior: mean and standard deviation [2, C, h, w].
+    data: bytes,
+    mirrored: bytes | None,
+    made_by: Mapping[str, Any] | None,
+    modality: ModalityConfig,
+    kind: str,
+    name: str,
+) -> PiecePart:
+    """A stored posterior, mean and standard deviation [2, C, ...], or values alone [C, ...].
 
     Args:
-        mirrored: the same of the flipped image, where it was stored.
-        autoencoder: of the shard's header.
+        mirrored: the same of the flipped picture, where it was stored.
+        made_by: of the shard's header: the autoencoder with its scaling and shift; None for values as they are.
+        kind: the name of the modality.
 
     Raises:
-        ValueError: broken, no floats, or of a shape that `[image]` does not allow.
+        ValueError: broken, no floats, or of a shape that the modality does not allow.
     """
-    posterior = decode_array(data, name)
-    if posterior.ndim != 4 or len(posterior) != 2 or posterior.shape[1] != image.channels:
+    stored, where = decode_array(data, name), f"modality.{kind}"
+    has_deviation = stored.ndim == 2 + modality.dimensions and len(stored) == 2
+    shape = stored.shape[has_deviation:]
+    if len(shape) != 1 + modality.dimensions or shape[0] != modality.channels:
         raise ValueError(
-            f"{name}: a latent of shape {list(posterior.shape)}, not [2, image.channels ({image.channels}), height, "
-            "width]; set image.channels to the autoencoder's"
+            f"{name}: a latent of shape {list(stored.shape)}, not [2, {where}.channels ({modality.channels})"
+            f"{''.join(f', {axis}' for axis in AXES[modality.dimensions])}]; set {where} to what encoded it"
         )
-    if 0 in posterior.shape:
-        raise ValueError(f"{name}: a latent of shape {list(posterior.shape)}, of no size; {CHECK}")
-    if posterior.shape[2] % image.patch_size or posterior.shape[3] % image.patch_size:
+    check_sides(shape[1:], modality, name)
+    twin = stored[:0] if mirrored is None else decode_array(mirrored, name)
+    if mirrored is not None and twin.shape != stored.shape:
         raise ValueError(
-            f"{name}: image.patch_size ({image.patch_size}) does not divide the latent's height and width "
-            f"({posterior.shape[2]}x{posterior.shape[3]}); encode the images with --multiple-of, or change it"
+            f"{name}: a mirrored latent of shape {list(twin.shape)}, not {list(stored.shape)} as the latent; {CHECK}"
         )
-    twin = posterior[:0] if mirrored is None else decode_array(mirrored, name)
-    if mirrored is not None and twin.shape != posterior.shape:
-        raise ValueError(
-            f"{name}: a mirrored latent of shape {list(twin.shape)}, not {list(posterior.shape)} as the latent; {CHECK}"
-        )
-    if not posterior.dtype.kind == twin.dtype.kind == "f":
+    if not stored.dtype.kind == twin.dtype.kind == "f":
         raise ValueError(f"{name}: a latent of whole numbers, not of float16 or float32; {CHECK}")
-    return ImagePart(
-        posterior=posterior,
-        mirrored=twin,
-        shift=autoencoder["shift_factor"],
-        scale=autoencoder["scaling_factor"],
+    return PiecePart(
+        modality=kind,
+        posterior=stored.reshape(-1, *shape),
+        mirrored=twin.reshape(-1, *shape),
+        shift=made_by["shift_factor"] if made_by is not None else 0.0,
+        scale=made_by["scaling_factor"] if made_by is not None else 1.0,
     )
 
 
-def draw_latent(part: ImagePart, rng: np.random.Generator) -> Float32[np.ndarray, "C h w"]:
-    """What the model sees of an image: one draw from its posterior, mirrored in half of the cases if that is stored."""
+def draw_latent(part: PiecePart, rng: np.random.Generator) -> Float32[np.ndarray, "C *shape"]:
+    """What the model sees of a piece: one draw from its posterior, mirrored in half of the cases if that is stored."""
     is_mirrored = len(part.mirrored) > 0 and rng.random() < 0.5
     stored = part.mirrored if is_mirrored else part.posterior
-    if len(stored) == 1:
+    if len(stored) == 1 and stored.dtype == np.float32 and (part.shift, part.scale) == (0.0, 1.0):
         return stored[0]
-    latent, std = to_float32(stored)
-    std *= gaussian(rng, std.shape)
-    latent += std
+    latent, *std = to_float32(stored)
+    for deviation in std:
+        deviation *= gaussian(rng, deviation.shape)
+        latent += deviation
     latent -= np.float32(part.shift)
     latent *= np.float32(part.scale)
     return latent

@@ -11,7 +11,7 @@ from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.identity import describe_data
 from oneflow_dist.data.lanes import Lane
 from oneflow_dist.data.mixture import load_mixture
-from oneflow_dist.data.report import report_source
+from oneflow_dist.data.report import report_modalities, report_source
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.data.workers import Note, Workers
@@ -50,7 +50,7 @@ class PackLoader:
     def __init__(self, config: Config, rank: int, world_size: int, states: LaneStates | None = None):
         self.packs_per_step = packs_of_rank(config, world_size)
         sources = load_mixture(config.data.mixture)
-        tokenizer = load_tokenizer(config.data.tokenizer)
+        tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
         if tokenizer.vocab_size > config.model.vocab_size:
             raise ValueError(
                 f"model.vocab_size ({config.model.vocab_size}) is smaller than the tokenizer's {tokenizer.vocab_size} "
@@ -58,6 +58,7 @@ class PackLoader:
             )
         shards = [open_shards(source.name, source.shards, source.index) for source in sources]
         self.report = [report_source(source, of_source) for source, of_source in zip(sources, shards, strict=True)]
+        self.report += report_modalities(config.modality, shards)
         self.identity = describe_data(sources, shards, tokenizer)
         indices = range(rank, config.data.packs_per_step, world_size)
         lanes = [Lane(index, config, sources, shards, tokenizer) for index in indices]

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from oneflow_dist.data.decoding import CAPTION, Reading
-from oneflow_dist.data.samples import TASKS
+from oneflow_dist.data.samples import GIVEN, TASKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,10 @@ class Source:
     captions: dict[str, float]  # "txt" or a field of the .json -> its part of the samples
     reading: Reading = field(default_factory=Reading)
     filters: tuple[Filter, ...] = ()
-    max_images: int | None = None  # a sample with more is left out
+    max_images: int | None = None  # a sample with more pieces is left out
+    given: dict[str, str] = field(
+        default_factory=dict
+    )  # task -> what stands for a given picture, "latents" if not here
 
 
 class _Table(dict[str, Any]):
@@ -135,7 +138,19 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_source(name: str, entry: _Table) -> Source:
-    known = ("shards", "weight", "tasks", "index", "prompt", "caption", "question", "answer", "filters", "max_images")
+    known = (
+        "shards",
+        "weight",
+        "tasks",
+        "index",
+        "prompt",
+        "caption",
+        "question",
+        "answer",
+        "filters",
+        "max_images",
+        "given",
+    )
     _check_keys(entry, known, ("shards", "weight", "tasks"))
     for key in ("shards", "index", "prompt", "question", "answer"):
         if key in entry and not isinstance(entry[key], str):
@@ -155,7 +170,16 @@ def _read_source(name: str, entry: _Table) -> Source:
         reading=Reading(question=entry.get("question", "question"), answer=entry.get("answer", "answer")),
         filters=_read_filters(_get_table(entry, "filters")) if "filters" in entry else (),
         max_images=max_images,
+        given=_read_given(_get_table(entry, "given")) if "given" in entry else {},
     )
+
+
+def _read_given(table: _Table) -> dict[str, str]:
+    _check_keys(table, TASKS, ())
+    for task, given in table.items():
+        if given not in GIVEN:
+            raise _LineError(table.lines[task], f"{task}: {given!r} is not one of {', '.join(GIVEN)}")
+    return dict(table)
 
 
 def _read_filters(table: _Table) -> tuple[Filter, ...]:

@@ -1,17 +1,17 @@
 """Samples of many lengths become one sequence of fixed size, with hardly any padding."""
 
-# Shapes: n tokens, i images, p patches, s samples; T trunk rows, C a power of two and one.
+# Shapes: n tokens, i pieces, p patches, s samples; T trunk rows, C a power of two and one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 
-from oneflow_dist.containers import Capacity, Counts, NoisySample, PackedBatch
+from oneflow_dist.containers import Capacity, Counts, NoisyPieces, NoisySample, PackedBatch, PackedPieces
 
 FEWEST_SEQUENCES = 64  # that cu_seqlens has room for; more are a power of two
 
@@ -19,14 +19,15 @@ FEWEST_SEQUENCES = 64  # that cu_seqlens has room for; more are a power of two
 def size_of(samples: list[NoisySample]) -> Capacity:
     """The room that the samples need together, without padding."""
     num_tokens = sum(len(s.tokens) for s in samples)
-    num_patches = sum(len(s.images.patches) for s in samples)
+    kinds = list(zip(*(s.pieces for s in samples), strict=True))
+    patches = tuple(sum(len(noisy.pieces.patches) for noisy in kind) for kind in kinds)
     return Capacity(
-        rows=num_tokens + num_patches,
+        rows=num_tokens + sum(patches),
         tokens=num_tokens,
         bag_tokens=sum(len(s.bag_tokens) for s in samples),
-        images=sum(len(s.images) for s in samples),
-        patches=num_patches,
         sequences=len(samples),
+        pieces=tuple(sum(len(noisy.pieces) for noisy in kind) for kind in kinds),
+        patches=patches,
     )
 
 
@@ -39,9 +40,8 @@ def choose_samples(sizes: list[Capacity], capacity: Capacity) -> list[int]:
     Returns:
         Indices into `sizes`, never empty.
     """
-    need = np.array([(s.rows, s.tokens, s.bag_tokens, s.images, s.patches, s.sequences) for s in sizes])
-    c = capacity
-    room = np.array((c.rows, c.tokens, c.bag_tokens, c.images, c.patches, c.sequences - 1), dtype=np.int64)
+    need = np.array([size.to_list() for size in sizes])
+    room = np.array(replace(capacity, sequences=capacity.sequences - 1).to_list(), dtype=np.int64)
     fits_with_all_before = (np.cumsum(need, axis=0) <= room).all(axis=1)
     num_oldest = len(need) if fits_with_all_before.all() else int(np.argmin(fits_with_all_before))
     chosen = list(range(num_oldest))
@@ -64,7 +64,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
 
     Args:
         samples: at least one; together they fit in `capacity`.
-        capacity: whose rows and images it is padded to, as compiled blocks want it; None pads nothing.
+        capacity: whose rows and pieces it is padded to, as compiled blocks want it; None pads nothing.
         normalize: what an open slot weighs in the text losses, see `compute_losses`: 1 ("batch"), or 1 / open slots of
             its sample ("paper").
     """
@@ -73,7 +73,11 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
     sequence = np.arange(len(samples))
     lengths = np.array([len(s.tokens) for s in samples])
     first_slot = np.cumsum(lengths) - lengths  # of each sample
-    image_slot = _of_pack([s.images.token for s in samples], first_slot)
+    kinds = [list(kind) for kind in zip(*(s.pieces for s in samples), strict=True)]
+    pieces = [noisy.pieces for kind in kinds for noisy in kind]
+    piece_slot = np.concatenate(
+        [first_slot[:0], *(_of_pack([n.pieces.token for n in kind], first_slot) for kind in kinds)]
+    )
     bag_slot = _of_pack([s.bag_slot for s in samples], first_slot)
 
     is_open = np.concatenate([s.is_open for s in samples])
@@ -81,9 +85,15 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
     open_slots = np.repeat(np.maximum(num_open, 1), lengths) if normalize == "paper" else 1.0
     slot_weight = (is_open / open_slots).astype(np.float32)
 
-    grid = np.concatenate([s.images.grid for s in samples])
-    layout = _lay_rows(lengths, image_slot, grid, room)
-    is_moving = np.concatenate([s.is_moving for s in samples])[layout.patch_image]
+    grid = np.concatenate([np.zeros((0, 3), np.int64), *(p.grid for p in pieces)])
+    stride = np.concatenate([np.zeros(0), *(p.stride for p in pieces)])
+    layout = _lay_rows(lengths, piece_slot, grid, stride, room)
+    packed = [
+        _pack_pieces(kind, patch_row, num_pieces)
+        for kind, patch_row, num_pieces in zip(
+            kinds, np.split(layout.patch_row, np.cumsum(size.patches, dtype=np.int64))[:-1], room.pieces, strict=True
+        )
+    ]
     sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1]).astype(np.int64)
     num_filled = len(np.unique(bag_slot))
     return PackedBatch(
@@ -95,13 +105,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
         bag_tokens=_joined([s.bag_tokens for s in samples]),
         bag_slot=torch.from_numpy(bag_slot),
         bag_weight=torch.from_numpy(slot_weight[bag_slot]),
-        image_time=F.pad(_joined([s.images.time.astype(np.float32) for s in samples]), (0, room.images - size.images)),
-        patches=_joined([s.images.patches for s in samples]),
-        velocity=_joined([s.velocity for s in samples]),
-        patch_image=torch.from_numpy(layout.patch_image),
-        patch_row=torch.from_numpy(layout.patch_row),
-        patch_weight=torch.from_numpy(is_moving.astype(np.float32)),
-        row_image=torch.from_numpy(layout.row_image),
+        pieces=tuple(packed),
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
         text_time=torch.from_numpy(np.array([s.text_time for s in samples], dtype=np.float32)),
@@ -110,7 +114,6 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
         counts=Counts(
             open_slots=int(is_open.sum()),
             text_sequences=int((num_open > 0).sum()),
-            image_elements=int(is_moving.sum()) * samples[0].velocity.shape[1],
             rows=size.rows,
             padded_rows=len(layout.position),
             text_tokens=size.tokens,
@@ -118,8 +121,26 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
             filled_slots=num_filled,
             sequences=len(samples),
             attention_pairs=int(np.square(sequence_rows).sum()),
+            patches=size.patches,
+            moving_elements=tuple(int(p.patch_weight.sum()) * p.velocity.shape[1] for p in packed),
         ),
         keys=tuple(s.key for s in samples),
+    )
+
+
+def _pack_pieces(kind: list[NoisyPieces], patch_row: Int64[np.ndarray, "p"], room: int) -> PackedPieces:
+    """Those of one modality, with times and grids for `room` of them."""
+    num_patches = np.concatenate([noisy.pieces.num_patches for noisy in kind])
+    num_pieces = len(num_patches)
+    is_moving = np.concatenate([noisy.is_moving for noisy in kind])
+    return PackedPieces(
+        time=F.pad(_joined([noisy.pieces.time.astype(np.float32) for noisy in kind]), (0, room - num_pieces)),
+        grid=F.pad(_joined([noisy.pieces.grid for noisy in kind]), (0, 0, 0, room - num_pieces), value=1),
+        patches=_joined([noisy.pieces.patches for noisy in kind]),
+        velocity=_joined([noisy.velocity for noisy in kind]),
+        patch_piece=torch.from_numpy(np.repeat(np.arange(num_pieces), num_patches)),
+        patch_row=torch.from_numpy(patch_row),
+        patch_weight=torch.from_numpy(is_moving.repeat(num_patches).astype(np.float32)),
     )
 
 
@@ -128,17 +149,16 @@ class _Layout:
     """Where everything lies in the trunk's rows; fields as in `PackedBatch`."""
 
     token_row: Int64[np.ndarray, "n"]
-    patch_image: Int64[np.ndarray, "p"]
     patch_row: Int64[np.ndarray, "p"]
-    row_image: Int64[np.ndarray, "T"]
-    position: Int32[np.ndarray, "T 3"]
+    position: Float32[np.ndarray, "T 3"]
     cu_seqlens: Int32[np.ndarray, "C"]
 
 
 def _lay_rows(
     lengths: Int64[np.ndarray, "s"],
-    image_slot: Int64[np.ndarray, "i"],
-    grid: Int64[np.ndarray, "i 2"],
+    piece_slot: Int64[np.ndarray, "i"],
+    grid: Int64[np.ndarray, "i 3"],
+    stride: Float[np.ndarray, "i"],
     room: Capacity,
 ) -> _Layout:
     """Rows, their inputs and their positions.
@@ -149,34 +169,32 @@ def _lay_rows(
         input     a        IMAGE    patch 0  patch 1  patch 2  patch 3  patch 4  patch 5  b
         position  0, 0, 0  1, 1, 1  2, 2, 2  2, 2, 3  2, 2, 4  2, 3, 2  2, 3, 3  2, 3, 4  5, 5, 5
 
-    A token stands at (p, p, p), patch (r, c) of an image whose token stands at p at (p+1, p+1+r, p+1+c), and what
-    follows the image at p + 1 + the longer side of its grid, so that no two rows share a position.
+    A token stands at (p, p, p), patch (t, r, c) of a piece whose token stands at p at (p+1+t, p+1+r, p+1+c), t, r and c
+    in strides, and what follows the piece at p + 1 + the longest side of its grid: no two rows share a position.
 
     Args:
         lengths: tokens of each sample.
-        image_slot: which tokens of the pack are images.
+        piece_slot: which tokens of the pack are pieces: modality by modality, in each in order.
     """
     num_tokens, num_patches = int(lengths.sum()), grid.prod(axis=1)
     rows_of_token, steps_of_token = np.ones((2, num_tokens), dtype=np.int64)
-    rows_of_token[image_slot] += num_patches
-    steps_of_token[image_slot] += grid.max(axis=1)
+    rows_of_token[piece_slot] += num_patches
+    steps_of_token[piece_slot] += np.ceil(grid.max(axis=1) * stride - 1e-9).astype(np.int64)
 
     first_slot = np.cumsum(lengths) - lengths
     token_row = np.cumsum(rows_of_token) - rows_of_token
     token_position = np.cumsum(steps_of_token) - steps_of_token
     token_position -= np.repeat(token_position[first_slot], lengths)
 
-    patch = np.arange(num_patches.sum())
-    patch_image = np.repeat(np.arange(len(grid)), num_patches)
-    patch_in_image = patch - (np.cumsum(num_patches) - num_patches)[patch_image]
-    patch_row = token_row[image_slot][patch_image] + 1 + patch_in_image
-    row_image = np.full(room.rows, room.images, dtype=np.int64)
-    row_image[patch_row] = patch_image
+    patch_piece = np.repeat(np.arange(len(grid)), num_patches)
+    in_piece = np.arange(num_patches.sum()) - (np.cumsum(num_patches) - num_patches)[patch_piece]
+    patch_row = token_row[piece_slot][patch_piece] + 1 + in_piece
 
-    position = np.zeros((room.rows, 3), dtype=np.int32)
+    position = np.zeros((room.rows, 3), dtype=np.float32)
     position[token_row] = token_position[:, None]
-    in_image = np.stack([0 * patch, *np.divmod(patch_in_image, grid[patch_image, 1])], axis=1)
-    position[patch_row] = token_position[image_slot][patch_image, None] + 1 + in_image
+    of_frame, column = np.divmod(in_piece, grid[patch_piece, 2])
+    place = np.stack([*np.divmod(of_frame, grid[patch_piece, 1]), column], axis=1)
+    position[patch_row] = token_position[piece_slot][patch_piece, None] + 1 + place * stride[patch_piece, None]
 
     # After the last sequence the padding is one. The rest are empty: attention starts programs for each, so they are
     # few, and compiled code sees few lengths.
@@ -186,9 +204,7 @@ def _lay_rows(
     cu_seqlens[len(lengths)] = rows_of_token.sum()
     return _Layout(
         token_row=token_row,
-        patch_image=patch_image,
         patch_row=patch_row,
-        row_image=row_image,
         position=position,
         cu_seqlens=cu_seqlens,
     )

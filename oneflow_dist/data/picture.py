@@ -6,7 +6,8 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -59,9 +60,9 @@ def decode_picture(
             raise ValueError(f"its picture has {picture.width}x{picture.height} pixels")
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"its picture has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}")
-        try:
+        with naming_damage():
             if picture.format == "PNG":
-                _check_sums(data)
+                check_sums(data)
             turn = _orientation(picture)
             width, height = picture.size[::-1] if turn in SIDEWAYS else picture.size
             if scale_of is not None:
@@ -69,9 +70,16 @@ def decode_picture(
                 picture.draft(mode, (math.ceil(scale * picture.width), math.ceil(scale * picture.height)))
             picture.load()
             upright = picture.transpose(TURNS[turn]) if turn in TURNS else picture
-            return _on_white(upright, mode), width, height
-        except BROKEN as error:
-            raise ValueError(f"its picture is broken ({error})") from error
+            return put_on_white(upright, mode), width, height
+
+
+@contextmanager
+def naming_damage() -> Iterator[None]:
+    """Inside, whatever is raised of a damaged picture is a ValueError that says so."""
+    try:
+        yield
+    except BROKEN as error:
+        raise ValueError(f"its picture is broken ({error})") from error
 
 
 def _open(data: bytes) -> Image.Image:
@@ -81,16 +89,18 @@ def _open(data: bytes) -> Image.Image:
         raise ValueError("its picture is no readable PNG, JPEG or WebP") from error
 
 
-def _check_sums(data: bytes) -> None:
-    """Compare the checksums of all parts of a PNG, which Pillow skips for the pixels."""
-    start = 8  # after the signature
+def check_sums(data: bytes) -> list[bytes]:
+    """The names of all parts of a PNG but the last, after comparing their checksums: Pillow skips those of pixels."""
+    names, start = [], 8  # after the signature
     while data[start + 4 : start + 8] != b"IEND":
         end = start + 8 + int.from_bytes(data[start : start + 4])
         if end + 4 > len(data):
             raise ValueError("cut off")
         if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
             raise ValueError(f"bad checksum of its {data[start + 4 : start + 8]!r}")
+        names.append(data[start + 4 : start + 8])
         start = end + 4
+    return names
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -101,7 +111,8 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _on_white(picture: Image.Image, mode: str) -> Image.Image:
+def put_on_white(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture in the mode "L" or "RGB"; what is transparent becomes white."""
     if picture.mode.startswith("I"):  # 16 bits, of which `convert` would keep the lower eight
         return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert(mode)
     if not picture.has_transparency_data:

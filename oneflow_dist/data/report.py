@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from oneflow_dist.data.decoding import BESIDE, is_image
+from oneflow_dist.data.decoding import is_piece
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.shards import ShardSet
-from oneflow_dist.data.tar import DOTTED, TEXT_EXTENSIONS, describe_unread
+from oneflow_dist.data.tar import DIMENSIONS, DOTTED, TEXT_EXTENSIONS, describe_unread
+from oneflow_dist.modality import BESIDE, Modalities
 
 WITHOUT_PICTURES = ("text_only", "instruct")  # the tasks that need none; a question may have any number
 WITHOUT_TEXT = ("image_only",)
-KNOWN = "pictures are read as .png, .jpg, .jpeg and .webp, latents as .npy, text as .txt and .json"
+KNOWN = (
+    "pictures are read as .png, .jpg, .jpeg and .webp, sounds as .wav, moving pictures as .apng, latents as .npy, "
+    "text as .txt and .json"
+)
 DOTS = "; all after the first dot of a file's name is its extension, so a key has no dots: replace them, as by -"
 
 
@@ -28,7 +33,7 @@ def report_source(source: Source, shards: ShardSet) -> str:
     if not unread:
         return line
     not_read = f"not read: {describe_unread(unread)}"
-    has_pictures, has_text = any(map(is_image, shards.counts)), any(kind in held for kind in TEXT_EXTENSIONS)
+    has_pictures, has_text = any(map(is_piece, shards.counts)), any(kind in held for kind in TEXT_EXTENSIONS)
     for what, is_there, tasks in (("pictures", has_pictures, WITHOUT_PICTURES), ("text", has_text, WITHOUT_TEXT)):
         wanting = [task for task in source.tasks if task not in tasks]
         if wanting and not is_there:
@@ -38,6 +43,20 @@ def report_source(source: Source, shards: ShardSet) -> str:
                 "write what is missing so, or give the source another task"
             )
     return f"{line}; {not_read}"
+
+
+def report_modalities(modalities: Modalities, shards: Sequence[ShardSet]) -> list[str]:
+    """A line for the log of each modality that can be generated and that no source has anything of."""
+    lines, found = [], {extension for of_source in shards for extension in of_source.counts if is_piece(extension)}
+    stems = {extension.rpartition(".")[0].rpartition(".")[2] for extension in found}
+    kinds = {DIMENSIONS.get(extension.rpartition(".")[2], 2) for extension in found}
+    for name, modality in modalities.items():
+        if modality.is_target and name not in stems and modality.dimensions not in kinds:
+            lines.append(
+                f"modality.{name}: no source has files of {modality.dimensions} dimensions or arrays called {name}: "
+                "nothing of it is trained"
+            )
+    return lines
 
 
 def _count_kinds(counts: Counter[str]) -> Counter[str]:

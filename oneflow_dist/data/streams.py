@@ -9,14 +9,15 @@ import numpy as np
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Document, NoisySample, Sample
-from oneflow_dist.data.decoding import decode_record, list_images, read_fields
+from oneflow_dist.data.decoding import decode_record, list_pieces, read_fields
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.order import make_order
-from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample, num_rows
+from oneflow_dist.data.samples import GIVEN, LEFT_OUT, cut_window, make_sample
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import keyed_generator, noise_sample, set_key
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.flow.times import TimeLaw
 
 LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be a mistake
 
@@ -34,6 +35,8 @@ class SourceStream:
         self.prompt = tokenizer.encode(source.prompt)
         self.schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
         self.capacity = capacity_of(config)
+        self.laws = tuple(TimeLaw.of(modality) for modality in config.modality.values())
+        self.has_looks = any(given != GIVEN[0] for given in source.given.values())
         self.draws = 0
         self.note: Callable[[str], None] = lambda _: None  # is told each sample before it is read
         self._rng = keyed_generator(config.run.seed, 0, "")  # given the key of each sample in turn
@@ -54,7 +57,7 @@ class SourceStream:
         raise ValueError(
             f"source {self.source.name}: {most} samples in a row are left out, by its filters, max_images, or because "
             f"they are longer than data.max_sample_rows ({data.max_sample_rows}) or have more than "
-            f'data.images_per_pack ({data.images_per_pack}) images; change those or set data.overlong = "window"'
+            f'modality.*.per_pack pieces; change those or set data.overlong = "window"'
         )
 
     def sample_at(self, draw: int) -> NoisySample | None:
@@ -68,11 +71,12 @@ class SourceStream:
         document = self.read(self, index, caption, LEFT_OUT.get(task, ""))
         if document is None:
             return None
-        sample = make_sample(document, task, self.prompt, self.tokenizer, config.image, rng)
+        given = source.given.get(task, GIVEN[0])
+        sample = make_sample(document, task, given, self.prompt, self.tokenizer, config.modality, rng)
         fitting = fit_sample(sample, config.data.max_sample_rows, self.capacity, config.data.overlong, rng)
         if fitting is None:
             return None
-        return noise_sample(fitting, self.schedule, config.flow.condition_dropout_prob, rng)
+        return noise_sample(fitting, self.schedule, config.flow.condition_dropout_prob, self.laws, rng)
 
 
 Read = Callable[[SourceStream, int, str, str], Document | None]
@@ -84,15 +88,16 @@ def read_document(stream: SourceStream, index: int, caption: str, without: str) 
     Args:
         index: of the sample in all shards.
         caption: "txt", or the field that holds it.
-        without: "images" or "text", which its task does not look at.
+        without: "pieces" or "text", which its task does not look at.
     """
     source, record = stream.source, stream.shards.read(index)
     fields = read_fields(record)
     if not all(rule.passes(fields) for rule in source.filters):
         return None
-    if source.max_images is not None and len(list_images(record)) > source.max_images:
+    if source.max_images is not None and len(list_pieces(record)) > source.max_images:
         return None
-    return decode_record(record, fields, caption, source.reading, stream.tokenizer, stream.config.image, without)
+    modalities, looks = stream.config.modality, stream.has_looks
+    return decode_record(record, fields, caption, source.reading, stream.tokenizer, modalities, without, looks)
 
 
 def fit_sample(
@@ -107,31 +112,32 @@ def fit_sample(
     Raises:
         ValueError: it is overlong, and `data.overlong` says that this is an error, or no window helps.
     """
-    rows, images, patches = num_rows(sample), len(sample.images), len(sample.images.patches)
-    has_too_many_images = images > capacity.images or patches > capacity.patches
-    if rows <= max_rows and not has_too_many_images:
+    numbers, patches = [len(p) for p in sample.pieces], [len(p.patches) for p in sample.pieces]
+    needed, room = [*numbers, *patches], [*capacity.pieces, *capacity.patches]
+    has_too_many = any(need > there for need, there in zip(needed, room, strict=True))
+    if sample.num_rows <= max_rows and not has_too_many:
         return sample
     if overlong == "drop":
         return None
-    if overlong == "window" and not has_too_many_images:
+    if overlong == "window" and not has_too_many:
         return cut_window(sample, max_rows, rng)
     raise ValueError(
-        f"sample {sample.key} needs {rows} rows and {images} images of {patches} patches, more than "
-        f"data.max_sample_rows ({max_rows}) or data.images_per_pack ({capacity.images}, of {capacity.patches} "
-        'patches); raise them or set data.overlong = "drop"'
+        f"sample {sample.key} needs {sample.num_rows} rows and pieces {numbers} of {patches} patches, more than "
+        f"data.max_sample_rows ({max_rows}) or modality.*.per_pack ({list(capacity.pieces)}, of "
+        f'{list(capacity.patches)} patches); raise them or set data.overlong = "drop"'
     )
 
 
 def capacity_of(config: Config) -> Capacity:
     """The most that a pack holds."""
-    data = config.data
+    data, modalities = config.data, config.modality.values()
     return Capacity(
         rows=data.rows_per_pack,
         tokens=data.tokens_per_pack,
         bag_tokens=data.bag_tokens_per_pack,
-        images=data.images_per_pack,
-        patches=data.images_per_pack * config.image.num_rows,
         sequences=data.sequences_per_pack,
+        pieces=tuple(modality.per_pack for modality in modalities),
+        patches=tuple(modality.per_pack * modality.num_rows for modality in modalities),
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+DIMENSIONS = {**dict.fromkeys(IMAGE_EXTENSIONS, 2), "wav": 1, "apng": 3}  # of the pieces in files of these kinds
 TEXT_EXTENSIONS = ("txt", "json")  # with nothing before them: 0.png is an image of a sample, but 0.txt no text
-EXTENSIONS = (*TEXT_EXTENSIONS, "npy", *IMAGE_EXTENSIONS)  # what is read; nothing else is, and nothing is unpickled
+EXTENSIONS = (*TEXT_EXTENSIONS, "npy", *DIMENSIONS)  # what is read; nothing else is, and nothing is unpickled
 PICKLES = ("pkl", "pickle", "pt", "pth", "joblib")  # running them runs code: never read, and named where all is checked
 DOTTED = "*."  # how the kind of an unread text or .json begins whose extension has further dots
 KINDS_SHOWN = 8  # in a line

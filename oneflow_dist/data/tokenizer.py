@@ -12,6 +12,7 @@ from pathlib import Path
 import tiktoken
 
 from oneflow_dist.files import naming
+from oneflow_dist.modality import Modalities
 
 SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|image|>", "<|prompt|>")
 
@@ -34,7 +35,7 @@ class Tokenizer:
     content: bytes = field(repr=False)  # of its ranks file; "bytes" for that of single bytes
     sha256: str  # of the content
     bos: int
-    image: int
+    piece_of: dict[str, int]  # modality -> the token that stands for one of its pieces
     separator: tuple[int, ...]  # between two texts of a document: an empty line
 
     @property
@@ -57,16 +58,21 @@ class Tokenizer:
         return self.encoding.decode(tokens)
 
 
-@functools.cache
-def load_tokenizer(path: str) -> Tokenizer:
+def load_tokenizer(path: str, modalities: Modalities | None = None) -> Tokenizer:
     """Read a tiktoken ranks file, or make the byte-level tokenizer for "bytes".
 
     Args:
         path: of the file; "#sha256:" and 64 hex digits after it are compared with the file's.
+        modalities: whose tokens are special, too; those that no tokenizer has come last, in their order.
 
     Raises:
         ValueError: no such file, not a ranks file, or not the one that the checksum is of.
     """
+    return _load(path, tuple((name, modality.token) for name, modality in (modalities or {}).items()))
+
+
+@functools.cache
+def _load(path: str, pieces: tuple[tuple[str, str], ...]) -> Tokenizer:
     path, _, expected = path.partition("#sha256:")
     content = b"bytes"
     if path != "bytes":
@@ -77,14 +83,15 @@ def load_tokenizer(path: str) -> Tokenizer:
     if expected and expected != sha256:
         raise ValueError(f"{path}: its sha256 is {sha256}, not {expected}; copy the file again or mend data.tokenizer")
     ranks = {bytes([value]): value for value in range(256)} if path == "bytes" else _read_ranks(path, content)
-    special = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+    tokens = dict.fromkeys([*SPECIAL_TOKENS, *(token for _, token in pieces)])
+    special = {name: len(ranks) + i for i, name in enumerate(tokens)}
     encoding = tiktoken.Encoding(path, pat_str=CUT_PATTERN, mergeable_ranks=ranks, special_tokens=special)
     return Tokenizer(
         encoding=encoding,
         content=content,
         sha256=sha256,
         bos=special["<|bos|>"],
-        image=special["<|image|>"],
+        piece_of={name: special[token] for name, token in pieces},
         separator=tuple(encoding.encode_ordinary("\n\n")),
     )
 

@@ -1,4 +1,4 @@
-"""What the model is asked: is something missing here, how much, what, and where do the pixels flow?"""
+"""What the model is asked: is something missing here, how much, what, and where do the pieces flow?"""
 
 from __future__ import annotations
 
@@ -7,42 +7,50 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from oneflow_dist.config import FlowConfig
+from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, Losses, PackedBatch, Prediction
 
 
-def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, flow: FlowConfig) -> Losses:
+def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, config: Config) -> Losses:
     """This batch's part of the losses of a whole step: summed over the ranks and microbatches of a step they are means.
 
         zero      BCE(pi, 1[k = 0])              per open slot
         rate      1[k > 0] (rate - k log rate)   per open slot
         bag       sum over the bag of -log Q     per open slot; the model has made this sum
-        velocity  (v - (patch - noise))^2        per element of a moving image
-        total     zero + rate + bag + image_weight * velocity
+        velocity  (v - (patch - noise))^2        per element of a moving piece, for each modality by itself
+        total     zero + rate + bag + sum of loss_weight * velocity
 
     Args:
         counts: of the whole step, over all ranks and microbatches.
-        flow: `normalize` "batch" divides sums over slots by the number of open slots of the step; "paper" takes the
-            mean over the slots of a sample (the batch says what a slot weighs), then over samples, which has the same
+        config: `flow.normalize` "batch" divides sums over slots by the open slots of the step; "paper" takes the mean
+            over the slots of a sample (the batch says what a slot weighs), then over samples, which has the same
             optimum but heavy tails: one sample of few slots and large bags can outweigh a thousand others.
 
     Numerics: float32 sums. The hazard does not weigh the text losses; weighed, time-free heads are degenerate.
-    Source: arXiv:2510.03506 Eq. 7 (text) and 9 (images).
+    Source: arXiv:2510.03506 Eq. 7 (text) and 9 (pieces).
     """
-    denominator = max(1, counts.open_slots if flow.normalize == "batch" else counts.text_sequences)
+    denominator = max(1, counts.open_slots if config.flow.normalize == "batch" else counts.text_sequences)
     slot_weight, k = batch.slot_weight, batch.missing_count
-    is_open, is_moving = slot_weight > 0.0, batch.patch_weight > 0.0
+    is_open = slot_weight > 0.0
     zero_logit = where_scored(is_open, prediction.zero_logit)
     log_rate = where_scored(is_open & (k > 0.0), prediction.log_rate)
     zero_nll = F.binary_cross_entropy_with_logits(zero_logit, (k == 0.0).float(), reduction="none")
     rate_nll = torch.where(k > 0.0, log_rate.exp() - k * log_rate, 0.0)
-    squares = where_scored(is_moving[:, None], prediction.velocity - batch.velocity).square().sum(dim=1)
 
     zero = (slot_weight * zero_nll).sum() / denominator
     rate = (slot_weight * rate_nll).sum() / denominator
     bag = prediction.bag_loss / denominator
-    velocity = (batch.patch_weight * squares).sum() / max(1, counts.image_elements)
-    total = zero + rate + bag + flow.image_weight * velocity
+    total = zero + rate + bag
+    velocities = []
+    of_modalities = zip(
+        config.modality.values(), prediction.velocity, batch.pieces, counts.moving_elements, strict=True
+    )
+    for modality, velocity, pieces, num_elements in of_modalities:
+        is_moving = pieces.patch_weight > 0.0
+        squares = where_scored(is_moving[:, None], velocity - pieces.velocity).square().sum(dim=1)
+        velocities.append((pieces.patch_weight * squares).sum() / max(1, num_elements))
+        total = total + modality.loss_weight * velocities[-1]
+    velocity = torch.stack(velocities) if velocities else total.new_zeros(0)
     return Losses(zero=zero, rate=rate, bag=bag, velocity=velocity, total=total)
 
 

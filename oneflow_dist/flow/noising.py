@@ -1,18 +1,20 @@
-"""What a sample looks like at one instant of its generation: tokens deleted, images noised."""
+"""What a sample looks like at one instant of its generation: tokens deleted, pieces noised."""
 
-# Shapes: n tokens, i images, p patches of E elements of one sample.
+# Shapes: n tokens, i pieces, p patches of E elements of one sample.
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from oneflow_dist.containers import Images, NoisySample, Sample
+from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.flow.times import TimeLaw
 
 
 def keyed_generator(seed: int, pass_index: int, key: str) -> np.random.Generator:
@@ -53,54 +55,65 @@ def gaussian(rng: np.random.Generator, shape: tuple[int, ...]) -> Float32[np.nda
 
 
 def noise_sample(
-    sample: Sample, schedule: KeepSchedule, condition_dropout_prob: float, rng: np.random.Generator
+    sample: Sample,
+    schedule: KeepSchedule,
+    condition_dropout_prob: float,
+    laws: Sequence[TimeLaw],
+    rng: np.random.Generator,
 ) -> NoisySample:
     """Draw an instant of the sample's generation, then delete and noise accordingly.
 
     Args:
-        condition_dropout_prob: chance that a sample with moving images loses everything else (for guidance).
+        condition_dropout_prob: chance that a sample with moving pieces loses everything else (for guidance).
+        laws: of the times of each modality.
         rng: the only source of randomness; the same state gives the same result.
     """
     drop_condition = rng.random() < condition_dropout_prob
-    text_time, image_age = draw_times(sample, schedule, rng)
-    noisy = noise_at(sample, text_time, image_age, schedule, rng)
-    return without_condition(noisy) if drop_condition and noisy.is_moving.any() else noisy
+    text_time, ages = draw_times(sample, schedule, laws, rng)
+    noisy = noise_at(sample, text_time, ages, schedule, rng)
+    return without_condition(noisy) if drop_condition and noisy.has_moving else noisy
 
 
 def draw_times(
-    sample: Sample, schedule: KeepSchedule, rng: np.random.Generator
-) -> tuple[float, Float[np.ndarray, "i"]]:
-    """Text time and image ages of one instant.
+    sample: Sample, schedule: KeepSchedule, laws: Sequence[TimeLaw], rng: np.random.Generator
+) -> tuple[float, list[Float[np.ndarray, "_"]]]:
+    """Text time and, for each modality, the ages of its pieces at one instant.
 
-    Interleaved: tau ~ U[0, 2], text time min(1, tau), and an image has the age tau minus its insertion time; a negative
-    age means that it is not there yet. Independent: text and every image have their own uniform time. Prompt images
-    are clean: age 1. A sample without missing text is at text time 1.
+    Interleaved: tau ~ U[0, 2], text time min(1, tau), and a piece has the age tau minus its insertion time; a negative
+    age means that it is not there yet. Independent: text has a uniform time, every piece one of its modality's law.
+    Prompt pieces are clean: age 1. A sample without missing text is at text time 1.
 
     Source: arXiv:2510.03506 Algorithm 3 and Eq. 28.
     """
+    ages = []
     if sample.is_interleaved:
         extended_time = 2.0 * rng.random()
-        age = extended_time - schedule.insertion_time(rng.random(len(sample.images)))
         text_time = min(1.0, extended_time)
     else:
         text_time = rng.random() if _is_deletable(sample).any() else 1.0
-        age = rng.random(len(sample.images))
-    age[~sample.is_target[sample.images.token]] = 1.0
-    return text_time, age
+    for pieces, law in zip(sample.pieces, laws, strict=True):
+        draws = rng.random(len(pieces))
+        age = extended_time - schedule.insertion_time(draws) if sample.is_interleaved else law.time(draws, pieces)
+        age[~sample.is_target[pieces.token]] = 1.0
+        ages.append(age)
+    return text_time, ages
 
 
 def noise_at(
     sample: Sample,
     text_time: float,
-    image_age: Float[np.ndarray, "i"],
+    ages: Sequence[Float[np.ndarray, "_"]],
     schedule: KeepSchedule,
     rng: np.random.Generator,
 ) -> NoisySample:
-    """Delete target tokens and noise target images, as at the instant (`text_time`, `image_age`).
+    """Delete target tokens and noise target pieces, as at the instant (`text_time`, `ages`).
 
-    A target token survives with probability `schedule.keep_prob(text_time)`. An image of negative age is deleted as a
+    A target token survives with probability `schedule.keep_prob(text_time)`. A piece of negative age is deleted as a
     single token. Every deleted token joins the bag of the slot it fell from. A slot is open if a deletable token may
     lie in it: after a deletable token, and before one.
+
+    Args:
+        ages: for each modality those of its pieces.
 
     Returns:
         The noisy sample. Bags hold the deleted tokens in reading order, sorted by slot.
@@ -109,14 +122,15 @@ def noise_at(
     """
     is_deletable = _is_deletable(sample)
     keep = ~is_deletable | (rng.random(sample.tokens.size) < schedule.keep_prob(text_time))
-    is_present = image_age >= 0.0
-    keep[sample.images.token] = is_present
+    for pieces, age in zip(sample.pieces, ages, strict=True):
+        keep[pieces.token] = age >= 0.0
     slot = keep.cumsum() - 1  # for each token the last kept one at or before it
-
-    images = sample.images.select(is_present)
-    time = np.minimum(1.0, image_age[is_present])
-    is_moving = sample.is_target[images.token] & (time < 1.0)
-    images, velocity = noise_images(replace(images, token=slot[images.token], time=time), rng)
+    noisy = []
+    for pieces, age in zip(sample.pieces, ages, strict=True):
+        is_present = age >= 0.0
+        present, time = pieces.select(is_present), np.minimum(1.0, age[is_present])
+        is_moving = sample.is_target[present.token] & (time < 1.0)
+        noisy.append(noise_pieces(replace(present, token=slot[present.token], time=time), is_moving, rng))
 
     is_open = is_deletable.copy()
     is_open[:-1] |= is_deletable[1:]
@@ -126,55 +140,62 @@ def noise_at(
         is_open=is_open[keep],
         bag_tokens=sample.tokens[~keep],
         bag_slot=slot[~keep],
-        images=images,
-        velocity=velocity,
-        is_moving=is_moving,
+        pieces=tuple(noisy),
         text_time=text_time,
     )
 
 
-def noise_images(images: Images, rng: np.random.Generator) -> tuple[Images, Float32[np.ndarray, "p E"]]:
-    """Clean images as they look at their times, and the velocity of each patch; it is 0 where an image is clean.
+def noise_pieces(pieces: Pieces, is_moving: Bool[np.ndarray, "i"], rng: np.random.Generator) -> NoisyPieces:
+    """Clean pieces as they look at their times, and the velocity of each patch; it is 0 where a piece is clean.
 
         noisy = time * patch + (1 - time) * noise,    velocity = patch - noise
 
     Source: arXiv:2510.03506, section 2.2.
     """
-    if (images.time >= 1.0).all():
-        return images, np.zeros_like(images.patches)
-    noise = gaussian(rng, images.patches.shape)
-    time = images.per_patch(images.time.astype(np.float32))[:, None]
-    velocity = images.patches - noise
+    if (pieces.time >= 1.0).all():
+        width = 0 if pieces.is_given_only else pieces.patches.shape[1]
+        velocity = np.zeros((len(pieces.patches), width), dtype=np.float32)
+        return NoisyPieces(pieces=pieces, velocity=velocity, is_moving=is_moving)
+    noise = gaussian(rng, pieces.patches.shape)
+    time = pieces.per_patch(pieces.time.astype(np.float32))[:, None]
+    velocity = pieces.patches - noise
     noise *= np.float32(1.0) - time
-    noise += time * images.patches
+    noise += time * pieces.patches
     if (time == 1.0).any():
         velocity *= time < 1.0
-    return replace(images, patches=noise), velocity
+    return NoisyPieces(pieces=replace(pieces, patches=noise), velocity=velocity, is_moving=is_moving)
 
 
 def without_condition(noisy: NoisySample) -> NoisySample:
-    """The first token and the moving images alone, every slot closed: the unconditional case of guidance.
+    """The first token and the moving pieces alone, every slot closed: the unconditional case of guidance.
 
     Slots are closed because an empty text is no complete document: scored, it would teach the model to write none.
     """
-    moving = noisy.images.select(noisy.is_moving)
-    kept = np.append(0, moving.token)
+    moving = [of_kind.pieces.select(of_kind.is_moving) for of_kind in noisy.pieces]
+    kept = np.sort(np.concatenate([[0], *(pieces.token for pieces in moving)]).astype(np.int64))
+    pieces = tuple(
+        NoisyPieces(
+            pieces=replace(left, token=np.searchsorted(kept, left.token)),
+            velocity=of_kind.velocity[of_kind.pieces.per_patch(of_kind.is_moving)],
+            is_moving=np.ones(len(left), dtype=bool),
+        )
+        for left, of_kind in zip(moving, noisy.pieces, strict=True)
+    )
     return NoisySample(
         key=noisy.key,
         tokens=noisy.tokens[kept],
         is_open=np.zeros(kept.size, dtype=bool),
         bag_tokens=noisy.bag_tokens[:0],
         bag_slot=noisy.bag_slot[:0],
-        images=replace(moving, token=np.arange(1, kept.size)),
-        velocity=noisy.velocity[noisy.images.per_patch(noisy.is_moving)],
-        is_moving=np.ones(len(moving), dtype=bool),
+        pieces=pieces,
         text_time=1.0,
     )
 
 
 def _is_deletable(sample: Sample) -> Bool[np.ndarray, "n"]:
-    """Which tokens noising may delete: target text, and target images where they are inserted like text."""
+    """Which tokens noising may delete: target text, and target pieces where they are inserted like text."""
     is_deletable = sample.is_target.copy()
     if not sample.is_interleaved:
-        is_deletable[sample.images.token] = False
+        for pieces in sample.pieces:
+            is_deletable[pieces.token] = False
     return is_deletable

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float32
 from torch import Tensor
 
-from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.containers import Counts, PackedBatch, PackedPieces
 from oneflow_dist.files import write_whole
 
 MAX_KEPT = 4  # batches of one step, over all ranks
@@ -62,7 +62,8 @@ def keep_suspects(
 def read_bad_batch(path: str | Path) -> PackedBatch:
     """A batch that a run has kept, on the CPU."""
     table = torch.load(path, weights_only=True)
-    return PackedBatch(**{**table, "counts": Counts(**table["counts"])})
+    pieces = tuple(PackedPieces(**of_kind) for of_kind in table["pieces"])
+    return PackedBatch(**{**table, "pieces": pieces, "counts": Counts(**table["counts"])})
 
 
 def _find_suspects(losses: Float32[Tensor, "m L"], batches: list[PackedBatch]) -> list[Suspect]:

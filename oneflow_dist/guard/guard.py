@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Losses, StepMetrics
+from oneflow_dist.containers import StepMetrics
 from oneflow_dist.flow.losses import are_finite
 from oneflow_dist.guard.bad_batches import keep_suspects
 from oneflow_dist.guard.skipping import GuardState, Judgement, LaunchedStep, SkipRule
@@ -139,7 +139,8 @@ class Guard:
         """What is wrong with a step that was left out, in short and with its values."""
         norm, mean, factor = judgement.grad_norm, judgement.norm_mean, self._config.guard.spike_factor
         if not (are_finite(judgement.losses) and math.isfinite(norm)):
-            values = ", ".join(f"{name} {getattr(judgement.losses, name):g}" for name in Losses.names())
+            losses = judgement.losses.named(self._config.modality).items()
+            values = ", ".join(f"{name} {loss:g}" for name, loss in losses)
             return "not finite", f"not finite: {values}, gradient norm {norm:g}"
         times = f"{norm / mean:.3g} times its mean of {mean:g}"
         return "spike", f"gradient norm {norm:g} is {times} (guard.spike_factor {factor:g})"

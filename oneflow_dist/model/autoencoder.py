@@ -55,7 +55,7 @@ class Autoencoder:
             )
         if self._model is None:
             return images.cpu(), torch.zeros_like(images, device="cpu")
-        with _repeatable_convolutions():
+        with repeatable_convolutions():
             posterior = self._model.encode(images.to(self._model.device, self._model.dtype)).latent_dist
         mean, log_variance = posterior.parameters.float().cpu().chunk(2, dim=1)
         return mean.contiguous(), (0.5 * log_variance.clamp(-30.0, 20.0)).exp()
@@ -65,7 +65,7 @@ class Autoencoder:
         """Images of raw latents, on the CPU, clipped to [-1, 1]."""
         if self._model is None:
             return latents.cpu().clamp(-1.0, 1.0)
-        with _repeatable_convolutions():
+        with repeatable_convolutions():
             images = self._model.decode(latents.to(self._model.device, self._model.dtype)).sample
         return images.float().cpu().clamp(-1.0, 1.0)
 
@@ -97,6 +97,11 @@ def hash_file(path: Path) -> str:
     """Sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def repeatable_convolutions() -> Any:
+    """On a GPU: whole float32 and the same algorithm every time."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def psnr_db(restored: Float32[Tensor, "n 3 H W"], original: Float32[Tensor, "n 3 H W"]) -> Float32[Tensor, "n"]:
@@ -175,11 +180,6 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
         if names := sorted(report[f"{problem}_keys"]):
             raise ValueError(f"{folder}: {len(names)} {problem} weights, as {names[0]}; {CONFIG} is of another model")
     return model.requires_grad_(False).eval()
-
-
-def _repeatable_convolutions() -> Any:
-    """On a GPU: whole float32 and the same algorithm every time."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def _hash_settings(settings: dict[str, Any]) -> str:

@@ -36,10 +36,11 @@ class Modulation(nn.Module):
     Source: arXiv:2212.09748.
     """
 
-    def __init__(self, width: int, num_parts: int):
+    def __init__(self, width: int, num_parts: int, part_width: int = 0):
+        """`part_width`: of each part; 0: that of the condition."""
         super().__init__()
         self.num_parts = num_parts
-        self.linear = Linear(width, num_parts * width)  # zero at the start
+        self.linear = Linear(width, num_parts * (part_width or width))  # zero at the start
 
     def forward(self, condition: Float[Tensor, "n D"]) -> list[Tensor]:
         parts = self.linear(F.silu(condition)).chunk(self.num_parts, dim=-1)

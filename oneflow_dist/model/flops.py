@@ -2,48 +2,79 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
 from torch import nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts
+from oneflow_dist.modality import ModalityConfig
+from oneflow_dist.model.adapters import Adapter, GivenAdapter
+
+ON_ELEMENTS = ("unet.enter", "unet.elements", "unet.join_elements", "unet.last")  # layers that see every element
 
 
-def flops_by_part(config: Config, rows: float, attention_pairs: float, head_slots: float) -> dict[str, float]:
+def flops_by_part(
+    config: Config, rows: float, attention_pairs: float, head_slots: float, patches: Sequence[float] = ()
+) -> dict[str, float]:
     """FLOPs of a forward and backward pass, by the part of the network.
 
         attention projections   3 * 2 * weights of query, key, value and out * rows
         attention pairs         3.5 * 4 * attention width * layers * attention_pairs
         mlp                     3 * 2 * weights of gate, up and down * rows
         logits                  3 * 2 * width * vocabulary * head_slots
+        adapters                3 * 2 * weights that a patch meets * patches
 
     Matrix products count forward once and backward twice; attention backward 2.5 times, as flash attention computes
-    scores again. Norms, adapters and time embeddings are left out.
+    scores again. Norms, time embeddings and frozen encoders are left out.
 
     Args:
         rows: of the trunk.
+        patches: of each modality; without them adapters are left out.
         attention_pairs: pairs (query, key): the sum of squared sequence lengths if bidirectional, half if causal.
         head_slots: slots whose token logits are computed.
     """
     model = config.model
     head_width = model.width // model.num_attention_heads
     projections = 2 * model.width**2 + 2 * model.width * model.num_kv_heads * head_width
+    modalities = config.modality.values()
+    of_patches = [weights_of_patch(m, model.width) * count for m, count in zip(modalities, patches, strict=False)]
     return {
         "attention projections": 6.0 * model.num_layers * projections * rows,
         "attention pairs": 14.0 * model.width * model.num_layers * attention_pairs,
         "mlp": 6.0 * model.num_layers * 3 * model.width * model.mlp_width * rows,
         "logits": 6.0 * model.width * model.vocab_size * head_slots,
+        **({"adapters": 6.0 * sum(of_patches)} if patches else {}),
     }
 
 
-def training_flops(config: Config, rows: float, attention_pairs: float, head_slots: float) -> float:
+@functools.cache
+def weights_of_patch(modality: ModalityConfig, width: int) -> int:
+    """Multiplications of a patch's way into the trunk and out of it: of its elements each counts."""
+    num_elements = math.prod(modality.patch)
+    with torch.device("meta"):
+        adapter = Adapter(width, modality, 0.0) if modality.is_target else GivenAdapter(width, modality)
+    total = 0
+    for name, layer in adapter.named_modules():
+        if isinstance(layer, nn.Linear) and not name.startswith("time.") and "modulation" not in name:
+            total += layer.weight.numel() * (num_elements if name.startswith(ON_ELEMENTS) else 1)
+    return total
+
+
+def training_flops(
+    config: Config, rows: float, attention_pairs: float, head_slots: float, patches: Sequence[float] = ()
+) -> float:
     """All of `flops_by_part`."""
-    return sum(flops_by_part(config, rows, attention_pairs, head_slots).values())
+    return sum(flops_by_part(config, rows, attention_pairs, head_slots, patches).values())
 
 
 def step_flops(counts: Counts, config: Config) -> float:
     """FLOPs of a training step: rows and slots that hold something, padding not counted."""
     pairs = counts.attention_pairs / 2 if config.model.is_causal else counts.attention_pairs
-    return training_flops(config, counts.rows, pairs, counts.filled_slots)
+    return training_flops(config, counts.rows, pairs, counts.filled_slots, counts.patches)
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -67,7 +98,6 @@ def describe(model: nn.Module, config: Config) -> str:
     lines.append(
         f"  of {data.rows_per_pack:,} rows, {data.tokens_per_pack:,} tokens, {data.bag_tokens_per_pack:,} missing,"
     )
-    lines.append(
-        f"  {data.images_per_pack:,} images of {config.image.num_rows} rows, {data.sequences_per_pack:,} samples"
-    )
+    pieces = [f"{m.per_pack:,} pieces ({name}) of {m.num_rows} rows" for name, m in config.modality.items()]
+    lines.append(f"  {', '.join([*pieces, f'{data.sequences_per_pack:,} samples'])}")
     return "\n".join(lines)

@@ -38,12 +38,12 @@ class InsertionHeads(nn.Module):
     def slot_hidden(
         self,
         x: Float[Tensor, "N D"],
-        time_embedding: Float[Tensor, "S D"],
+        time_embedding: Float[Tensor, "S D"] | None,
         token_sequence: Int64[Tensor, "N"],
     ) -> Float[Tensor, "N D"]:
         """What the heads read: the normed trunk output, modulated by the text time where they know it."""
         hidden = self.norm(x)
-        if self.modulation is None:
+        if self.modulation is None or time_embedding is None:
             return hidden
         shift, scale = self.modulation(time_embedding)
         return hidden * spread(scale, token_sequence) + spread(shift, token_sequence)

@@ -17,7 +17,12 @@ ZERO = (
     "heads.zero.weight",
     "heads.rate.weight",
     "unembed.weight",
-    "adapter.out.weight",
+    "velocity.last.weight",
+    "unet.last.weight",
+    "elements_in.last.weight",
+    "elements_out.last.weight",
+    "patches_in.last.weight",
+    "patches_out.last.weight",
 )
 RESIDUAL = ("attention.out.weight", "mlp.down.weight")
 

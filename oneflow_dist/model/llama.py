@@ -189,7 +189,7 @@ def from_llama(
     if homeless:
         raise ValueError(
             f"{where}: {len(homeless)} tensors have no place in this model, as {homeless[0]}; take the [heads] and "
-            "[image] of the folder's config.toml"
+            "[modality] of the folder's config.toml"
         )
     tensors: dict[str, Tensor] = {}
     new = []
@@ -199,7 +199,7 @@ def from_llama(
             tensors[name] = _joined(name, {part: stored[part] for part in there}, config.model, where)
         elif there[0] in stored:
             tensors[name] = _fit(name, stored[there[0]], shape, config.run.seed, f"{where}: {there[0]}")
-        elif name == "adapter.norm.weight":
+        elif name.startswith("adapters.") and name.endswith(".norm.weight") and shape == shapes["heads.norm.weight"]:
             tensors[name] = stored[WHOLE["heads.norm.weight"]]
         else:
             tensors[name] = first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))

@@ -1,9 +1,11 @@
 """The network: what a packed batch looks like to one transformer, and what it says of it."""
 
-# Shapes: N slots, B bag tokens, F slots that fire, I images, P patches, T trunk rows, t of them on this rank,
+# Shapes: N slots, B bag tokens, F slots that fire, I pieces, P patches, T trunk rows, t of them on this rank,
 # S sequences, D width, v of the vocabulary on this rank.
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +14,16 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
+from oneflow_dist.model.adapters import Adapter, Encoded, GivenAdapter
 from oneflow_dist.model.embeddings import TimeEmbedding, place_rows, take_rows
 from oneflow_dist.model.heads import InsertionHeads
-from oneflow_dist.model.images import ImageAdapter
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.model.trunk import Block, rotary_table
 
 
 class OneFlow(nn.Module):
-    """Tokens and noisy images in; missing tokens and velocities out. Knows nothing of schedules.
+    """Tokens and noisy pieces in; missing tokens and velocities out. Knows nothing of schedules.
 
     Of losses it knows that of the bags, since logits of all tokens exist nowhere outside.
 
@@ -32,7 +34,7 @@ class OneFlow(nn.Module):
 
     def __init__(self, config: Config, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
-        model, image = config.model, config.image
+        model = config.model
         self.axis = axis
         self.is_whole = False  # whether this rank keeps all of every parameter on its device; `shard_model` knows
         self.head_width = model.width // model.num_attention_heads
@@ -40,37 +42,43 @@ class OneFlow(nn.Module):
         self.rope_scaling = model.rope_scaling
         self.time_conditioning = config.heads.time_conditioning
         self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
-        self.adapter = ImageAdapter(model.width, image, model.norm_eps)
-        self.image_time = TimeEmbedding(model.width)
+        self.adapters = nn.ModuleDict()
+        for name, modality in config.modality.items():
+            adapter = Adapter(model.width, modality, model.norm_eps) if modality.is_target else None
+            self.adapters[name] = adapter or GivenAdapter(model.width, modality)
+        self.is_modulated = [m.is_target and m.time_conditioning == "adaln" for m in config.modality.values()]
         self.text_time = TimeEmbedding(model.width) if self.time_conditioning != "none" else None
-        is_modulated = image.time_conditioning == "adaln"
-        self.blocks = nn.ModuleList(Block(model, is_modulated, axis) for _ in range(model.num_layers))
+        self.blocks = nn.ModuleList(Block(model, any(self.is_modulated), axis) for _ in range(model.num_layers))
         is_modulated = self.time_conditioning == "adaln"
         self.heads = InsertionHeads(model.width, model.norm_eps, is_modulated, axis)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
 
     def forward(self, batch: PackedBatch) -> Prediction:
         """One pass over a packed batch."""
-        image_time = self.image_time(batch.image_time)
-        text_time = self.text_time(batch.text_time) if self.text_time is not None else image_time[:0]
-        x = self._embed_rows(batch, image_time, text_time)
+        adapters: list[Any] = list(self.adapters.values())
+        encoded = [adapter.encode(pieces) for adapter, pieces in zip(adapters, batch.pieces, strict=True)]
+        text_time = self.text_time(batch.text_time) if self.text_time is not None else None
+        x = self._embed_rows(batch, encoded, text_time)
         cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
-        row_image = batch.row_image[self.axis.local_slice(len(batch.row_image))]
+        condition, row_piece = self._condition(batch, encoded, x)
         for block in self.blocks:
-            x = block(x, image_time, row_image, cos, sin, batch.cu_seqlens, batch.max_seqlen)
+            x = block(x, condition, row_piece, cos, sin, batch.cu_seqlens, batch.max_seqlen)
         x = self.axis.gather(x)
 
-        rows = take_rows(x, torch.cat([batch.token_row, batch.patch_row]))
-        of_tokens, of_patches = rows.split((len(batch.tokens), len(batch.patches)))
-        velocity = self.adapter.decode(of_patches, image_time, batch.patch_image).float()
+        places = [batch.token_row, *(pieces.patch_row for pieces in batch.pieces)]
+        of_tokens, *of_patches = take_rows(x, torch.cat(places)).split([len(place) for place in places])
         slot_hidden = self.heads.slot_hidden(of_tokens, text_time, batch.token_sequence)
+        velocity = [
+            adapter.decode(rows, pieces, own)
+            for adapter, rows, pieces, own in zip(adapters, of_patches, batch.pieces, encoded, strict=True)
+        ]
         bags = batch.bag_tokens, batch.bag_slot, batch.bag_weight, batch.num_filled
         zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
         return Prediction(
             zero_logit=zero_logit,
             log_rate=log_rate,
             bag_loss=bag_loss,
-            velocity=velocity,
+            velocity=tuple(velocity),
             slot_hidden=slot_hidden,
         )
 
@@ -87,24 +95,48 @@ class OneFlow(nn.Module):
     def _unembedding(self) -> Float[Tensor, "v D"]:
         return local_part(self.embed.weight if self.unembed is None else self.unembed.weight)
 
+    def load_encoders(self, device: torch.device) -> None:
+        """Read the frozen encoders of modalities whose `understanding` is live."""
+        for adapter in self.adapters.values():
+            if isinstance(adapter, GivenAdapter):
+                adapter.load_encoder(device)
+
     def _embed_rows(
-        self, batch: PackedBatch, image_time: Float[Tensor, "I D"], text_time: Float[Tensor, "S D"]
+        self, batch: PackedBatch, encoded: list[Encoded], text_time: Float[Tensor, "S D"] | None
     ) -> Float[Tensor, "t D"]:
         """The trunk's input, of this rank's rows.
 
             token    embed(token), and with "token" conditioning the text time on the first of a sequence
-            patch    adapter(patch)
+            patch    what its adapter makes of it
             padding  zeros
 
         Over a tensor axis each rank has a part of the embedding and answers for the patches on its own rows.
         """
         num_rows = len(batch.position)
         text = self.embed(batch.tokens)
-        patches = self.adapter.encode(batch.patches, image_time, batch.patch_image).to(text.dtype)
-        if self.time_conditioning == "token":
+        if self.time_conditioning == "token" and text_time is not None:
             first = torch.searchsorted(batch.token_sequence, torch.arange(len(text_time), device=text.device))
             own_time = self.axis.own_rows(text_time.to(text.dtype), batch.token_row[first], num_rows)
             text = text + place_rows(own_time, first, len(text))
-        rows = torch.cat([text, self.axis.own_rows(patches, batch.patch_row, num_rows)])
-        place = torch.cat([batch.token_row, batch.patch_row])
-        return self.axis.scatter_sum(place_rows(rows, place, num_rows))
+        rows, places = [text], [batch.token_row]
+        for own, pieces in zip(encoded, batch.pieces, strict=True):
+            rows.append(self.axis.own_rows(own.rows.to(text.dtype), pieces.patch_row, num_rows))
+            places.append(pieces.patch_row)
+        return self.axis.scatter_sum(place_rows(torch.cat(rows), torch.cat(places), num_rows))
+
+    def _condition(
+        self, batch: PackedBatch, encoded: list[Encoded], x: Float[Tensor, "t D"]
+    ) -> tuple[Float[Tensor, "I D"], Int64[Tensor, "_"]]:
+        """The times of pieces that modulate the blocks, and for each of this rank's rows which of them does.
+
+        Rows that none modulates have the number after the last one. Where no block is modulated, both are empty.
+        """
+        if not any(self.is_modulated):
+            return x[:0], batch.token_row[:0]
+        condition = torch.cat([own.time for own, does in zip(encoded, self.is_modulated, strict=True) if does])
+        row_piece, first = batch.token_row.new_full((len(batch.position),), len(condition)), 0
+        for pieces, does in zip(batch.pieces, self.is_modulated, strict=True):
+            if does:
+                row_piece = row_piece.index_copy(0, pieces.patch_row, pieces.patch_piece + first)
+                first += len(pieces.time)
+        return condition, row_piece[self.axis.local_slice(len(row_piece))]

@@ -1,7 +1,7 @@
 """The shared transformer: Llama-style blocks over packed rows, bidirectional inside a sequence unless causal."""
 
 # Shapes: T trunk rows, t of them on this rank, S1 sequences + 1, D trunk width, h query heads, g key and value heads,
-# d head width, f = d / 2, I images.
+# d head width, f = d / 2, I pieces.
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each after a norm; with `is_modulated`, image rows pass through AdaLN-Zero."""
+    """Attention and MLP, each after a norm; with `is_modulated`, rows of pieces pass through AdaLN-Zero."""
 
     def __init__(self, config: ModelConfig, is_modulated: bool, axis: TensorAxis = NO_TENSOR_AXIS):
         super().__init__()
@@ -86,21 +86,21 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "t D"],
-        image_embedding: Float[Tensor, "I D"],
-        row_image: Int64[Tensor, "t"],
+        condition: Float[Tensor, "I D"],
+        row_piece: Int64[Tensor, "_"],
         cos: Float32[Tensor, "T 1 f"],
         sin: Float32[Tensor, "T 1 f"],
         cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
     ) -> Float[Tensor, "t D"]:
-        """One layer; `image_embedding` (of the image's time) modulates the rows of image `row_image`."""
+        """One layer; `condition` (of a piece's time) modulates the rows of piece `row_piece`: t of them, or of none."""
         if self.modulation is None:
             x = x + self.attention(self.attention_norm(x), cos, sin, cu_seqlens, max_seqlen)
             return x + self.mlp(self.mlp_norm(x))
         # Rows that are no patches take the extra last line: shift 0, scale 1, gate 1.
-        parts = self.modulation(image_embedding)
+        parts = self.modulation(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
-            F.embedding(row_image, F.pad(part, (0, 0, 0, 1), value=neutral))
+            F.embedding(row_piece, F.pad(part, (0, 0, 0, 1), value=neutral))
             for part, neutral in zip(parts, (0.0, 1.0, 1.0) * 2, strict=True)
         )
         h = self.attention_norm(x) * scale + shift
@@ -110,7 +110,7 @@ class Block(nn.Module):
 
 
 def rotary_table(
-    position: Int32[Tensor, "T 3"], head_width: int, theta: float, scaling: float
+    position: Float32[Tensor, "T 3"], head_width: int, theta: float, scaling: float
 ) -> tuple[Float32[Tensor, "T 1 f"], Float32[Tensor, "T 1 f"]]:
     """Cosine and sine of the rotation of every row.
 
@@ -124,7 +124,7 @@ def rotary_table(
     """
     frequency = rotary_frequency(head_width, theta, scaling, position.device)
     axis = torch.arange(head_width // 2, device=position.device) % 3
-    angle = position[:, axis].float() * frequency
+    angle = position[:, axis] * frequency
     return angle.cos()[:, None], angle.sin()[:, None]
 
 

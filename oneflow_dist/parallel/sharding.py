@@ -150,8 +150,8 @@ def count_once(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
     return dataclasses.replace(
         batch,
         slot_weight=share(batch.slot_weight),
-        patch_weight=share(batch.patch_weight),
-        counts=batch.counts if axis.rank == 0 else Counts.zeros(),
+        pieces=tuple(dataclasses.replace(p, patch_weight=share(p.patch_weight)) for p in batch.pieces),
+        counts=batch.counts if axis.rank == 0 else Counts.zeros(len(batch.pieces)),
     )
 
 

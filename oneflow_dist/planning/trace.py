@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.containers import Counts, PackedBatch, PackedPieces
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.streams import capacity_of
+from oneflow_dist.modality import ModalityConfig
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
@@ -97,8 +98,13 @@ def trace_here(config: Config, world_size: int) -> Trace:
 
 
 def eager(config: Config) -> Config:
-    """The config without compilation, which sees no fakes."""
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, compile=False))
+    """The config without compilation and frozen encoders, which see no fakes."""
+    modalities = {
+        name: modality if modality.is_target else dataclasses.replace(modality, understanding="features")
+        for name, modality in config.modality.items()
+    }
+    train = dataclasses.replace(config.train, compile=False)
+    return dataclasses.replace(config, train=train, modality=modalities)
 
 
 @contextmanager
@@ -127,7 +133,7 @@ def record_step(
             "optimizer": recorder.name("optimizer", [value for _, value in named_leaves(optimizer.tensors)]),
             "average": recorder.name("average", ema.tensors.values()),
         }
-        recorder.name("batch", batches[0].tensors().values())
+        recorder.name("batch", batches[0].tensors())
         with unset_fake_temporarily():  # counts live on the host
             counts, _ = agree(batches)
         _, sums = compute_gradients(model, batches, counts, config)
@@ -137,18 +143,19 @@ def record_step(
 
 
 def full_pack(config: Config) -> PackedBatch:
-    """A pack as full as packs get: as much text as there is room for, and images in the rows that are left.
+    """A pack as full as packs get: as much text as there is room for, and pieces in the rows that are left.
 
     Every missing token has a slot of its own, and samples are as long as they may be.
     """
     room, longest = capacity_of(config), config.data.max_sample_rows
     num_tokens = min(room.tokens, room.rows)
-    num_patches = min(room.patches, room.rows - num_tokens)
-    num_images = min(room.images, num_patches)
     num_filled = min(room.bag_tokens, num_tokens)
     sequences = -(-room.rows // longest)
-    token, patch, bag = (torch.arange(count) for count in (num_tokens, num_patches, room.bag_tokens))
-    patches = torch.zeros(num_patches, config.image.patch_elements)
+    token, bag = (torch.arange(count) for count in (num_tokens, room.bag_tokens))
+    pieces, first = [], num_tokens
+    for modality, most_pieces, most_patches in zip(config.modality.values(), room.pieces, room.patches, strict=True):
+        pieces.append(_full_pieces(modality, most_pieces, first, min(most_patches, room.rows - first)))
+        first += len(pieces[-1].patches)
     return PackedBatch(
         tokens=torch.zeros_like(token),
         token_row=token,
@@ -158,14 +165,8 @@ def full_pack(config: Config) -> PackedBatch:
         bag_tokens=torch.zeros_like(bag),
         bag_slot=bag * num_filled // room.bag_tokens,
         bag_weight=torch.ones(room.bag_tokens),
-        image_time=torch.zeros(room.images),
-        patches=patches,
-        velocity=patches,
-        patch_image=patch * num_images // max(1, num_patches),
-        patch_row=num_tokens + patch,
-        patch_weight=torch.ones(num_patches),
-        row_image=torch.full((room.rows,), room.images),
-        position=torch.zeros(room.rows, 3, dtype=torch.int32),
+        pieces=tuple(pieces),
+        position=torch.zeros(room.rows, 3),
         cu_seqlens=(torch.arange(sequences + 1, dtype=torch.int32) * longest).clamp(max=room.rows),
         text_time=torch.zeros(sequences),
         num_filled=num_filled,
@@ -173,7 +174,6 @@ def full_pack(config: Config) -> PackedBatch:
         counts=Counts(
             open_slots=num_tokens,
             text_sequences=sequences,
-            image_elements=patches.numel(),
             rows=room.rows,
             padded_rows=room.rows,
             text_tokens=num_tokens,
@@ -181,15 +181,31 @@ def full_pack(config: Config) -> PackedBatch:
             filled_slots=num_filled,
             sequences=sequences,
             attention_pairs=room.rows * longest,
+            patches=tuple(len(of_kind.patches) for of_kind in pieces),
+            moving_elements=tuple(of_kind.velocity.numel() for of_kind in pieces),
         ),
         keys=(),
     )
 
 
+def _full_pieces(modality: ModalityConfig, room: int, first_row: int, num_patches: int) -> PackedPieces:
+    """Pieces of one modality in rows one after the other."""
+    patch = torch.arange(num_patches)
+    patches = torch.zeros(num_patches, modality.patch_elements)
+    return PackedPieces(
+        time=torch.zeros(room),
+        grid=torch.ones(room, 3, dtype=torch.int64),
+        patches=patches,
+        velocity=patches if modality.is_target else patches[:, :0],
+        patch_piece=patch * min(room, num_patches) // max(1, num_patches),
+        patch_row=first_row + patch,
+        patch_weight=torch.ones(num_patches),
+    )
+
+
 def without_values(batch: PackedBatch, mode: FakeTensorMode) -> PackedBatch:
     """The batch on fake tensors."""
-    fakes: dict[str, Any] = {name: mode.from_tensor(tensor) for name, tensor in batch.tensors().items()}
-    return dataclasses.replace(batch, **fakes)
+    return batch.map(mode.from_tensor)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float16, Float32, UInt8
 from torch import Tensor
 
 from oneflow_dist.model.autoencoder import Autoencoder
-from oneflow_dist.precompute.features import Tower
+from oneflow_dist.model.understanding import Understanding
 from oneflow_dist.precompute.prepare import Picture
 
 WINDOW_BATCHES = 64  # after as many, batches that are not full are encoded as they are: bounds what waits in memory
@@ -23,7 +23,7 @@ class Encoder:
     """The networks, with a clock."""
 
     autoencoder: Autoencoder
-    tower: Tower | None
+    understanding: Understanding | None
     mirror: bool
     device: torch.device
     seconds: float = 0.0  # inside the networks
@@ -32,18 +32,24 @@ class Encoder:
     def encode(self, batch: list[Picture]) -> None:
         """Fill in what is stored of pictures of one size."""
         images = self._to_device(batch)
-        views = torch.from_numpy(np.stack([p.view for p in batch if p.view is not None])) if self.tower else None
+        views = [picture.view for picture in batch if picture.view is not None]
         start = time.perf_counter()
         posteriors = {"npy": self.autoencoder.encode(images)}
         if self.mirror:
             posteriors["mirrored.npy"] = self.autoencoder.encode(images.flip(-1))
-        features = self.tower.encode(views) if self.tower and views is not None else None
+        features = self._understand(views) if views else None
         self.seconds += time.perf_counter() - start
         self.num_images += len(batch)
         for place, picture in enumerate(batch):
             for kind, (mean, std) in posteriors.items():
                 picture.posteriors[kind] = (mean[place].numpy(), std[place].numpy())
             picture.features = features[place] if features is not None else None
+
+    def _understand(self, views: list[UInt8[np.ndarray, "s t 3"]]) -> Float16[np.ndarray, "n C h w"]:
+        """What is stored of the encoder's maps."""
+        assert self.understanding is not None, "views are of an encoder"
+        maps = self.understanding.encode(torch.from_numpy(np.stack(views)))
+        return maps.to(torch.float16).cpu().numpy()
 
     def _to_device(self, batch: list[Picture]) -> Float32[Tensor, "n 3 H W"]:
         """Pixels 0 to 255 as values in [-1, 1]."""

@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float16, UInt8
 from PIL import Image
 
 from oneflow_dist.containers import ShardRecord
-from oneflow_dist.data.decoding import BESIDE, CAPTION, Segment, read_fields, read_segments
+from oneflow_dist.data.decoding import CAPTION, Segment, read_fields, read_segments
 from oneflow_dist.data.latents import encode_texts
+from oneflow_dist.data.media import check_file
 from oneflow_dist.data.picture import decode_picture
-from oneflow_dist.data.tar import IMAGE_EXTENSIONS
+from oneflow_dist.data.tar import DIMENSIONS, IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.modality import BESIDE
 from oneflow_dist.precompute.crop import REDUCING_GAP, CropPolicy, cover_scale, crop_to, nearest_bucket
-from oneflow_dist.precompute.features import View
+from oneflow_dist.views import View
+
+PASSED = tuple(kind for kind in DIMENSIONS if kind not in IMAGE_EXTENSIONS)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -28,9 +32,9 @@ class Picture:
 
     name: str  # its member without the last extension, "" in a pair
     pixels: UInt8[np.ndarray, "H W 3"]
-    view: UInt8[np.ndarray, "s s 3"] | None  # all of it, for the understanding tower
+    view: UInt8[np.ndarray, "s t 3"] | None  # all of it, for the understanding encoder
     posteriors: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # mean and standard deviation
-    features: np.ndarray | None = None
+    features: Float16[np.ndarray, "C h w"] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,12 +84,20 @@ def prepare_sample(key: str, files: dict[str, bytes], how: Preparation) -> Prepa
             members.append(picture)
             sizes.append((width, height))
         else:
+            if _kind(extension) in PASSED:
+                check_file(content, _kind(extension), extension)
             members.append((extension, content))
     if len(sizes) == 1 and "segments" not in fields:
         members = _with_size(members, fields, *sizes[0])
     texts = [how.tokenizer.encode(segment.text) for segment in segments if segment.text is not None]
     members.append(("tokens.npy", encode_texts(texts)))
     return PreparedSample(key=key, members=members)
+
+
+def is_passed(files: Mapping[str, bytes], name: str) -> bool:
+    """Whether a piece is a sound or moves: its file is checked and kept as it is, since reading it takes no network."""
+    stem = f"{name}." if name else ""
+    return any(f"{stem}{kind}" in files for kind in PASSED)
 
 
 def _check_names(files: Mapping[str, bytes]) -> None:
@@ -102,7 +114,7 @@ def _check_segments(segments: list[Segment], fields: Mapping[str, Any], how: Pre
     if not segments:
         raise ValueError("it holds neither text nor a picture")
     has_text = any(segment.text is not None for segment in segments)
-    has_picture = any(segment.image is not None for segment in segments)
+    has_picture = any(segment.piece is not None for segment in segments)
     is_pair = "segments" not in fields and not any(segment.is_answer for segment in segments)
     if is_pair and not has_text and not how.allow_missing_text:
         raise ValueError("it has no caption; write one, or allow it with --allow-missing-text")

@@ -14,9 +14,9 @@ import torch
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import claim
 from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder
+from oneflow_dist.model.understanding import Understanding, load_understanding
 from oneflow_dist.precompute.crop import CropPolicy
 from oneflow_dist.precompute.encoder import Encoder
-from oneflow_dist.precompute.features import Tower, load_tower
 from oneflow_dist.precompute.prepare import Preparation
 from oneflow_dist.precompute.shard_work import encode_json
 
@@ -52,7 +52,7 @@ class Tools:
     options: Options
     autoencoder: Autoencoder
     tokenizer: Tokenizer
-    tower: Tower | None
+    understanding: Understanding | None
     crop: CropPolicy
 
     def preparation(self) -> Preparation:
@@ -60,7 +60,7 @@ class Tools:
         return Preparation(
             crop=self.crop,
             tokenizer=self.tokenizer,
-            view=self.tower.view if self.tower else None,
+            view=self.understanding.view if self.understanding else None,
             allow_missing_text=self.options.allow_missing_text,
             allow_missing_picture=self.options.allow_missing_picture,
         )
@@ -69,14 +69,14 @@ class Tools:
         """The networks with a new clock."""
         return Encoder(
             autoencoder=self.autoencoder,
-            tower=self.tower,
+            understanding=self.understanding,
             mirror=self.options.mirror,
             device=torch.device(self.options.device),
         )
 
     def header(self) -> dict[str, Any]:
         """What every shard says of how it was made."""
-        packages = ("oneflow_dist", "torch", "diffusers", *["transformers"] * (self.tower is not None))
+        packages = ["oneflow_dist", "torch", "diffusers", *([self.understanding.package] if self.understanding else [])]
         return {
             "autoencoder": self.autoencoder.describe(),
             "tokenizer": {
@@ -87,7 +87,7 @@ class Tools:
             "dtype": self.options.dtype,
             "crop": self.crop.describe(),
             "mirror": self.options.mirror,
-            "features": self.tower.describe() if self.tower else None,
+            "features": self.understanding.describe() if self.understanding else None,
             "versions": {name: _version(name) for name in packages},
         }
 
@@ -110,6 +110,7 @@ def load_tools(options: Options) -> Tools:
     torch.set_num_threads(options.threads)
     compute_dtype = COMPUTED[options.compute_dtype]
     autoencoder = load_autoencoder(options.autoencoder, options.device, compute_dtype)
+    understanding = load_understanding(options.features, options.device, compute_dtype) if options.features else None
     multiple_of = options.multiple_of if options.multiple_of is not None else 2 * autoencoder.downsample
     if multiple_of < 1 or multiple_of % autoencoder.downsample:
         raise ValueError(
@@ -120,7 +121,7 @@ def load_tools(options: Options) -> Tools:
         options=options,
         autoencoder=autoencoder,
         tokenizer=load_tokenizer(options.tokenizer),
-        tower=load_tower(options.features, options.device, compute_dtype) if options.features else None,
+        understanding=understanding,
         crop=CropPolicy(size=options.size, multiple_of=multiple_of, max_aspect=options.max_aspect),
     )
 

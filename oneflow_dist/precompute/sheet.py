@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from oneflow_dist.data.codec import decode_pixels
-from oneflow_dist.data.decoding import is_image
+from oneflow_dist.data.decoding import is_piece
 from oneflow_dist.data.index import read_or_write_index
 from oneflow_dist.data.latents import decode_array
 from oneflow_dist.model.autoencoder import psnr_db
@@ -55,7 +55,7 @@ def _read_pair(latents: Path, shard: Path, part: float, tools: Tools) -> tuple[n
         (index.key(number), extension, offset, size)
         for number in range(len(index))
         for extension, offset, size in index.members(number)
-        if is_image(extension)
+        if is_piece(extension) and extension.endswith("npy")
     ]
     if not found:
         return None

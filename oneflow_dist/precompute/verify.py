@@ -18,6 +18,7 @@ from oneflow_dist.data.tar import scan_tar
 from oneflow_dist.model.autoencoder import Autoencoder
 from oneflow_dist.precompute.crop import CropPolicy, list_buckets
 from oneflow_dist.precompute.manifest import MANIFEST, QUARANTINE, describe_shard, encode_quarantine, read_report
+from oneflow_dist.precompute.prepare import is_passed
 from oneflow_dist.precompute.settings import SETTINGS, read_json
 from oneflow_dist.precompute.shard_work import check_finite, check_posterior, index_path
 
@@ -151,7 +152,7 @@ class ShardReader:
             files[extension] = file.read(size)
         record = ShardRecord(key=f"{self.path.name}/{key}", files=files)
         segments = read_segments(record, read_fields(record))
-        names = [segment.image for segment in segments if segment.image is not None]
+        names = [s.piece for s in segments if s.piece is not None and not is_passed(files, s.piece)]
         for name in names:
             self._check_image(files, f"{name}." if name else "", key)
         self._check_tokens(files, sum(segment.text is not None for segment in segments), key)
@@ -167,9 +168,16 @@ class ShardReader:
                 raise ValueError(f"{name} is missing")
             array = decode_array(files[f"{stem}{kind}"], name)
             if kind == "features.npy":
-                check_finite(array, name)
+                self._check_features(array, name)
             else:
                 self._check_posterior(array, name)
+
+    def _check_features(self, features: np.ndarray, name: str) -> None:
+        told = self.settings["features"]
+        shape = [told.get("channels"), *told.get("grid", ())]
+        if list(features.shape) != shape or features.dtype != np.float16:
+            raise ValueError(f"{name}: {features.dtype} {list(features.shape)}, but {SETTINGS} says float16 {shape}")
+        check_finite(features, name)
 
     def _check_posterior(self, posterior: np.ndarray, name: str) -> None:
         crop, autoencoder = self.settings["crop"], self.settings["autoencoder"]

@@ -22,12 +22,13 @@ def make_lane(make_config: Callable[..., Config], tmp_path_factory: pytest.TempP
     def make(sources: str, index: int = 0, *overrides: str) -> Lane:
         mixture = tmp_path_factory.mktemp("mixture") / "mixture.yaml"
         mixture.write_text(f"sources: {sources}\n")
-        small = ["rows_per_pack=96", "tokens_per_pack=72", "bag_tokens_per_pack=64", "images_per_pack=24"]
+        small = ["rows_per_pack=96", "tokens_per_pack=72", "bag_tokens_per_pack=64"]
         small += ["sequences_per_pack=32", "max_sample_rows=64", "window_samples=32", f"packs_per_step={NUM_LANES}"]
-        config = make_config(f"data.mixture={mixture}", *(f"data.{key}" for key in small), *overrides)
+        small_packs = ["modality.image.per_pack=24", *(f"data.{key}" for key in small)]
+        config = make_config(f"data.mixture={mixture}", *small_packs, *overrides)
         read = load_mixture(config.data.mixture)
         shards = [open_shards(source.name, source.shards) for source in read]
-        return Lane(index, config, read, shards, load_tokenizer(config.data.tokenizer))
+        return Lane(index, config, read, shards, load_tokenizer(config.data.tokenizer, config.modality))
 
     return make
 

@@ -9,26 +9,30 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import Document, ImagePart, ShardRecord, TextPart
+from oneflow_dist.containers import Document, PiecePart, ShardRecord, TextPart
 from oneflow_dist.data.decoding import (
     CAPTION,
     Reading,
     Segment,
     decode_record,
-    list_images,
+    list_pieces,
     read_fields,
     read_segments,
 )
 from oneflow_dist.data.latents import CHECK, decode_array, decode_texts, encode_texts
+from oneflow_dist.data.moving import encode_animation
+from oneflow_dist.data.sound import encode_sound, encode_wave
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
-from tests.messages import Message
+from oneflow_dist.modality import Modalities
+from tests.messages import Message, names
+from tests.pieces import SOUND, VECTOR, VIDEO, VISION, modality
 from tests.tars import npy, png
 
-TOKENIZER = load_tokenizer("bytes")
+IMAGES = {"image": modality()}
+TOKENIZER = load_tokenizer("bytes", IMAGES)
 KEY = "pets/cats-000/0001"
-GREY = ImageConfig(channels=1, height=8, width=8, patch_size=4, time_conditioning="added")
 LATENTS = {"autoencoder": {"scaling_factor": 2.0, "shift_factor": 0.5}}
 TOKENIZED = {"tokenizer": {"sha256": TOKENIZER.sha256}}
 
@@ -64,9 +68,11 @@ def decode(
     caption: str = CAPTION,
     reading: Reading | None = None,
     tokenizer: Tokenizer = TOKENIZER,
+    modalities: Modalities = IMAGES,
+    **more: Any,
 ) -> Document:
-    fields = read_fields(source)
-    return decode_record(replace(source, header=header or {}), fields, caption, reading or Reading(), tokenizer, GREY)
+    fields, with_header = read_fields(source), replace(source, header=header or {})
+    return decode_record(with_header, fields, caption, reading or Reading(), tokenizer, modalities, **more)
 
 
 def spell(made: Document) -> list[str]:
@@ -127,31 +133,34 @@ def test_a_json_without_segments_is_not_read_as_a_document(content: bytes) -> No
 @pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "webp", "npy"])
 def test_five_kinds_of_images_are_known(extension: str) -> None:
     source = record(txt=b"a cat", **{extension: b"bytes"})
-    assert list_images(source) == [""]
-    assert read_segments(source, {}) == [Segment(text="a cat"), Segment(image="")]
+    assert list_pieces(source) == [""]
+    assert read_segments(source, {}) == [Segment(text="a cat"), Segment(piece="")]
 
 
 def test_an_image_is_known_by_its_name_without_the_kind_of_file() -> None:
     """So that a document stays the same when its pictures become latents."""
     source = document(image("A.PNG"), image("b.c.jpg"), a_npy=b"", b_c_webp=b"")
-    assert list_images(source) == ["a", "b.c"]
-    assert read_segments(source, read_fields(source)) == [Segment(image="a"), Segment(image="b.c")]
+    assert list_pieces(source) == ["a", "b.c"]
+    assert read_segments(source, read_fields(source)) == [
+        Segment(piece="a", kind="image"),
+        Segment(piece="b.c", kind="image"),
+    ]
 
 
 def test_arrays_that_belong_to_an_image_or_the_text_are_no_images() -> None:
     source = record(npy=b"", mirrored_npy=b"", features_npy=b"", tokens_npy=b"", _0_mirrored_npy=b"", _0_npy=b"")
-    assert list_images(source) == ["", "0"]
+    assert list_pieces(source) == ["", "0"]
 
 
 def test_images_keep_their_own_shapes() -> None:
     source = document(image("a.png"), image("b.png"), a_png=png(0, (4, 12)), b_png=png(255, (8, 4)))
-    parts = [part for part in decode(source).parts if isinstance(part, ImagePart)]
+    parts = [part for part in decode(source).parts if isinstance(part, PiecePart)]
     assert [part.posterior.shape for part in parts] == [(1, 1, 12, 4), (1, 1, 4, 8)]
 
 
 def test_pixels_are_exact_and_neither_shifted_nor_mirrored() -> None:
     part = decode(PAIR, LATENTS).parts[1]
-    assert isinstance(part, ImagePart)
+    assert isinstance(part, PiecePart)
     assert (part.posterior == 1.0).all()
     assert (part.posterior.shape, part.mirrored.shape) == ((1, 1, 8, 8), (0, 1, 8, 8))
     assert (part.shift, part.scale) == (0.0, 1.0)
@@ -203,7 +212,7 @@ def test_a_latent_is_read_with_the_autoencoder_of_its_shard() -> None:
     posterior = np.stack([np.full((1, 4, 8), 3.0), np.full((1, 4, 8), 0.25)])
     made = decode(record(txt=b"a cat", npy=npy(posterior, "<f2"), mirrored_npy=npy(-posterior, "<f2")), LATENTS)
     part = made.parts[1]
-    assert isinstance(part, ImagePart)
+    assert isinstance(part, PiecePart)
     assert np.array_equal(part.posterior, posterior)
     assert np.array_equal(part.mirrored, -posterior)
     assert (part.shift, part.scale) == (0.5, 2.0)
@@ -276,10 +285,10 @@ def refusal(source: ShardRecord, header: Mapping[str, Any] | None = None, **more
 @pytest.mark.parametrize(
     ("named", "held", "message"),
     [
-        (["a.png", "b.png"], ["a"], "its segments name 2 images (a, b) but it holds 1 (a)"),
-        (["a.png"], ["a", "b"], "its segments name 1 images (a) but it holds 2 (a, b)"),
-        (["a.png", "a.png"], ["a"], "its segments name 2 images (a, a) but it holds 1 (a)"),
-        ([], ["a"], "its segments name 0 images () but it holds 1 (a)"),
+        (["a.png", "b.png"], ["a"], "its segments name 2 pieces (a, b) but it holds 1 (a)"),
+        (["a.png"], ["a", "b"], "its segments name 1 pieces (a) but it holds 2 (a, b)"),
+        (["a.png", "a.png"], ["a"], "its segments name 2 pieces (a, a) but it holds 1 (a)"),
+        ([], ["a"], "its segments name 0 pieces () but it holds 1 (a)"),
     ],
     ids=["missing", "not named", "named twice", "none named"],
 )
@@ -288,10 +297,22 @@ def test_images_that_are_not_named_once_each_are_refused(named: list[str], held:
     assert refusal(source) == f"sample {KEY}: {message}; name each once"
 
 
-def test_an_image_that_is_there_as_picture_and_latent_is_refused() -> None:
-    assert "its segments name 1 images (a) but it holds 2 (a, a)" in refusal(
-        document(image("a.png"), a_png=png(0), a_npy=b"")
-    )
+def test_a_picture_may_stand_beside_its_latent_which_is_what_is_read() -> None:
+    """For an encoder that looks at it in training."""
+    latent = npy(np.full((2, 1, 4, 4), 3.0))
+    for source in (document(image("a.png"), a_png=png(0), a_npy=latent), record(png=png(0), npy=latent)):
+        assert len(list_pieces(source)) == 1
+        assert spell(decode(source, LATENTS)) == ["#3"]
+
+
+@pytest.mark.parametrize("other", ["jpg", "wav", "apng"])
+@pytest.mark.parametrize("name", ["", "a."])
+def test_two_files_of_one_name_are_refused(name: str, other: str) -> None:
+    """Neither can be meant by it."""
+    files = {f"{name}png": png(0), f"{name}{other}": b"x"}
+    for more in ({"txt": b"a cat"}, {"json": table(question="q", answer="a")}, {"json": table(segments=[text("a")])}):
+        message = refusal(ShardRecord(key=KEY, files={**files, **more}))
+        assert names(message, f"sample {KEY}", f"{name}png", f"{name}{other}", "0.png", "1.wav")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +366,7 @@ def test_a_broken_json_is_named(content: bytes) -> None:
 )
 def test_a_segment_that_is_neither_text_nor_image_is_named(entry: Any) -> None:
     assert refusal(document(entry)) == (
-        f"sample {KEY}: segment {entry!r} is neither text nor image; write the sample again"
+        f"sample {KEY}: segment {entry!r} is neither text nor a piece; write the sample again"
     )
 
 
@@ -375,24 +396,23 @@ def test_a_field_that_is_not_there_is_named() -> None:
 
 def test_a_broken_image_is_named_by_its_name() -> None:
     source = document(image("a.png"), image("b.png"), a_png=png(0), b_png=b"broken")
-    assert refusal(source).startswith(f"sample {KEY}, image b: its picture is ")
+    assert refusal(source).startswith(f"sample {KEY}, b: its picture is ")
     assert refusal(record(txt=b"a cat", png=b"broken")).startswith(f"sample {KEY}: its picture is ")
 
 
 def test_an_image_that_patches_do_not_fill_is_named() -> None:
-    assert refusal(record(txt=b"a cat", png=png(0, (9, 8)))).startswith(f"sample {KEY}: 9x8 pixels")
+    assert names(refusal(record(txt=b"a cat", png=png(0, (9, 8)))), f"sample {KEY}", [8, 9], [4, 4])
 
 
 def test_a_latent_without_a_header_is_named() -> None:
     assert refusal(document(image("0.jpg"), _0_npy=npy(np.zeros((2, 1, 4, 4))))) == (
-        f"sample {KEY}, image 0: a latent in a shard without a header; write it by tools/precompute_latents.py"
+        f"sample {KEY}, 0: a latent in a shard without a header; write it by tools/precompute_latents.py, or call it "
+        "0.image.npy if it holds values as they are"
     )
 
 
 def test_a_broken_latent_is_named_by_its_name() -> None:
-    assert refusal(document(image("0.jpg"), _0_npy=b"broken"), LATENTS).startswith(
-        f"sample {KEY}, image 0: broken .npy ("
-    )
+    assert refusal(document(image("0.jpg"), _0_npy=b"broken"), LATENTS).startswith(f"sample {KEY}, 0: broken .npy (")
     assert refusal(record(npy=npy(np.zeros((2, 1, 4, 4))), mirrored_npy=b"broken"), LATENTS).startswith(
         f"sample {KEY}: broken .npy ("
     )
@@ -475,6 +495,188 @@ def test_a_latent_under_a_header_that_says_too_little_is_named(header: dict[str,
 
 @pytest.mark.parametrize("shape", [(2, 1, 0, 4), (2, 1, 4, 0), (2, 1, 0, 0)])
 def test_a_latent_of_no_size_is_named(shape: tuple[int, ...]) -> None:
-    assert refusal(record(npy=npy(np.zeros(shape))), LATENTS) == (
-        f"sample {KEY}: a latent of shape {list(shape)}, of no size; {CHECK}"
+    assert names(refusal(record(npy=npy(np.zeros(shape))), LATENTS), f"sample {KEY}", list(shape[2:]), [4, 4])
+
+
+# Sounds, moving pictures, values, and what pictures look like.
+
+MIXED = {"image": modality(), "sound": SOUND, "video": VIDEO, "vector": VECTOR, "vision": VISION}
+SOUNDS = MIXED | {"music": replace(SOUND, token="<|music|>", channels=2)}
+WAV = encode_wave(0.3 * np.sin(np.arange(48)), 8000)
+APNG = encode_animation([Image.new("L", (4, 4), level) for level in (255, 0)], 100, "png")
+
+
+def piece(kind: str, name: str) -> dict[str, str]:
+    return {"type": kind, kind: name}
+
+
+def shapes(made: Document) -> list[tuple[str, tuple[int, ...]]]:
+    """The modality and the shape of each piece, in reading order."""
+    return [(part.modality, part.posterior.shape) for part in made.parts if isinstance(part, PiecePart)]
+
+
+def test_a_document_may_hold_pieces_of_every_modality_in_any_order() -> None:
+    segments = [
+        piece("sound", "0.wav"),
+        text("a"),
+        piece("video", "1.apng"),
+        image("2.png"),
+        piece("vector", "3.vector.npy"),
+    ]
+    files = {"0.wav": WAV, "1.apng": APNG, "2.png": png(255), "3.vector.npy": npy([1, 2, 3, 4, 5])}
+    source = ShardRecord(key=KEY, files={"json": table(segments=segments), **files})
+    made = decode(source, modalities=MIXED)
+    expected = [("sound", (1, 4, 12)), ("video", (1, 1, 2, 4, 4)), ("image", (1, 1, 8, 8)), ("vector", (1, 5))]
+    assert shapes(made) == expected
+    assert isinstance(made.parts[1], TextPart)
+    values = [part.posterior for part in made.parts if isinstance(part, PiecePart)]
+    np.testing.assert_array_equal(values[0][0], encode_sound(WAV, 8000, 4, ""))
+    assert [values[1][0, 0, t].mean() for t in (0, 1)] == [1.0, -1.0]
+    assert values[3].tolist() == [[1, 2, 3, 4, 5]]
+    assert all((part.shift, part.scale) == (0.0, 1.0) for part in made.parts if isinstance(part, PiecePart))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"wav": WAV}, [("sound", (1, 4, 12))]),
+        ({"apng": APNG}, [("video", (1, 1, 2, 4, 4))]),
+        ({"vector.npy": npy([1, 2, 3, 4, 5])}, [("vector", (1, 5))]),
+        ({"image.npy": npy(np.zeros((1, 4, 8)))}, [("image", (1, 1, 4, 8))]),
+        ({"music.wav": WAV}, [("music", (1, 2, 24))]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_pair_is_a_caption_and_any_piece(
+    files: dict[str, bytes], expected: list[tuple[str, tuple[int, ...]]]
+) -> None:
+    """The first modality of as many dimensions, or that which the file's name says; arrays are values as they are."""
+    assert shapes(decode(ShardRecord(key=KEY, files={"txt": b"a", **files}), modalities=SOUNDS)) == expected
+
+
+def test_two_modalities_of_one_dimension_are_told_apart_by_the_segment_or_by_the_name() -> None:
+    segments = [piece("music", "0.wav"), piece("sound", "1.wav"), piece("sound", "2.music.wav")]
+    files = {"0.wav": WAV, "1.wav": WAV, "2.music.wav": WAV}
+    source = ShardRecord(key=KEY, files={"json": table(segments=segments), **files})
+    assert [kind for kind, _ in shapes(decode(source, modalities=SOUNDS))] == ["music", "sound", "sound"]
+    question = ShardRecord(key=KEY, files={"json": table(question="q", answer="a"), "0.music.wav": WAV, "1.wav": WAV})
+    assert [kind for kind, _ in shapes(decode(question, modalities=SOUNDS))] == ["music", "sound"]
+    reordered = {"music": SOUNDS["music"], **MIXED}
+    assert [kind for kind, _ in shapes(decode(question, modalities=reordered))] == ["music", "music"]
+
+
+@pytest.mark.parametrize(
+    ("segment", "files", "modalities", "named"),
+    [
+        (piece("sound", "0.wav"), {"0.wav": WAV}, IMAGES, ("0", "sound", 1, "[modality.image]")),
+        (piece("music", "0.wav"), {"0.wav": WAV}, MIXED, ("0", "music", 1, "[modality.sound]")),
+        (piece("vision", "0.png"), {"0.png": png(0)}, MIXED, ("0", "vision", 2, "[modality.image]")),
+        (image("0.png"), {"0.png": png(0)}, {}, ("0", "image", 2, "no [modality]")),
+        (image("0.apng"), {"0.apng": APNG}, {"vision": VISION}, ("0", "image", 3, "[modality.vision]")),
+    ],
+    ids=["no sound", "another sound", "given only", "text only", "no video"],
+)
+def test_a_piece_of_a_modality_that_the_config_lacks_is_named_with_those_that_it_has(
+    segment: dict[str, str], files: dict[str, bytes], modalities: Modalities, named: tuple[object, ...]
+) -> None:
+    source = ShardRecord(key=KEY, files={"json": table(segments=[segment]), **files})
+    assert names(refusal(source, modalities=modalities), f"sample {KEY}", *named)
+
+
+def test_what_a_task_leaves_out_needs_no_modality() -> None:
+    source = record(txt=b"a cat", wav=WAV)
+    assert spell(decode(source, without="pieces")) == ["a cat"]
+    assert shapes(decode(source, modalities=MIXED, without="text")) == [("sound", (1, 4, 12))]
+
+
+def test_an_array_whose_name_says_no_modality_is_a_pictures_latent() -> None:
+    """Whatever its segment says: no other array has a scale and a shift."""
+    values = npy(np.zeros((4, 6)))
+    source = ShardRecord(key=KEY, files={"json": table(segments=[piece("sound", "0.npy")]), "0.npy": values})
+    for header in ({}, LATENTS):
+        assert names(refusal(source, header, modalities=MIXED), f"sample {KEY}", "0", "0.sound.npy")
+
+
+# What a given picture looks like.
+
+MAP = npy(np.full((6, 4, 4), 0.5), "<f2")
+
+
+def looks(source: ShardRecord, modalities: Modalities = MIXED, header: dict[str, Any] = LATENTS) -> list[Any]:
+    """Of each piece the shape of its features, None for what has none."""
+    made = decode(source, header, modalities=modalities, with_looks=True)
+    parts = [part for part in made.parts if isinstance(part, PiecePart)]
+    return [part.looks and (part.looks.modality, part.looks.posterior.shape) for part in parts]
+
+
+def test_a_picture_brings_its_features_along_and_nothing_else_has_any() -> None:
+    segments = [piece("sound", "0.wav"), image("1.jpg"), piece("vector", "2.vector.npy"), image("3.png")]
+    files = {"0.wav": WAV, "1.npy": npy(np.zeros((2, 1, 4, 4))), "1.features.npy": MAP}
+    files |= {"2.vector.npy": npy(np.zeros(5)), "3.png": png(0), "3.features.npy": MAP}
+    source = ShardRecord(key=KEY, files={"json": table(segments=segments), **files})
+    seen = ("vision", (1, 6, 4, 4))
+    assert looks(source) == [None, seen, None, seen]
+    part = decode(source, LATENTS, modalities=MIXED, with_looks=True).parts[1]
+    assert isinstance(part, PiecePart)
+    assert part.looks is not None
+    assert (part.looks.posterior == 0.5).all()
+    assert (part.looks.shift, part.looks.scale) == (0.0, 1.0)
+    assert all(
+        part.looks is None for part in decode(source, LATENTS, modalities=MIXED).parts if isinstance(part, PiecePart)
     )
+
+
+LIVE = MIXED | {
+    "vision": modality(
+        "vision",
+        channels=1280,
+        shape=(7, 7),
+        patch=(1, 1),
+        codec="efficientnet-lite0",
+        understanding="live",
+        loss_weight=0.0,
+    )
+}
+
+
+def test_an_encoder_that_looks_in_training_is_given_the_picture_beside_its_latent() -> None:
+    source = record(txt=b"a", png=png(255, (20, 12)), npy=npy(np.zeros((2, 1, 4, 4))))
+    assert looks(source, LIVE) == [("vision", (1, 3, 224, 224))]
+    part = decode(source, LATENTS, modalities=LIVE, with_looks=True).parts[1]
+    assert isinstance(part, PiecePart)
+    assert part.looks is not None
+    assert (part.looks.posterior == 1.0).all()
+    assert part.posterior.shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("source", "modalities", "named"),
+    [
+        (record(png=png(0)), IMAGES, ("`understanding`",)),
+        (
+            record(png=png(0)),
+            MIXED,
+            ("modality.vision.understanding", "'features'", "tools/precompute_latents.py --features"),
+        ),
+        (record(npy=npy(np.zeros((2, 1, 4, 4)))), LIVE, ("modality.vision.understanding", "'live'")),
+        (
+            record(png=png(0), features_npy=npy(np.zeros((7, 4, 4)))),
+            MIXED,
+            ("features", [7, 4, 4], "modality.vision.channels", 6),
+        ),
+        (
+            record(png=png(0), features_npy=npy(np.zeros((4, 6)))),
+            MIXED,
+            ("features", [4, 6], "modality.vision.channels", 6),
+        ),
+        (record(png=png(0), features_npy=npy(np.zeros((6, 3, 4)))), MIXED, ("features", [3, 4], [2, 2])),
+        (record(png=png(0), features_npy=b"broken"), MIXED, ("features",)),
+    ],
+    ids=["no modality", "absent", "no picture", "another width", "not a map", "not filled", "broken"],
+)
+def test_features_that_are_not_there_or_are_others_are_named(
+    source: ShardRecord, modalities: Modalities, named: tuple[object, ...]
+) -> None:
+    message = refusal(source, LATENTS, modalities=modalities, with_looks=True)
+    assert names(message, f"sample {KEY}", *named)
+    decode(source, LATENTS, modalities=modalities)  # where latents are given, features are not looked at

@@ -11,7 +11,10 @@ from oneflow_dist.data.identity import check_decoder, compare_data, describe_dat
 from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer, write_ranks
+from oneflow_dist.modality import Modalities
 from oneflow_dist.precompute.writer import TarWriter
+from tests.messages import naming
+from tests.pieces import SOUND, VIDEO, modality
 from tests.tars import write_tar
 
 VAE = {"name": "vae", "config_sha256": "c", "weights_sha256": "w", "scaling_factor": 1.5, "shift_factor": 0.1}
@@ -34,12 +37,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def describe(folder: Path, *entries: str, tokenizer: str = "bytes") -> dict[str, Any]:
+def describe(
+    folder: Path, *entries: str, tokenizer: str = "bytes", modalities: Modalities | None = None
+) -> dict[str, Any]:
     """The identity of a mixture of `name: shards, weight, tasks`, as a checkpoint stores it."""
     (folder / "mixture.yaml").write_text("sources:\n" + "".join(f"  {entry}\n" for entry in entries))
     sources = load_mixture(str(folder / "mixture.yaml"))
     shards = [open_shards(source.name, source.shards, source.index) for source in sources]
-    return dict(json.loads(json.dumps(describe_data(sources, shards, load_tokenizer(tokenizer)))))
+    return dict(json.loads(json.dumps(describe_data(sources, shards, load_tokenizer(tokenizer, modalities)))))
 
 
 def entry(folder: Path, name: str, shard: str, weight: float = 1.0, more: str = "") -> str:
@@ -88,6 +93,31 @@ def test_another_vocabulary_is_refused(folder: Path) -> None:
         compare_data(before, now)
 
 
+MIXED = {"image": modality(), "sound": SOUND, "video": VIDEO}
+
+
+def test_a_modality_whose_token_has_another_id_is_refused(folder: Path) -> None:
+    """Two modalities in another order, or a new one before an old."""
+    own = entry(folder, "one", "a")
+    before = describe(folder, own, modalities={"image": modality(), "sound": SOUND})
+    for now in ({"sound": SOUND, "image": modality()}, MIXED, {"sound": SOUND}):
+        assert compare_data(before, describe(folder, own, modalities=now)) == []
+    for now in ({"video": VIDEO, "sound": SOUND}, {"image": modality(), "video": VIDEO, "sound": SOUND}):
+        with pytest.raises(ValueError, match=naming("modality.sound.token", 260, 261)):
+            compare_data(before, describe(folder, own, modalities=now))
+
+
+def test_only_pictures_and_what_is_named_after_no_modality_are_of_an_autoencoder(folder: Path) -> None:
+    """Sounds, moving pictures and arrays of values may stand beside the latents of any."""
+    write_latents(folder / "latents.tar", VAE)
+    write_tar(folder / "others.tar", {"0.wav": b"", "0.0.apng": b"", "0.1.sound.npy": b"", "0.1.tokens.npy": b""})
+    entries = entry(folder, "one", "latents"), entry(folder, "two", "others")
+    assert describe(folder, *entries, modalities=MIXED)["latents"]["name"] == "vae"
+    assert describe(folder, entries[1], modalities=MIXED)["latents"] == {}
+    with pytest.raises(ValueError, match=naming("vae", "pixels")):
+        describe(folder, *entries, modalities={"image": modality()})  # what is called sound is a picture then
+
+
 def latents_of(folder: Path, autoencoder: dict[str, Any]) -> dict[str, Any]:
     write_latents(folder / "latents.tar", autoencoder)
     (folder / "latents.tar.index").unlink(missing_ok=True)
@@ -117,12 +147,12 @@ def test_a_run_has_the_latents_of_one_autoencoder(folder: Path) -> None:
 
 def test_pictures_are_made_by_the_autoencoder_of_the_data(folder: Path) -> None:
     data = latents_of(folder, VAE)
-    check_decoder(data, "models/vae", VAE)
-    check_decoder(describe(folder, entry(folder, "one", "a")), "models/vae", VAE)  # there are no images
-    with pytest.raises(ValueError, match=r"^sampling\.autoencoder: models/other \("):
-        check_decoder(data, "models/other", VAE | {"weights_sha256": "others"})
-    with pytest.raises(ValueError, match=r"^sampling\.autoencoder: pixels \("):
-        check_decoder(data, "pixels", {"name": "pixels"})
+    check_decoder(data, "image", "models/vae", VAE)
+    check_decoder(describe(folder, entry(folder, "one", "a")), "image", "models/vae", VAE)  # there are no images
+    with pytest.raises(ValueError, match=r"^modality\.image\.codec: models/other \("):
+        check_decoder(data, "image", "models/other", VAE | {"weights_sha256": "others"})
+    with pytest.raises(ValueError, match=r"^modality\.drawing\.codec: pixels \("):
+        check_decoder(data, "drawing", "pixels", {"name": "pixels"})
 
 
 def test_a_name_of_latents_is_that_of_all_that_they_depend_on() -> None:

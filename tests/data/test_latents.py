@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import ImagePart
+from oneflow_dist.containers import PiecePart
 from oneflow_dist.data.latents import (
     CHECK,
     decode_array,
@@ -21,10 +20,12 @@ from oneflow_dist.data.latents import (
     to_float32,
 )
 from oneflow_dist.flow.noising import gaussian
-from tests.messages import Message
+from oneflow_dist.modality import ModalityConfig
+from tests.messages import Message, names
+from tests.pieces import SOUND, VECTOR, VIDEO, modality
 from tests.tars import npy
 
-IMAGE = ImageConfig(channels=4, height=8, width=8, patch_size=2, time_conditioning="added")
+IMAGE = modality(channels=4, patch=(2, 2), codec="data/sd3-vae")
 AUTOENCODER = {"scaling_factor": 1.5, "shift_factor": 0.25}
 dtypes = pytest.mark.parametrize("dtype", ["<f2", "<f4"])
 
@@ -37,8 +38,8 @@ def posterior(height: int = 4, width: int = 6, seed: int = 0) -> np.ndarray:
     return values
 
 
-def decode(data: bytes, flipped: bytes | None = None) -> ImagePart:
-    return decode_latent(data, flipped, AUTOENCODER, IMAGE, "sample a/b/c")
+def decode(data: bytes, flipped: bytes | None = None) -> PiecePart:
+    return decode_latent(data, flipped, AUTOENCODER, IMAGE, "image", "sample a/b/c")
 
 
 # Arrays.
@@ -89,6 +90,26 @@ def test_a_latent_may_have_any_shape_that_patches_divide(height: int, width: int
     assert decode(npy(posterior(height, width))).posterior.shape == (2, 4, height, width)
 
 
+@pytest.mark.parametrize(
+    ("one", "sides"), [(SOUND, (8,)), (VIDEO, (3, 6, 2)), (VECTOR, ())], ids=["sound", "video", "vector"]
+)
+@pytest.mark.parametrize("num_stored", [1, 2], ids=["values", "mean and deviation"])
+def test_values_and_posteriors_may_have_any_dimensions(
+    one: ModalityConfig, sides: tuple[int, ...], num_stored: int
+) -> None:
+    """Values as numpy writes them, of whatever the modality is, are drawn as they are; a posterior has two of them."""
+    stored = np.random.default_rng(0).random((num_stored, one.channels, *sides), dtype=np.float32)
+    files = [npy(values[0] if num_stored == 1 else values) for values in (stored, -stored)]
+    part = decode_latent(files[0], None, None, one, "x", "sample a/b/c")
+    assert (part.modality, part.shift, part.scale) == ("x", 0.0, 1.0)
+    np.testing.assert_array_equal(part.posterior, stored)
+    drawn = draw_latent(part, np.random.default_rng(7))
+    np.testing.assert_array_equal(decode_latent(*files, None, one, "x", "sample a/b/c").mirrored, -stored)
+    noise = gaussian(np.random.default_rng(7), stored[0].shape)
+    expected = stored[0] if num_stored == 1 else stored[0] + stored[1] * noise
+    np.testing.assert_allclose(drawn, expected, rtol=0.0, atol=4e-6)
+
+
 def test_the_mirrored_twin_is_decoded_like_the_image() -> None:
     one, other = posterior(seed=1), posterior(seed=2)
     part = decode(npy(one), npy(other))
@@ -125,7 +146,8 @@ def test_exact_values_are_drawn_as_they_are() -> None:
     pixels = posterior()[:1]
     rng = np.random.default_rng(0)
     state = rng.bit_generator.state
-    assert np.array_equal(draw_latent(ImagePart(posterior=pixels, mirrored=pixels[:0]), rng), pixels[0])
+    part = PiecePart(modality="image", posterior=pixels, mirrored=pixels[:0])
+    assert np.array_equal(draw_latent(part, rng), pixels[0])
     assert rng.bit_generator.state == state
 
 
@@ -204,18 +226,14 @@ def refusal(data: bytes, flipped: bytes | None = None) -> str:
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (1, 4, 4, 4), (3, 4, 4, 4), (4, 4), (2, 4, 4, 4, 1), (1,)])
 def test_another_number_of_channels_or_dimensions_is_named(shape: tuple[int, ...]) -> None:
-    assert refusal(npy(np.zeros(shape))) == (
-        f"sample a/b/c: a latent of shape {list(shape)}, not [2, image.channels (4), height, width]; "
-        "set image.channels to the autoencoder's"
-    )
+    named = ("sample a/b/c", list(shape), "modality.image.channels", 4, "height", "width", "modality.image")
+    assert names(refusal(npy(np.zeros(shape))), *named)
 
 
-@pytest.mark.parametrize(("height", "width"), [(3, 4), (4, 5)])
+@pytest.mark.parametrize(("height", "width"), [(3, 4), (4, 5), (0, 4), (4, 0)])
 def test_a_shape_that_patches_do_not_divide_is_named(height: int, width: int) -> None:
-    assert refusal(npy(posterior(height, width))) == (
-        f"sample a/b/c: image.patch_size (2) does not divide the latent's height and width ({height}x{width}); "
-        "encode the images with --multiple-of, or change it"
-    )
+    named = ("sample a/b/c", [height, width], [2, 2], "tools/precompute_latents.py --multiple-of", "patch")
+    assert names(refusal(npy(posterior(height, width))), *named)
 
 
 @pytest.mark.parametrize("shape", [(1,), (0,), (1, 4, 4, 6), (2, 4, 6, 4), (2, 3, 4, 6)])

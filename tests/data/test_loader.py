@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from oneflow_dist.data.index import index_tar
 from oneflow_dist.data.loader import LaneStates, PackLoader
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 from tests.messages import Message
+from tests.pieces import is_same_pack
 from tests.tars import serve, write_sources, write_tar
 
 # three workers are more than the small machines that run tests have cores
@@ -41,10 +42,11 @@ def make_small(make_config: Callable[..., Config], tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("sources")
     mixture = folder / "mixture.yaml"
     mixture.write_text(f"sources: {write_sources(folder)}\n")
-    small = ["rows_per_pack=64", "tokens_per_pack=64", "bag_tokens_per_pack=64", "images_per_pack=12"]
+    small = ["rows_per_pack=64", "tokens_per_pack=64", "bag_tokens_per_pack=64"]
     small += ["sequences_per_pack=16", "max_sample_rows=60", "window_samples=8", f"packs_per_step={NUM_LANES}"]
     small += [f"mixture={mixture}", "tokenizer=bytes"]
-    return lambda *overrides: make_config(*(f"data.{key}" for key in small), *overrides)
+    keys = ["modality.image.per_pack=12", *(f"data.{key}" for key in small)]
+    return lambda *overrides: make_config(*keys, *overrides)
 
 
 def run(
@@ -64,9 +66,7 @@ def run(
 def assert_same(actual: list[PackedBatch], expected: list[PackedBatch]) -> None:
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
-        for field in fields(PackedBatch):
-            a, b = getattr(one, field.name), getattr(other, field.name)
-            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
+        assert is_same_pack(one, other), one.keys
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,20 @@ def only(config: Config, source: str) -> Path:
     path = Path(config.data.mixture).with_name(f"{source}.yaml")
     path.write_text(yaml.safe_dump({"sources": {source: table["sources"][source]}}))
     return path
+
+
+def test_a_config_without_modalities_reads_text_alone(make_small: Callable[..., Config]) -> None:
+    """What else a sample holds is left out by its task."""
+    config = make_small("data.packs_per_step=4")
+    table = yaml.safe_load(Path(config.data.mixture).read_text())
+    text_alone = {name: table["sources"][name] | {"tasks": {"text_only": 1}} for name in ("latents", "notes")}
+    mixture = Path(config.data.mixture).with_name("text.yaml")
+    mixture.write_text(yaml.safe_dump({"sources": text_alone}))
+    config = replace(config, modality={}, data=replace(config.data, mixture=str(mixture)))
+    for pack in PackLoader(config, 0, 1).next_step():
+        assert (pack.pieces, pack.counts.patches, pack.counts.moving_elements) == ((), (), ())
+        assert pack.counts.rows == pack.counts.text_tokens > 40
+        assert {key.partition("/")[0] for key in pack.keys} == {"latents", "notes"}
 
 
 def test_a_rank_takes_all_its_lanes_in_each_step(

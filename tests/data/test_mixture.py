@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from oneflow_dist.data.decoding import Reading
 from oneflow_dist.data.mixture import Filter, Source, load_mixture
-from oneflow_dist.data.samples import TASKS
+from oneflow_dist.data.samples import GIVEN, TASKS
 from tests.messages import Message
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,8 @@ def test_everything_that_a_source_can_say_is_read(tmp_path: Path) -> None:
         "      aesthetic: {min: 4.5}\n"
         "      width: {min: 64, max: 4096}\n"
         "      license: {one_of: [cc0, cc-by]}\n"
-        "    max_images: 0\n",
+        "    max_images: 0\n"
+        "    given: {instruct: both, image_to_text: features}\n",
     )
     assert source == Source(
         name="pets",
@@ -83,7 +84,13 @@ def test_everything_that_a_source_can_say_is_read(tmp_path: Path) -> None:
             Filter(field="license", one_of=("cc0", "cc-by")),
         ),
         max_images=0,
+        given={"instruct": "both", "image_to_text": "features"},
     )
+
+
+@pytest.mark.parametrize("given_as", GIVEN)
+def test_everything_that_can_stand_for_a_given_picture_can_be_asked_for(tmp_path: Path, given_as: str) -> None:
+    assert source_with(tmp_path, f"    given: {{both: {given_as}}}\n").given == {"both": given_as}
 
 
 def test_one_caption_may_be_named_alone(tmp_path: Path) -> None:
@@ -244,7 +251,7 @@ def test_a_file_without_a_table_of_sources_is_named(tmp_path: Path, text: str, m
     assert refusal(path) == f"{path}, {message}"
 
 
-KNOWN = "shards, weight, tasks, index, prompt, caption, question, answer, filters, max_images"
+KNOWN = "shards, weight, tasks, index, prompt, caption, question, answer, filters, max_images, given"
 MISTAKES = {
     "unknown key": ("    wait: 2\n    zzz: 1\n", "line 6: unknown key wait; did you mean weight?"),
     "unknown key unlike any": ("\n    zzz: 1\n", f"line 7: unknown key zzz; known keys: {KNOWN}"),
@@ -258,6 +265,16 @@ MISTAKES = {
     "max_images part": ("    max_images: 1.5\n", "line 6: max_images: 1.5 is not a whole number from 0 on"),
     "max_images yes": ("    max_images: true\n", "line 6: max_images: True is not a whole number from 0 on"),
     "max_images none": ("    max_images:\n", "line 6: max_images: None is not a whole number from 0 on"),
+    "given": ("    given: features\n", "line 6: given: 'features' is not a table with entries"),
+    "given of no task": (
+        "    given: {both: latents, boht: features}\n",
+        "line 6: unknown key boht; did you mean both?",
+    ),
+    "given what": (
+        "    given:\n      instruct: both\n      both: feature\n",
+        "line 8: both: 'feature' is not one of latents, features, both",
+    ),
+    "given list": ("    given: {both: [a]}\n", "line 6: both: ['a'] is not one of latents, features, both"),
     "caption": ("    caption: 3\n", "line 6: caption: 3 is not a table with entries"),
     "no captions": ("    caption: {}\n", "line 6: caption: {} is not a table with entries"),
     "caption weight": (

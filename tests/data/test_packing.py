@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.containers import Capacity, NoisySample
+from oneflow_dist.containers import Capacity, NoisyPieces, NoisySample, PackedBatch, PackedPieces, Pieces
 from oneflow_dist.data.packing import FEWEST_SEQUENCES, choose_samples, pack, size_of
+from tests.pieces import noisy_pieces
 
-ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, images=9, patches=36, sequences=8)
+ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, sequences=8, pieces=(9,), patches=(36,))
 
 
 @pytest.fixture
@@ -30,6 +33,25 @@ GRIDS = [(1, 3), (2, 2), (4, 1), (3, 2)]  # of all images of the samples
 NUM_PATCHES = [3, 4, 4, 6]
 
 
+def images(of: NoisySample) -> Pieces:
+    """Of the only modality."""
+    return noisy_images(of).pieces
+
+
+def noisy_images(of: NoisySample) -> NoisyPieces:
+    (of_kind,) = of.pieces
+    return of_kind
+
+
+def packed(batch: PackedBatch) -> PackedPieces:
+    (of_kind,) = batch.pieces
+    return of_kind
+
+
+def with_moving(of: NoisySample, *is_moving: bool) -> NoisySample:
+    return replace(of, pieces=(replace(noisy_images(of), is_moving=np.array(is_moving)),))
+
+
 def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(
     samples: list[NoisySample],
 ) -> None:
@@ -39,21 +61,19 @@ def test_rows_are_tokens_in_order_each_image_followed_by_its_patches(
         for place in range(len(sample.tokens)):
             token_rows.append(row)
             row += 1
-            if place in sample.images.token:
+            if place in images(sample).token:
                 patch_rows += range(row, row + NUM_PATCHES[image])
                 row += NUM_PATCHES[image]
                 image += 1
     assert batch.token_row.tolist() == token_rows
-    assert batch.patch_row.tolist() == patch_rows
+    assert packed(batch).patch_row.tolist() == patch_rows
     assert batch.tokens.tolist() == np.concatenate([s.tokens for s in samples]).tolist()
 
 
 def test_a_row_that_holds_something_belongs_to_one_token_or_one_patch(samples: list[NoisySample]) -> None:
     batch = pack(samples, ROOM)
-    assert sorted(torch.cat([batch.token_row, batch.patch_row]).tolist()) == list(range(batch.counts.rows))
-    assert batch.patch_image.tolist() == np.repeat(np.arange(4), NUM_PATCHES).tolist()
-    assert torch.equal(batch.row_image[batch.patch_row], batch.patch_image)
-    assert (batch.row_image == ROOM.images).sum() == ROOM.rows - sum(NUM_PATCHES)
+    assert sorted(torch.cat([batch.token_row, packed(batch).patch_row]).tolist()) == list(range(batch.counts.rows))
+    assert packed(batch).patch_piece.tolist() == np.repeat(np.arange(4), NUM_PATCHES).tolist()
 
 
 def test_sequences_follow_each_other_and_padding_is_the_last(samples: list[NoisySample]) -> None:
@@ -80,7 +100,8 @@ def test_positions_start_anew_in_every_sequence(samples: list[NoisySample]) -> N
 def test_text_goes_on_after_the_longer_side_of_an_image(make_noisy: Callable[..., NoisySample]) -> None:
     """BOS, a wide image, a token, a high image, one patch, a token."""
     noisy = make_noisy(np.random.default_rng(0), num_tokens=3, num_images=3, grid=[(2, 4), (3, 1), (1, 1)])
-    batch = pack([replace(noisy, images=replace(noisy.images, token=np.array([1, 3, 4])))], None)
+    moved = replace(noisy_images(noisy), pieces=replace(images(noisy), token=np.array([1, 3, 4])))
+    batch = pack([replace(noisy, pieces=(moved,))], None)
 
     def patches(start: int, rows: int, columns: int) -> list[list[int]]:
         return [[start, start + row, start + column] for row in range(rows) for column in range(columns)]
@@ -91,8 +112,8 @@ def test_text_goes_on_after_the_longer_side_of_an_image(make_noisy: Callable[...
     first = [*text(0), *text(1), *patches(2, 2, 4), *text(6), *text(7), *patches(8, 3, 1)]
     assert batch.position.tolist() == [*first, *text(11), *patches(12, 1, 1), *text(13)]
     assert batch.token_row.tolist() == [0, 1, 10, 11, 15, 17]
-    assert batch.patch_row.tolist() == [*range(2, 10), *range(12, 15), 16]
-    assert batch.row_image.tolist() == [3, 3, *[0] * 8, 3, 3, *[1] * 3, 3, 2, 3]
+    assert packed(batch).patch_row.tolist() == [*range(2, 10), *range(12, 15), 16]
+    assert packed(batch).patch_piece.tolist() == [*[0] * 8, *[1] * 3, 2]
 
 
 def test_images_of_three_grids_lie_in_one_pack_as_they_do_alone(make_noisy: Callable[..., NoisySample]) -> None:
@@ -103,12 +124,12 @@ def test_images_of_three_grids_lie_in_one_pack_as_they_do_alone(make_noisy: Call
     row = image = patch = 0
     for sample in samples:
         alone = pack([sample], None)
-        rows, own = slice(row, row + alone.counts.rows), slice(patch, patch + len(alone.patches))
+        rows, own = slice(row, row + alone.counts.rows), slice(patch, patch + len(packed(alone).patches))
         assert torch.equal(together.position[rows], alone.position)
-        assert torch.equal(together.patch_row[own], alone.patch_row + row)
-        assert torch.equal(together.patch_image[own], alone.patch_image + image)
+        assert torch.equal(packed(together).patch_row[own], packed(alone).patch_row + row)
+        assert torch.equal(packed(together).patch_piece[own], packed(alone).patch_piece + image)
         for name in ("patches", "velocity", "patch_weight"):
-            assert torch.equal(getattr(together, name)[own], getattr(alone, name)), name
+            assert torch.equal(getattr(packed(together), name)[own], getattr(packed(alone), name)), name
         row, image, patch = rows.stop, image + 1, own.stop
     assert row == together.counts.rows
 
@@ -141,11 +162,13 @@ def test_an_open_slot_weighs_one_or_its_part_of_its_sample(
 
 def test_only_rows_and_images_are_padded_to_the_capacity(samples: list[NoisySample]) -> None:
     batch, plain = pack(samples, ROOM), pack(samples, None)
-    padded = {"row_image", "position", "image_time"}
-    assert (len(batch.row_image), len(batch.position), len(batch.image_time)) == (ROOM.rows, ROOM.rows, ROOM.images)
-    for name, tensor in batch.tensors().items():
-        if name not in padded and name != "cu_seqlens":
-            assert torch.equal(tensor, getattr(plain, name)), name
+    padded = {"position", "time", "grid", "cu_seqlens"}
+    lengths = (len(batch.position), len(packed(batch).time), len(packed(batch).grid))
+    assert lengths == (ROOM.rows, *ROOM.pieces, *ROOM.pieces)
+    for one, other in ((batch, plain), (packed(batch), packed(plain))):
+        for name in (field.name for field in fields(one)):
+            if name not in padded and isinstance(getattr(one, name), torch.Tensor):
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
     assert plain.counts.padded_rows == plain.counts.rows == len(plain.position)
 
 
@@ -161,12 +184,13 @@ def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
     samples[1] = replace(
         samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int)
     )
-    samples[3] = replace(samples[3], is_moving=np.array([True, False, True]))
+    samples[3] = with_moving(samples[3], True, False, True)
     counts = pack(samples, ROOM).counts
     lengths = [7 + 3, 9, 1, 5 + 14]
     assert counts.open_slots == 7 + 1 + 5
     assert counts.text_sequences == 3
-    assert counts.image_elements == (3 + 4 + 6) * 16
+    assert counts.patches == (3 + 4 + 4 + 6,)
+    assert counts.moving_elements == ((3 + 4 + 6) * 16,)
     assert counts.rows == sum(lengths)
     assert counts.padded_rows == ROOM.rows
     assert counts.text_tokens == 7 + 9 + 1 + 5
@@ -182,18 +206,18 @@ def test_filled_slots_of_a_pack_are_known(samples: list[NoisySample]) -> None:
 
 
 def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:
-    samples[3] = replace(samples[3], is_moving=np.array([True, False, True]))
+    samples[3] = with_moving(samples[3], True, False, True)
     batch = pack(samples, ROOM)
     for name, parts in (
-        ("patches", [s.images.patches for s in samples]),
-        ("velocity", [s.velocity for s in samples]),
-        ("image_time", [s.images.time for s in samples]),
+        ("patches", [images(s).patches for s in samples]),
+        ("velocity", [noisy_images(s).velocity for s in samples]),
+        ("time", [images(s).time for s in samples]),
     ):
         expected = np.concatenate(parts).astype(np.float32)
-        np.testing.assert_array_equal(getattr(batch, name)[: len(expected)], expected)
-    assert [tuple(grid) for s in samples for grid in s.images.grid.tolist()] == GRIDS
+        np.testing.assert_array_equal(getattr(packed(batch), name)[: len(expected)], expected)
+    assert packed(batch).grid[:4].tolist() == [[1, *grid] for grid in GRIDS]
     weight = np.repeat([1.0, 1.0, 0.0, 1.0], NUM_PATCHES)
-    assert batch.patch_weight[: len(weight)].tolist() == weight.tolist()
+    assert packed(batch).patch_weight[: len(weight)].tolist() == weight.tolist()
     assert batch.keys == ("s0", "s1", "s2", "s3")
 
 
@@ -202,8 +226,8 @@ sizes = st.builds(
         rows=tokens + images * patches,
         tokens=tokens,
         bag_tokens=bag,
-        images=images,
-        patches=images * patches,
+        pieces=(images,),
+        patches=(images * patches,),
         sequences=1,
     ),
     st.integers(1, 40),
@@ -214,14 +238,14 @@ sizes = st.builds(
 
 
 def total(chosen: list[Capacity]) -> np.ndarray:
-    return np.sum([astuple(size) for size in chosen], axis=0)
+    return np.sum([size.to_list() for size in chosen], axis=0)
 
 
 @given(st.lists(sizes, min_size=1, max_size=16))
 def test_chosen_samples_never_exceed_the_capacity(waiting: list[Capacity]) -> None:
     chosen = choose_samples(waiting, ROOM)
     assert len(set(chosen)) == len(chosen) > 0
-    room = np.array(astuple(replace(ROOM, sequences=ROOM.sequences - 1)))
+    room = np.array(replace(ROOM, sequences=ROOM.sequences - 1).to_list())
     assert (total([waiting[i] for i in chosen]) <= room).all()
 
 
@@ -229,9 +253,9 @@ def test_chosen_samples_never_exceed_the_capacity(waiting: list[Capacity]) -> No
 def test_no_waiting_sample_would_still_fit(waiting: list[Capacity]) -> None:
     chosen = choose_samples(waiting, ROOM)
     used = total([waiting[i] for i in chosen])
-    room = np.array(astuple(replace(ROOM, sequences=ROOM.sequences - 1)))
+    room = np.array(replace(ROOM, sequences=ROOM.sequences - 1).to_list())
     others = [size for i, size in enumerate(waiting) if i not in chosen]
-    assert not any((used + astuple(size) <= room).all() for size in others)
+    assert not any((used + size.to_list() <= room).all() for size in others)
 
 
 @given(st.lists(sizes, min_size=1, max_size=16))
@@ -240,26 +264,26 @@ def test_the_oldest_sample_never_waits(waiting: list[Capacity]) -> None:
 
 
 def test_one_sequence_is_kept_free_for_the_padding() -> None:
-    one = Capacity(rows=1, tokens=1, bag_tokens=0, images=0, patches=0, sequences=1)
+    one = Capacity(rows=1, tokens=1, bag_tokens=0, pieces=(0,), patches=(0,), sequences=1)
     assert choose_samples([one] * 12, ROOM) == list(range(ROOM.sequences - 1))
 
 
 def test_the_gap_is_filled_with_the_largest_that_fits() -> None:
     def text(rows: int) -> Capacity:
-        return Capacity(rows=rows, tokens=rows, bag_tokens=0, images=0, patches=0, sequences=1)
+        return Capacity(rows=rows, tokens=rows, bag_tokens=0, pieces=(0,), patches=(0,), sequences=1)
 
-    room = Capacity(rows=100, tokens=100, bag_tokens=10, images=1, patches=4, sequences=9)
+    room = Capacity(rows=100, tokens=100, bag_tokens=10, pieces=(1,), patches=(4,), sequences=9)
     assert choose_samples([text(n) for n in (40, 30, 50, 10, 25, 20)], room) == [0, 1, 4]
 
 
 def test_a_pack_holds_no_more_patches_than_it_has_room_for() -> None:
     """Whether they are those of few large images or of many small ones."""
 
-    def images(count: int, patches: int) -> Capacity:
-        return Capacity(rows=1 + patches, tokens=1, bag_tokens=0, images=count, patches=patches, sequences=1)
+    def of_images(count: int, patches: int) -> Capacity:
+        return Capacity(rows=1 + patches, tokens=1, bag_tokens=0, pieces=(count,), patches=(patches,), sequences=1)
 
-    assert choose_samples([images(1, 20), images(1, 17), images(1, 16), images(8, 8)], ROOM) == [0, 2]
-    assert choose_samples([images(8, 8), images(2, 2), images(1, 1)], ROOM) == [0, 2]
+    assert choose_samples([of_images(1, 20), of_images(1, 17), of_images(1, 16), of_images(8, 8)], ROOM) == [0, 2]
+    assert choose_samples([of_images(8, 8), of_images(2, 2), of_images(1, 1)], ROOM) == [0, 2]
 
 
 def test_a_sample_larger_than_a_pack_is_our_own_error() -> None:
@@ -268,5 +292,160 @@ def test_a_sample_larger_than_a_pack_is_our_own_error() -> None:
 
 
 def test_sizes_add_up(samples: list[NoisySample]) -> None:
-    assert (total([size_of([s]) for s in samples]) == astuple(size_of(samples))).all()
-    assert [f.name for f in fields(Capacity)] == ["rows", "tokens", "bag_tokens", "images", "patches", "sequences"]
+    assert (total([size_of([s]) for s in samples]) == size_of(samples).to_list()).all()
+    assert len(size_of(samples).to_list()) == len(fields(Capacity))  # of one modality; rows are the first
+    assert size_of(samples).to_list()[0] == size_of(samples).rows
+
+
+# Several modalities.
+
+SIDES = {"image": (1, 3, 3), "sound": (5, 1, 1), "video": (3, 2, 3), "vector": (1, 1, 1)}  # the longest of each
+ELEMENTS = {"image": 16, "sound": 8, "video": 4, "vector": 5}
+
+
+def mixed(kinds: tuple[str, ...], seed: int, num_text: int = 5, most: int = 2) -> NoisySample:
+    """Text with up to `most` pieces of each kind anywhere behind the first token, none of some."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(most + 1, size=len(kinds))
+    tokens = rng.integers(256, size=num_text + numbers.sum())
+    places = rng.permutation(np.arange(1, len(tokens)))[: numbers.sum()]
+    of_kinds = []
+    for kind, own in zip(kinds, np.split(places, np.cumsum(numbers)[:-1]), strict=True):
+        grid = rng.integers(1, np.array(SIDES[kind]) + 1, size=(len(own), 3))
+        noisy = noisy_pieces(np.sort(own).tolist(), grid, ELEMENTS[kind], seed)
+        stride = np.where(rng.random(len(own)) < 0.3, 0.4, 1.0)
+        of_kinds.append(replace(noisy, pieces=replace(noisy.pieces, stride=stride)))
+    return NoisySample(
+        key=f"s{seed}",
+        tokens=tokens,
+        is_open=np.ones(len(tokens), dtype=bool),
+        bag_tokens=tokens[:0],
+        bag_slot=tokens[:0],
+        pieces=tuple(of_kinds),
+        text_time=0.5,
+    )
+
+
+def lay_by_definition(sample: NoisySample) -> tuple[list[tuple[str, int, int]], list[list[float]]]:
+    """Row by row: a token or a patch, of which modality and which; and its position."""
+    rows, positions, place = [], [], 0
+    seen = [0] * len(sample.pieces)
+    for number in range(len(sample.tokens)):
+        rows.append(("token", 0, number))
+        positions.append([place] * 3)
+        place += 1
+        for kind, pieces in enumerate(noisy.pieces for noisy in sample.pieces):
+            for piece in np.flatnonzero(pieces.token == number):
+                times, height, width = pieces.grid[piece]
+                stride = float(pieces.stride[piece])
+                for t, r, c in itertools.product(range(times), range(height), range(width)):
+                    rows.append(("patch", kind, seen[kind]))
+                    positions.append([place + t * stride, place + r * stride, place + c * stride])
+                    seen[kind] += 1
+                place += math.ceil(max(times, height, width) * stride)
+    return rows, positions
+
+
+@pytest.mark.parametrize("kinds", [("image",), ("image", "sound"), ("sound", "video", "image"), ("vector", "video")])
+def test_rows_and_positions_of_all_modalities_are_those_of_the_definition(kinds: tuple[str, ...]) -> None:
+    """Patches of any modality right after their token, frame by frame and row by row, in strides."""
+    samples = [mixed(kinds, seed) for seed in range(20)]
+    assert {len(noisy.pieces) for sample in samples for noisy in sample.pieces} == {0, 1, 2}
+    batch = pack(samples, None)
+    first_row = first_token = 0
+    first_patch = [0] * len(kinds)
+    for sample in samples:
+        rows, positions = lay_by_definition(sample)
+        own = batch.position[first_row : first_row + len(rows)]
+        torch.testing.assert_close(own, torch.tensor(positions, dtype=torch.float32))
+        assert len(own.unique(dim=0)) == len(rows)  # no two rows share a position
+        for row, (what, kind, number) in enumerate(rows, start=first_row):
+            place = (
+                batch.token_row[first_token + number]
+                if what == "token"
+                else batch.pieces[kind].patch_row[first_patch[kind] + number]
+            )
+            assert place == row
+        first_row, first_token = first_row + len(rows), first_token + len(sample.tokens)
+        first_patch = [first + len(n.pieces.patches) for first, n in zip(first_patch, sample.pieces, strict=True)]
+    assert first_row == batch.counts.rows == batch.counts.padded_rows
+
+
+def test_a_piece_stands_along_its_own_axes_and_text_goes_on_after_its_longest_side() -> None:
+    """A vector is at one place, a sound goes along time, a video along all three axes."""
+    grids = {"vector": (1, 1, 1), "sound": (3, 1, 1), "video": (2, 1, 4)}
+    kinds = tuple(noisy_pieces([1 + number], grid, ELEMENTS[name]) for number, (name, grid) in enumerate(grids.items()))
+    tokens = np.arange(5)
+    sample = NoisySample(
+        key="s",
+        tokens=tokens,
+        is_open=tokens > 0,
+        bag_tokens=tokens[:0],
+        bag_slot=tokens[:0],
+        pieces=kinds,
+        text_time=1.0,
+    )
+    batch = pack([sample], None)
+    assert batch.position.tolist() == [
+        *([[0] * 3, [1] * 3, [2] * 3]),  # a token, that of the vector, the vector
+        *([[3] * 3, [4, 4, 4], [5, 4, 4], [6, 4, 4]]),
+        *([[7] * 3, *([8 + t, 8, 8 + c] for t in range(2) for c in range(4))]),
+        [12] * 3,
+    ]
+    assert [p.patch_row.tolist() for p in batch.pieces] == [[2], [4, 5, 6], [*range(8, 16)]]
+
+
+def test_each_modality_keeps_its_values_times_and_counts_and_may_be_absent() -> None:
+    kinds = ("image", "sound", "vector")
+    room = Capacity(rows=400, tokens=200, bag_tokens=9, sequences=16, pieces=(30, 20, 10), patches=(200, 90, 9))
+    samples = [mixed(kinds, seed) for seed in range(6)]
+    none = replace(
+        samples[0],
+        pieces=tuple(noisy_pieces([], (1, 1, 1), ELEMENTS[kind]) for kind in kinds),
+    )
+    for of_pack in (samples, [none, none]):
+        batch = pack(of_pack, room)
+        for number, of_kind in enumerate(batch.pieces):
+            own = [sample.pieces[number] for sample in of_pack]
+            num_pieces = sum(len(noisy.pieces) for noisy in own)
+            assert len(of_kind.time) == len(of_kind.grid) == room.pieces[number]
+            for name, parts in (
+                ("patches", [noisy.pieces.patches for noisy in own]),
+                ("velocity", [noisy.velocity for noisy in own]),
+            ):
+                np.testing.assert_array_equal(getattr(of_kind, name), np.concatenate(parts))
+            times = np.concatenate([noisy.pieces.time for noisy in own]).astype(np.float32)
+            np.testing.assert_array_equal(of_kind.time[:num_pieces], times)
+            assert batch.counts.patches[number] == len(of_kind.patches)
+            assert batch.counts.moving_elements[number] == of_kind.velocity.numel()
+        assert batch.counts.rows == batch.counts.text_tokens + sum(batch.counts.patches)
+    assert batch.counts.patches == (0, 0, 0)
+
+
+def test_what_is_only_given_has_no_velocity_and_counts_no_moving_elements() -> None:
+    sample = mixed(("image", "vector"), 3)
+    still = replace(
+        sample.pieces[1],
+        velocity=np.zeros((len(sample.pieces[1].pieces.patches), 0), np.float32),
+        is_moving=np.zeros(len(sample.pieces[1].pieces), dtype=bool),
+    )
+    batch = pack([replace(sample, pieces=(sample.pieces[0], still))], None)
+    assert batch.pieces[1].velocity.shape == (batch.counts.patches[1], 0)
+    assert batch.counts.moving_elements == (16 * batch.counts.patches[0], 0)
+
+
+def test_the_room_of_each_modality_is_kept_for_itself() -> None:
+    def of(images: int, sounds: int, patches: tuple[int, int]) -> Capacity:
+        rows = 1 + images + sounds + sum(patches)
+        pieces = (images, sounds)
+        return Capacity(rows=rows, tokens=rows, bag_tokens=0, sequences=1, pieces=pieces, patches=patches)
+
+    room = Capacity(rows=200, tokens=200, bag_tokens=9, sequences=9, pieces=(3, 2), patches=(12, 40))
+    waiting = [of(2, 0, (8, 0)), of(2, 0, (8, 0)), of(0, 1, (0, 30)), of(0, 1, (0, 11)), of(1, 1, (4, 10))]
+    assert choose_samples(waiting, room) == [0, 2, 4]  # no third image, no more than 40 patches of sound
+    many = [mixed(("image", "sound"), seed) for seed in range(60)]
+    sizes = [size_of([sample]) for sample in many]
+    chosen = choose_samples(sizes, room)
+    size = size_of([many[i] for i in chosen])
+    assert len(chosen) > 1
+    assert all(need <= there for need, there in zip(size.to_list(), room.to_list(), strict=True))

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.data.mixture import Source
-from oneflow_dist.data.report import report_source
+from oneflow_dist.data.report import report_modalities, report_source
 from oneflow_dist.data.shards import open_shards
-from tests.messages import Message
+from tests.messages import Message, names
+from tests.pieces import SOUND, VECTOR, VIDEO, VISION, modality
 from tests.tars import PAIRS, write_tar
 
 LATENT = {"1.npy": b"", "1.mirrored.npy": b"", "1.tokens.npy": b""}
@@ -40,6 +41,18 @@ def test_what_is_not_read_is_told(tmp_path: Path) -> None:
     assert line == "source pets: 2 samples in 1 shard, 2 png, 2 txt; not read: 2 .gif, 1 .caption"
 
 
+def test_a_modality_of_which_nothing_is_there_is_told(tmp_path: Path) -> None:
+    """Files of its dimensions, or arrays called after it, may be of it; what is only given is made of others' files."""
+    path = str(write_tar(tmp_path / "x.tar", {**PAIRS, "3.0.wav": b"", "3.1.vector.npy": b"", "3.json": b""}))
+    kinds = {"image": modality(), "sound": SOUND, "vector": VECTOR, "vision": VISION, "video": VIDEO}
+    (line,) = report_modalities(kinds, [open_shards("pets", path)])
+    assert names(line, "modality.video", 3, "video")
+    lines = report_modalities({"image": modality(), "vector": VECTOR}, [open_shards("pets", path)])
+    assert lines == []
+    told = report_modalities({"other": VECTOR, "noise": SOUND}, [open_shards("pets", path)])
+    assert [line.partition(":")[0] for line in told] == ["modality.other"]
+
+
 def test_arrays_beside_a_latent_are_told_apart(tmp_path: Path) -> None:
     line = report(tmp_path, {**LATENT, "1.txt": b""}, "both")
     assert line == "source pets: 1 sample in 1 shard, 1 mirrored.npy, 1 npy, 1 tokens.npy, 1 txt"
@@ -49,8 +62,8 @@ def test_arrays_beside_a_latent_are_told_apart(tmp_path: Path) -> None:
 def test_pictures_that_are_all_of_unknown_kinds_are_refused(tmp_path: Path, task: str) -> None:
     assert refusal(tmp_path, {"1.txt": b"", "1.gif": b""}, "text_only", task) == (
         f"source pets: 1 sample in 1 shard, 1 txt, but no pictures, which task {task!r} wants; not read: 1 .gif; "
-        "pictures are read as .png, .jpg, .jpeg and .webp, latents as .npy, text as .txt and .json; "
-        "write what is missing so, or give the source another task"
+        "pictures are read as .png, .jpg, .jpeg and .webp, sounds as .wav, moving pictures as .apng, latents as .npy, "
+        "text as .txt and .json; write what is missing so, or give the source another task"
     )
 
 

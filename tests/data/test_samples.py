@@ -7,19 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.config import ImageConfig
-from oneflow_dist.containers import Document, ImagePart, Images, Sample, TextPart
-from oneflow_dist.data.codec import cut_images, to_patches
+from oneflow_dist.containers import Document, PiecePart, Pieces, Sample, TextPart
+from oneflow_dist.data.codec import cut_pieces, to_patches
 from oneflow_dist.data.latents import CHECK
-from oneflow_dist.data.samples import TASKS, cut_window, make_sample, num_rows
+from oneflow_dist.data.samples import TASKS, cut_window, make_sample
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
 from tests.messages import Message
+from tests.pieces import SOUND, VISION, modality
 
-TOKENIZER = load_tokenizer("bytes")
-BOS, IMAGE, BREAK = TOKENIZER.bos, TOKENIZER.image, [*b"\n\n"]
+GREY = modality()
+IMAGES = {"image": GREY}
+TOKENIZER = load_tokenizer("bytes", IMAGES)
+BOS, IMAGE, BREAK = TOKENIZER.bos, TOKENIZER.piece_of["image"], [*b"\n\n"]
 KEY = "pets/cats-000/0001"
-GREY = ImageConfig(channels=1, height=8, width=8, patch_size=4, time_conditioning="added")
 
 
 def text(content: str, is_answer: bool = False) -> TextPart:
@@ -28,7 +29,7 @@ def text(content: str, is_answer: bool = False) -> TextPart:
 
 def image(
     mean: float, std: float | None = None, grid: tuple[int, int] = (2, 2), mirrored: float | None = None
-) -> ImagePart:
+) -> PiecePart:
     """Of one value: exact pixels, or a posterior; `mirrored` is the mean of its twin."""
 
     def stack(*values: float) -> np.ndarray:
@@ -36,10 +37,12 @@ def image(
         return np.broadcast_to(np.array(values, dtype=np.float32).reshape(-1, 1, 1, 1), shape)
 
     rest = () if std is None else (std,)
-    return ImagePart(posterior=stack(mean, *rest), mirrored=stack() if mirrored is None else stack(mirrored, *rest))
+    return PiecePart(
+        modality="image", posterior=stack(mean, *rest), mirrored=stack() if mirrored is None else stack(mirrored, *rest)
+    )
 
 
-def document(*parts: TextPart | ImagePart) -> Document:
+def document(*parts: TextPart | PiecePart) -> Document:
     return Document(key=KEY, parts=parts)
 
 
@@ -49,7 +52,14 @@ TURNS = document(image(4.0), text("q1"), text("a1", True), text("q2"), text("a2"
 
 
 def make(source: Document, task: str, prompt: str = "", seed: int = 0) -> Sample:
-    return make_sample(source, task, TOKENIZER.encode(prompt), TOKENIZER, GREY, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return make_sample(source, task, "latents", TOKENIZER.encode(prompt), TOKENIZER, IMAGES, rng)
+
+
+def images(sample: Sample) -> Pieces:
+    """Its only modality's."""
+    (of_kind,) = sample.pieces
+    return of_kind
 
 
 def spell(sample: Sample) -> str:
@@ -118,11 +128,11 @@ def test_the_tokens_of_a_sample_in_closed_form() -> None:
     assert sample.tokens.tolist() == expected
     assert sample.tokens.dtype == np.int64
     assert sample.is_target.tolist() == [False] * 5 + [True] * (len(expected) - 5)
-    assert sample.images.token.tolist() == [8, 19]
-    assert sample.images.grid.tolist() == [[2, 2], [2, 2]]
-    assert sample.images.patches[:, 0].tolist() == [2.0] * 4 + [3.0] * 4
+    assert images(sample).token.tolist() == [8, 19]
+    assert images(sample).grid.tolist() == [[1, 2, 2], [1, 2, 2]]
+    assert images(sample).patches[:, 0].tolist() == [2.0] * 4 + [3.0] * 4
     assert sample.key == KEY
-    assert num_rows(sample) == len(expected) + 8
+    assert sample.num_rows == len(expected) + 8
 
 
 parts = st.lists(st.text("abc ", min_size=1, max_size=5) | st.none(), min_size=1, max_size=8)
@@ -141,7 +151,7 @@ def test_a_whole_document_is_its_parts_with_an_empty_line_between_texts(
             expected += (BREAK if before is not None else []) + [*content.encode()]
     assert sample.tokens.tolist() == expected
     assert sample.is_target.tolist() == [False] * (1 + len(prompt)) + [True] * (len(expected) - 1 - len(prompt))
-    assert sample.images.token.tolist() == [i for i, token in enumerate(expected) if token == IMAGE]
+    assert images(sample).token.tolist() == [i for i, token in enumerate(expected) if token == IMAGE]
 
 
 @given(parts, st.sampled_from(TASKS))
@@ -159,9 +169,9 @@ def test_a_task_uses_each_part_at_most_once_and_prompts_nothing_it_generates(
         assert message.startswith(f"sample {KEY}: it lacks ")
         return
     assert sample.is_target.any()
-    shown = sample.images.patches[::4, 0].tolist() if len(sample.images.patches) else []
+    shown = images(sample).patches[::4, 0].tolist() if len(images(sample).patches) else []
     assert shown == ([] if task == "text_only" else [i for i, content in enumerate(contents) if content is None])
-    assert (sample.tokens[sample.images.token] == IMAGE).all()
+    assert (sample.tokens[images(sample).token] == IMAGE).all()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -178,14 +188,18 @@ def test_a_prompt_comes_first_and_is_no_target(task: str) -> None:
 
 def test_images_keep_their_own_grids() -> None:
     sample = make(document(image(0.0, grid=(3, 1)), text("x"), image(1.0, grid=(1, 2))), "both")
-    assert sample.images.grid.tolist() == [[3, 1], [1, 2]]
-    assert sample.images.patches[:, 0].tolist() == [0.0] * 3 + [1.0] * 2
-    assert num_rows(sample) == 1 + 1 + 3 + 1 + 1 + 2
+    assert images(sample).grid.tolist() == [[1, 3, 1], [1, 1, 2]]
+    assert images(sample).patches[:, 0].tolist() == [0.0] * 3 + [1.0] * 2
+    assert sample.num_rows == 1 + 1 + 3 + 1 + 1 + 2
 
 
 def test_text_alone_has_no_patches() -> None:
     sample = make(PAIR, "text_only")
-    assert (sample.images.patches.shape, sample.images.grid.shape, sample.images.token.shape) == ((0, 16), (0, 2), (0,))
+    assert (images(sample).patches.shape, images(sample).grid.shape, images(sample).token.shape) == (
+        (0, 16),
+        (0, 3),
+        (0,),
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +230,7 @@ LATENT = document(image(0.5, std=2.0, grid=(4, 4)))
 
 def test_an_image_is_mean_plus_std_times_noise() -> None:
     """In closed form over many draws: 1,000 x 256 values."""
-    draws = np.stack([make(LATENT, "image_only", seed=seed).images.patches for seed in range(1_000)])
+    draws = np.stack([images(make(LATENT, "image_only", seed=seed)).patches for seed in range(1_000)])
     assert draws.mean() == pytest.approx(0.5, abs=5 * 2.0 / draws.size**0.5)
     assert draws.std() == pytest.approx(2.0, rel=5 / (2 * draws.size) ** 0.5)
     assert np.abs(draws.mean(axis=0) - 0.5).max() < 5 * 2.0 / 1_000**0.5
@@ -226,7 +240,7 @@ def test_an_image_is_mean_plus_std_times_noise() -> None:
 def test_one_generator_gives_one_draw() -> None:
     """A sample is drawn alike whenever (seed, pass, key) are, and anew in each pass."""
     one, again, later, other = (
-        make_sample(LATENT, "image_only", [], TOKENIZER, GREY, keyed_generator(*of)).images.patches
+        images(make_sample(LATENT, "image_only", "latents", [], TOKENIZER, IMAGES, keyed_generator(*of))).patches
         for of in ((0, 0, KEY), (0, 0, KEY), (0, 1, KEY), (0, 0, "other"))
     )
     assert np.array_equal(one, again)
@@ -237,7 +251,7 @@ def test_one_generator_gives_one_draw() -> None:
 def test_a_draw_leaves_the_document_as_it_is() -> None:
     """It may lie in a cache."""
     stored = [np.full((2, 1, 8, 8), value, dtype=np.float32) for value in (0.5, 1.5)]
-    source = document(ImagePart(posterior=stored[0], mirrored=stored[1], shift=0.25, scale=2.0))
+    source = document(PiecePart(modality="image", posterior=stored[0], mirrored=stored[1], shift=0.25, scale=2.0))
     for seed in range(5):
         make(source, "image_only", seed=seed)
     assert (stored[0] == 0.5).all()
@@ -247,18 +261,18 @@ def test_a_draw_leaves_the_document_as_it_is() -> None:
 def test_pixels_are_exact_and_draw_nothing() -> None:
     rng = np.random.default_rng(0)
     state = rng.bit_generator.state
-    sample = make_sample(PAIR, "both", [], TOKENIZER, GREY, rng)
-    assert (sample.images.patches == 1.0).all()
+    sample = make_sample(PAIR, "both", "latents", [], TOKENIZER, IMAGES, rng)
+    assert (images(sample).patches == 1.0).all()
     assert rng.bit_generator.state == state
 
 
 def test_a_standard_deviation_of_zero_gives_the_mean() -> None:
-    assert (make(document(image(0.25, std=0.0)), "image_only").images.patches == 0.25).all()
+    assert (images(make(document(image(0.25, std=0.0)), "image_only")).patches == 0.25).all()
 
 
 def test_each_image_is_mirrored_half_the_time_by_itself() -> None:
     source = document(*(image(1.0, std=0.0, mirrored=-1.0) for _ in range(2)))
-    shown = np.array([make(source, "image_only", seed=seed).images.patches[[0, 4], 0] for seed in range(800)])
+    shown = np.array([images(make(source, "image_only", seed=seed)).patches[[0, 4], 0] for seed in range(800)])
     assert (np.abs(shown) == 1.0).all()
     bound = 4.5 / 800**0.5
     assert np.abs(shown.mean(axis=0)).max() < bound
@@ -267,11 +281,11 @@ def test_each_image_is_mirrored_half_the_time_by_itself() -> None:
 
 def test_images_become_patches_row_by_row() -> None:
     pixels = np.arange(96, dtype=np.float32).reshape(1, 8, 12)
-    part = ImagePart(posterior=pixels[None], mirrored=pixels[None][:0])
+    part = PiecePart(modality="image", posterior=pixels[None], mirrored=pixels[None][:0])
     sample = make(document(image(5.0), text("x"), part), "both")
-    assert np.array_equal(sample.images.patches[:4], np.full((4, 16), 5.0))
-    assert np.array_equal(sample.images.patches[4:], to_patches(pixels, 4))
-    assert sample.images.grid.tolist() == [[2, 2], [2, 3]]
+    assert np.array_equal(images(sample).patches[:4], np.full((4, 16), 5.0))
+    assert np.array_equal(images(sample).patches[4:], to_patches(pixels, (1, 4, 4)))
+    assert images(sample).grid.tolist() == [[1, 2, 2], [1, 2, 3]]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -280,7 +294,7 @@ def test_images_become_patches_row_by_row() -> None:
 def test_a_latent_that_is_not_finite_is_named(dtype: type, which: int, values: tuple[float, ...]) -> None:
     stored = np.ones((2, 1, 8, 8), dtype=dtype)
     stored[which, 0, 7, 8 - len(values) :] = values
-    source = document(text("a cat"), image(0.0), ImagePart(posterior=stored, mirrored=stored[:0]))
+    source = document(text("a cat"), image(0.0), PiecePart(modality="image", posterior=stored, mirrored=stored[:0]))
     with pytest.raises(ValueError) as error:
         make(source, "both")
     assert Message(error.value) == f"sample {KEY}: a latent is not finite; {CHECK}"
@@ -289,9 +303,75 @@ def test_a_latent_that_is_not_finite_is_named(dtype: type, which: int, values: t
 def test_large_values_are_finite() -> None:
     """The largest that float16 holds, in every element."""
     stored = np.full((2, 1, 64, 64), 65504.0, dtype=np.float16)
-    assert np.isfinite(
-        make(document(ImagePart(posterior=stored, mirrored=stored[:0])), "image_only").images.patches
-    ).all()
+    source = document(PiecePart(modality="image", posterior=stored, mirrored=stored[:0]))
+    assert np.isfinite(images(make(source, "image_only")).patches).all()
+
+
+# Pieces of several modalities, and what stands for a given picture.
+
+MIXED = {"image": GREY, "sound": SOUND, "vision": VISION}
+ALL = load_tokenizer("bytes", MIXED)
+SIGNS = dict(zip(ALL.piece_of.values(), "#~?", strict=True))
+
+
+def piece(kind: str, value: float, looks: PiecePart | None = None) -> PiecePart:
+    stored = np.full((1, MIXED[kind].channels, *MIXED[kind].shape), value, dtype=np.float32)
+    return PiecePart(modality=kind, posterior=stored, mirrored=stored[:0], looks=looks)
+
+
+SEEN = piece("image", 1.0, looks=piece("vision", 2.0))
+HEARD = document(SEEN, text("meow"), piece("sound", 3.0), text("a cat", True))
+
+
+def make_mixed(source: Document, task: str, given: str) -> tuple[str, Sample]:
+    sample = make_sample(source, task, given, [], ALL, MIXED, np.random.default_rng(0))
+    spelled = "".join(SIGNS.get(token) or ALL.decode([token]) for token in sample.tokens[1:].tolist())
+    return spelled, sample
+
+
+def test_each_piece_is_a_token_of_its_modality_and_patches_among_its_own() -> None:
+    spelled, sample = make_mixed(HEARD, "both", "latents")
+    assert spelled == "#meow~a cat"
+    assert [of_kind.token.tolist() for of_kind in sample.pieces] == [[1], [6], []]
+    assert [of_kind.grid.tolist() for of_kind in sample.pieces] == [[[1, 2, 2]], [[3, 1, 1]], []]
+    for of_kind, value in zip(sample.pieces[:2], (1.0, 3.0), strict=True):
+        assert (of_kind.patches == value).all()
+    assert [of_kind.is_given_only for of_kind in sample.pieces] == [False, False, True]
+    assert sample.num_rows == len(sample.tokens) + 4 + 3
+
+
+@pytest.mark.parametrize(("given_as", "sign"), [("latents", "#"), ("features", "?"), ("both", "?#")])
+@pytest.mark.parametrize(("task", "expected"), [("image_to_text", "{}~meow\n\na cat"), ("instruct", "{}meow~a cat")])
+def test_a_given_picture_is_its_latent_its_features_or_these_and_then_that(
+    given_as: str, sign: str, task: str, expected: str
+) -> None:
+    """A sound has no features, so it stays what it is."""
+    spelled, sample = make_mixed(HEARD, task, given_as)
+    assert spelled == expected.format(sign)
+    shown = dict(zip(MIXED, sample.pieces, strict=True))
+    assert len(shown["image"]) == sign.count("#")
+    assert len(shown["vision"]) == sign.count("?")
+    assert (shown["vision"].patches == 2.0).all()
+    assert not sample.is_target[: len(sign) + 1].any()
+
+
+@pytest.mark.parametrize("task", ["both", "interleaved", "text_to_image", "image_only"])
+def test_a_picture_that_is_to_be_made_is_its_latent_whatever_is_given(task: str) -> None:
+    for given_as in ("latents", "features", "both"):
+        spelled, _ = make_mixed(HEARD, task, given_as)
+        assert ("#" in spelled, "?" in spelled) == (True, False)
+
+
+def test_a_window_keeps_the_pieces_of_each_modality_with_their_tokens() -> None:
+    _, sample = make_mixed(document(*[SEEN, piece("sound", 3.0), text("abc")] * 4), "both", "latents")
+    seen: set[tuple[int, ...]] = set()
+    for seed in range(40):
+        window = cut_window(sample, 20, np.random.default_rng(seed))
+        assert window.num_rows <= 20
+        for (kind, token), of_kind in zip(ALL.piece_of.items(), window.pieces, strict=True):
+            assert np.flatnonzero(window.tokens == token).tolist() == of_kind.token.tolist(), kind
+        seen.add(tuple(map(len, window.pieces)))
+    assert {(1, 1, 0), (1, 2, 0), (2, 1, 0)} <= seen
 
 
 # Windows of overlong samples.
@@ -307,37 +387,41 @@ def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
     )
     image_at = np.flatnonzero(tokens == 258)
     sides = draw(st.lists(st.integers(1, 3), min_size=2 * len(image_at), max_size=2 * len(image_at)))
-    grid = np.array(sides, dtype=np.int64).reshape(-1, 2)
+    grid = np.pad(np.array(sides, dtype=np.int64).reshape(-1, 2), ((0, 0), (1, 0)), constant_values=1)
+    number = np.arange(len(image_at), dtype=np.float32)
     sample = Sample(
         key=KEY,
         tokens=tokens,
         is_target=np.arange(len(tokens)) >= num_prompt,
-        images=Images(
-            token=image_at,
-            time=np.ones(len(image_at)),
-            grid=grid,
-            patches=np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))[:, None],
+        pieces=(
+            Pieces(
+                token=image_at,
+                time=np.ones(len(image_at)),
+                grid=grid,
+                stride=np.ones(len(image_at)),
+                patches=np.repeat(number, grid.prod(axis=1))[:, None],
+            ),
         ),
         is_interleaved=True,
     )
-    return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, num_rows(sample) - 1)))
+    return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, sample.num_rows - 1)))
 
 
 @given(overlong(), st.integers(0, 2**32 - 1))
 def test_a_window_is_the_prompt_and_a_stretch_of_the_targets(case: tuple[Sample, int], seed: int) -> None:
     sample, max_rows = case
     window = cut_window(sample, max_rows, np.random.default_rng(seed))
-    assert num_rows(window) <= max_rows
+    assert window.num_rows <= max_rows
     prompt = sample.tokens[~sample.is_target].tolist()
     assert window.tokens[: len(prompt)].tolist() == prompt
     stretch = window.tokens[len(prompt) :].tolist()
     targets = sample.tokens[sample.is_target].tolist()
     assert any(targets[i : i + len(stretch)] == stretch for i in range(len(targets) + 1))
-    assert (window.tokens[window.images.token] == 258).all()
-    assert len(window.images) == (window.tokens == 258).sum()
-    numbers = np.unique(window.images.patches)
-    assert np.array_equal(window.images.patches[:, 0], window.images.per_patch(numbers))
-    assert np.array_equal(window.images.grid, sample.images.grid[numbers.astype(int)])
+    assert (window.tokens[images(window).token] == 258).all()
+    assert len(images(window)) == (window.tokens == 258).sum()
+    numbers = np.unique(images(window).patches)
+    assert np.array_equal(images(window).patches[:, 0], images(window).per_patch(numbers))
+    assert np.array_equal(images(window).grid, images(sample).grid[numbers.astype(int)])
 
 
 def text_sample(num_targets: int) -> Sample:
@@ -345,7 +429,7 @@ def text_sample(num_targets: int) -> Sample:
         key=KEY,
         tokens=np.arange(num_targets + 1),
         is_target=np.arange(num_targets + 1) > 0,
-        images=cut_images([], [], GREY),
+        pieces=(cut_pieces([], [], GREY),),
         is_interleaved=True,
     )
 

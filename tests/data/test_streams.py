@@ -16,7 +16,6 @@ from oneflow_dist.containers import Capacity, NoisySample, Sample
 from oneflow_dist.data.decoding import Reading, decode_record, read_fields
 from oneflow_dist.data.packing import size_of
 from oneflow_dist.data.samples import make_sample as make_complete
-from oneflow_dist.data.samples import num_rows
 from oneflow_dist.data.streams import SourceStream, fit_sample
 from tests.data.making import BYTES, NUM_LANES, MakeLane, source
 from tests.messages import naming
@@ -50,7 +49,11 @@ def made_by(stream: SourceStream, num_draws: int) -> list[NoisySample]:
 
 
 def is_same(one: NoisySample, other: NoisySample) -> bool:
-    first, second = ({**asdict(noisy), **asdict(noisy.images), "images": ()} for noisy in (one, other))
+    tables = []
+    for noisy in (one, other):
+        (images,) = noisy.pieces
+        tables.append({**asdict(noisy), **asdict(images), **asdict(images.pieces), "pieces": ()})
+    first, second = tables
     return all(np.array_equal(first[name], second[name]) for name in first)
 
 
@@ -97,7 +100,8 @@ def test_a_sample_of_a_pass_is_the_same_whichever_lane_draws_it(make_stream: Mak
 
 def drawn(noisy: NoisySample) -> np.ndarray:
     """The image before it was noised: patches = t x + (1 - t) noise and velocity = x - noise."""
-    return noisy.images.patches + (1.0 - noisy.images.time[0]) * noisy.velocity
+    (images,) = noisy.pieces
+    return images.pieces.patches + (1.0 - images.pieces.time[0]) * images.velocity
 
 
 def test_a_posterior_is_drawn_once_a_pass_and_the_mean_over_passes_is_the_stored_one(
@@ -139,6 +143,37 @@ def test_questions_with_answers_are_learned_from(make_stream: MakeStream, tmp_pa
         assert noisy.is_open.tolist() == [False] * 14 + [True] * (len(noisy.tokens) - 14)
 
 
+VISION = {"token": "<|vision|>", "channels": 6, "shape": [4, 4], "patch": [2, 2], "per_pack": 24, "codec": "a-siglip"}
+VISION |= {"adapter": "linear", "time_conditioning": "added", "loss_weight": 0.0, "understanding": "features"}
+SEEING = (
+    BYTES,
+    "flow.condition_dropout_prob=0.0",
+    *(f"modality.vision.{key}={value}" for key, value in VISION.items()),
+)
+
+
+@pytest.mark.parametrize(
+    ("given_as", "expected"), [("latents", (1, 0)), ("features", (0, 1)), ("both", (1, 1)), (None, (1, 0))]
+)
+def test_a_mixture_says_for_each_task_what_stands_for_a_given_picture(
+    make_stream: MakeStream, tmp_path: Path, given_as: str | None, expected: tuple[int, int]
+) -> None:
+    members = {}
+    for number in range(8):
+        members |= {f"{number}.png": png(255), f"{number}.features.npy": npy(np.full((6, 4, 4), 0.5), "<f2")}
+        members[f"{number}.json"] = json.dumps({"question": "q", "answer": "a"}).encode()
+    path = write_tar(tmp_path / "x.tar", members)
+    more = f", given: {{instruct: {given_as}}}" if given_as else ""
+    stream = make_stream(source(path, f"tasks: {{instruct: 1}}{more}"), 0, *SEEING)
+    for noisy in made_by(stream, 2):
+        assert tuple(len(of_kind.pieces) for of_kind in noisy.pieces) == expected
+        assert not any(of_kind.is_moving.any() for of_kind in noisy.pieces)
+        assert (noisy.pieces[1].pieces.patches == 0.5).all()
+    painting = make_stream(source(path, f"tasks: {{image_only: 1, instruct: 1}}{more}"), 0, *SEEING)
+    made = made_by(painting, 2 * 8 // NUM_LANES)
+    assert {len(noisy.pieces[1].pieces) for noisy in made if noisy.pieces[0].is_moving.any()} == {0}
+
+
 # Samples that are left out.
 
 
@@ -149,7 +184,7 @@ def test_a_task_decodes_only_what_it_looks_at(make_stream: MakeStream, tmp_path:
         members |= {f"{number}.png": png(9, (9, 9)), f"{number}.txt": b"text"}
     path = write_tar(tmp_path / "x.tar", members)
     assert len(made_by(make_stream(source(path, "tasks: {text_only: 1}"), 0, BYTES), 2)) == 2
-    with pytest.raises(ValueError, match=naming("9x9")):
+    with pytest.raises(ValueError, match=naming([9, 9])):
         make_stream(source(path, "tasks: {both: 1}"), 0, BYTES).sample_at(0)
 
 
@@ -173,14 +208,14 @@ def test_a_filter_and_a_limit_of_images_leave_samples_out(make_stream: MakeStrea
 @pytest.mark.parametrize(
     ("limit", "told"),
     [
-        ("max_sample_rows=8", r"data\.max_sample_rows \(8\)"),
-        ("images_per_pack=2", r"data\.images_per_pack \(2, of 8 "),
+        ("data.max_sample_rows=8", r"data\.max_sample_rows \(8\)"),
+        ("modality.image.per_pack=2", r"modality\.\*\.per_pack \(\[2\], of \[8\] "),
     ],
 )
 def test_an_overlong_sample_stops_the_run_with_its_name_and_a_way_out(
     make_stream: MakeStream, counting: str, limit: str, told: str
 ) -> None:
-    stream = make_stream(counting, 0, f"data.{limit}")
+    stream = make_stream(counting, 0, limit)
     with pytest.raises(ValueError, match=rf'^sample count/count-heldout-000000/.*{told}.*data\.overlong = "drop"'):
         made_by(stream, 32)
 
@@ -190,7 +225,7 @@ def test_a_sample_of_more_patches_than_a_pack_holds_is_overlong(
     make_sample: Callable[..., Sample], overlong: Literal["drop", "window"], grid: tuple[int, int]
 ) -> None:
     """Two images of 2 x 2 patches are room for eight patches, in one image too; a window does not cut images."""
-    capacity = Capacity(rows=96, tokens=72, bag_tokens=64, images=2, patches=8, sequences=32)
+    capacity = Capacity(rows=96, tokens=72, bag_tokens=64, sequences=32, pieces=(2,), patches=(8,))
     sample, rng = make_sample([256, None], grid=grid), np.random.default_rng(0)
     if overlong == "window":
         with pytest.raises(ValueError, match=naming("test/sample", 11, 1, 9)):
@@ -212,9 +247,9 @@ def test_overlong_samples_are_dropped_where_asked(make_stream: MakeStream, count
 def rows_of(stream: SourceStream, index: int) -> int:
     """Of a complete sample."""
     record = stream.shards.read(index)
-    image, tokenizer = stream.config.image, stream.tokenizer
-    document = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, image)
-    return num_rows(make_complete(document, "interleaved", [], tokenizer, image, np.random.default_rng(0)))
+    kinds, tokenizer, rng = stream.config.modality, stream.tokenizer, np.random.default_rng(0)
+    document = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, kinds)
+    return make_complete(document, "interleaved", "latents", [], tokenizer, kinds, rng).num_rows
 
 
 def test_overlong_samples_are_cut_where_asked(make_stream: MakeStream, counting: str) -> None:

@@ -84,7 +84,7 @@ def test_long_and_foreign_names_are_read(kind: str, name: str) -> None:
 
 
 def test_what_is_not_text_picture_or_array_is_no_member() -> None:
-    assert EXTENSIONS == ("txt", "json", "npy", "png", "jpg", "jpeg", "webp")
+    assert EXTENSIONS == ("txt", "json", "npy", "png", "jpg", "jpeg", "webp", "wav", "apng")
     found = scan(tar_of({"1.txt": b"", "1.exe": b"", "README": b"", "1.mp4": b"", "1.txt.gz": b"", "2.MP4": b""}))
     assert [m.extension for m in found.members] == ["txt"]
     assert (found.pickles, found.faults) == ([], [])

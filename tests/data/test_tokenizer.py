@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from oneflow_dist.data.tokenizer import MAX_BLANKS, SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_ranks, write_ranks
 from tests.messages import Message
+from tests.pieces import SOUND, VIDEO, modality
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",
@@ -96,11 +97,30 @@ def test_special_tokens_spelled_out_in_text_stay_text(trained: tuple[Tokenizer, 
 
 
 def test_special_tokens_come_after_the_last_rank(trained: tuple[Tokenizer, Any]) -> None:
-    assert (BYTES.vocab_size, BYTES.bos, BYTES.image) == (260, 256, 258)
+    assert (BYTES.vocab_size, BYTES.bos, BYTES.encoding.encode_single_token("<|image|>")) == (260, 256, 258)
     tokenizer, original = trained
     ranks = original.get_vocab_size()
-    assert (tokenizer.vocab_size, tokenizer.bos, tokenizer.image) == (ranks + 4, ranks, ranks + 2)
-    assert tokenizer.decode([tokenizer.bos, tokenizer.image]) == "<|bos|><|image|>"
+    assert (tokenizer.vocab_size, tokenizer.bos) == (ranks + 4, ranks)
+    assert tokenizer.decode([tokenizer.bos, ranks + 2]) == "<|bos|><|image|>"
+    assert tokenizer.piece_of == {}
+
+
+def test_tokens_of_modalities_follow_in_their_order_but_that_of_images_stays_where_it_was(
+    trained: tuple[Tokenizer, Any],
+) -> None:
+    """So that a vocabulary of images alone is what it was, and modalities are added at its end."""
+    kinds = {"sound": SOUND, "picture": modality("image"), "video": VIDEO}
+    for path in ("bytes", trained[0].encoding.name):
+        plain, tokenizer = load_tokenizer(path), load_tokenizer(path, kinds)
+        first = plain.bos
+        assert tokenizer.piece_of == {"sound": first + 4, "picture": first + 2, "video": first + 5}
+        assert (tokenizer.vocab_size, tokenizer.bos) == (plain.vocab_size + 2, first)
+        assert tokenizer.sha256 == plain.sha256
+        assert tokenizer.decode([*tokenizer.piece_of.values()]) == "<|sound|><|image|><|video|>"
+        text = "see <|sound|> there"
+        assert tokenizer.encode(text) == plain.encode(text)
+        images = load_tokenizer(path, {"image": modality()})
+        assert (images.piece_of, images.vocab_size) == ({"image": first + 2}, plain.vocab_size)
 
 
 def test_broken_bytes_become_replacement_characters() -> None:

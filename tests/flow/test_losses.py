@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from oneflow_dist.config import Config, FlowConfig
+from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, Losses, NoisySample, PackedBatch, Prediction, Sample
 from oneflow_dist.data.packing import pack
 from oneflow_dist.flow.losses import are_finite, compute_losses
-from oneflow_dist.flow.noising import noise_at
+from oneflow_dist.flow.noising import noise_at, noise_pieces
 from oneflow_dist.flow.schedule import KeepSchedule
+from tests.pieces import noisy_pieces, pieces
 
 HALF = 0.5  # at this keep probability every set of kept tokens is equally likely
 SURE = 30.0  # a logit that stands for probability 1
@@ -32,8 +33,11 @@ class ChosenKeep(np.random.Generator):
         return np.where(self.keep, 0.25, 0.75)
 
 
-def flow_of(config: Config, normalize: str, image_weight: float = 1.0) -> FlowConfig:
-    return replace(config.flow, normalize=normalize, image_weight=image_weight)
+def flow_of(config: Config, normalize: str, *loss_weights: float) -> Config:
+    """A modality, [image] and more of its like, for each weight; [image] alone of weight 1 without any."""
+    image = config.modality["image"]
+    modality = {f"m{i}": replace(image, loss_weight=weight) for i, weight in enumerate(loss_weights)}
+    return replace(config, flow=replace(config.flow, normalize=normalize), modality=modality or {"image": image})
 
 
 def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor, bag_nll: Tensor | None = None) -> Prediction:
@@ -42,9 +46,15 @@ def predict(batch: PackedBatch, zero_logit: Tensor, log_rate: Tensor, bag_nll: T
         zero_logit=zero_logit,
         log_rate=log_rate,
         bag_loss=torch.zeros(()) if bag_nll is None else (batch.bag_weight * bag_nll).sum(),
-        velocity=batch.velocity.clone(),
+        velocity=tuple(pieces.velocity.clone() for pieces in batch.pieces),
         slot_hidden=torch.zeros(len(batch.tokens), 1),
     )
+
+
+def with_moving(noisy: NoisySample, *is_moving: bool) -> NoisySample:
+    """Its images as they are, but those that are clean."""
+    (images,) = noisy.pieces
+    return replace(noisy, pieces=(replace(images, is_moving=np.array(is_moving)),))
 
 
 class Table:
@@ -73,7 +83,7 @@ class Table:
 def all_noisings(make_sample: Callable[..., Sample], texts: list[tuple[int, ...]]) -> list[NoisySample]:
     """Every text with every set of its tokens kept."""
     return [
-        noise_at(make_sample([9, *text]), 0.5, np.zeros(0), KeepSchedule(), ChosenKeep(keep))
+        noise_at(make_sample([9, *text]), 0.5, [np.zeros(0)], KeepSchedule(), ChosenKeep(keep))
         for text in texts
         for keep in itertools.product([True, False], repeat=len(text))
     ]
@@ -243,11 +253,12 @@ def test_image_loss_is_zero_where_the_velocity_is_the_target(
 def test_image_loss_is_the_mean_square_over_scored_images(
     config: Config, make_noisy: Callable[..., NoisySample]
 ) -> None:
-    noisy = replace(make_noisy(np.random.default_rng(0), num_images=3), is_moving=np.array([True, False, True]))
+    noisy = with_moving(make_noisy(np.random.default_rng(0), num_images=3), True, False, True)
     batch = pack([noisy], None)
     errors = torch.tensor([1.0, 100.0, 3.0]).repeat_interleave(4)[:, None]
-    prediction = replace(predict(batch, torch.zeros(9), torch.zeros(9)), velocity=batch.velocity + errors)
-    losses = compute_losses(prediction, batch, batch.counts, flow_of(config, "batch", image_weight=0.25))
+    prediction = predict(batch, torch.zeros(9), torch.zeros(9))
+    prediction = replace(prediction, velocity=(prediction.velocity[0] + errors,))
+    losses = compute_losses(prediction, batch, batch.counts, flow_of(config, "batch", 0.25))
     assert losses.velocity.item() == pytest.approx((1.0 + 9.0) / 2, rel=1e-5)
     text = losses.zero + losses.rate + losses.bag
     assert losses.total.item() == pytest.approx((text + 0.25 * losses.velocity).item(), rel=1e-6)
@@ -259,7 +270,7 @@ def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
     """In float64, image by image: a large image counts by its size, a clean one not at all."""
     rng = np.random.default_rng(5)
     first = make_noisy(rng, num_images=3, grid=[(1, 2), (5, 3), (2, 2)])
-    samples = [replace(first, is_moving=np.array([True, False, True])), make_noisy(rng, grid=(4, 7))]
+    samples = [with_moving(first, True, False, True), make_noisy(rng, grid=(4, 7))]
     batch = pack(samples, None)
     prediction = random_prediction(batch, 0)
     losses = compute_losses(prediction, batch, batch.counts, flow_of(config, "batch"))
@@ -267,12 +278,13 @@ def test_image_loss_of_mixed_shapes_is_the_mean_over_all_elements(
     squares: list[float] = []
     place = 0
     for sample in samples:
-        for (rows, columns), is_scored in zip(sample.images.grid, sample.is_moving, strict=True):
+        (images,) = sample.pieces
+        for (_, rows, columns), is_scored in zip(images.pieces.grid, images.is_moving, strict=True):
             own = slice(place, place + rows * columns)
             place += rows * columns
-            error = prediction.velocity[own].double() - batch.velocity[own].double()
+            error = prediction.velocity[0][own].double() - batch.pieces[0].velocity[own].double()
             squares += error.square().flatten().tolist() if is_scored else []
-    assert len(squares) == batch.counts.image_elements == 16 * (2 + 4 + 28)
+    assert (len(squares),) == batch.counts.moving_elements == (16 * (2 + 4 + 28),)
     assert losses.velocity.item() == pytest.approx(float(np.mean(squares)), rel=1e-6)
 
 
@@ -281,12 +293,12 @@ def random_values(batch: PackedBatch, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     zero_logit, log_rate = torch.randn(2, len(batch.tokens), generator=generator)
     bag_nll = torch.rand(len(batch.bag_tokens), generator=generator)
-    velocity = torch.randn(batch.velocity.shape, generator=generator)
+    velocity = torch.randn(batch.pieces[0].velocity.shape, generator=generator)
     return {"zero_logit": zero_logit, "log_rate": log_rate, "bag_nll": bag_nll, "velocity": velocity}
 
 
 def predict_values(batch: PackedBatch, velocity: Tensor, **values: Tensor) -> Prediction:
-    return replace(predict(batch, **values), velocity=velocity)
+    return replace(predict(batch, **values), velocity=(velocity,))
 
 
 def random_prediction(batch: PackedBatch, seed: int) -> Prediction:
@@ -301,7 +313,7 @@ def join(values: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def test_losses_of_microbatches_sum_to_the_loss_of_one_batch(
     config: Config, make_noisy: Callable[..., NoisySample], normalize: str
 ) -> None:
-    rng, flow = np.random.default_rng(1), flow_of(config, normalize, image_weight=0.5)
+    rng, flow = np.random.default_rng(1), flow_of(config, normalize, 0.5)
     samples = [
         make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b) for n, i, b in ((4, 1, 9), (7, 0, 1), (2, 2, 0))
     ]
@@ -354,22 +366,23 @@ def test_what_is_not_scored_may_be_anything(
     """Nothing trains closed slots, rates where nothing is missing, and clean images: they may overflow."""
     noisy = make_noisy(np.random.default_rng(3), num_tokens=5, num_images=2, num_bag_tokens=3)
     is_open = np.array([1, 0, 1, 0, 1, 1, 1], dtype=bool)
-    noisy = replace(noisy, is_open=is_open, bag_slot=np.array([0, 2, 2]), is_moving=np.array([False, True]))
+    noisy = with_moving(replace(noisy, is_open=is_open, bag_slot=np.array([0, 2, 2])), False, True)
     batch = pack([noisy], None, normalize)
     tame = random_prediction(batch, 0)
-    names = ("zero_logit", "log_rate", "velocity")
     is_scored = {
         "zero_logit": batch.slot_weight > 0,
         "log_rate": (batch.slot_weight > 0) & (batch.missing_count > 0),
-        "velocity": (batch.patch_weight > 0)[:, None].expand_as(tame.velocity),
+        "velocity": (batch.pieces[0].patch_weight > 0)[:, None].expand_as(tame.velocity[0]),
     }
+    values = {"zero_logit": tame.zero_logit, "log_rate": tame.log_rate, "velocity": tame.velocity[0]}
     found = []
     for value in (0.0, wild):
-        inputs = {name: torch.where(is_scored[name], getattr(tame, name), value).requires_grad_() for name in names}
-        losses = compute_losses(replace(tame, **inputs), batch, batch.counts, flow_of(config, normalize))
+        inputs = {name: torch.where(is_scored[name], values[name], value).requires_grad_() for name in values}
+        prediction = replace(tame, **inputs | {"velocity": (inputs["velocity"],)})
+        losses = compute_losses(prediction, batch, batch.counts, flow_of(config, normalize))
         gradients = torch.autograd.grad(losses.total, list(inputs.values()))
         found.append([losses.stack(), *gradients])
-        for name, gradient in zip(names, gradients, strict=True):
+        for name, gradient in zip(values, gradients, strict=True):
             assert (gradient[~is_scored[name]] == 0.0).all(), name
     assert found[0][0][-1] > 0.0
     for same, other in zip(*found, strict=True):
@@ -381,15 +394,120 @@ def test_a_batch_with_nothing_to_learn_has_loss_zero(
     config: Config, make_noisy: Callable[..., NoisySample], normalize: str
 ) -> None:
     noisy = make_noisy(np.random.default_rng(4), num_images=1, num_bag_tokens=0)
-    noisy = replace(noisy, is_open=np.zeros(7, dtype=bool), is_moving=np.zeros(1, dtype=bool))
+    noisy = with_moving(replace(noisy, is_open=np.zeros(7, dtype=bool)), False)
     batch = pack([noisy], None, normalize)
     losses = compute_losses(random_prediction(batch, 0), batch, batch.counts, flow_of(config, normalize))
     assert not losses.stack().any()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", Losses.names())
-def test_one_bad_loss_is_seen(name: str, bad: float) -> None:
-    good = Losses.unstack(torch.ones(len(Losses.names())))
-    assert are_finite(good)
-    assert not are_finite(replace(good, **{name: torch.tensor(bad)}))
+@pytest.mark.parametrize("place", range(6))
+def test_one_bad_loss_is_seen(place: int, bad: float) -> None:
+    """Of text, or of one of two modalities, or the total."""
+    good = torch.ones(6)
+    assert are_finite(Losses.unstack(good))
+    assert not are_finite(Losses.unstack(torch.where(torch.arange(6) == place, bad, good)))
+
+
+# Several modalities.
+
+
+@pytest.fixture
+def mixed() -> NoisySample:
+    """An image of 2 x 2 patches, two sounds of which one is clean, and what a picture looks like."""
+    image, sound = noisy_pieces([1], (1, 2, 2), 16), noisy_pieces([2, 3], [(3, 1, 1), (1, 1, 1)], 8)
+    looks = noise_pieces(pieces([4], (1, 2, 2), 24, is_given_only=True), np.zeros(1, bool), np.random.default_rng(0))
+    tokens = np.arange(6)
+    return NoisySample(
+        key="test/mixed",
+        tokens=tokens,
+        is_open=tokens > 3,
+        bag_tokens=tokens[:1],
+        bag_slot=tokens[5:],
+        pieces=(image, replace(sound, is_moving=np.array([True, False])), looks),
+        text_time=0.5,
+    )
+
+
+def test_each_modality_has_its_own_mean_and_weight(config: Config, mixed: NoisySample) -> None:
+    """A clean sound counts nowhere; what is only given has loss 0, whatever its weight."""
+    batch = pack([mixed, mixed], None)
+    assert batch.counts.moving_elements == (2 * 4 * 16, 2 * 3 * 8, 0)
+    prediction = predict(batch, torch.zeros(12), torch.zeros(12))
+    errors = (2.0, torch.tensor([3.0, 3.0, 3.0, 100.0] * 2)[:, None], 0.0)
+    wrong = tuple(velocity + error for velocity, error in zip(prediction.velocity, errors, strict=True))
+    losses = compute_losses(
+        replace(prediction, velocity=wrong), batch, batch.counts, flow_of(config, "batch", 0.5, 0.25, 7.0)
+    )
+    assert losses.velocity.tolist() == pytest.approx([4.0, 9.0, 0.0])
+    text = losses.zero + losses.rate + losses.bag
+    assert losses.total.item() == pytest.approx(text.item() + 0.5 * 4.0 + 0.25 * 9.0, rel=1e-6)
+
+
+def test_a_modality_that_a_pack_lacks_adds_nothing_and_no_gradient_that_is_broken(
+    config: Config, mixed: NoisySample
+) -> None:
+    none = replace(mixed, pieces=tuple(noisy_pieces([], (1, 1, 1), elements) for elements in (16, 8, 24)))
+    batch = pack([none], None)
+    weight = torch.ones((), requires_grad=True)
+    prediction = predict(batch, torch.zeros(6), torch.zeros(6))
+    velocity = tuple(weight * velocity for velocity in prediction.velocity)
+    losses = compute_losses(
+        replace(prediction, velocity=velocity), batch, batch.counts, flow_of(config, "batch", 1.0, 1.0, 0.0)
+    )
+    assert losses.velocity.tolist() == [0.0, 0.0, 0.0]
+    (gradient,) = torch.autograd.grad(losses.total, [weight])
+    assert gradient == 0.0
+
+
+def test_a_text_only_model_has_the_losses_of_its_text(config: Config, mixed: NoisySample) -> None:
+    batch = pack([replace(mixed, pieces=())], None)
+    losses = compute_losses(
+        predict(batch, torch.zeros(6), torch.zeros(6)), batch, batch.counts, replace(config, modality={})
+    )
+    assert losses.velocity.shape == (0,)
+    assert losses.total == losses.zero + losses.rate + losses.bag
+
+
+def test_losses_of_microbatches_with_other_shares_of_modalities_sum_to_those_of_one_batch(
+    config: Config, mixed: NoisySample
+) -> None:
+    """Each is divided by the elements of its modality in the whole step."""
+    image, sound, looks = mixed.pieces
+    no_image, no_sound = (noisy_pieces([], (1, 1, 1), elements) for elements in (16, 8))
+    samples = [mixed, *(replace(mixed, pieces=p) for p in ((no_image, sound, looks), (image, no_sound, looks)))]
+    whole, parts = pack(samples, None), [pack([sample], None) for sample in samples]
+    counts = sum((part.counts for part in parts), Counts.zeros())
+    generator = torch.Generator().manual_seed(0)
+    own = [[torch.randn(p.velocity.shape, generator=generator) for p in part.pieces] for part in parts]
+    joined = [torch.cat(kind) for kind in zip(*own, strict=True)]
+    flow = flow_of(config, "batch", 0.5, 0.25, 0.0)
+
+    def velocity_losses(batch: PackedBatch, velocity: list[Tensor], counts: Counts) -> Tensor:
+        zeros = torch.zeros(len(batch.tokens))
+        prediction = replace(predict(batch, zeros, zeros), velocity=tuple(velocity))
+        return compute_losses(prediction, batch, counts, flow).velocity
+
+    many = [velocity_losses(batch, velocity, counts) for batch, velocity in zip(parts, own, strict=True)]
+    one = velocity_losses(whole, joined, whole.counts)
+    torch.testing.assert_close(torch.stack(many).sum(0), one)
+    assert one[:2].min() > 0.5
+
+
+@pytest.mark.parametrize("wild", [1e30, float("inf"), float("nan")])
+def test_a_clean_piece_of_one_modality_takes_nothing_from_another(
+    config: Config, mixed: NoisySample, wild: float
+) -> None:
+    """Whatever is said of sounds, none of which moves, the image's loss and gradient are its own."""
+    image, sound, looks = mixed.pieces
+    sound = replace(sound, is_moving=np.zeros(2, dtype=bool))
+    batch = pack([replace(mixed, pieces=(image, sound, looks))], None)
+    prediction = predict(batch, torch.zeros(6), torch.zeros(6))
+    velocity = [prediction.velocity[0] + 2.0, torch.full_like(prediction.velocity[1], wild)]
+    inputs = [x.requires_grad_() for x in velocity]
+    wrong = replace(prediction, velocity=(*inputs, prediction.velocity[2]))
+    losses = compute_losses(wrong, batch, batch.counts, flow_of(config, "batch", 1.0, 1.0, 0.0))
+    assert losses.velocity.tolist() == pytest.approx([4.0, 0.0, 0.0])
+    gradients = torch.autograd.grad(losses.total, inputs)
+    torch.testing.assert_close(gradients[0], torch.full((4, 16), 2 * 2.0 / (4 * 16)))
+    assert not gradients[1].any()

@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,18 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from oneflow_dist.containers import Images, NoisySample, Sample
+from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.flow.noising import (
     draw_times,
     gaussian,
     keyed_generator,
     noise_at,
-    noise_images,
+    noise_pieces,
     noise_sample,
     set_key,
     without_condition,
 )
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.flow.times import TimeLaw
+from tests.pieces import pieces
 
 SCHEDULES = {
     "linear": KeepSchedule(kind="linear"),
@@ -34,6 +36,7 @@ SCHEDULES = {
     "cosine": KeepSchedule(kind="cosine"),
 }
 IMAGE = 258
+LAWS = [TimeLaw()]  # of one modality: uniform
 NUM_DRAWS = {"linear": 200_000, "power": 100_000, "cosine": 100_000}
 Unchecked = Callable[[], AbstractContextManager[None]]
 
@@ -46,19 +49,38 @@ def samples(draw: st.DrawFn) -> Sample:
     tokens = np.array([256] + [IMAGE if is_image else i for i, is_image in enumerate(kinds)], dtype=np.int64)
     image_at = np.flatnonzero(tokens == IMAGE)
     sides = draw(st.lists(st.integers(1, 3), min_size=2 * len(image_at), max_size=2 * len(image_at)))
-    grid = np.array(sides, dtype=np.int64).reshape(-1, 2)
+    grid = with_time(np.array(sides, dtype=np.int64).reshape(-1, 2))
     numbers = np.repeat(np.arange(len(image_at), dtype=np.float32), grid.prod(axis=1))
     patches = numbers[:, None] + np.zeros((1, 4), dtype=np.float32)
     return Sample(
         key="test/sample",
         tokens=tokens,
         is_target=np.array([False, *is_target]),
-        images=Images(token=image_at, time=np.ones(len(image_at)), grid=grid, patches=patches),
+        pieces=(
+            Pieces(
+                token=image_at,
+                time=np.ones(len(image_at)),
+                grid=grid,
+                stride=np.ones(len(image_at)),
+                patches=patches,
+            ),
+        ),
         is_interleaved=draw(st.booleans()),
     )
 
 
-def split(images: Images) -> list[np.ndarray]:
+def with_time(grid: np.ndarray) -> np.ndarray:
+    """Grids of rows and columns as grids of one frame."""
+    return np.pad(grid, ((0, 0), (1, 0)), constant_values=1)
+
+
+def only(of: Sample | NoisySample) -> Pieces:
+    """Those of its only modality."""
+    (of_kind,) = of.pieces
+    return of_kind.pieces if isinstance(of_kind, NoisyPieces) else of_kind
+
+
+def split(images: Pieces) -> list[np.ndarray]:
     """The patches of each image."""
     return np.split(images.patches, np.cumsum(images.num_patches))[:-1]
 
@@ -68,7 +90,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def noise(sample: Sample, schedule: KeepSchedule, seed: int) -> NoisySample:
-    return noise_sample(sample, schedule, 0.0, np.random.default_rng(seed))
+    return noise_sample(sample, schedule, 0.0, LAWS, np.random.default_rng(seed))
 
 
 def rebuild(noisy: NoisySample) -> list[int]:
@@ -99,9 +121,9 @@ def test_prompt_tokens_and_prompt_images_are_untouched(sample: Sample, schedule:
     noisy = noise(sample, schedule, seed)
     prompt_text = [t for t in sample.tokens[~sample.is_target].tolist() if t != IMAGE]
     assert not set(prompt_text) & set(noisy.bag_tokens.tolist())
-    images, noisy_images = split(sample.images), split(noisy.images)
-    clean = [p.tolist() for p, is_scored in zip(noisy_images, noisy.is_moving, strict=True) if not is_scored]
-    assert all(images[i].tolist() in clean for i in np.flatnonzero(~sample.is_target[sample.images.token]))
+    images, noisy_images = split(only(sample)), split(only(noisy))
+    clean = [p.tolist() for p, is_scored in zip(noisy_images, noisy.pieces[0].is_moving, strict=True) if not is_scored]
+    assert all(images[i].tolist() in clean for i in np.flatnonzero(~sample.is_target[only(sample).token]))
 
 
 @given(samples(), some_schedule, seeds)
@@ -110,35 +132,35 @@ def test_images_stay_with_their_tokens_and_keep_their_patches(
 ) -> None:
     """patch = noisy patch + (1 - t) velocity, whichever images are missing."""
     noisy = noise(sample, schedule, seed)
-    assert (noisy.tokens[noisy.images.token] == IMAGE).all()
-    assert (noisy.tokens == IMAGE).sum() == len(noisy.images)
-    left = noisy.images.per_patch(1.0 - noisy.images.time.astype(np.float32))[:, None]
-    patches = noisy.images.patches + left * noisy.velocity
+    assert (noisy.tokens[only(noisy).token] == IMAGE).all()
+    assert (noisy.tokens == IMAGE).sum() == len(only(noisy))
+    left = only(noisy).per_patch(1.0 - only(noisy).time.astype(np.float32))[:, None]
+    patches = only(noisy).patches + left * noisy.pieces[0].velocity
     # A missing image is a bag token: what remains after taking those out, in order, are the kept images.
-    is_missing = np.zeros(len(sample.images), dtype=bool)
+    is_missing = np.zeros(len(only(sample)), dtype=bool)
     place = 0
     for slot in range(len(noisy.tokens)):
-        place += slot in noisy.images.token
+        place += slot in only(noisy).token
         for token in noisy.bag_tokens[noisy.bag_slot == slot]:
             if token == IMAGE:
                 is_missing[place] = True
                 place += 1
-    np.testing.assert_array_equal(noisy.images.grid, sample.images.grid[~is_missing])
-    np.testing.assert_allclose(patches, sample.images.patches[sample.images.per_patch(~is_missing)], atol=1e-5)
+    np.testing.assert_array_equal(only(noisy).grid, only(sample).grid[~is_missing])
+    np.testing.assert_allclose(patches, only(sample).patches[only(sample).per_patch(~is_missing)], atol=1e-5)
 
 
 @given(samples(), some_schedule, seeds)
 def test_only_moving_target_images_are_scored(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
-    assert (noisy.images.time[noisy.is_moving] < 1.0).all()
-    assert (noisy.images.time[~noisy.is_moving] == 1.0).all()
+    assert (only(noisy).time[noisy.pieces[0].is_moving] < 1.0).all()
+    assert (only(noisy).time[~noisy.pieces[0].is_moving] == 1.0).all()
 
 
 @given(samples(), some_schedule, seeds)
 def test_an_inserted_image_is_never_older_than_the_text(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
     if sample.is_interleaved:
-        assert (noisy.images.time[noisy.is_moving] <= noisy.text_time).all()
+        assert (only(noisy).time[noisy.pieces[0].is_moving] <= noisy.text_time).all()
 
 
 @given(samples(), some_schedule, seeds)
@@ -156,7 +178,7 @@ def test_the_same_generator_state_gives_the_same_noise(sample: Sample, schedule:
 def test_a_slot_is_open_where_a_target_can_be_missing(make_sample: Callable[..., Sample]) -> None:
     """The slot after the prompt's last token is open, those inside the prompt are closed."""
     sample = make_sample([256, 1, 2, 3, None, 4], num_prompt=3)
-    noisy = noise_at(sample, 1.0, np.ones(1), KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 1.0, [np.ones(1)], KeepSchedule(), np.random.default_rng(0))
     assert noisy.is_open.tolist() == [False, False, True, True, True, True]
 
 
@@ -165,17 +187,17 @@ def test_all_slots_are_closed_where_only_images_are_painted(make_sample: Callabl
     noisy = noise(sample, KeepSchedule(), 0)
     assert not noisy.is_open.any()
     assert noisy.text_time == 1.0
-    assert noisy.is_moving.tolist() == [True]
+    assert noisy.pieces[0].is_moving.tolist() == [True]
 
 
 def test_text_after_a_given_image_is_deleted_and_the_image_is_clean(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None, 1, 2], num_prompt=2, is_interleaved=False)
-    noisy = noise_at(sample, 0.0, np.ones(1), KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 0.0, [np.ones(1)], KeepSchedule(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, IMAGE]
     assert noisy.is_open.tolist() == [False, True]
     assert noisy.bag_tokens.tolist() == [1, 2]
-    np.testing.assert_array_equal(noisy.images.patches, sample.images.patches)
-    assert noisy.is_moving.tolist() == [False]
+    np.testing.assert_array_equal(only(noisy).patches, only(sample).patches)
+    assert noisy.pieces[0].is_moving.tolist() == [False]
 
 
 THREE_IMAGES = [256, 1, None, 2, None, 3, None, 4]
@@ -185,19 +207,21 @@ def test_deleting_the_first_and_the_third_image_puts_each_into_the_slot_it_fell_
     make_sample: Callable[..., Sample],
 ) -> None:
     sample = make_sample(THREE_IMAGES, grid=[(1, 2), (3, 2), (2, 2)])
-    noisy = noise_at(sample, 1.0, np.array([-0.1, 0.5, -0.2]), KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 1.0, [np.array([-0.1, 0.5, -0.2])], KeepSchedule(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, 1, 2, IMAGE, 3, 4]
     assert noisy.bag_tokens.tolist() == [IMAGE, IMAGE]
     assert noisy.bag_slot.tolist() == [1, 4]
-    assert noisy.images.token.tolist() == [3]
-    assert noisy.images.time.tolist() == [0.5]
-    assert noisy.images.grid.tolist() == [[3, 2]]
-    np.testing.assert_allclose(noisy.images.patches + 0.5 * noisy.velocity, sample.images.patches[2:8], atol=1e-6)
+    assert only(noisy).token.tolist() == [3]
+    assert only(noisy).time.tolist() == [0.5]
+    assert only(noisy).grid.tolist() == [[1, 3, 2]]
+    np.testing.assert_allclose(
+        only(noisy).patches + 0.5 * noisy.pieces[0].velocity, only(sample).patches[2:8], atol=1e-6
+    )
 
 
 def test_a_deleted_image_merges_the_bags_before_and_after_it(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample(THREE_IMAGES)
-    noisy = noise_at(sample, 0.0, np.array([-0.1, 0.5, -0.2]), KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 0.0, [np.array([-0.1, 0.5, -0.2])], KeepSchedule(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, IMAGE]
     assert noisy.bag_tokens.tolist() == [1, IMAGE, 2, 3, IMAGE, 4]
     assert noisy.bag_slot.tolist() == [0, 0, 0, 1, 1, 1]
@@ -210,7 +234,7 @@ def test_the_kept_part_follows_the_schedule(
 ) -> None:
     num_targets = 40_000
     sample = make_sample([256] + [1] * num_targets)
-    noisy = noise_at(sample, text_time, np.zeros(0), schedule, np.random.default_rng(0))
+    noisy = noise_at(sample, text_time, [np.zeros(0)], schedule, np.random.default_rng(0))
     prob = schedule.keep_prob(text_time)
     deviation = (prob * (1.0 - prob) / num_targets) ** 0.5
     assert (len(noisy.tokens) - 1) / num_targets == pytest.approx(prob, abs=4 * deviation)
@@ -218,8 +242,8 @@ def test_the_kept_part_follows_the_schedule(
 
 def test_noise_is_standard_normal(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None], grid=(32, 32))
-    noisy = noise_at(sample, 0.0, np.zeros(1), KeepSchedule(), np.random.default_rng(0))
-    assert stats.kstest(noisy.images.patches.ravel(), "norm").pvalue > 0.01
+    noisy = noise_at(sample, 0.0, [np.zeros(1)], KeepSchedule(), np.random.default_rng(0))
+    assert stats.kstest(only(noisy).patches.ravel(), "norm").pvalue > 0.01
 
 
 def test_gaussian_values_are_those_of_the_generators_state() -> None:
@@ -315,24 +339,28 @@ def test_each_image_has_its_own_time(make_sample: Callable[..., Sample]) -> None
     """The same noise at times 0, 1/2 and 1, on images of three grids."""
     sample = make_sample([256, None, None, None], grid=[(2, 3), (1, 4), (5, 1)], is_interleaved=False)
     age = np.array([0.0, 0.5, 1.0])
-    noisy = noise_at(sample, 1.0, age, KeepSchedule(), np.random.default_rng(0))
-    noise = sample.images.patches - noisy.velocity
+    noisy = noise_at(sample, 1.0, [age], KeepSchedule(), np.random.default_rng(0))
+    noise = only(sample).patches - noisy.pieces[0].velocity
     time = np.repeat(age, [6, 4, 5]).astype(np.float32)[:, None]
-    np.testing.assert_allclose(noisy.images.patches, time * sample.images.patches + (1.0 - time) * noise, atol=1e-6)
-    assert noisy.is_moving.tolist() == [True, True, False]
+    np.testing.assert_allclose(only(noisy).patches, time * only(sample).patches + (1.0 - time) * noise, atol=1e-6)
+    assert noisy.pieces[0].is_moving.tolist() == [True, True, False]
 
 
-def images_of(grid: np.ndarray, time: Sequence[float], seed: int = 0) -> Images:
+def images_of(grid: np.ndarray, time: Sequence[float], seed: int = 0) -> Pieces:
     """Clean images that are to be noised to these times."""
-    patches = np.random.default_rng(seed).standard_normal((grid.prod(axis=1).sum(), 5), dtype=np.float32)
-    return Images(token=np.arange(len(grid)), time=np.array(time), grid=grid, patches=patches)
+    return pieces(range(len(grid)), with_time(grid), 5, time, seed)
+
+
+def noised(images: Pieces, rng: np.random.Generator) -> tuple[Pieces, np.ndarray]:
+    noisy = noise_pieces(images, images.time < 1.0, rng)
+    return noisy.pieces, noisy.velocity
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.999, 1.0]), min_size=1, max_size=5), seeds)
 def test_clean_and_moving_images_stand_side_by_side(times: list[float], seed: int) -> None:
     """In closed form: t * patch + (1 - t) * noise and patch - noise; a clean image keeps its bits and stands still."""
     images = images_of(np.random.default_rng(seed).integers(1, 4, size=(len(times), 2)), times, seed)
-    noisy, velocity = noise_images(images, np.random.default_rng(seed))
+    noisy, velocity = noised(images, np.random.default_rng(seed))
     noise = gaussian(np.random.default_rng(seed), images.patches.shape).astype(np.float64)
     time = images.per_patch(images.time)[:, None]
     np.testing.assert_allclose(noisy.patches, time * images.patches + (1.0 - time) * noise, rtol=0.0, atol=2e-6)
@@ -346,7 +374,7 @@ def test_clean_and_moving_images_stand_side_by_side(times: list[float], seed: in
 def test_clean_images_draw_no_noise(num_images: int) -> None:
     images, rng = images_of(np.tile([[2, 3]], (num_images, 1)), [1.0] * num_images), np.random.default_rng(0)
     state = rng.bit_generator.state
-    noisy, velocity = noise_images(images, rng)
+    noisy, velocity = noised(images, rng)
     np.testing.assert_array_equal(noisy.patches, images.patches)
     np.testing.assert_array_equal(velocity, np.zeros_like(images.patches))
     assert rng.bit_generator.state == state
@@ -356,14 +384,14 @@ def test_noising_leaves_the_sample_as_it_is() -> None:
     images = images_of(np.array([[2, 3], [1, 2]]), [0.5, 1.0])
     images.patches.flags.writeable = False
     before = images.patches.copy()
-    noise_images(images, np.random.default_rng(0))
+    noised(images, np.random.default_rng(0))
     np.testing.assert_array_equal(images.patches, before)
 
 
 def test_a_sample_of_clean_images_alone_draws_for_its_tokens_alone(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None, 1, 2], num_prompt=2, is_interleaved=False)
     rng, again = np.random.default_rng(0), np.random.default_rng(0)
-    noise_at(sample, 0.5, np.ones(1), KeepSchedule(), rng)
+    noise_at(sample, 0.5, [np.ones(1)], KeepSchedule(), rng)
     again.random(4)
     assert rng.random() == again.random()
 
@@ -387,8 +415,8 @@ def draw(make_sample: Callable[..., Sample], unchecked: Unchecked) -> Callable[[
     def draw_once(schedule: KeepSchedule) -> Draws:
         rng = np.random.default_rng(0)
         with unchecked():
-            times = [draw_times(sample, schedule, rng) for _ in range(NUM_DRAWS[schedule.kind])]
-        return Draws(schedule, np.array([text for text, _ in times]), np.array([age[0] for _, age in times]))
+            times = [draw_times(sample, schedule, LAWS, rng) for _ in range(NUM_DRAWS[schedule.kind])]
+        return Draws(schedule, np.array([text for text, _ in times]), np.array([age[0] for _, (age,) in times]))
 
     return draw_once
 
@@ -462,8 +490,8 @@ def test_independent_times_are_uniform_and_uncorrelated(
 ) -> None:
     sample, rng = make_sample([256, 1, None, None], is_interleaved=False), np.random.default_rng(0)
     with unchecked():
-        times = [draw_times(sample, KeepSchedule(), rng) for _ in range(10_000)]
-    table = np.array([(text, *ages) for text, ages in times])
+        times = [draw_times(sample, KeepSchedule(), LAWS, rng) for _ in range(10_000)]
+    table = np.array([(text, *ages) for text, (ages,) in times])
     for column in table.T:
         assert stats.kstest(column, "uniform").pvalue > 0.01
     assert np.abs(np.corrcoef(table.T) - np.eye(3)).max() < 0.04
@@ -482,7 +510,7 @@ def test_expected_numbers_of_kept_tokens_and_filled_slots(
     samples are complete."""
     sample, rng = make_sample([256] + [1] * LENGTH, is_interleaved=is_interleaved), np.random.default_rng(0)
     with unchecked():
-        noisy = [noise_sample(sample, KeepSchedule(), 0.0, rng) for _ in range(10_000)]
+        noisy = [noise_sample(sample, KeepSchedule(), 0.0, LAWS, rng) for _ in range(10_000)]
     kept = np.array([len(s.tokens) - 1 for s in noisy])
     filled = np.array([len(set(s.bag_slot.tolist())) for s in noisy])
     part = 0.5 if is_interleaved else 1.0
@@ -504,27 +532,27 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
     sample: Sample, schedule: KeepSchedule, seed: int
 ) -> None:
     whole = noise(sample, schedule, seed)
-    dropped = noise_sample(sample, schedule, 1.0, np.random.default_rng(seed))
-    moving = whole.is_moving
+    dropped = noise_sample(sample, schedule, 1.0, LAWS, np.random.default_rng(seed))
+    moving = whole.pieces[0].is_moving
     if not moving.any():
         np.testing.assert_array_equal(dropped.tokens, whole.tokens)
         return
     assert dropped.tokens.tolist() == [256] + [IMAGE] * int(moving.sum())
-    assert dropped.images.token.tolist() == list(range(1, int(moving.sum()) + 1))
+    assert only(dropped).token.tolist() == list(range(1, int(moving.sum()) + 1))
     assert not dropped.is_open.any()
     assert dropped.bag_tokens.size == 0
-    moving_patches = whole.images.per_patch(moving)
-    np.testing.assert_array_equal(dropped.images.patches, whole.images.patches[moving_patches])
-    np.testing.assert_array_equal(dropped.velocity, whole.velocity[moving_patches])
-    np.testing.assert_array_equal(dropped.images.grid, whole.images.grid[moving])
-    np.testing.assert_array_equal(dropped.images.time, whole.images.time[moving])
-    assert dropped.is_moving.all()
+    moving_patches = only(whole).per_patch(moving)
+    np.testing.assert_array_equal(only(dropped).patches, only(whole).patches[moving_patches])
+    np.testing.assert_array_equal(dropped.pieces[0].velocity, whole.pieces[0].velocity[moving_patches])
+    np.testing.assert_array_equal(only(dropped).grid, only(whole).grid[moving])
+    np.testing.assert_array_equal(only(dropped).time, only(whole).time[moving])
+    assert dropped.pieces[0].is_moving.all()
 
 
 def test_the_condition_is_dropped_as_often_as_asked(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
     sample, rng = make_sample([256, 1, None], num_prompt=2, is_interleaved=False), np.random.default_rng(0)
     with unchecked():
-        lengths = [len(noise_sample(sample, KeepSchedule(), 0.1, rng).tokens) for _ in range(10_000)]
+        lengths = [len(noise_sample(sample, KeepSchedule(), 0.1, LAWS, rng).tokens) for _ in range(10_000)]
     assert np.mean(np.array(lengths) == 2) == pytest.approx(0.1, abs=0.012)
 
 
@@ -533,6 +561,108 @@ def test_dropping_the_condition_twice_changes_nothing_more(sample: Sample, sched
     once = without_condition(noise(sample, schedule, seed))
     twice = without_condition(once)
     np.testing.assert_equal(asdict(once), asdict(twice))
+
+
+# Several modalities.
+
+KINDS = ((258, 16), (260, 5))  # token and elements of a patch
+TWO_LAWS = [TimeLaw(), TimeLaw(kind="logit_normal", shift_rows=2)]
+
+
+def story(num_prompt: int = 1, is_interleaved: bool = True) -> Sample:
+    """A word, an image, a sound, a word, a sound, an image."""
+    tokens = np.array([256, 1, 258, 260, 2, 260, 258])
+    return Sample(
+        key="test/story",
+        tokens=tokens,
+        is_target=np.arange(len(tokens)) >= num_prompt,
+        pieces=(pieces([2, 6], (1, 2, 2), 16, seed=1), pieces([3, 5], (3, 1, 1), 5, seed=2)),
+        is_interleaved=is_interleaved,
+    )
+
+
+@given(st.integers(1, 6), st.booleans(), some_schedule, seeds)
+def test_each_modality_keeps_its_own_tokens_grids_and_noise(
+    num_prompt: int, is_interleaved: bool, schedule: KeepSchedule, seed: int
+) -> None:
+    """Whatever of them is missing: patch = noisy patch + (1 - t) velocity in each, and no noise is used twice."""
+    sample = story(num_prompt, is_interleaved)
+    noisy = noise_sample(sample, schedule, 0.0, TWO_LAWS, np.random.default_rng(seed))
+    assert rebuild(noisy) == sample.tokens.tolist()
+    noises = []
+    for (token, _), clean, of_kind in zip(KINDS, sample.pieces, noisy.pieces, strict=True):
+        present = of_kind.pieces
+        assert np.flatnonzero(noisy.tokens == token).tolist() == present.token.tolist()
+        assert (present.time[~of_kind.is_moving] == 1.0).all()
+        time = present.per_patch(present.time.astype(np.float32))[:, None]
+        done = split(replace(present, patches=present.patches + (1.0 - time) * of_kind.velocity))
+        assert sum(any(np.allclose(part, own, atol=1e-5) for part in done) for own in split(clean)) == len(present)
+        begun = split(replace(present, patches=present.patches - time * of_kind.velocity))
+        noises += [part[0, :5].round(4) for part, moves in zip(begun, of_kind.is_moving, strict=True) if moves]
+    assert len({tuple(noise.tolist()) for noise in noises}) == len(noises)
+
+
+def test_a_modality_more_changes_neither_times_nor_text_of_the_first() -> None:
+    """Of the same state of the generator, with a sample of images alone: new data do not move the old."""
+    both = story(is_interleaved=False)
+    alone = replace(both, pieces=(both.pieces[0], pieces([], (1, 1, 1), 5)))
+    ages = [draw_times(each, KeepSchedule(), TWO_LAWS, np.random.default_rng(3)) for each in (both, alone)]
+    assert ages[0][0] == ages[1][0]
+    np.testing.assert_array_equal(ages[0][1][0], ages[1][1][0])
+
+
+@given(st.integers(1, 4), seeds)
+def test_a_dropped_condition_leaves_moving_pieces_of_all_modalities_in_reading_order(
+    num_prompt: int, seed: int
+) -> None:
+    whole = noise_sample(story(num_prompt), KeepSchedule(), 0.0, TWO_LAWS, np.random.default_rng(seed))
+    dropped = without_condition(whole)
+    moving = np.sort(np.concatenate([noisy.pieces.token[noisy.is_moving] for noisy in whole.pieces]))
+    assert dropped.tokens.tolist() == [256, *whole.tokens[moving].tolist()]
+    for (token, _), before, after in zip(KINDS, whole.pieces, dropped.pieces, strict=True):
+        assert (dropped.tokens[after.pieces.token] == token).all()
+        own = before.pieces.per_patch(before.is_moving)
+        np.testing.assert_array_equal(after.pieces.patches, before.pieces.patches[own])
+        np.testing.assert_array_equal(after.velocity, before.velocity[own])
+        assert after.is_moving.all()
+        assert len(after.pieces) == before.is_moving.sum()
+
+
+def test_the_condition_of_a_sound_is_dropped_too() -> None:
+    """Whatever modality moves."""
+    sample = story(num_prompt=5, is_interleaved=False)  # the last two pieces are targets: a sound and an image
+    sample = replace(
+        sample,
+        tokens=sample.tokens[:6],
+        is_target=sample.is_target[:6],
+        pieces=(sample.pieces[0].take(np.array([0])), sample.pieces[1]),
+    )
+    dropped = noise_sample(sample, KeepSchedule(), 1.0, TWO_LAWS, np.random.default_rng(0))
+    assert dropped.tokens.tolist() == [256, 260]
+    assert [len(noisy.pieces) for noisy in dropped.pieces] == [0, 1]
+
+
+@pytest.mark.parametrize("num_given", [0, 1, 3])
+def test_what_is_only_given_has_no_velocity_and_draws_no_noise(num_given: int) -> None:
+    given_only = pieces(range(1, 1 + num_given), (1, 2, 2), 6, is_given_only=True)
+    moving = pieces([1 + num_given], (1, 1, 2), 16)
+    tokens = np.arange(2 + num_given)
+    sample = Sample(
+        key="test/seen",
+        tokens=tokens,
+        is_target=tokens > num_given,
+        pieces=(given_only, moving),
+        is_interleaved=False,
+    )
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
+    noisy = noise_at(sample, 1.0, [np.ones(num_given), np.array([0.5])], KeepSchedule(), rng)
+    seen, painted = noisy.pieces
+    assert seen.velocity.shape == (4 * num_given, 0)
+    assert not seen.is_moving.any()
+    np.testing.assert_array_equal(seen.pieces.patches, given_only.patches)
+    again.random(len(tokens))
+    np.testing.assert_allclose(painted.velocity, moving.patches - gaussian(again, moving.patches.shape), atol=1e-6)
+    assert without_condition(noisy).pieces[0].velocity.shape == (0, 0)
 
 
 # Generators.

@@ -5,20 +5,24 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import Losses, PackedBatch
+from oneflow_dist.containers import Losses, NoisySample, PackedBatch
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.data.packing import pack
 from oneflow_dist.guard.bad_batches import keep_suspects, read_bad_batch
 from oneflow_dist.inspection import digest
 from tests.launching import Launcher
 from tests.messages import names
+from tests.modalities import SOUND, VISION, with_pieces
+from tests.pieces import is_same_pack
 
 CPU = torch.device("cpu")
-NUM_LOSSES = len(dataclasses.fields(Losses))
+NUM_LOSSES = len(dataclasses.fields(Losses))  # of one modality
 SMALL = ("data.rows_per_pack=256", "data.tokens_per_pack=192", "data.bag_tokens_per_pack=128")
 
 
@@ -41,6 +45,20 @@ def test_a_kept_batch_is_read_again_bitwise(batches: list[PackedBatch], tmp_path
     assert names(where, 0)
     assert names(kept, *keys[:8], len(keys), f"{tmp_path}/bad-batch-*.pt")
     assert all(key not in kept for key in keys[8:])
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_kept_batch_of_several_modalities_is_read_again_bitwise(
+    make_noisy: Callable[..., NoisySample], make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """The last loss of velocity is what was not finite."""
+    kinds, rng = make_config(*SOUND, *VISION).modality, np.random.default_rng(0)
+    more = [(kinds["sound"], [(4, 1, 1), (2, 1, 1)]), (kinds["vision"], [(1, 2, 2)])]
+    batch = pack([with_pieces(make_noisy(rng), rng, more)], None)
+    own = torch.ones(1, NUM_LOSSES + 2)
+    own[0, -2] = math.inf
+    keep_suspects(own, [batch], 1, str(tmp_path))
+    assert is_same_pack(read_bad_batch(next(tmp_path.iterdir())), batch)
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -72,7 +90,7 @@ def test_all_ranks_name_the_same_batches_and_a_few_are_kept(
     num_bad: int, expected: set[str], launcher: Launcher, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     path, folder = tmp_path / "config.toml", tmp_path / "run"
-    path.write_text(write_config(make_config("data.packs_per_step=10", "data.images_per_pack=48", *SMALL)))
+    path.write_text(write_config(make_config("data.packs_per_step=10", "modality.image.per_pack=48", *SMALL)))
     folder.mkdir()
     first, second = launcher.call(2, keep_on_ranks, str(path), num_bad, str(folder))
     assert first == second

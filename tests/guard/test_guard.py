@@ -35,10 +35,10 @@ TrainCommand = Callable[..., list[str]]
 def make_parts(make_config: Callable[..., Config], tmp_path: Path, group_of_one: None) -> MakeParts:
     """What `train_step` takes, on this process."""
     sizes = {"packs_per_step": 2, "rows_per_pack": 256, "tokens_per_pack": 192, "bag_tokens_per_pack": 128}
-    sizes |= {"images_per_pack": 48, "sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
+    sizes |= {"sequences_per_pack": 64, "max_sample_rows": 64, "window_samples": 32}
 
     def make(*overrides: str) -> tuple[OneFlow, AdamW, MovingAverage, list[PackedBatch], Config, Guard]:
-        fixed = [f"data.{key}={size}" for key, size in sizes.items()]
+        fixed = ["modality.image.per_pack=48", *(f"data.{key}={size}" for key, size in sizes.items())]
         config = make_config(f"run.folder={tmp_path}", *fixed, *overrides)
         model = build_model(config, make_mesh(config, 1, "cpu"), CPU)
         optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
@@ -63,15 +63,15 @@ def test_a_skipped_step_leaves_weights_moments_and_adams_clock_alone(
 ) -> None:
     model, optimizer, ema, batches, config, guard = make_parts("guard.max_skipped_steps=1")
     assert step_of(guard, model, optimizer, ema, batches, 1, config).skipped == ""
-    before, patch = state_of(model, optimizer), batches[1].patches[0].clone()
-    batches[1].patches[0] = math.inf
+    before, patch = state_of(model, optimizer), batches[1].pieces[0].patches[0].clone()
+    batches[1].pieces[0].patches[0] = math.inf
     assert step_of(guard, model, optimizer, ema, batches, 2, config).skipped == "not finite"
     assert all(torch.equal(*pair) for pair in zip(state_of(model, optimizer), before, strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert names(capsys.readouterr().out, 2, 0, "zero", 1, "guard.max_skipped_steps", 1)
     assert [path.name for path in tmp_path.iterdir()] == ["bad-batch-step-00000002-rank-0-pack-1.pt"]
 
-    batches[1].patches[0] = patch
+    batches[1].pieces[0].patches[0] = patch
     assert step_of(guard, model, optimizer, ema, batches, 3, config).skipped == ""
     assert float(optimizer.clock) == 2.0
     assert (guard.state.accepted, guard.state.skipped) == (2, 1)
@@ -79,7 +79,7 @@ def test_a_skipped_step_leaves_weights_moments_and_adams_clock_alone(
 
 def test_the_skip_beyond_the_budget_ends_the_run(make_parts: MakeParts) -> None:
     model, optimizer, ema, batches, config, guard = make_parts("guard.max_skipped_steps=1")
-    batches[0].patches[0] = math.nan
+    batches[0].pieces[0].patches[0] = math.nan
     step_of(guard, model, optimizer, ema, batches, 1, config)
     before = state_of(model, optimizer)
     with pytest.raises(FloatingPointError, match=naming(2, 0, "guard.max_skipped_steps", 1, "optim.lr")):
@@ -102,7 +102,7 @@ def test_a_spike_is_skipped_and_named_with_the_pack_of_the_highest_loss(
     norm = step_of(guard, model, optimizer, ema, batches, 1, config).grad_norm
     guard = Guard(config, GuardState(norm_mean=norm, accepted=WARMUP_STEPS))
     before = state_of(model, optimizer)
-    batches[1].velocity[:] *= 100.0
+    batches[1].pieces[0].velocity[:] *= 100.0
     metrics = step_of(guard, model, optimizer, ema, batches, 2, config)
     assert metrics.skipped == "spike"
     assert metrics.grad_norm > 5 * norm
@@ -110,7 +110,8 @@ def test_a_spike_is_skipped_and_named_with_the_pack_of_the_highest_loss(
     assert guard.state.norm_mean == pytest.approx(norm)  # what was skipped is not in the mean
     norms = f"{metrics.grad_norm:g}", f"{norm:g}"
     assert names(capsys.readouterr().out, 2, *norms, "guard.spike_factor", 5, 0, batches[1].keys[0])
-    assert torch.equal(read_bad_batch(next(tmp_path.glob("bad-batch-*.pt"))).velocity, batches[1].velocity)
+    (kept,) = read_bad_batch(next(tmp_path.glob("bad-batch-*.pt"))).pieces
+    assert torch.equal(kept.velocity, batches[1].pieces[0].velocity)
 
 
 BROKEN_STEPS = """
@@ -124,10 +125,10 @@ make_step = training.train_step
 
 def train_step(model, optimizer, ema, batches, step, config, guard):
     if step == 3 and dist.get_rank() == 1:
-        batches[-1].patches[0, 0] = float("nan")
+        batches[-1].pieces[0].patches[0, 0] = float("nan")
     if step == 26:
         for batch in batches:
-            batch.velocity[:] *= 1000.0
+            batch.pieces[0].velocity[:] *= 1000.0
     return make_step(model, optimizer, ema, batches, step, config, guard)
 
 
@@ -168,9 +169,9 @@ def test_a_kept_batch_repeats_what_was_wrong_with_it(broken_run: tuple[Run, list
     model, config = load_model(run.folder)
     (path,) = run.folder.glob("bad-batch-step-00000003-*.pt")
     batch = read_bad_batch(path)
-    assert not are_finite(compute_losses(model(batch), batch, batch.counts, config.flow))
-    mended = replace(batch, patches=batch.patches.nan_to_num(0.0))
-    assert are_finite(compute_losses(model(mended), mended, batch.counts, config.flow))
+    assert not are_finite(compute_losses(model(batch), batch, batch.counts, config))
+    mended = replace(batch, pieces=tuple(replace(p, patches=p.patches.nan_to_num(0.0)) for p in batch.pieces))
+    assert are_finite(compute_losses(model(mended), mended, batch.counts, config))
 
 
 def test_a_run_resumed_between_broken_steps_is_bitwise_the_unbroken_one(

@@ -3,14 +3,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import Counts
-from oneflow_dist.model.flops import describe, num_parameters, step_flops, training_flops
+from oneflow_dist.containers import Counts, PackedPieces
+from oneflow_dist.model.flops import describe, flops_by_part, num_parameters, step_flops, training_flops
 from oneflow_dist.model.oneflow import OneFlow
+from tests.modalities import overrides, packed
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +66,68 @@ def test_flops_of_a_pair_are_two_products_of_the_width_in_every_layer(llama_1b: 
 
 
 def test_a_step_counts_what_is_there_and_not_the_padding(config: Config) -> None:
-    counts = replace(Counts.zeros(), rows=100, attention_pairs=900, filled_slots=7)
-    expected = training_flops(config, 100, 900, 7)
-    assert step_flops(counts, config) == expected
-    full = replace(
-        counts, padded_rows=4096, open_slots=80, text_tokens=90, sequences=11, bag_tokens=30, image_elements=5
-    )
-    assert step_flops(full, config) == expected
+    counts = replace(Counts.zeros(1), rows=100, attention_pairs=900, filled_slots=7, patches=(40,))
+    expected = training_flops(config, 100, 900, 7, (40,))
+    assert step_flops(counts, config) == expected > training_flops(config, 100, 900, 7)
+    rest = {"open_slots": 80, "text_tokens": 90, "sequences": 11, "bag_tokens": 30, "moving_elements": (5,)}
+    assert step_flops(replace(counts, padded_rows=4096, **rest), config) == expected
 
 
 def test_causal_rows_meet_half_of_the_pairs(make_config: Callable[..., Config]) -> None:
     config = make_config("model.is_causal=true")
-    counts = replace(Counts.zeros(), rows=100, attention_pairs=900, filled_slots=7)
+    counts = replace(Counts.zeros(1), rows=100, attention_pairs=900, filled_slots=7)
     assert step_flops(counts, config) == training_flops(config, 100, 450, 7)
+
+
+ADAPTERS = {
+    "linear": {},
+    "linear, modulated": {"time_conditioning": "adaln"},
+    "two layers": {"adapter": "two_layer", "adapter_width": 20},
+    "U-Net of pictures": {"adapter": "unet", "adapter_width": 4, "time_conditioning": "adaln"},
+    "U-Net of sounds": {"adapter": "unet", "adapter_width": 6, "shape": [12], "patch": [3]},
+    "U-Net of videos": {"adapter": "unet", "adapter_width": 3, "shape": [2, 4, 4], "patch": [2, 2, 1]},
+    "given": {"adapter": "two_layer", "adapter_width": 20, "understanding": "features", "loss_weight": 0.0},
+}
+
+
+class Way(nn.Module):
+    """Of patches through their adapter, as if there were no trunk between."""
+
+    def __init__(self, adapter: Any):
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, pieces: PackedPieces) -> Tensor:
+        encoded = self.adapter.encode(pieces)
+        velocity = self.adapter.decode(encoded.rows, pieces, encoded)
+        return velocity if velocity.shape[1] else encoded.rows
+
+
+@pytest.mark.parametrize("keys", ADAPTERS.values(), ids=ADAPTERS)
+def test_flops_of_adapters_are_those_of_the_products_that_torch_counts(
+    keys: dict[str, object], make_config: Callable[..., Config]
+) -> None:
+    """Of a pack of two kinds, on patches whose gradient is asked for, as every product's is in the formula."""
+    own = {"channels": 3, "shape": [4, 4], "patch": [2, 2], **keys}
+    config = make_config(*overrides("kind", **own))
+    modality = config.modality["kind"]
+    sides = {1: [(3, 1, 1), (2, 1, 1)], 2: [(1, 2, 3), (1, 1, 1)], 3: [(1, 2, 3), (2, 1, 1)]}[modality.dimensions]
+    pieces = packed(sides, modality.patch_elements)
+    pieces.patches.requires_grad_()
+    way = Way(OneFlow(config).adapters["kind"])
+    with FlopCounterMode(display=False) as counter:
+        way(pieces).sum().backward()
+    counts = counter.get_flop_counts()
+    products = [
+        name
+        for name, layer in way.named_modules()
+        if isinstance(layer, nn.Linear) and not {"time", "modulation"} & set(name.split("."))
+    ]
+    counted = sum(sum(counts[f"Way.{name}"].values()) for name in products)
+    assert flops_by_part(config, 0, 0, 0, (0, len(pieces.patches)))["adapters"] == counted > 0
+    assert len(products) == {"linear": 1, "two_layer": 2, "unet": 16}[modality.adapter] * (
+        2 if modality.is_target and modality.adapter != "unet" else 1
+    )
 
 
 def test_parameters_are_counted_once(make_config: Callable[..., Config]) -> None:
@@ -94,4 +147,4 @@ def test_a_description_names_every_part_and_its_size(config: Config) -> None:
     assert sizes == {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert sum(sizes.values()) == total
     assert "rows per step         2,048  (1 packs)" in lines
-    assert "images of 4 rows" in lines[-1]
+    assert "384 pieces (image) of 4 rows" in lines[-1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,27 @@ from oneflow_dist.model.initialization import all_indices, first_value, initiali
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.sharding import cut_weights
 from tests.launching import Launcher
+from tests.modalities import SOUND, UNET, VISION, noisy_pieces
 
 CPU = torch.device("cpu")
 MLP_WIDTH = 51  # of which no two ranks hold alike many
 LAYOUTS = [(1, 4, 1), (2, 2, 1), (1, 2, 2), (1, 1, 4)]  # ranks along replicate, shard, tensor
+
+
+BLOCKS = ("elements_in", "patches_in", "patches_out", "elements_out")
+
+
+def text_of(length: int) -> NoisySample:
+    """As many tokens, with nothing missing."""
+    return NoisySample(
+        key="test/text",
+        tokens=np.arange(length),
+        is_open=np.ones(length, dtype=bool),
+        bag_tokens=np.zeros(0, dtype=np.int64),
+        bag_slot=np.zeros(0, dtype=np.int64),
+        pieces=(),
+        text_time=0.5,
+    )
 
 
 def first_model(config: Config, seed: int = 0) -> OneFlow:
@@ -44,24 +62,26 @@ def test_a_new_model_is_undecided(
     image_conditioning: str,
 ) -> None:
     """P(nothing missing) = 1/2, rate 1, all tokens alike, no velocity."""
-    config = make_config(f"heads.time_conditioning={conditioning}", f"image.time_conditioning={image_conditioning}")
+    config = make_config(
+        f"heads.time_conditioning={conditioning}", f"modality.image.time_conditioning={image_conditioning}"
+    )
     batch = pack([make_noisy(np.random.default_rng(0), num_images=2)], None)
     prediction = first_model(config)(batch)
     assert prediction.zero_logit.unique().tolist() == [0.0]
     assert prediction.log_rate.unique().tolist() == [0.0]
-    assert prediction.velocity.unique().tolist() == [0.0]
+    assert prediction.velocity[0].unique().tolist() == [0.0]
     assert prediction.bag_loss.item() == pytest.approx(4 * math.log(config.model.vocab_size))  # of four bag tokens
 
 
 def test_a_new_model_passes_gradients_to_all_that_feeds_its_silent_outputs(
     make_config: Callable[..., Config], make_noisy: Callable[..., NoisySample]
 ) -> None:
-    model = first_model(make_config("image.time_conditioning=adaln"))
+    model = first_model(make_config("modality.image.time_conditioning=adaln"))
     names = [name for name, p in model.named_parameters() if not p.any() and name.endswith("weight")]
     assert sorted(names) == sorted(
         [
-            "adapter.modulation.linear.weight",
-            "adapter.out.weight",
+            "adapters.image.modulation.linear.weight",
+            "adapters.image.velocity.last.weight",
             "blocks.0.modulation.linear.weight",
             "blocks.1.modulation.linear.weight",
             "heads.modulation.linear.weight",
@@ -72,8 +92,24 @@ def test_a_new_model_passes_gradients_to_all_that_feeds_its_silent_outputs(
     )
 
 
+def test_every_kind_of_adapter_starts_silent_and_passes_gradients_on(make_config: Callable[..., Config]) -> None:
+    """Without a velocity, and blocks of the U-Net as identities; all that feeds these outputs is not zero."""
+    sound = (*SOUND, "modality.sound.adapter=two_layer", "modality.sound.adapter_width=20")
+    config = make_config(*UNET, *sound, *VISION)
+    model = first_model(config)
+    blocks = [f"unet.{part}.{layer}" for part in BLOCKS for layer in ("last", "modulation.linear")]
+    silent = {f"adapters.image.{name}.weight" for name in ("unet.last", *blocks)}
+    silent.add("adapters.sound.velocity.last.weight")
+    adapters = {name: p for name, p in model.named_parameters() if name.startswith("adapters.")}
+    assert {name for name, p in adapters.items() if not p.any() and name.endswith("weight")} == silent
+    rng = np.random.default_rng(0)
+    pieces = [noisy_pieces(rng, modality, [3 * n + 1]) for n, modality in enumerate(config.modality.values())]
+    prediction = model(pack([replace(text_of(12), pieces=tuple(pieces))], None))
+    assert [v.unique().tolist() for v in prediction.velocity] == [[0.0], [0.0], []]
+
+
 def test_norms_start_at_one_and_biases_at_zero(make_config: Callable[..., Config]) -> None:
-    model = first_model(make_config("image.time_conditioning=adaln"))
+    model = first_model(make_config("modality.image.time_conditioning=adaln"))
     for name, parameter in model.named_parameters():
         if "norm" in name:
             assert parameter.unique().tolist() == [1.0], name
@@ -89,8 +125,8 @@ def test_norms_start_at_one_and_biases_at_zero(make_config: Callable[..., Config
         ("blocks.0.attention.out.weight", (64, 256), 1 / 16 / 8**0.5),
         ("blocks.0.mlp.down.weight", (64, 256), 1 / 16 / 8**0.5),
         ("embed.weight", (500, 64), 1 / 8),
-        ("adapter.embed.weight", (64, 64), 1 / 8),
-        ("image_time.out.weight", (64, 64), 1 / 8),
+        ("adapters.image.embed.last.weight", (64, 64), 1 / 8),
+        ("adapters.image.time.out.weight", (64, 64), 1 / 8),
     ],
 )
 def test_projections_start_at_the_spread_of_their_inputs(name: str, shape: tuple[int, int], std: float) -> None:
@@ -106,7 +142,7 @@ def test_first_values_depend_on_seed_and_name_alone(make_config: Callable[..., C
     torch.manual_seed(2)
     deeper = dict(first_model(make_config("model.num_layers=3"), seed=5).named_parameters())
     other = dict(first_model(make_config(), seed=6).named_parameters())
-    for name in ("embed.weight", "blocks.1.attention.qkv.weight", "adapter.embed.weight"):
+    for name in ("embed.weight", "blocks.1.attention.qkv.weight", "adapters.image.embed.last.weight"):
         assert torch.equal(one[name], deeper[name]), name
         assert not torch.equal(one[name], other[name]), name
     assert not torch.equal(one["blocks.0.mlp.gate_up.weight"], one["blocks.1.mlp.gate_up.weight"])

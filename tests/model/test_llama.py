@@ -23,8 +23,10 @@ from oneflow_dist.model.llama import (
 )
 from oneflow_dist.model.oneflow import OneFlow
 from tests.messages import naming
+from tests.modalities import SOUND, UNET
 
 OF_MODEL = ("width", "num_layers", "num_attention_heads", "num_kv_heads", "mlp_width", "vocab_size", "norm_eps")
+READS_THE_STREAM = ("adapters.image.unet.norm.weight", "adapters.sound.norm.weight")  # as the norm before the heads
 ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 ROPE |= {"original_max_position_embeddings": 8192}
 
@@ -54,7 +56,8 @@ def as_stored(config: Config) -> dict[str, Tensor]:
 
 @pytest.fixture(params=["true", "false"], ids=["tied", "untied"])
 def any_config(request: pytest.FixtureRequest, make_config: Callable[..., Config]) -> Config:
-    return make_config(f"model.tie_embeddings={request.param}", "image.time_conditioning=adaln")
+    """Images by a U-Net, in modulated blocks, and sounds."""
+    return make_config(f"model.tie_embeddings={request.param}", *UNET, *SOUND)
 
 
 def test_stored_names_and_shapes_are_those_of_transformers(any_config: Config) -> None:
@@ -163,7 +166,7 @@ def test_first_weights_are_llamas_and_for_the_rest_those_of_a_run_from_nothing(a
     assert {name: tensor.shape for name, tensor in tensors.items()} == shapes
     seed, num_layers = any_config.run.seed, any_config.model.num_layers
     for name, tensor in tensors.items():
-        if name == "adapter.norm.weight":
+        if name in READS_THE_STREAM:
             assert tensor is stored["model.norm.weight"]
         elif name in new:
             assert torch.equal(tensor, first_value(name, shapes[name], seed, num_layers, all_indices(shapes[name])))
@@ -174,8 +177,9 @@ def test_first_weights_are_llamas_and_for_the_rest_those_of_a_run_from_nothing(a
             assert parts.keys() == set(there)
             assert all(torch.equal(part, stored[n]) for n, part in parts.items())
     others = [there for name in shapes.keys() - set(new) for there in stored_names(name)]
-    assert len(others) == len(stored) + 1
-    assert all(part in " ".join(new) for part in ("adapter.out", "image_time", "heads.zero", "modulation"))
+    assert len(others) == len(stored) + len(READS_THE_STREAM)
+    parts = ("image.unet.last", "sound.velocity.last", "image.time", "heads.zero", "modulation")
+    assert all(part in " ".join(new) for part in parts)
 
 
 def test_a_folder_of_our_own_brings_all_of_its_weights(any_config: Config) -> None:
@@ -191,7 +195,7 @@ def test_a_folder_of_our_own_brings_all_of_its_weights(any_config: Config) -> No
     ("change", "named"),
     [
         ("drop", (1, "model.layers.1.mlp.up_proj.weight")),
-        ("add", (1, "oneflow.heads.other.weight", "[heads]", "[image]")),
+        ("add", (1, "oneflow.heads.other.weight", "[heads]", "[modality]")),
         ("cut", ("model.layers.1.mlp.up_proj.weight", "[48, 31]", "[48, 32]")),
         ("narrow", ("model.embed_tokens.weight", "[512, 31]", "embed.weight", "[512, 32]")),
     ],

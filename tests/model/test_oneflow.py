@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,18 @@ from torch import Tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Counts, NoisySample, PackedBatch, Prediction
-from oneflow_dist.data.packing import pack
+from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.model.adapters import Encoded
 from oneflow_dist.model.oneflow import OneFlow
+from tests.modalities import SOUND, UNET, VIDEO, VISION, Grid, with_pieces
 
 VARIANTS = {
-    "paper": ["heads.time_conditioning=none", "image.time_conditioning=added", "model.tie_embeddings=true"],
-    "token": ["heads.time_conditioning=token", "image.time_conditioning=added"],
-    "adaln": ["heads.time_conditioning=adaln", "image.time_conditioning=adaln"],
+    "paper": ["heads.time_conditioning=none", "modality.image.time_conditioning=added", "model.tie_embeddings=true"],
+    "token": ["heads.time_conditioning=token", "modality.image.time_conditioning=added"],
+    "adaln": ["heads.time_conditioning=adaln", "modality.image.time_conditioning=adaln"],
+    "three kinds": [*UNET, *SOUND, *VISION],  # modulated, with a time that is added, and without a time
 }
-ROOM = Capacity(rows=70, tokens=40, bag_tokens=30, images=8, patches=32, sequences=9)
-FIELDS = ("zero_logit", "log_rate", "velocity", "slot_hidden")
 Maker = Callable[..., OneFlow]
 
 
@@ -31,13 +33,60 @@ def variant(request: pytest.FixtureRequest, make_config: Callable[..., Config]) 
 
 
 @pytest.fixture
-def samples(make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
-    """Text with an image, text alone, one token alone, one token with two images; three grids."""
+def samples(request: pytest.FixtureRequest, make_noisy: Callable[..., NoisySample]) -> list[NoisySample]:
+    """Text with an image, text alone, one token alone, one token with two images; three grids.
+
+    Where the variant has more kinds of pieces, the first has one of each, and the last two sounds of other lengths.
+    """
     rng = np.random.default_rng(0)
-    return [
+    found = [
         make_noisy(rng, num_tokens=n, num_images=i, num_bag_tokens=b, grid=grid)
         for n, i, b, grid in ((6, 1, 4, (2, 2)), (9, 0, 3, (1, 1)), (1, 0, 2, (1, 1)), (1, 2, 0, [(1, 3), (4, 2)]))
     ]
+    variant = request.getfixturevalue("variant") if "variant" in request.fixturenames else None
+    if variant is None or len(variant.modality) == 1:
+        return found
+    sound, vision = variant.modality["sound"], variant.modality["vision"]
+    grids: list[tuple[list[Grid], list[Grid]]] = [
+        ([(4, 1, 1)], [(1, 2, 2)]),
+        ([], []),
+        ([], []),
+        ([(2, 1, 1), (5, 1, 1)], []),
+    ]
+    return [
+        with_pieces(sample, rng, [(sound, sounds), (vision, visions)])
+        for sample, (sounds, visions) in zip(found, grids, strict=True)
+    ]
+
+
+def with_room(samples: list[NoisySample]) -> Capacity:
+    """More of everything than they need."""
+    size = size_of(samples)
+    return Capacity(
+        rows=size.rows + 20,
+        tokens=size.tokens + 20,
+        bag_tokens=size.bag_tokens + 20,
+        sequences=size.sequences + 5,
+        pieces=tuple(count + 5 for count in size.pieces),
+        patches=tuple(count + 10 for count in size.patches),
+    )
+
+
+def fields_of(prediction: Prediction) -> dict[str, Tensor]:
+    """All but the bag loss, which is one number."""
+    velocities = {f"velocity {n}": velocity for n, velocity in enumerate(prediction.velocity) if velocity.shape[1]}
+    return {name: getattr(prediction, name) for name in ("zero_logit", "log_rate", "slot_hidden")} | velocities
+
+
+def velocity_of(prediction: Prediction) -> Tensor:
+    """Of all pieces, end to end."""
+    return torch.cat([velocity.flatten() for velocity in prediction.velocity])
+
+
+def with_images(sample: NoisySample, **changes: np.ndarray) -> NoisySample:
+    """The sample with images of another time, grid or content."""
+    noisy, *others = sample.pieces
+    return replace(sample, pieces=(replace(noisy, pieces=replace(noisy.pieces, **changes)), *others))
 
 
 @pytest.fixture
@@ -57,19 +106,20 @@ def predict(model: OneFlow, samples: list[NoisySample], capacity: Capacity | Non
 
 def assert_close(actual: Prediction, expected: Prediction, tolerance: float = 1e-6) -> None:
     """The largest error, measured against the largest value."""
-    for name in FIELDS:
-        values = getattr(expected, name)
+    found = fields_of(actual)
+    assert found.keys() == fields_of(expected).keys()
+    for name, values in fields_of(expected).items():
         scale = values.abs().max().item() if values.numel() else 1.0
-        torch.testing.assert_close(getattr(actual, name), values, rtol=0.0, atol=tolerance * scale)
+        torch.testing.assert_close(found[name], values, rtol=0.0, atol=tolerance * scale)
 
 
-def cut(prediction: Prediction, tokens: slice, patches: slice) -> Prediction:
+def cut(prediction: Prediction, tokens: slice, *patches: slice) -> Prediction:
     """All but the bag loss, which is one number."""
     return Prediction(
         zero_logit=prediction.zero_logit[tokens],
         log_rate=prediction.log_rate[tokens],
         bag_loss=prediction.bag_loss,
-        velocity=prediction.velocity[patches],
+        velocity=tuple(velocity[own] for velocity, own in zip(prediction.velocity, patches, strict=True)),
         slot_hidden=prediction.slot_hidden[tokens],
     )
 
@@ -79,10 +129,10 @@ def spans(counts: list[int]) -> list[slice]:
     return [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True)]
 
 
-def parts_of(samples: list[NoisySample]) -> list[tuple[slice, slice]]:
-    """Where each sample's slots and patches lie in a pack."""
-    sizes = [[len(getattr(s, name)) for s in samples] for name in ("tokens", "velocity")]
-    return list(zip(*(spans(size) for size in sizes), strict=True))
+def parts_of(samples: list[NoisySample]) -> list[tuple[slice, ...]]:
+    """Where each sample's slots, and its patches of each modality, lie in a pack."""
+    sizes = [[len(sample.tokens), *(len(noisy.velocity) for noisy in sample.pieces)] for sample in samples]
+    return list(zip(*(spans(list(size)) for size in zip(*sizes, strict=True)), strict=True))
 
 
 def test_predictions_differ_between_slots_and_images(
@@ -90,8 +140,8 @@ def test_predictions_differ_between_slots_and_images(
 ) -> None:
     """What the tests below compare is not constant."""
     prediction = predict(make_model(variant), samples)
-    for name in FIELDS:
-        assert getattr(prediction, name).std(dim=0).min() > 1e-2, name
+    for name, values in fields_of(prediction).items():
+        assert values.std(dim=0).min() > 1e-2, name
 
 
 def test_packed_and_unpacked_predictions_agree(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
@@ -104,17 +154,15 @@ def test_packed_and_unpacked_predictions_agree(variant: Config, samples: list[No
 
 def test_padding_changes_no_prediction(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     model = make_exact(variant)
-    plain, padded = predict(model, samples), predict(model, samples, ROOM)
-    num_tokens, num_patches = len(plain.zero_logit), len(plain.velocity)
-    assert (len(padded.zero_logit), len(padded.velocity)) == (num_tokens, num_patches)
-    assert_close(cut(padded, slice(num_tokens), slice(num_patches)), plain)
+    plain, padded = predict(model, samples), predict(model, samples, with_room(samples))
+    assert_close(padded, plain)
     torch.testing.assert_close(padded.bag_loss, plain.bag_loss)
 
 
 def gradients_of(model: OneFlow, config: Config, batches: list[PackedBatch]) -> dict[str, Tensor]:
     counts = sum((batch.counts for batch in batches), Counts.zeros())
     for batch in batches:
-        compute_losses(model(batch), batch, counts, config.flow).total.backward()
+        compute_losses(model(batch), batch, counts, config).total.backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -127,7 +175,8 @@ def assert_same_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor]
 
 
 def test_padding_changes_no_gradient(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
-    plain, padded = (gradients_of(make_exact(variant), variant, [pack(samples, capacity)]) for capacity in (None, ROOM))
+    packs = [pack(samples, capacity) for capacity in (None, with_room(samples))]
+    plain, padded = (gradients_of(make_exact(variant), variant, [batch]) for batch in packs)
     assert_same_gradients(padded, plain)
 
 
@@ -146,30 +195,27 @@ def test_the_shape_of_an_image_is_seen(
     """The same patches as 2 x 3 and as 3 x 2."""
     model = make_model(config)
     sample = make_noisy(np.random.default_rng(0), grid=(2, 3))
-    wide, high = (
-        predict(model, [replace(sample, images=replace(sample.images, grid=np.array([grid])))])
-        for grid in ((2, 3), (3, 2))
-    )
-    assert not torch.isclose(wide.velocity, high.velocity).all()
+    wide, high = (predict(model, [with_images(sample, grid=np.array([grid]))]) for grid in ((1, 2, 3), (1, 3, 2)))
+    assert not torch.isclose(velocity_of(wide), velocity_of(high)).all()
 
 
 def test_every_parameter_gets_a_gradient(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
     batch = pack(samples, None)
-    compute_losses(model(batch), batch, batch.counts, variant.flow).total.backward()
+    compute_losses(model(batch), batch, batch.counts, variant).total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_no_document_sees_another(variant: Config, samples: list[NoisySample], make_exact: Maker) -> None:
     """One document gets other tokens, another image and another time; the others' predictions stay as they were."""
     model = make_exact(variant)
-    before, images = predict(model, samples), samples[0].images
-    changed = replace(
-        samples[0],
-        tokens=(samples[0].tokens + 1) % 256,
-        images=replace(images, patches=images.patches + 1.0, time=images.time / 2),
-        text_time=samples[0].text_time / 2,
-    )
+    before, first = predict(model, samples), samples[0]
+    pieces = [
+        replace(noisy, pieces=replace(noisy.pieces, patches=noisy.pieces.patches + 1.0, time=noisy.pieces.time / 2))
+        for noisy in first.pieces
+    ]
+    tokens = (first.tokens + 1) % 256
+    changed = replace(first, tokens=tokens, pieces=tuple(pieces), text_time=first.text_time / 2)
     after = predict(model, [changed, *samples[1:]])
     own, *others = parts_of(samples)
     assert not torch.isclose(cut(before, *own).zero_logit, cut(after, *own).zero_logit).any()
@@ -188,9 +234,13 @@ def test_every_slot_sees_every_token_and_image_of_its_document(
         tokens[place] = (tokens[place] + 1) % 256
         after = predict(model, [replace(sample, tokens=tokens)])
         assert (after.zero_logit != before.zero_logit).all()
-        assert (after.velocity != before.velocity).all()
-    after = predict(model, [replace(sample, images=replace(sample.images, patches=sample.images.patches + 1.0))])
-    assert (after.zero_logit != before.zero_logit).all()
+        assert (velocity_of(after) != velocity_of(before)).all()
+    for number, noisy in enumerate(sample.pieces):
+        pieces = list(sample.pieces)
+        pieces[number] = replace(noisy, pieces=replace(noisy.pieces, patches=noisy.pieces.patches + 1.0))
+        after = predict(model, [replace(sample, pieces=tuple(pieces))])
+        assert (after.zero_logit != before.zero_logit).all()
+        assert (velocity_of(after) != velocity_of(before)).all()
 
 
 def test_order_of_tokens_matters(config: Config, samples: list[NoisySample], make_model: Maker) -> None:
@@ -208,7 +258,14 @@ def test_text_time_reaches_the_heads_only_where_they_are_conditioned(
     model = make_model(config)
     early, late = (predict(model, [replace(samples[0], text_time=time)]) for time in (0.1, 0.9))
     assert torch.equal(early.zero_logit, late.zero_logit) == (conditioning == "none")
-    assert torch.equal(early.velocity, late.velocity) == (conditioning != "token")  # the token is seen by all rows
+    assert torch.equal(velocity_of(early), velocity_of(late)) == (
+        conditioning != "token"
+    )  # the token is seen by all rows
+
+
+def encode(model: OneFlow, batch: PackedBatch) -> list[Encoded]:
+    adapters: list[Any] = list(model.adapters.values())
+    return [adapter.encode(pieces) for adapter, pieces in zip(adapters, batch.pieces, strict=True)]
 
 
 def test_a_time_token_is_the_first_of_each_sequence(
@@ -216,12 +273,13 @@ def test_a_time_token_is_the_first_of_each_sequence(
 ) -> None:
     config = make_config("heads.time_conditioning=token")
     model = make_model(config)
-    batch = pack(samples, ROOM)
+    room = with_room(samples)
+    batch = pack(samples, room)
     assert model.text_time is not None
     with torch.no_grad():
-        image_time, text_time = model.image_time(batch.image_time), model.text_time(batch.text_time)
-        moved = model._embed_rows(batch, image_time, text_time + 1.0) - model._embed_rows(batch, image_time, text_time)
-    is_first = torch.zeros(ROOM.rows, dtype=torch.bool)
+        encoded, text_time = encode(model, batch), model.text_time(batch.text_time)
+        moved = model._embed_rows(batch, encoded, text_time + 1.0) - model._embed_rows(batch, encoded, text_time)
+    is_first = torch.zeros(room.rows, dtype=torch.bool)
     is_first[batch.cu_seqlens[: len(samples)].long()] = True
     torch.testing.assert_close(moved, is_first[:, None].float().expand_as(moved), atol=1e-5, rtol=0.0)
 
@@ -229,21 +287,19 @@ def test_a_time_token_is_the_first_of_each_sequence(
 def test_image_time_reaches_its_own_image(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
     sample = samples[3]
-    early, late = (
-        predict(model, [replace(sample, images=replace(sample.images, time=np.array([0.5, time])))])
-        for time in (0.1, 0.9)
-    )
-    first, second = (late.velocity - early.velocity).square().split([3, 8])
+    early, late = (predict(model, [with_images(sample, time=np.array([0.5, time]))]) for time in (0.1, 0.9))
+    first, second = (late.velocity[0] - early.velocity[0]).square().split([3, 8])
     assert second.mean() > first.mean() > 0.0
 
 
-def test_a_document_without_images_needs_none(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
+def test_documents_without_pieces_need_none(variant: Config, samples: list[NoisySample], make_model: Maker) -> None:
     model = make_model(variant)
     batch = pack(samples[1:3], None)
     prediction = model(batch)
-    assert prediction.velocity.shape == (0, variant.image.patch_elements)
+    kinds = variant.modality.values()
+    assert [v.shape for v in prediction.velocity] == [(0, kind.patch_elements * kind.is_target) for kind in kinds]
     assert torch.isfinite(prediction.zero_logit).all()
-    compute_losses(prediction, batch, batch.counts, variant.flow).total.backward()
+    compute_losses(prediction, batch, batch.counts, variant).total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []  # all layers have run
 
 
@@ -272,3 +328,48 @@ def test_forward_draws_no_random_numbers(config: Config, samples: list[NoisySamp
     first, second = predict(model, samples), predict(model, samples)
     assert torch.equal(torch.get_rng_state(), state)
     assert_close(first, second, tolerance=0.0)
+
+
+def test_each_row_of_a_modulating_kind_has_the_time_of_its_own_piece_and_all_others_none(
+    make_config: Callable[..., Config], samples: list[NoisySample], make_model: Maker
+) -> None:
+    """Two kinds that modulate the blocks and one between them that does not, all with more room than pieces."""
+    kinds = ("modality.image.time_conditioning=adaln", *VIDEO, *SOUND, "modality.sound.time_conditioning=adaln")
+    config = make_config(*kinds)
+    video, sound = config.modality["video"], config.modality["sound"]
+    grids: list[tuple[list[Grid], list[Grid]]] = [([], [(4, 1, 1)]), ([(1, 4, 1)], [(2, 1, 1), (3, 1, 1)])]
+    rng = np.random.default_rng(1)
+    many = [
+        with_pieces(sample, rng, [(video, videos), (sound, sounds)])
+        for sample, (videos, sounds) in zip((samples[3], samples[0]), grids, strict=True)
+    ]
+    batch, model = pack(many, with_room(many)), make_model(config)
+    encoded = encode(model, batch)
+    condition, row_piece = model._condition(batch, encoded, torch.zeros(len(batch.position), config.model.width))
+    is_modulated = torch.zeros(len(batch.position), dtype=torch.bool)
+    for number in (0, 2):
+        pieces = batch.pieces[number]
+        own = row_piece[pieces.patch_row]
+        assert torch.equal(condition[own], encoded[number].time[pieces.patch_piece])
+        is_modulated[pieces.patch_row] = True
+    assert len(condition.unique(dim=0)) == 2 * (3 + 1)  # of three pieces each, and of the room for more
+    assert is_modulated.sum() == 15 + 9
+    assert (row_piece[~is_modulated] == len(condition)).all()
+
+
+def test_where_no_piece_modulates_modulated_blocks_are_plain_ones(
+    make_config: Callable[..., Config], samples: list[NoisySample], make_exact: Maker
+) -> None:
+    """Text, sounds with a time that is added, and features pass as if there were no images that modulate."""
+    plain, modulated = (
+        make_exact(make_config(f"modality.image.time_conditioning={how}", *SOUND, *VISION))
+        for how in ("added", "adaln")
+    )
+    shared = {name: value for name, value in modulated.state_dict().items() if name in plain.state_dict()}
+    assert plain.load_state_dict(shared) is not None
+    assert len(modulated.state_dict()) > len(shared)
+    sound, vision = (make_config(*SOUND, *VISION).modality[name] for name in ("sound", "vision"))
+    rng = np.random.default_rng(2)
+    grids: list[Grid] = [(4, 1, 1), (2, 1, 1)]
+    without_images = [with_pieces(s, rng, [(sound, grids), (vision, [(1, 2, 2)])]) for s in samples[1:3]]
+    assert_close(predict(modulated, without_images), predict(plain, without_images), tolerance=1e-12)

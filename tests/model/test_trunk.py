@@ -21,7 +21,7 @@ def model_config(config: Config) -> ModelConfig:
 
 
 def text_positions(num_rows: int) -> Tensor:
-    return torch.arange(num_rows, dtype=torch.int32)[:, None].expand(num_rows, 3).contiguous()
+    return torch.arange(num_rows, dtype=torch.float32)[:, None].expand(num_rows, 3).contiguous()
 
 
 def llama_rotate(x: Tensor, position: Tensor, theta: float) -> Tensor:
@@ -52,7 +52,7 @@ def test_frequencies_are_those_of_transformers_to_the_bit(scaling: float) -> Non
     expected = LlamaRotaryEmbedding(config)
     frequency = rotary_frequency(128, 500000.0, scaling, torch.device("cpu"))
     assert torch.equal(frequency, expected.inv_freq)
-    position = torch.tensor([0, 1, 2047, 2048, 8191, 8192, 70000, 131071], dtype=torch.int32)
+    position = torch.tensor([0.0, 1.0, 2047.0, 2048.0, 8191.0, 8192.0, 70000.0, 131071.0])
     cos, sin = rotary_table(position[:, None].expand(8, 3).contiguous(), 128, 500000.0, scaling)
     their_cos, their_sin = expected(torch.zeros(1), position[None])
     assert torch.equal(cos[:, 0], their_cos[0, :, :64])
@@ -72,20 +72,20 @@ def test_scaling_leaves_fast_pairs_and_stretches_slow_ones() -> None:
 
 def test_pairs_turn_with_the_three_axes_in_turn() -> None:
     """Each axis has fast and slow frequencies."""
-    position = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.int32)
+    position = torch.eye(3)
     _, sin = rotary_table(position, 12, 100.0, 1.0)
     assert (sin[:, 0] != 0.0).int().tolist() == [[1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1]]
 
 
 def test_scores_depend_on_differences_of_positions_alone() -> None:
     query, key = torch.randn(2, ROWS, 1, 12).double().unbind()
-    position = torch.randint(20, (ROWS, 3), dtype=torch.int32)
+    position = torch.randint(20, (ROWS, 3)).float()
 
     def scores(shift: Tensor) -> Tensor:
         cos, sin = rotary_table(position + shift, 12, 10000.0, 1.0)
         return torch.einsum("thd,uhd->tu", rotate(query, cos, sin), rotate(key, cos, sin))
 
-    nowhere, somewhere = torch.zeros(3, dtype=torch.int32), torch.tensor([5, 11, 2], dtype=torch.int32)
+    nowhere, somewhere = torch.zeros(3), torch.tensor([5.0, 11.0, 2.0])
     torch.testing.assert_close(scores(nowhere), scores(somewhere), atol=1e-4, rtol=1e-4)
 
 
@@ -147,12 +147,12 @@ def test_mlp_is_a_gated_product(model_config: ModelConfig) -> None:
     torch.testing.assert_close(mlp(x), expected)
 
 
-def run_block(block: Block, x: Tensor, image_embedding: Tensor, row_image: Tensor) -> Tensor:
+def run_block(block: Block, x: Tensor, condition: Tensor, row_piece: Tensor) -> Tensor:
     cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0, 1.0)
-    return block(x, image_embedding, row_image, cos, sin, CU_SEQLENS, 5)
+    return block(x, condition, row_piece, cos, sin, CU_SEQLENS, 5)
 
 
-ROW_IMAGE = torch.tensor([2, 0, 0, 2, 2, 1, 1, 1, 2])  # of two images; 2: text
+ROW_PIECE = torch.tensor([2, 0, 0, 2, 2, 1, 1, 1, 2])  # of two pieces; 2: text
 
 
 def test_a_block_adds_attention_then_mlp_to_the_stream(model_config: ModelConfig) -> None:
@@ -161,13 +161,13 @@ def test_a_block_adds_attention_then_mlp_to_the_stream(model_config: ModelConfig
     norm = (model_config.width,)
     middle = x + run_attention(block.attention, F.rms_norm(x, norm, eps=model_config.norm_eps))
     expected = middle + block.mlp(F.rms_norm(middle, norm, eps=model_config.norm_eps))
-    torch.testing.assert_close(run_block(block, x, torch.zeros(2, model_config.width), ROW_IMAGE), expected)
+    torch.testing.assert_close(run_block(block, x, torch.zeros(2, model_config.width), ROW_PIECE), expected)
 
 
-def test_an_unmodulated_block_knows_no_image_time(model_config: ModelConfig) -> None:
+def test_an_unmodulated_block_knows_no_time_of_a_piece(model_config: ModelConfig) -> None:
     block, x = Block(model_config, is_modulated=False), torch.randn(ROWS, model_config.width)
     early, late = torch.randn(2, 2, model_config.width)
-    assert torch.equal(run_block(block, x, early, ROW_IMAGE), run_block(block, x, late, ROW_IMAGE))
+    assert torch.equal(run_block(block, x, early, ROW_PIECE), run_block(block, x, late, ROW_PIECE))
 
 
 def modulated_block(model_config: ModelConfig) -> Block:
@@ -179,14 +179,14 @@ def modulated_block(model_config: ModelConfig) -> Block:
     return block
 
 
-def test_modulation_at_zero_leaves_image_rows_as_they_are_and_text_rows_as_in_a_plain_block(
+def test_modulation_at_zero_leaves_rows_of_pieces_as_they_are_and_text_rows_as_in_a_plain_block(
     model_config: ModelConfig,
 ) -> None:
     block, x = modulated_block(model_config), torch.randn(ROWS, model_config.width)
-    out = run_block(block, x, torch.randn(2, model_config.width), ROW_IMAGE)
-    is_image = ROW_IMAGE < 2
-    assert torch.equal(out[is_image], x[is_image])
-    assert not torch.isclose(out[~is_image], x[~is_image]).all(dim=1).any()
+    out = run_block(block, x, torch.randn(2, model_config.width), ROW_PIECE)
+    is_piece = ROW_PIECE < 2
+    assert torch.equal(out[is_piece], x[is_piece])
+    assert not torch.isclose(out[~is_piece], x[~is_piece]).all(dim=1).any()
     only_text = torch.full((ROWS,), 2)
     plain = Block(model_config, is_modulated=False)
     plain.load_state_dict({k: v for k, v in block.state_dict().items() if "modulation" not in k})
@@ -196,8 +196,8 @@ def test_modulation_at_zero_leaves_image_rows_as_they_are_and_text_rows_as_in_a_
     )
 
 
-def test_modulation_reaches_the_rows_of_its_own_image_alone(model_config: ModelConfig) -> None:
-    """Apart from attention: with its output off, the time of image 1 changes the rows of image 1."""
+def test_modulation_reaches_the_rows_of_its_own_piece_alone(model_config: ModelConfig) -> None:
+    """Apart from attention: with its output off, the time of piece 1 changes the rows of piece 1."""
     block, x = modulated_block(model_config), torch.randn(ROWS, model_config.width)
     assert block.modulation is not None
     torch.nn.init.normal_(block.modulation.linear.weight)
@@ -205,5 +205,5 @@ def test_modulation_reaches_the_rows_of_its_own_image_alone(model_config: ModelC
     early = torch.randn(2, model_config.width)
     late = early.clone()
     late[1] += 1.0
-    changed = (run_block(block, x, early, ROW_IMAGE) != run_block(block, x, late, ROW_IMAGE)).any(dim=1)
-    assert changed.tolist() == (ROW_IMAGE == 1).tolist()
+    changed = (run_block(block, x, early, ROW_PIECE) != run_block(block, x, late, ROW_PIECE)).any(dim=1)
+    assert changed.tolist() == (ROW_PIECE == 1).tolist()

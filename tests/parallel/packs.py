@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,41 +11,57 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Images, NoisySample, PackedBatch
+from oneflow_dist.containers import NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.parallel.mesh import tensor_axis
 from oneflow_dist.parallel.sharding import count_once
+from tests.modalities import Grid, noisy_pieces
 
 KINDS = ("mixed", "text alone", "images alone", "nothing to learn")
+SOUNDS_ALONE = "sounds alone"  # of a config that has them
+GRIDS: dict[str, list[Grid]] = {  # of the pieces of a sample, by modality
+    "image": [(1, 1, 3), (1, 2, 2)],
+    "sound": [(3, 1, 1), (5, 1, 1)],
+    "vision": [(1, 2, 1)],
+}
+COUNTS = {  # how many of them a sample of each kind has
+    "mixed": {"image": 1, "sound": 1, "vision": 1},
+    "text alone": {},
+    "images alone": {"image": 2, "vision": 1},
+    "nothing to learn": {"image": 1, "sound": 1, "vision": 1},
+    SOUNDS_ALONE: {"sound": 2},
+}
 
 
 def make_samples(kind: str, count: int, config: Config) -> list[NoisySample]:
-    """Noisy samples of one kind. "text alone" has no images, "images alone" no bag tokens and no open slots."""
+    """Noisy samples of one kind, with pieces of those modalities that the config has.
+
+    "text alone" has none; where only pieces move there are no bag tokens and no open slots.
+    """
     return [_make_sample(kind, number, config) for number in range(count)]
 
 
 def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
-    rng = np.random.default_rng([KINDS.index(kind), number])
-    num_images = {"text alone": 0, "images alone": 2}.get(kind, 1)
-    num_bag_tokens = {"images alone": 0, "nothing to learn": 0}.get(kind, 4 + number)
-    tokens = rng.integers(256, size=6 + num_images)
-    grid = np.array([(1, 3), (2, 2)])[:num_images]
-    shape = (grid.prod(axis=1).sum(), config.image.patch_elements)
+    rng = np.random.default_rng([list(COUNTS).index(kind), number])
+    has_text = kind in ("mixed", "text alone")
+    counts = [COUNTS[kind].get(name, 0) for name in config.modality]
+    tokens = rng.integers(256, size=6 + sum(counts))
+    num_bag_tokens = 4 + number if has_text else 0
+    bag_tokens = rng.integers(256, size=num_bag_tokens)
+    bag_slot = np.sort(rng.integers(len(tokens), size=num_bag_tokens))
+    pieces, first = [], 1
+    for (name, modality), count in zip(config.modality.items(), counts, strict=True):
+        noisy = noisy_pieces(rng, modality, range(first, first + 2 * count, 2), GRIDS[name][:count])
+        pieces.append(replace(noisy, is_moving=noisy.is_moving & (kind != "nothing to learn")))
+        first += 2 * count
     return NoisySample(
         key=f"{kind} {number}",
         tokens=tokens,
-        is_open=np.full(len(tokens), kind in ("mixed", "text alone")),
-        bag_tokens=rng.integers(256, size=num_bag_tokens),
-        bag_slot=np.sort(rng.integers(len(tokens), size=num_bag_tokens)),
-        images=Images(
-            token=np.arange(num_images, dtype=np.int64) * 2 + 1,
-            time=rng.random(num_images),
-            grid=grid,
-            patches=rng.standard_normal(shape, dtype=np.float32),
-        ),
-        velocity=rng.standard_normal(shape, dtype=np.float32),
-        is_moving=np.full(num_images, kind != "nothing to learn"),
+        is_open=np.full(len(tokens), has_text),
+        bag_tokens=bag_tokens,
+        bag_slot=bag_slot,
+        pieces=tuple(pieces),
         text_time=float(rng.random()),
     )
 

@@ -43,18 +43,18 @@ def make_block(mode: Mode, is_modulated: bool = False, is_float8: bool = False) 
 
 def inputs() -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
-    x, image_embedding = (torch.randn(n, WIDTH, generator=generator).requires_grad_() for n in (ROWS, 3))
-    row_image = torch.randint(4, (ROWS,), generator=generator)
-    cos, sin = rotary_table(torch.arange(ROWS, dtype=torch.int32)[:, None].expand(ROWS, 3), WIDTH // HEADS, 1e4, 1.0)
-    return x, image_embedding, row_image, cos, sin, torch.tensor([0, 64, 128, ROWS], dtype=torch.int32)
+    x, condition = (torch.randn(n, WIDTH, generator=generator).requires_grad_() for n in (ROWS, 3))
+    row_piece = torch.randint(4, (ROWS,), generator=generator)
+    cos, sin = rotary_table(torch.arange(ROWS).float()[:, None].expand(ROWS, 3), WIDTH // HEADS, 1e4, 1.0)
+    return x, condition, row_piece, cos, sin, torch.tensor([0, 64, 128, ROWS], dtype=torch.int32)
 
 
 def output_and_gradients(block: Block) -> dict[str, Tensor]:
-    x, image_embedding, *rest = inputs()
-    y = block(x, image_embedding, *rest, ROWS)
+    x, condition, *rest = inputs()
+    y = block(x, condition, *rest, ROWS)
     y.square().sum().backward()
     found = {name: parameter.grad for name, parameter in block.named_parameters()} | {"y": y.detach(), "dx": x.grad}
-    return found | ({"d image_embedding": image_embedding.grad} if block.modulation is not None else {})
+    return found | ({"d condition": condition.grad} if block.modulation is not None else {})
 
 
 @pytest.mark.parametrize("is_float8", [False, True])

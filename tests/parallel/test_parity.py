@@ -27,7 +27,8 @@ from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.training import agree, build_model, compute_gradients, update_weights
 from tests.launching import Launcher, shared_folder
-from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
+from tests.modalities import SOUND, UNET, VISION
+from tests.parallel.packs import SOUNDS_ALONE, add_noise, make_packs, make_samples
 
 
 class Variant(NamedTuple):
@@ -71,18 +72,20 @@ LAYOUTS = {
 }
 
 
+NUM_SAMPLES = {"mixed": 4, "text alone": 4, "images alone": 4, SOUNDS_ALONE: 2, "nothing to learn": 2}
+
 # What a few steps have computed: losses and norms of every step, gradients of the first, weights after the last and how
 # far those have moved. It is no class of this file, since the ranks that send it do not import this file.
 Steps = SimpleNamespace
 
 
 def deal_packs(config: Config, mesh: DeviceMesh, num_packs: int) -> list[PackedBatch]:
-    """Sixteen samples, four of each kind, dealt out to the data ranks in order, and those of a rank to its packs.
+    """Sixteen samples of all kinds, dealt out to the data ranks in order, and those of a rank to its packs.
 
     They go kind by kind, so that packs of neighbours lack what a kind lacks. One graph serves packs of any number of
     samples: all are padded to the same sizes, and all name the same bound of their sequences.
     """
-    samples = [sample for kind in KINDS for sample in make_samples(kind, 4, config)]
+    samples = [sample for kind, count in NUM_SAMPLES.items() for sample in make_samples(kind, count, config)]
     rank, size = data_rank(mesh)
     own = len(samples) // (size * num_packs)
     first = rank * num_packs * own
@@ -160,17 +163,21 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Heads and images that know the time in all variants; packs of all samples, that four tensor ranks can share.
+    """Heads and pieces that know the time, through all that there is between patches and rows: images by a U-Net and in
+    modulated blocks, sounds by two layers with their time added, features. Packs of all samples, that four tensor ranks
+    can share.
 
     AdamW divides a gradient by its own size: one that is nothing but the rounding of large sums becomes a step of size
     lr, to the one side on one machine and to the other on another. With eps near the size of the gradients (clipped,
     they are 4e-3) and 1e4 times their rounding, a step is as exact as they are, and every machine makes the same.
     """
-    sizes = {"rows_per_pack": 192, "tokens_per_pack": 128, "bag_tokens_per_pack": 64, "images_per_pack": 16}
+    sizes = {"rows_per_pack": 256, "tokens_per_pack": 160, "bag_tokens_per_pack": 64}
     sizes |= {"sequences_per_pack": 24, "max_sample_rows": 64}
+    sounds = (*SOUND, "modality.sound.adapter=two_layer", "modality.sound.adapter_width=20")
     path = tmp_path_factory.mktemp("parity") / "config.toml"
     config = make_config(
-        *("heads.time_conditioning=adaln", "image.time_conditioning=adaln", "optim.warmup_steps=1"),
+        *("modality.image.per_pack=16", *UNET, *sounds, *VISION),
+        *("heads.time_conditioning=adaln", "optim.warmup_steps=1"),
         *("model.num_attention_heads=8", "model.num_kv_heads=4", "optim.lr=1e-3", "optim.eps=1e-3"),
         *(f"data.{key}={size}" for key, size in sizes.items()),
     )
@@ -208,7 +215,9 @@ def assert_same(found: Steps, expected: Steps, rtol: float = 1e-5) -> None:
 def test_every_parameter_has_a_gradient_in_one_process(alone: Steps) -> None:
     assert alone.gradients.keys() == alone.weights.keys()
     assert all(gradient.norm() > 0.0 for gradient in alone.gradients.values())
-    assert all(0.01 < loss < 20.0 for loss in Losses.unstack(alone.losses[0]).stack())
+    first = Losses.unstack(alone.losses[0]).named(("image", "sound", "vision"))
+    assert first.pop("velocity_vision") == 0.0
+    assert all(0.01 < loss < 20.0 for loss in first.values())
     assert alone.losses[-1][-1] < 0.95 * alone.losses[0][-1]  # eight steps that learn
 
 

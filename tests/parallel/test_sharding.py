@@ -25,7 +25,8 @@ from oneflow_dist.training import agree, build_model, compute_gradients
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
 from tests.messages import names, naming
-from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
+from tests.modalities import SOUND
+from tests.parallel.packs import KINDS, SOUNDS_ALONE, add_noise, make_packs, make_samples
 
 Step = tuple[dict[str, torch.Tensor], torch.Tensor, float]  # gradients, losses, gradient norm
 
@@ -57,7 +58,7 @@ def config_path(make_config: Callable[..., Config], tmp_path_factory: pytest.Tem
     path = tmp_path_factory.mktemp("sharding") / "config.toml"
     sizes = ("model.width=64", "model.mlp_width=64")  # whose halves have float8 products
     unclipped = "optim.max_grad_norm=1e9"
-    path.write_text(write_config(make_config("image.time_conditioning=adaln", unclipped, *sizes)))
+    path.write_text(write_config(make_config("modality.image.time_conditioning=adaln", unclipped, *sizes)))
     return str(path)
 
 
@@ -140,10 +141,12 @@ CUT = {"embed.weight": 0, "unembed.weight": 0}
 CUT |= {f"blocks.{n}.attention.qkv.weight": 0 for n in range(2)}
 CUT |= {f"blocks.{n}.mlp.gate_up.weight": 0 for n in range(2)}
 CUT |= {f"blocks.{n}.{name}.weight": 1 for n in range(2) for name in ("attention.out", "mlp.down")}
-NORMS = ("adapter.norm", "heads.norm", *(f"blocks.{n}.{part}_norm" for n in range(2) for part in ("attention", "mlp")))
+NORMS = ("adapters.image.norm", "heads.norm")
+NORMS += tuple(f"blocks.{n}.{part}_norm" for n in range(2) for part in ("attention", "mlp"))
 LAYERS = (
-    *("adapter.embed", "adapter.out", "image_time.hidden", "image_time.out", "text_time.hidden", "text_time.out"),
-    *(f"{part}.modulation.linear" for part in ("adapter", "heads", "blocks.0", "blocks.1")),
+    *(f"adapters.image.{part}" for part in ("embed.last", "velocity.last", "time.hidden", "time.out")),
+    *("text_time.hidden", "text_time.out"),
+    *(f"{part}.modulation.linear" for part in ("adapters.image", "heads", "blocks.0", "blocks.1")),
     *("heads.zero", "heads.rate"),
 )
 
@@ -266,51 +269,67 @@ def test_float8_names_the_layer_whose_sizes_do_not_suit_it(make_config: Callable
 # The batch of a tensor group.
 
 
+@pytest.fixture(scope="module")
+def two_kinds(make_config: Callable[..., Config]) -> Config:
+    """Images and sounds."""
+    return make_config(*SOUND, "modality.image.loss_weight=0.7")
+
+
 def mixed_batch(config: Config) -> PackedBatch:
     """All kinds of samples in turn, so that each rank's part has some of all."""
-    kinds = zip(*(make_samples(kind, 3, config) for kind in KINDS), strict=True)
+    kinds = zip(*(make_samples(kind, 3, config) for kind in (*KINDS, SOUNDS_ALONE)), strict=True)
     return pack([sample for samples in kinds for sample in samples], None, config.flow.normalize)
+
+
+def weights_of(batch: PackedBatch) -> list[torch.Tensor]:
+    """Of slots and patches; bags are scored by all ranks together."""
+    assert len(batch.pieces) == 2
+    return [batch.slot_weight, *(pieces.patch_weight for pieces in batch.pieces)]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
-    size: int, config: Config
+    size: int, two_kinds: Config
 ) -> None:
-    batch = mixed_batch(config)
+    batch = mixed_batch(two_kinds)
     shares = [count_once(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
-    weights = ("slot_weight", "patch_weight")  # bags are scored by all ranks together
-    for name in weights:
-        parts = torch.stack([getattr(share, name) for share in shares])
-        assert torch.equal(parts.sum(0), getattr(batch, name))
-        assert ((parts != 0.0).sum(0) <= 1).all()  # of one rank each
+    for whole, *parts in zip(*(weights_of(one) for one in (batch, *shares)), strict=True):
+        stacked = torch.stack(parts)
+        assert torch.equal(stacked.sum(0), whole)
+        assert ((stacked != 0.0).sum(0) <= 1).all()  # of one rank each
         assert all((part != 0.0).any() for part in parts)
     assert sum((share.counts for share in shares), Counts.zeros()) == batch.counts
-    assert [share.counts == Counts.zeros() for share in shares] == [False] + [True] * (size - 1)
-    for field in dataclasses.fields(batch):
-        if field.name not in (*weights, "counts"):
-            assert all(getattr(share, field.name) is getattr(batch, field.name) for share in shares), field.name
+    assert [share.counts == Counts.zeros(2) for share in shares] == [False] + [True] * (size - 1)
+    for share in shares:
+        for field in dataclasses.fields(batch):
+            if field.name not in ("slot_weight", "pieces", "counts"):
+                assert getattr(share, field.name) is getattr(batch, field.name), field.name
+        for own, all_of_kind in zip(share.pieces, batch.pieces, strict=True):
+            for field in dataclasses.fields(own):
+                if field.name != "patch_weight":
+                    assert getattr(own, field.name) is getattr(all_of_kind, field.name), field.name
 
 
 @pytest.mark.parametrize("normalize", ["batch", "paper"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
-    size: int, normalize: str, config: Config
+    size: int, normalize: str, two_kinds: Config
 ) -> None:
-    flow = dataclasses.replace(config.flow, normalize=normalize, image_weight=0.7)
-    batch = mixed_batch(dataclasses.replace(config, flow=flow))
+    config = dataclasses.replace(two_kinds, flow=dataclasses.replace(two_kinds.flow, normalize=normalize))
+    batch = mixed_batch(config)
     generator = torch.Generator().manual_seed(0)
     num_slots = len(batch.tokens)
     prediction = Prediction(
         zero_logit=torch.randn(num_slots, generator=generator),
         log_rate=torch.randn(num_slots, generator=generator),
         bag_loss=torch.tensor(7.0),
-        velocity=torch.randn(batch.velocity.shape, generator=generator),
+        velocity=tuple(torch.randn(p.velocity.shape, generator=generator) for p in batch.pieces),
         slot_hidden=torch.zeros(num_slots, 1),
     )
 
     def losses(share: PackedBatch, num_ranks: int) -> torch.Tensor:
         own = dataclasses.replace(prediction, bag_loss=prediction.bag_loss / num_ranks)  # as the model gives it
-        return compute_losses(own, share, batch.counts, flow).stack()
+        return compute_losses(own, share, batch.counts, config).stack()
 
     parts = [losses(count_once(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
     assert (torch.stack(parts) > 0.0).all()
@@ -333,7 +352,7 @@ def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[
     for is_last in (False, True):
         with CommDebugMode() as mode:
             sync_gradients(model, is_last)
-            compute_losses(model(batch), batch, batch.counts, config.flow).total.backward()
+            compute_losses(model(batch), batch, batch.counts, config).total.backward()
         counts = {str(op): number for op, number in mode.get_comm_counts().items()}
         scattered = sum(number for op, number in counts.items() if "reduce_scatter" in op)
         reduced = sum(number for op, number in counts.items() if "allreduce" in op or "all_reduce" in op)

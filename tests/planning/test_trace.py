@@ -24,6 +24,7 @@ from oneflow_dist.stored_tensors import named_leaves
 from oneflow_dist.training import build_model, train_step
 from tests.launching import Launcher
 from tests.messages import naming
+from tests.modalities import SOUND, UNET, VISION
 
 CPU = torch.device("cpu")
 Measured = tuple[dict[str, int], dict[tuple[str, str, int], int], int]
@@ -89,6 +90,10 @@ def by_name(trace: Trace) -> dict[tuple[str, str, int], int]:
             ("parallel.tensor=2", "parallel.replicate=2", "data.packs_per_step=8"),
             id="replicate 2 tensor 2, four microbatches",
         ),
+        pytest.param(
+            (*SOUND, *VISION, *UNET, "parallel.replicate=2", "data.rows_per_pack=512"),
+            id="replicate 2 shard 2, a U-Net of images, sounds, features",
+        ),
     ],
 )
 def test_four_real_ranks_hold_and_send_exactly_what_is_planned(
@@ -139,9 +144,14 @@ def test_the_planned_peak_is_what_a_process_grows_by(
     launcher: Launcher, debug: Callable[..., tuple[str, Config]], precision: str, checkpointing: str
 ) -> None:
     sizes = {"width": 256, "num_layers": 8, "mlp_width": 1024, "vocab_size": 4096}
-    room = {"rows_per_pack": 4096, "tokens_per_pack": 4096, "bag_tokens_per_pack": 1024, "images_per_pack": 16}
-    room |= {"sequences_per_pack": 65, "max_sample_rows": 64}
-    way = ["data.packs_per_step=1", f"train.precision='{precision}'", f"train.activation_checkpointing={checkpointing}"]
+    room = {"rows_per_pack": 4096, "tokens_per_pack": 4096, "bag_tokens_per_pack": 1024, "sequences_per_pack": 65}
+    room |= {"max_sample_rows": 64}
+    way = [
+        "data.packs_per_step=1",
+        "modality.image.per_pack=16",
+        f"train.precision='{precision}'",
+        f"train.activation_checkpointing={checkpointing}",
+    ]
     small, _ = debug(*way)
     path, config = debug(
         *way, *(f"model.{k}={v}" for k, v in sizes.items()), *(f"data.{k}={v}" for k, v in room.items())

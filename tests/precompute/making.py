@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from oneflow_dist.data.moving import encode_animation
+from oneflow_dist.data.sound import encode_wave
 from oneflow_dist.precompute.run import Precompute, Summary
 from oneflow_dist.precompute.settings import Options, Tools, load_tools
 
@@ -90,6 +92,25 @@ def document(number: int, num_images: int = 2) -> list[tuple[str, bytes]]:
     return [(f"doc{number}.json", json.dumps({"segments": segments}).encode()), *files]
 
 
+def wav(num_samples: int = 64) -> bytes:
+    """A sound of 8,000 samples a second."""
+    return encode_wave(0.3 * np.sin(np.arange(num_samples)), 8000)
+
+
+def apng(num_frames: int = 2) -> bytes:
+    """A moving picture of 8 x 8 pixels."""
+    return encode_animation([picture(number, 8, 8, "L") for number in range(num_frames)], 100, "png")
+
+
+def show(number: int) -> list[tuple[str, bytes]]:
+    """A document with a picture, a sound, a moving picture and a word."""
+    kinds = {"sound": ("0.wav", wav(64 + 8 * number)), "image": ("1.png", png(number)), "video": ("2.apng", apng())}
+    segments = [{"type": kind, kind: name} for kind, (name, _) in kinds.items()]
+    segments.append({"type": "text", "text": f"show {number}"})
+    files = [(f"show{number}.{name}", content) for name, content in kinds.values()]
+    return [(f"show{number}.json", json.dumps({"segments": segments}).encode()), *files]
+
+
 def write_shards(folder: Path, num_shards: int = 3, samples: int = 5) -> list[Path]:
     """Shards of pairs, a document and a text each."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +131,20 @@ def save_autoencoder(folder: Path, **config: Any) -> Path:
     settings: dict[str, Any] = {"latent_channels": 4, "scaling_factor": 0.5, "shift_factor": 0.1} | config
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, **kinds, **settings).save_pretrained(folder)
+    return folder
+
+
+def save_siglip(folder: Path, **config: Any) -> Path:
+    """A random vision tower with maps of 2 rows, 2 columns and 16 channels, and its processor."""
+    import torch
+    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    settings: dict[str, Any] = {**sizes, "image_size": 16, "patch_size": 8} | config
+    SiglipVisionModel(SiglipVisionConfig(**settings)).save_pretrained(folder)
+    side = settings["image_size"]
+    SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     return folder
 
 

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from oneflow_dist.data.latents import decode_array
+from oneflow_dist.model.understanding import load_understanding
 from oneflow_dist.precompute.encoder import WINDOW_BATCHES, Batcher
-from oneflow_dist.precompute.prepare import Picture
-from tests.precompute.making import make_tools, picture, save_autoencoder
+from oneflow_dist.precompute.prepare import Picture, PreparedSample
+from oneflow_dist.precompute.shard_work import encode_sample
+from tests.messages import naming
+from tests.precompute.making import make_tools, picture, read_tar, run, save_autoencoder, save_siglip, write_shards
 
 
 def crop(seed: int, height: int = 16, width: int = 16) -> Picture:
@@ -90,3 +96,43 @@ def test_the_networks_compute_in_the_dtype_that_is_asked_for(dtype: str, tmp_pat
     mean = one.posteriors["npy"][0]
     is_rounded = np.array_equal(mean, torch.from_numpy(mean).bfloat16().float().numpy())
     assert is_rounded == (dtype == "bfloat16")
+
+
+@pytest.fixture(params=["siglip", "efficientnet-lite0"])
+def features(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """What stands behind --features."""
+    return str(save_siglip(tmp_path / "tiny")) if request.param == "siglip" else str(request.param)
+
+
+def test_features_lie_beside_the_latents_as_maps(features: str, tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "raw", num_shards=1, samples=2)
+    run(shards, tmp_path / "out", features=features)
+    files = read_tar(tmp_path / "out" / shards[0].name)
+    encoder = load_understanding(features, "cpu", torch.float32)
+    for name in ("000.features.npy", "001.features.npy", "doc0.0.features.npy", "doc0.1.features.npy"):
+        stored = decode_array(files[name], name)
+        assert (stored.shape, stored.dtype) == ((encoder.channels, *encoder.grid), np.float16)
+    view = np.stack([np.asarray(encoder.view.resize(picture(1, 20, 12)))])
+    expected = encoder.encode(torch.from_numpy(view))[0]
+    np.testing.assert_allclose(decode_array(files["001.features.npy"], ""), expected.numpy(), atol=5e-3)
+
+
+def test_the_header_says_whose_features_and_of_which_shape(features: str, tmp_path: Path) -> None:
+    tools = make_tools(features=features)
+    header = json.loads(json.dumps(tools.header()))
+    assert tools.understanding is not None
+    assert header["features"] == tools.understanding.describe()
+    package = "transformers" if features.endswith("tiny") else "efficientnet-lite-pytorch"
+    assert set(header["versions"]) == {"oneflow_dist", "torch", "diffusers", package}
+    assert header["versions"][package] is not None
+
+
+def test_features_that_float16_cannot_hold_leave_the_sample_out(tmp_path: Path) -> None:
+    tools = make_tools(features=str(save_siglip(tmp_path / "tiny")))
+    one = Picture(name="", pixels=np.asarray(picture(0)), view=np.asarray(picture(0)))
+    assert tools.understanding is not None
+    huge = replace(tools.understanding, _network=lambda images: torch.full((len(images), 16, 2, 2), 1e6))
+    encoder = replace(tools, understanding=huge).encoder()
+    encoder.encode([one])
+    with pytest.raises(ValueError, match=naming("features.npy", 64, "float16")):
+        encode_sample(PreparedSample(key="000", members=[one]), "float16")

@@ -9,7 +9,7 @@ import pytest
 from oneflow_dist.data.latents import decode_array, encode_texts
 from oneflow_dist.precompute.prepare import Picture, PreparedSample, prepare_sample
 from tests.messages import naming
-from tests.precompute.making import encode, make_tools, picture, png
+from tests.precompute.making import apng, encode, make_tools, picture, png, show, wav
 
 
 def prepare(files: dict[str, bytes], **options: Any) -> PreparedSample:
@@ -71,6 +71,17 @@ def test_a_document_keeps_its_json_and_names_its_pictures() -> None:
     assert np.array_equal(tokens(sample), decode_array(encode_texts([list(b"one"), list(b"two")]), "x"))
 
 
+def test_sounds_and_moving_pictures_are_kept_as_they_are() -> None:
+    files = {name.partition(".")[2]: data for name, data in show(0)}
+    sample = prepare(files)
+    assert member_names(sample) == ["json", "0.wav", "<1>", "2.apng", "tokens.npy"]
+    for name in ("json", "0.wav", "2.apng"):
+        assert content(sample, name) == files[name]
+    for name, data in (("wav", wav()), ("apng", apng())):
+        alone = prepare({name: data, "txt": b"x"}, allow_missing_picture=False)
+        assert member_names(alone) == [name, "txt", "tokens.npy"]  # no .json: no picture has a size
+
+
 def test_text_alone_and_a_question_are_samples() -> None:
     assert tokens(prepare({"txt": b"x"})).tolist() == [1, 1, ord("x")]
     sample = prepare({"png": png(0), "json": to_json({"question": "q?", "answer": True})})
@@ -101,7 +112,13 @@ def test_a_picture_is_cut_to_its_bucket() -> None:
         ({"png": png(0), "npy": b"", "txt": b"x"}, ["npy"]),
         ({"0.tokens.png": png(0), "txt": b"x"}, ["'0.tokens'"]),
         ({"png": png(0), "jpg": png(0), "txt": b"x"}, ["''"]),
+        ({"png": png(0), "wav": wav(), "txt": b"x"}, ["key", "png, wav"]),
+        ({"0.png": png(0), "0.apng": apng(), "json": to_json({"question": "q", "answer": "a"})}, ["0.png, 0.apng"]),
         ({"png": b"", "txt": b"x"}, ["png", 0]),
+        ({"wav": wav()[:-3], "txt": b"x"}, ["wav"]),
+        ({"wav": png(0), "txt": b"x"}, ["wav"]),
+        ({"apng": apng()[:-30], "txt": b"x"}, ["apng"]),
+        ({"apng": wav(), "txt": b"x"}, ["apng", "PNG"]),
         (
             {"json": to_json({"segments": [{"type": "image", "image": "9.png"}]}), "0.png": png(0)},
             ["key", 1, 9, 1, 0],

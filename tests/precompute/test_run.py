@@ -22,8 +22,11 @@ from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.model.autoencoder import Autoencoder
 from oneflow_dist.precompute import run as run_module
 from oneflow_dist.precompute.run import ahead, in_order
+from oneflow_dist.precompute.verify import check_output
 from tests.messages import names, naming
+from tests.pieces import SOUND, VIDEO, modality
 from tests.precompute.making import (
+    apng,
     contents,
     document,
     encode,
@@ -35,6 +38,8 @@ from tests.precompute.making import (
     reasons,
     run,
     save_autoencoder,
+    show,
+    wav,
     write_shards,
     write_tar,
 )
@@ -59,12 +64,12 @@ def unbroken(shards: list[Path], vae: str, tmp_path_factory: pytest.TempPathFact
 
 
 def faulty_files() -> tuple[list[tuple[str, bytes]], dict[str, tuple[object, ...]]]:
-    """Twelve good samples, then one of every fault, and what is to be named of it."""
+    """Thirteen good samples, then one of every fault, and what is to be named of it."""
     bad_crc = bytearray(png(0, 32, 32))
     bad_crc[bad_crc.index(b"IEND") - 6] ^= 1
     jpeg = encode(picture(0, 64, 64), "JPEG")
     image = {"type": "image", "image": "0.png"}
-    files = [file for number in range(11) for file in pair(number)] + document(0)
+    files = [file for number in range(11) for file in pair(number)] + document(0) + show(0)
     faults: list[tuple[str, dict[str, bytes], tuple[object, ...]]] = [
         ("zero", {"png": b"", "txt": b"x"}, ("png", 0)),
         ("noise", {"jpg": b"\xff\xd8 noise", "txt": b"x"}, ("jpg", "PNG", "JPEG", "WebP")),
@@ -77,6 +82,8 @@ def faulty_files() -> tuple[list[tuple[str, bytes]], dict[str, tuple[object, ...
         ("lost", {"json": json.dumps({"segments": [image]}).encode()}, (1, 0, 0)),
         ("pickle", {"png": png(0), "txt": b"x", "pt": b"x"}, ("pt",)),
         ("../evil", {"txt": b"x"}, ("../evil.txt",)),
+        ("deaf", {"wav": wav()[:-9], "txt": b"x"}, ("wav",)),
+        ("still", {"apng": apng()[:-40], "txt": b"x"}, ("apng",)),
         ("nan", {"png": png(77, 16, 16), "txt": b"x"}, ("npy", 768, 1536, "float16")),
     ]
     for key, members, _ in faults:
@@ -109,12 +116,12 @@ def test_every_good_sample_comes_through_and_every_bad_one_is_listed(
     for name, named in expected.items():
         assert names(found[name], *named)
     keys = {name.partition(".")[0] for name in read_tar(tmp_path / "out" / "raw.tar")}
-    assert keys == {f"{number:03d}" for number in range(11)} | {"doc0"}
-    assert (summary.samples, summary.quarantined) == (12, 12)
+    assert keys == {f"{number:03d}" for number in range(11)} | {"doc0", "show0"}
+    assert (summary.samples, summary.quarantined) == (13, 14)
     report = json.loads((tmp_path / "out" / "raw.tar.report.json").read_text())
-    assert report["samples"] == {"seen": 24, "written": 12}
+    assert report["samples"] == {"seen": 27, "written": 13}
     totals = json.loads((tmp_path / "out" / "manifest.json").read_text())["totals"]
-    assert (totals["samples"], totals["quarantined"], totals["images"], totals["damaged"]) == (12, 12, 13, 0)
+    assert (totals["samples"], totals["quarantined"], totals["images"], totals["damaged"]) == (13, 14, 14, 0)
 
 
 def test_damage_costs_the_samples_in_it_and_is_counted_apart(tmp_path: Path) -> None:
@@ -257,23 +264,49 @@ def test_training_reads_what_was_written(
     shards: list[Path], vae: str, unbroken: dict[str, bytes], tmp_path: Path, config: Config
 ) -> None:
     run(shards, tmp_path / "out", autoencoder=vae, mirror=True)
-    image = dataclasses.replace(config.image, channels=4, patch_size=2)
-    tokenizer = load_tokenizer("bytes")
+    kind = config.modality["image"]
+    image = {"image": dataclasses.replace(kind, channels=4, patch=(2, 2), codec=vae)}
+    grey = {"image": dataclasses.replace(kind, channels=3, patch=(1, 1))}
+    tokenizer = load_tokenizer("bytes", image)
     latents = open_shards("out", f"{tmp_path}/out/raw-*.tar")
     raw = open_shards("raw", f"{shards[0].parent}/raw-*.tar", index_folder=str(tmp_path))
     assert len(latents) == len(raw) == 21
     for place in range(len(raw)):
         record = latents.read(place)
         made = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, image)
-        one = to_sample(made, "both", [], tokenizer, image, np.random.default_rng(0))
-        grey = dataclasses.replace(config.image, channels=3, patch_size=1)
+        one = to_sample(made, "both", "latents", [], tokenizer, image, np.random.default_rng(0))
         source = raw.read(place)
         plain = decode_record(source, read_fields(source), "txt", Reading(), tokenizer, grey)
-        other = to_sample(plain, "both", [], tokenizer, grey, np.random.default_rng(0))
+        other = to_sample(plain, "both", "latents", [], tokenizer, grey, np.random.default_rng(0))
         assert np.array_equal(one.tokens, other.tokens)
-        assert np.isfinite(one.images.patches).all()
-        assert len(one.images) == len(other.images)
+        assert np.isfinite(one.pieces[0].patches).all()
+        assert len(one.pieces[0]) == len(other.pieces[0])
     assert contents(tmp_path / "out") == unbroken  # the indexes were not made again
+
+
+def test_pictures_become_latents_beside_sounds_and_moving_pictures_and_all_of_them_train(
+    vae: str, tmp_path: Path
+) -> None:
+    files = [file for number in range(3) for file in show(number)] + pair(0)
+    shard = write_tar(tmp_path / "raw.tar", files)
+    run([shard], tmp_path / "out", autoencoder=vae)
+    made = read_tar(tmp_path / "out" / "raw.tar")
+    for name, data in files:
+        assert name.endswith(".png") or made[name] == data or name == "000.json"
+    assert [verdict.problem for verdict in check_output(tmp_path / "out", None)] == [None]
+    image = modality(channels=4, patch=(2, 2), codec=vae)
+    kinds = {"image": image, "sound": SOUND, "video": dataclasses.replace(VIDEO, shape=(2, 8, 8))}
+    tokenizer = load_tokenizer("bytes", kinds)
+    latents = open_shards("out", f"{tmp_path}/out/raw.tar")
+    for number in range(3):
+        record = latents.read(number)
+        document = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, kinds)
+        sample = to_sample(document, "both", "latents", [], tokenizer, kinds, np.random.default_rng(0))
+        order = [tokenizer.piece_of[kind] for kind in ("sound", "image", "video")]
+        assert sample.tokens.tolist() == [tokenizer.bos, *order, *f"show {number}".encode()]
+        grids = [(1, 4, 4), (8 + number, 1, 1), (2, 4, 4)]
+        assert [tuple(of_kind.grid[0]) for of_kind in sample.pieces] == grids
+        assert all(np.isfinite(of_kind.patches).all() for of_kind in sample.pieces)
 
 
 def test_results_come_in_order_and_not_too_far_ahead() -> None:

@@ -16,7 +16,7 @@ from oneflow_dist.model.autoencoder import load_autoencoder
 from oneflow_dist.precompute.verify import check_output
 from oneflow_dist.precompute.writer import TarWriter
 from tests.messages import names
-from tests.precompute.making import read_tar, run, save_autoencoder, write_shards
+from tests.precompute.making import read_tar, run, save_autoencoder, save_siglip, write_shards
 
 NAME = "raw-01.tar"
 
@@ -25,7 +25,8 @@ NAME = "raw-01.tar"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     vae = save_autoencoder(folder / "vae")
-    run(write_shards(folder / "raw", num_shards=2, samples=3), folder / "out", autoencoder=str(vae), mirror=True)
+    shards, features = write_shards(folder / "raw", num_shards=2, samples=3), str(save_siglip(folder / "tiny"))
+    run(shards, folder / "out", autoencoder=str(vae), features=features, mirror=True)
     return folder
 
 
@@ -110,6 +111,16 @@ def test_a_flipped_byte_is_found(output: Path) -> None:
         (change_array("003.tokens.npy", poke(260, slice(2, 3))), ("003.tokens.npy", 260)),  # type: ignore[arg-type]
         (lambda files: files.pop("003.tokens.npy"), ("003.tokens.npy",)),
         (lambda files: files.pop("003.mirrored.npy"), ("003.mirrored.npy",)),
+        (lambda files: files.pop("003.features.npy"), ("003.features.npy",)),
+        (change_array("003.features.npy", poke(np.inf)), ("003.features.npy", 1, 64, "float16")),
+        (
+            change_array("003.features.npy", lambda a: a.reshape(4, 16)),
+            ("003.features.npy", "float16 [4, 16]", "settings.json", "float16 [16, 2, 2]"),
+        ),
+        (
+            change_array("003.features.npy", lambda a: a.astype(np.float32)),
+            ("003.features.npy", "float32 [16, 2, 2]", "settings.json", "float16 [16, 2, 2]"),
+        ),
         (lambda files: files.update({"003.npy": b"\x93NUMPY"}), ("003.npy",)),
         (
             lambda files: [files.pop(name) for name in list(files) if name.startswith("003.")],

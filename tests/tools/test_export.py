@@ -66,7 +66,7 @@ def documents(make_noisy: Callable[..., NoisySample], vocab_size: int) -> Packed
     rng = np.random.default_rng(0)
     sizes = {"num_images": 0, "num_bag_tokens": 0, "vocab_size": vocab_size}
     batch = pack([make_noisy(rng, num_tokens=len(places), **sizes) for places in POSITIONS], None)
-    position = torch.tensor([place for places in POSITIONS for place in places], dtype=torch.int32)
+    position = torch.tensor([place for places in POSITIONS for place in places], dtype=torch.float32)
     return dataclasses.replace(batch, position=position[:, None].expand(-1, 3).contiguous())
 
 
@@ -114,12 +114,12 @@ def test_logits_of_a_llama_are_those_of_transformers_both_ways(
     place = tmp_path / "run/checkpoints/step-00000000"
     lines = end.stdout.splitlines()
     assert lines[0].startswith(f"wrote {place}: {15 + (tie == UNTIED)} parameters from {folder}, ")
-    assert "  parameters that the folder does not have: adapter.embed.weight, " in end.stdout
+    assert "  parameters that the folder does not have: adapters.image.time.hidden.weight, " in end.stdout
     model, config = load_model(place)
     batch = documents(make_noisy, config.model.vocab_size)
     expected = their_logits(llama, batch)
     assert_same_logits(own_logits(model, batch), expected)
-    assert torch.equal(model.adapter.norm.weight, model.heads.norm.weight)
+    assert torch.equal(model.adapters.image.norm.weight, model.heads.norm.weight)
 
     end = to_safetensors(launcher, tmp_path / "run", tmp_path / "out", "--dtype", "fp32")
     assert end.code == 0, end.stderr

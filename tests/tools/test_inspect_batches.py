@@ -29,10 +29,15 @@ def inspect(
         f"  reading: {{shards: '{digits}/single-train-000000.tar', weight: 1, tasks: {{image_to_text: 1}}}}\n"
         f"  count: {{shards: '{digits}/count-train-*.tar', weight: 1, tasks: {{interleaved: 1}}, prompt: 'count'}}\n"
     )
-    small = ("rows_per_pack=192", "tokens_per_pack=128", "bag_tokens_per_pack=128", "images_per_pack=32")
+    small = ("rows_per_pack=192", "tokens_per_pack=128", "bag_tokens_per_pack=128")
     config = make_config(
         *(f"data.{pair}" for pair in small),
-        *("data.packs_per_step=24", "data.window_samples=24", f"data.mixture={folder}/mixture.yaml"),
+        *(
+            "modality.image.per_pack=32",
+            "data.packs_per_step=24",
+            "data.window_samples=24",
+            f"data.mixture={folder}/mixture.yaml",
+        ),
     )
     (folder / "config.toml").write_text(write_config(config))
 

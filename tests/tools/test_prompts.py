@@ -12,14 +12,21 @@ import torch
 from PIL import Image
 
 from oneflow_dist.config import Config
-from oneflow_dist.data.codec import encode_pixels, pixels_to_latent
+from oneflow_dist.data.codec import pixels_to_latent
+from oneflow_dist.data.media import encode_file
+from oneflow_dist.data.sound import encode_wave
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.model.autoencoder import load_autoencoder
+from oneflow_dist.model.understanding import load_understanding
 from oneflow_dist.precompute.crop import CropPolicy
 from oneflow_dist.precompute.prepare import Preparation, prepare_sample
+from tests.messages import names
+from tests.modalities import LOOKS, overrides
+from tests.precompute.making import save_siglip
 from tools.autoencoder import make_model
 from tools.prompts import encode_photo, read_prompt
 
+PAINT = ("image", None)
 PHOTO = np.random.default_rng(0).integers(256, size=(300, 400, 3)).astype(np.uint8)
 
 
@@ -36,8 +43,15 @@ def of_latents(make_config: Callable[..., Config], tmp_path_factory: pytest.Temp
     model = make_model(channels=4, widths=[8, 8, 8], layers=1, size=32, seed=0)
     model.register_to_config(shift_factor=0.5, scaling_factor=2.0)
     model.save_pretrained(folder)
-    shape = ("image.channels=4", "image.height=8", "image.width=8", "image.patch_size=2")
-    return make_config(*shape, f"sampling.autoencoder={folder}")
+    image = {"channels": 4, "shape": [8, 8], "patch": [2, 2], "codec": folder}
+    return make_config(*(f"modality.image.{key}={value}" for key, value in image.items()))
+
+
+def latent_of(data: bytes, config: Config, name: str = "a.png") -> np.ndarray:
+    """What the model sees of a picture, where this is its latent alone."""
+    ((kind, latent),) = encode_photo(data, config, name)
+    assert kind == "image"
+    return latent
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 8), (4, 4), (16, 4)])
@@ -45,7 +59,7 @@ def test_a_picture_that_patches_fill_is_given_as_it_is(
     config: Config, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = encoded(PHOTO[: size[0], : size[1], 0], "PNG")
-    assert np.array_equal(encode_photo(data, config, "a.png"), encode_pixels(data, config.image, "a.png"))
+    assert np.array_equal(latent_of(data, config), encode_file(data, config.modality["image"], "a.png"))
     assert capsys.readouterr().out == ""
 
 
@@ -56,7 +70,7 @@ def test_a_picture_that_patches_fill_is_given_as_it_is(
 def test_any_other_picture_is_cut_to_the_size_of_generated_ones_and_this_is_said(
     config: Config, size: tuple[int, int], given: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    latent = encode_photo(encoded(PHOTO[: size[0], : size[1]], "PNG"), config, "a.png")
+    latent = latent_of(encoded(PHOTO[: size[0], : size[1]], "PNG"), config)
     assert latent.shape == (1, *given)
     said = f"a.png: {size[1]}x{size[0]} resized and cropped to {given[1]}x{given[0]}\n"
     assert capsys.readouterr().out == said
@@ -64,7 +78,7 @@ def test_any_other_picture_is_cut_to_the_size_of_generated_ones_and_this_is_said
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_photo_is_seen_as_precomputed_data_is(of_latents: Config, tokenizer: Tokenizer, kind: str) -> None:
-    data, folder = encoded(PHOTO, kind), of_latents.sampling.autoencoder
+    data, folder = encoded(PHOTO, kind), of_latents.modality["image"].codec
     how = Preparation(
         crop=CropPolicy(size=32, multiple_of=8, max_aspect=2.0),
         tokenizer=tokenizer,
@@ -77,7 +91,7 @@ def test_a_photo_is_seen_as_precomputed_data_is(of_latents: Config, tokenizer: T
     mean, _ = autoencoder.encode(torch.from_numpy(pixels_to_latent(picture.pixels))[None])
     expected = ((mean[0] - 0.5) * 2.0).numpy()
     assert expected.shape == (4, 6, 10)
-    assert np.array_equal(encode_photo(data, of_latents, "a"), expected)
+    assert np.array_equal(latent_of(data, of_latents, "a"), expected)
 
 
 def test_a_prompt_is_its_parts_in_order(config: Config, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -86,10 +100,11 @@ def test_a_prompt_is_its_parts_in_order(config: Config, tokenizer: Tokenizer, tm
     parts = [("text", "one<|image|>two<|hole|>"), ("image", path), ("paint", []), ("hole", [])]
     prompt = read_prompt(parts, tokenizer, config)
     one, two = tokenizer.encode("one"), tokenizer.encode("two")
-    (place,) = [place for place, part in enumerate(prompt) if isinstance(part, np.ndarray)]
-    assert prompt[:place] == [*one, None, *two, ...]
-    assert prompt[place].shape == (1, 8, 8)
-    assert prompt[place + 1 :] == [None, ...]
+    place = len(one) + 1 + len(two) + 1
+    assert prompt[:place] == [*one, PAINT, *two, ...]
+    kind, latent = prompt[place]
+    assert (kind, latent.shape) == ("image", (1, 8, 8))
+    assert prompt[place + 1 :] == [PAINT, ...]
 
 
 def test_what_is_no_picture_for_this_model_is_refused(config: Config, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -97,6 +112,82 @@ def test_what_is_no_picture_for_this_model_is_refused(config: Config, tokenizer:
         encode_photo(b"no picture", config, "text.png")
     with pytest.raises(ValueError, match=r"^--image: no such file "):
         read_prompt([("image", tmp_path / "none.png")], tokenizer, config)
-    of_latents = dataclasses.replace(config, image=dataclasses.replace(config.image, channels=16))
-    with pytest.raises(ValueError, match=r"^--image: .* 16 channels; .* --autoencoder$"):
+    wide = dataclasses.replace(config.modality["image"], channels=16)
+    of_latents = dataclasses.replace(config, modality={"image": wide})
+    with pytest.raises(ValueError, match=r"^--image: .* 16 channels; .* --codec$"):
         encode_photo(encoded(PHOTO, "PNG"), of_latents, "a.png")
+    without = dataclasses.replace(config, modality={})
+    for part in (("paint", []), ("image", tmp_path / "a.png")):
+        (tmp_path / "a.png").write_bytes(encoded(PHOTO, "PNG"))
+        with pytest.raises(ValueError, match=r"^--image, --paint: the model has no pictures, but text alone$"):
+            read_prompt([part], tokenizer, without)
+
+
+# What a given picture looks like, and pieces of other kinds.
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_siglip(tmp_path_factory.mktemp("siglip") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def looking(siglip: Path, make_config: Callable[..., Config]) -> Callable[..., Config]:
+    """A model that sees what the tiny SigLIP sees of a given picture."""
+
+    def make(given: str, **keys: object) -> Config:
+        own = LOOKS | {"channels": 16, "shape": [2, 2], "patch": [1, 1], "codec": siglip}
+        return make_config(*overrides("vision", **own | keys), f"sampling.given={given}")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"), [("latents", ["image"]), ("features", ["vision"]), ("both", ["vision", "image"])]
+)
+def test_a_photo_is_given_as_its_latent_as_features_or_as_both(
+    given: str, kinds: list[str], siglip: Path, looking: Callable[..., Config]
+) -> None:
+    """Features are those that tools/precompute_latents.py would have stored, before they were rounded to float16."""
+    config, data = looking(given), encoded(PHOTO[:16, :24], "PNG")
+    seen = encode_photo(data, config, "a.png")
+    assert [kind for kind, _ in seen] == kinds
+    if "image" in kinds:
+        assert np.array_equal(dict(seen)["image"], latent_of(data, looking("latents")))
+    if "vision" in kinds:
+        encoder = load_understanding(str(siglip), "cpu", torch.float32)
+        shown = np.array(encoder.view.resize(Image.fromarray(PHOTO[:16, :24])))
+        expected = encoder.encode(torch.from_numpy(shown)[None])[0].numpy()
+        np.testing.assert_allclose(dict(seen)["vision"], expected, atol=1e-5)
+
+
+def test_a_model_that_has_the_encoder_in_itself_is_given_the_picture(looking: Callable[..., Config]) -> None:
+    ((kind, view),) = encode_photo(encoded(PHOTO, "PNG"), looking("features", understanding="live"), "a.png")
+    assert (kind, view.shape) == ("vision", (3, 16, 16))
+    assert -1.0 <= view.min() < view.max() <= 1.0
+
+
+def test_features_that_the_model_does_not_know_are_refused(
+    config: Config, looking: Callable[..., Config], siglip: Path
+) -> None:
+    plain = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, given="features"))
+    with pytest.raises(ValueError, match=r"^--given: the model sees no features, .*; take latents$"):
+        encode_photo(encoded(PHOTO, "PNG"), plain, "a.png")
+    with pytest.raises(ValueError) as error:
+        encode_photo(encoded(PHOTO, "PNG"), looking("both", shape=[4, 4]), "a.png")
+    assert names(str(error.value), siglip, "[16, 2, 2]", "modality.vision", "[16, 4, 4]", "--codec vision=FOLDER")
+
+
+def test_a_piece_of_any_modality_is_read_from_its_file(
+    make_config: Callable[..., Config], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    config = make_config(*overrides("sound", channels=16, shape=[8], patch=[2], codec="spectrogram@8000"))
+    path = tmp_path / "seven=7.wav"
+    path.write_bytes(encode_wave(np.sin(np.arange(16 * 6) / 3.0), 8000))
+    ((kind, latent),) = read_prompt([("piece", f"sound={path}")], tokenizer, config)
+    assert (kind, latent.shape) == ("sound", (16, 6))
+    for value in ("noise=a.wav", "sound", "sound=", str(path)):
+        with pytest.raises(ValueError, match=r"^--piece: .* is not NAME=FILE of a modality \(image, sound\)$"):
+            read_prompt([("piece", value)], tokenizer, config)
+    with pytest.raises(ValueError, match=r"^--piece: no such file "):
+        read_prompt([("piece", f"sound={tmp_path / 'none.wav'}")], tokenizer, config)

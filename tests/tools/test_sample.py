@@ -57,7 +57,7 @@ def test_documents_continue_the_given_text_and_image(
     assert table["settings"]["steps"] == 6
     assert table["settings"]["guidance"] == 2.0  # of configs/debug.toml
     assert [document["index"] for document in table["documents"]] == list(range(24))
-    given = [tokenizer.bos, *tokenizer.encode("zero"), tokenizer.image, *tokenizer.encode("count up:")]
+    given = [tokenizer.bos, *tokenizer.encode("zero"), tokenizer.piece_of["image"], *tokenizer.encode("count up:")]
     names = {"trace.json", "documents.png"}
     num_painted = 0
     for index, document in enumerate(table["documents"]):
@@ -68,8 +68,8 @@ def test_documents_continue_the_given_text_and_image(
         assert all(entry["text"] == tokenizer.decode([entry["token"]]) for entry in tokens)
 
         images = [entry for entry in tokens if "image" in entry]
-        assert [entry["image"] for entry in images] == [f"{index:04d}-{number}.png" for number in range(len(images))]
-        assert all(entry["token"] == tokenizer.image for entry in images)
+        assert [entry["image"] for entry in images] == [f"{index:04d}-image-{n}.png" for n in range(len(images))]
+        assert all(entry["token"] == tokenizer.piece_of["image"] for entry in images)
         assert images[0]["last_step"] == 0  # it was given
         assert all(entry["step"] + 6 <= entry["last_step"] <= 12 for entry in images[1:])
 
@@ -114,7 +114,7 @@ def test_text_is_written_in_the_holes_while_images_are_painted(
 ) -> None:
     end = sample(tmp_path / "out", "--hole", "--paint", "--text", "seven", "--count", "8")
     assert end.code == 0, end.stderr
-    given = [tokenizer.bos, tokenizer.image, *tokenizer.encode("seven")]
+    given = [tokenizer.bos, tokenizer.piece_of["image"], *tokenizer.encode("seven")]
     num_written = 0
     for document in read_trace(tmp_path / "out")["documents"]:
         tokens = document["tokens"]
@@ -129,17 +129,17 @@ def test_text_is_written_in_the_holes_while_images_are_painted(
 def test_an_image_to_paint_at_the_end_is_all_that_is_made(sample: Sample, tokenizer: Tokenizer, tmp_path: Path) -> None:
     end = sample(tmp_path / "out", "--text", "a handwritten seven", "--paint")
     assert end.code == 0, end.stderr
-    assert (tmp_path / "out/0000.txt").read_text() == "a handwritten seven [0000-0.png]\n"
-    assert end.stdout.splitlines()[1] == "a handwritten seven [0000-0.png]"
+    assert (tmp_path / "out/0000.txt").read_text() == "a handwritten seven [0000-image-0.png]\n"
+    assert end.stdout.splitlines()[1] == "a handwritten seven [0000-image-0.png]"
     (document,) = read_trace(tmp_path / "out")["documents"]
     assert document["tokens"][-1] == {
-        "token": tokenizer.image,
+        "token": tokenizer.piece_of["image"],
         "text": "<|image|>",
         "step": 0,
-        "image": "0000-0.png",
+        "image": "0000-image-0.png",
         "last_step": 6,
     }
-    with Image.open(tmp_path / "out/0000-0.png") as picture:
+    with Image.open(tmp_path / "out/0000-image-0.png") as picture:
         assert picture.size == (8, 8)
         assert np.asarray(picture).std() > 0.0
 
@@ -191,7 +191,7 @@ def test_a_call_with_fewer_documents_leaves_none_of_the_call_before(sample: Samp
         end = sample(tmp_path, "--paint", "--count", count, "--steps", "2")
         assert end.code == 0, end.stderr
         (tmp_path / "note.txt").touch()
-    names = {"0000.txt", "0000-0.png", "trace.json", "documents.png", "note.txt"}
+    names = {"0000.txt", "0000-image-0.png", "trace.json", "documents.png", "note.txt"}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -208,11 +208,11 @@ def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
     """Whenever the last image begins."""
     config = make_config("sampling.steps=5", "sampling.time_power=1.5", "sampling.max_rows=40")
     prompt = parse_prompt("one<|image|><|hole|>", tokenizer)
-    canvases = [blank_canvas(prompt, tokenizer, config.image, 0, index) for index in range(4)]
+    canvases = [blank_canvas(prompt, tokenizer, config.modality, 0, index) for index in range(4)]
     totals = [max(steps_left(canvas, 5, 0) for canvas in canvases)]
     for step in generate_steps(make_model(config), canvases, config, tokenizer):
         if step == late:
-            canvases[1].insert(np.array([1]), np.array([tokenizer.image]), step, tokenizer.image)
+            canvases[1].insert(np.array([1]), np.array([tokenizer.piece_of["image"]]), step)
         totals.append(step + max(steps_left(canvas, 5, step) for canvas in canvases))
     assert totals == sorted(totals, reverse=True)
     assert totals[-1] == len(totals) - 1
@@ -232,7 +232,12 @@ def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
             ["--text", "a" * 20, "--max-rows", "4"],
             "--max-rows: 4, but the prompt alone takes 21 rows; raise it, or shorten the prompt",
         ),
-        (["--autoencoder", "nowhere"], 'nowhere: no such folder; name one with a saved AutoencoderKL, or "pixels"'),
+        (["--codec", "image=nowhere"], 'nowhere: no such folder; name one with a saved AutoencoderKL, or "pixels"'),
+        (["--codec", "smell=pixels"], "--codec: 'smell=pixels' is not NAME=FOLDER of a modality (image)"),
+        (
+            ["--given", "features", "--image", "data/digits/seven.png"],
+            "--given: the model sees no features, since no [modality.*] has `understanding`; take latents",
+        ),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_anything_is_written(

@@ -25,6 +25,7 @@ from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tar import HEADER_KEY
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.metrics import padding
+from tools.benchmark.batches import picture_modality
 from tools.benchmark.result import Measured, Series
 from tools.benchmark.timing import synchronize
 
@@ -88,7 +89,7 @@ def open_lane(config: Config) -> Lane:
     """The lane that a data worker would run."""
     sources = load_mixture(config.data.mixture)
     shards = [open_shards(source.name, source.shards, source.index) for source in sources]
-    return Lane(0, config, sources, shards, load_tokenizer(config.data.tokenizer))
+    return Lane(0, config, sources, shards, load_tokenizer(config.data.tokenizer, config.modality))
 
 
 def watch(lane: Lane) -> StageClock:
@@ -157,7 +158,8 @@ def resident_mib() -> float:
 
 def with_made_up_shards(config: Config, folder: Path, num_samples: int) -> Config:
     """The config on captioned latents of its shape, as tools/precompute_latents.py stores them, of random content."""
-    shape = (2, *config.image.shape)  # mean and standard deviation
+    modality = picture_modality(config)
+    shape = (2, modality.channels, *modality.shape)  # mean and standard deviation
     rng = np.random.default_rng(0)
     header = {
         "autoencoder": {"scaling_factor": 1.5305, "shift_factor": 0.0609},

@@ -14,23 +14,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Counts, Images, NoisySample, PackedBatch, Sample
+from oneflow_dist.containers import Counts, NoisySample, PackedBatch, Pieces, Sample
 from oneflow_dist.data.loader import PackLoader
-from oneflow_dist.data.packing import pack
+from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.flow.noising import keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
-from oneflow_dist.model.flops import flops_by_part, training_flops
+from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.model.flops import flops_by_part
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.activations import checkpoint_block
 from oneflow_dist.planning.trace import without_values
+from tools.benchmark.batches import picture_modality
 from tools.benchmark.report import MODEL_FLOPS
 from tools.benchmark.result import Measured, Series
 
 PACKED = 32  # documents that are packed together, to be counted
 COUNTED_ROWS = 65536  # at most so many rows go through the network that torch counts
 MOMENTS = 4096  # of the closed form: midpoints of [0, 1]
-OTHERS = "adapters, times, small heads"  # which are in no formula
+OTHERS = "adapters, times, small heads"  # in no formula but adapters, and these as if a gradient left them
 LAWS = {False: "text time in [0, 1]", True: "interleaved, time in [0, 2]"}  # by `Sample.is_interleaved`
 DOCUMENT = (
     "A document: a first token that always stays, L text tokens and, where asked for, an image of I rows with its "
@@ -54,6 +56,7 @@ class Mean:
     pairs: float  # of rows that see each other
     filled: float  # slots where a token is missing
     slots: float
+    patches: tuple[float, ...]  # of each modality
 
     @classmethod
     def of_counts(cls, counts: Counts) -> Mean:
@@ -64,6 +67,7 @@ class Mean:
             pairs=counts.attention_pairs / documents,
             filled=counts.filled_slots / documents,
             slots=counts.text_tokens / documents,
+            patches=tuple(count / documents for count in counts.patches),
         )
 
 
@@ -73,7 +77,7 @@ def measure(config: Config, length: int, image_rows: int, documents: int, steps:
     Args:
         documents: that are noised.
     """
-    rival = autoregressive(length, image_rows)
+    rival = autoregressive(config, length, image_rows)
     numbers: dict[str, float | str | None] = {"text tokens": length, "image rows": image_rows, "drawn": documents}
     gflop: Series = {"GFLOP, autoregressive": in_gflop(flops_of(config, rival))}
     ratios: Series = {}
@@ -134,38 +138,51 @@ def expected(config: Config, length: int, image_rows: int, is_interleaved: bool)
         slots = slots + share * (fixed_slots + text_share * text)
     filled = (1.0 - dropped) * (1.0 - keep) * (1.0 + (length - 1) * keep)
     filled = filled + num_images * (1.0 - is_present) * keep  # the image's own bag, if the last token of the text stays
-    return Mean(rows=rows.mean(), pairs=pairs.mean(), filled=filled.mean(), slots=slots.mean())
+    patches = _of_pictures(config, image_rows * is_present.mean())
+    return Mean(rows=rows.mean(), pairs=pairs.mean(), filled=filled.mean(), slots=slots.mean(), patches=patches)
 
 
-def autoregressive(length: int, image_rows: int) -> Mean:
+def autoregressive(config: Config, length: int, image_rows: int) -> Mean:
     """The whole document once: causal, and both ways inside the image; logits for every token that is predicted."""
     num_images = int(image_rows > 0)
     rows = length + num_images + image_rows  # the first token is read, the last one is not
-    return Mean(rows=rows, pairs=(rows**2 + image_rows**2) / 2, filled=length + num_images, slots=length + num_images)
+    pairs, slots = (rows**2 + image_rows**2) / 2, length + num_images
+    return Mean(rows=rows, pairs=pairs, filled=slots, slots=slots, patches=_of_pictures(config, image_rows))
+
+
+def _of_pictures(config: Config, patches: float) -> tuple[float, ...]:
+    """By modality, of which pictures alone have any."""
+    pictures = picture_modality(config)
+    return tuple(patches * (modality is pictures) for modality in config.modality.values())
 
 
 def draw(
     config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int, elements: int = 1
 ) -> Iterator[list[NoisySample]]:
     """Groups of noised documents; of their patches only `elements` values exist, since nobody looks at them."""
-    num_images = int(image_rows > 0)
+    num_images, pictures = int(image_rows > 0), picture_modality(config)
     sample = Sample(
         key="made-up",
         tokens=np.zeros(1 + length + num_images, dtype=np.int64),
         is_target=np.arange(1 + length + num_images) > 0,
-        images=Images(
-            token=np.full(num_images, 1 + length),
-            time=np.ones(num_images),
-            grid=np.array([[1, image_rows]] * num_images, dtype=np.int64).reshape(-1, 2),
-            patches=np.zeros((image_rows, elements), dtype=np.float32),
+        pieces=tuple(
+            Pieces(
+                token=np.full(number, 1 + length),
+                time=np.ones(number),
+                grid=np.array([[1, 1, image_rows]] * number, dtype=np.int64).reshape(-1, 3),
+                stride=np.ones(number),
+                patches=np.zeros((image_rows * number, elements), dtype=np.float32),
+            )
+            for number in (num_images * (modality is pictures) for modality in config.modality.values())
         ),
         is_interleaved=is_interleaved,
     )
     schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
+    laws = [TimeLaw.of(modality) for modality in config.modality.values()]
     rng = keyed_generator(config.run.seed, 0, "FLOPs")
     for first in range(0, documents, PACKED):
         count = min(PACKED, documents - first)
-        yield [noise_sample(sample, schedule, config.flow.condition_dropout_prob, rng) for _ in range(count)]
+        yield [noise_sample(sample, schedule, config.flow.condition_dropout_prob, laws, rng) for _ in range(count)]
 
 
 def count_groups(config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int) -> list[Counts]:
@@ -188,8 +205,8 @@ def standard_error(config: Config, groups: list[Counts]) -> float | None:
 
 def count_with_torch(config: Config, length: int, image_rows: int, is_interleaved: bool) -> dict[str, list[float]]:
     """By part, what torch counts of a forward and backward pass over what the formula says, of the same documents."""
-    (group,) = draw(config, length, image_rows, is_interleaved, PACKED, config.image.patch_elements)
-    rows = np.cumsum([len(noisy.tokens) + len(noisy.images.patches) for noisy in group])
+    (group,) = draw(config, length, image_rows, is_interleaved, PACKED, picture_modality(config).patch_elements)
+    rows = np.cumsum([size_of([noisy]).rows for noisy in group])
     batch = pack(group[: max(1, int(np.searchsorted(rows, COUNTED_ROWS)))], None)
     formula = flops_by_part(config, batch.counts.rows, batch.counts.attention_pairs, batch.counts.filled_slots)
     counted = count_parts(replace(config, train=replace(config.train, activation_checkpointing="none")), batch)
@@ -215,7 +232,7 @@ def count_parts(config: Config, batch: PackedBatch) -> dict[str, float]:
             checkpoint_block(block, config.train.activation_checkpointing)
         fake = without_values(batch, mode)
         with FlopCounterMode(display=False, custom_mapping=attention) as counter:
-            compute_losses(model(fake), fake, batch.counts, config.flow).total.backward()
+            compute_losses(model(fake), fake, batch.counts, config).total.backward()
     counts = {name: Counter(of_module) for name, of_module in counter.get_flop_counts().items()}
     whole = counts["Global"]
     pairs = whole[ops.packed_attention] + whole[ops.packed_attention_backward]
@@ -234,7 +251,7 @@ def count_parts(config: Config, batch: PackedBatch) -> dict[str, float]:
 
 def flops_of(config: Config, mean: Mean) -> dict[str, float]:
     """Of a document, by part."""
-    return flops_by_part(config, mean.rows, mean.pairs, mean.filled)
+    return flops_by_part(config, mean.rows, mean.pairs, mean.filled, mean.patches)
 
 
 def in_gflop(parts: dict[str, float]) -> dict[str, list[float]]:
@@ -244,9 +261,11 @@ def in_gflop(parts: dict[str, float]) -> dict[str, list[float]]:
 
 def ratios_of(config: Config, mean: Mean, rival: Mean) -> dict[str, list[float]]:
     """What a document costs, as a share of what it costs autoregressively."""
-    all_of_rival = training_flops(config, rival.rows, rival.pairs, rival.filled)
+    flops, everywhere, of_rival = (
+        sum(flops_of(config, each).values()) for each in (mean, replace(mean, filled=mean.slots), rival)
+    )
     return {
         "rows": [mean.rows / rival.rows],
-        "FLOPs": [training_flops(config, mean.rows, mean.pairs, mean.filled) / all_of_rival],
-        "FLOPs, logits at every slot": [training_flops(config, mean.rows, mean.pairs, mean.slots) / all_of_rival],
+        "FLOPs": [flops / of_rival],
+        "FLOPs, logits at every slot": [everywhere / of_rival],
     }

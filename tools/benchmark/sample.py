@@ -39,7 +39,7 @@ def measure(
     Raises:
         ValueError: a prompt is longer than `rows`.
     """
-    tokenizer = load_tokenizer(config.data.tokenizer)
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     device = next(model.parameters()).device
     series: Series = {STEPS: {}, SECONDS: {}, RATE: {}}
     single: Series = {}
@@ -76,7 +76,7 @@ def write(
     """Documents, done, and the seconds of each step."""
     prompts = [parse_prompt(prompt, tokenizer) for prompt in config.sampling.prompts]
     canvases = [
-        blank_canvas(prompts[index % len(prompts)], tokenizer, config.image, config.run.seed, index)
+        blank_canvas(prompts[index % len(prompts)], tokenizer, config.modality, config.run.seed, index)
         for index in range(count)
     ]
     longest = max(canvas.num_rows for canvas in canvases)

@@ -256,4 +256,4 @@ def loaded_steps(trainer: Trainer) -> NextStep:
 
 def count_images(batches: list[PackedBatch]) -> int:
     """Whole images, given or noisy, in the rows of the batches."""
-    return sum(int((batch.row_image.unique() < len(batch.image_time)).sum()) for batch in batches)
+    return sum(len(pieces.patch_piece.unique()) for batch in batches for pieces in batch.pieces)

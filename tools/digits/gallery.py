@@ -47,8 +47,8 @@ def _section(title: str, content: Image.Image) -> Image.Image:
 def _card(canvas: Canvas, tokenizer: Tokenizer) -> Image.Image:
     """A document's images with its text below."""
     blank = Image.new("RGB", (CARD, CARD), "#f4f4f6")
-    height = CARD // max(1, len(canvas.images))
-    pictures = [enlarge(decode_pixels(latent), height) for latent in canvas.latents()] or [blank]
+    height = CARD // max(1, len(canvas.latents("image")))
+    pictures = [enlarge(decode_pixels(latent), height) for latent in canvas.latents("image")] or [blank]
     side_by_side = grid(pictures, columns=len(pictures), gap=0)
     text = " ".join(part for part in canvas.parts(tokenizer) if isinstance(part, str))
     caption = text_line(text if len(text) <= 24 else text[:23] + "…", 15)
@@ -57,7 +57,7 @@ def _card(canvas: Canvas, tokenizer: Tokenizer) -> Image.Image:
 
 def _varied(canvases: list[Canvas]) -> list[Canvas]:
     """The first document of each number of images, in that order."""
-    by_length = {len(canvas.images): canvas for canvas in reversed(canvases)}
+    by_length = {len(canvas.latents("image")): canvas for canvas in reversed(canvases)}
     return [by_length[length] for length in sorted(by_length)][:DOCUMENTS]
 
 

@@ -28,6 +28,7 @@ NEXT = """next, after `source .venv/bin/activate`:
   python tools/sample.py {folder} out --image data/digits/seven.png
   python -m oneflow_dist.train configs/quickstart.toml run.folder=runs/mine optim.lr=1e-3"""
 SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4, "both": 5}
+OTHER_SEED = 6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Writer:
         """A finished document for each prompt; prints how long it took."""
         start = time.perf_counter()
         canvases = [
-            blank_canvas(prompt, self.tokenizer, self.config.image, SEEDS[name], index)
+            blank_canvas(prompt, self.tokenizer, self.config.modality, SEEDS.get(name, OTHER_SEED), index)
             for index, prompt in enumerate(prompts)
         ]
         generate(self.model, canvases, self.config, self.tokenizer)
@@ -60,7 +61,7 @@ def evaluate(folder: Path, num_samples: int, changes: dict[str, Any]) -> None:
     """
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(folder)
-    history, tokenizer = read_metrics(folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer)
+    history, tokenizer = read_metrics(folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer, config.modality)
     check_digits(folder, config, tokenizer)
     print(f"{folder}: writing and judging {num_samples} documents of each of five kinds", flush=True)
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
@@ -93,11 +94,11 @@ def check_digits(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
     Raises:
         ValueError: its images are not those of digits, or its vocabulary has learned other words.
     """
-    if config.image.shape != (1, 8, 8):
-        channels, height, width = config.image.shape
+    found = {name: (modality.channels, *modality.shape) for name, modality in config.modality.items()}
+    if found.get("image") != (1, 8, 8):
         raise ValueError(
-            f"{folder}: its images are {height}x{width}x{channels}, but digits are 8x8x1; tools/sample.py shows what "
-            "other models write"
+            f"{folder}: its pieces are {found or 'none'}, but digits are images of 1x8x8; tools/sample.py shows "
+            "what other models write"
         )
     words = [f" {word}" for word in WORDS]
     if config.data.tokenizer != "bytes" and any(len(tokenizer.encode(word)) > 1 for word in words):
@@ -126,7 +127,7 @@ def judge_single(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, floa
         texts = [part for part in canvas.parts(tokenizer) if isinstance(part, str)]
         digit = read_caption(texts[0]) if len(texts) == 1 else None
         valid.append(digit is not None)
-        seen = read_images(canvas.latents())
+        seen = read_images(canvas.latents("image"))
         has_image.append(len(seen) == 1)
         agrees.append(len(seen) == 1 and digit == seen[0])
     return {"valid_text": mean(valid), "has_image": mean(has_image), "agreement": mean(agrees)}
@@ -143,8 +144,8 @@ def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str,
         parts = count_parts(canvas, tokenizer)
         words = [part for part in parts if isinstance(part, str)]
         is_text = [isinstance(part, str) for part in parts]
-        before = [previous for previous, part in zip(["", *parts], parts, strict=False) if isinstance(part, int)]
-        seen = read_images(canvas.latents())
+        before = [previous for previous, part in zip(["", *parts], parts, strict=False) if isinstance(part, tuple)]
+        seen = read_images(canvas.latents("image"))
         shows = [word in WORDS and WORDS.index(word) == digit for word, digit in zip(before, seen, strict=True)]
         valid.append(read_count(words) is not None)
         has_image.append(is_text == [True, False] * len(words))
@@ -165,10 +166,10 @@ def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
     painted = writer.write("text_to_image", [parse_prompt(f"{c}<|image|>", writer.tokenizer) for c in captions])
     images, _ = load_split("heldout")
     latents = [pixels_to_latent(images[index % len(images)]) for index in range(num_samples)]
-    described = writer.write("image_to_text", [[latent] for latent in latents])
+    described = writer.write("image_to_text", [[("image", latent)] for latent in latents])
     named = [read_caption(text_of(canvas, writer.tokenizer)) for canvas in described]
     return {
-        "text_to_image": mean(read_images([latent for c in painted for latent in c.latents()]) == digits),
+        "text_to_image": mean(read_images([latent for c in painted for latent in c.latents("image")]) == digits),
         "image_to_text": mean([a == b for a, b in zip(named, read_images(latents), strict=True)]),
     }
 
@@ -176,18 +177,19 @@ def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
 def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:
     """A right document of many images once more, as it stands after every step of its writing."""
     merits = [
-        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.images) for canvas in canvases
+        judge_interleaved([canvas], writer.tokenizer)["documents_right"] * len(canvas.latents("image"))
+        for canvas in canvases
     ]
     index = int(np.argmax(merits))
     prompt = parse_prompt(COUNT_PROMPT, writer.tokenizer)
-    canvas = blank_canvas(prompt, writer.tokenizer, writer.config.image, SEEDS["interleaved"], index)
+    canvas = blank_canvas(prompt, writer.tokenizer, writer.config.modality, SEEDS["interleaved"], index)
     states = [canvas.copy()]
     for _ in generate_steps(writer.model, [canvas], writer.config, writer.tokenizer):
         states.append(canvas.copy())
     return states
 
 
-def count_parts(canvas: Canvas, tokenizer: Tokenizer) -> list[str | int]:
+def count_parts(canvas: Canvas, tokenizer: Tokenizer) -> list[str | tuple[str, int]]:
     """The words and images of a counting document, without its prompt."""
     parts = [
         part.removeprefix(COUNT_PROMPT).strip() if isinstance(part, str) else part for part in canvas.parts(tokenizer)

@@ -13,5 +13,5 @@ def test_made_up_batches_are_full_and_the_same_for_the_same_number(make_config: 
     first, again, other = (make_batch(config, number) for number in (0, 0, 1))
     assert first.counts.rows > 0.97 * config.data.rows_per_pack
     assert torch.equal(first.tokens, again.tokens)
-    assert torch.equal(first.patches, again.patches)
+    assert torch.equal(first.pieces[0].patches, again.pieces[0].patches)
     assert not torch.equal(first.tokens, other.tokens)

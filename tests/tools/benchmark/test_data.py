@@ -28,7 +28,7 @@ from tools.benchmark.data import (
 CPU = torch.device("cpu")
 # webdataset leaves closing its shards to the garbage collector.
 LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-SMALL = ("data.rows_per_pack=512", "data.tokens_per_pack=512", "data.images_per_pack=60")
+SMALL = ("data.rows_per_pack=512", "data.tokens_per_pack=512", "modality.image.per_pack=60")
 
 
 @LEFT_OPEN
@@ -45,7 +45,7 @@ def test_each_round_has_a_rate_of_both_sides_and_of_every_stage(make_config: Cal
 def test_made_up_latents_of_the_configs_shape_fill_its_packs(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    shape = "image.channels=4", "image.height=8", "image.width=16"
+    shape = "modality.image.channels=4", "modality.image.shape=[8, 16]"
     longer = "data.max_sample_rows=512", "data.bag_tokens_per_pack=512"
     config = with_made_up_shards(make_config(*SMALL, *shape, *longer), tmp_path, 64)
     measured = measure(config, 64, 1, CPU)

@@ -49,7 +49,7 @@ def test_a_text_costs_what_was_derived_by_both_ways_of_counting(
     llama_1b: Config, unchecked: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """512 tokens, times in [0, 1]; with logits at every slot and, as this code has them, at filled ones."""
-    shape, rival = (512, 0, False), autoregressive(512, 0)
+    shape, rival = (512, 0, False), autoregressive(llama_1b, 512, 0)
     with unchecked():
         means = expected(llama_1b, *shape), drawn_mean(llama_1b, *shape, 20_000)
     for mean in means:
@@ -62,16 +62,16 @@ def test_so_does_a_long_one(llama_1b: Config, length: int, ratio: float, monkeyp
     """Text times stand on a grid instead of being drawn, so that few documents are enough; the rest is drawn."""
     documents = 300
     times = iter((np.arange(documents) + 0.5) / documents)
-    monkeypatch.setattr(noising, "draw_times", lambda *_: (next(times), np.zeros(0)))
+    monkeypatch.setattr(noising, "draw_times", lambda *_: (next(times), [np.zeros(0)]))
     for mean in (expected(llama_1b, length, 0, False), drawn_mean(llama_1b, length, 0, False, documents)):
-        actual = ratio_of(llama_1b, mean, autoregressive(length, 0), "FLOPs, logits at every slot")
+        actual = ratio_of(llama_1b, mean, autoregressive(llama_1b, length, 0), "FLOPs, logits at every slot")
         assert actual == pytest.approx(ratio, rel=0.01)
 
 
 def test_an_image_that_stays_saves_half_of_the_text_alone(
     llama_1b: Config, unchecked: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    shape, rival = (256, 256, False), autoregressive(256, 256)
+    shape, rival = (256, 256, False), autoregressive(llama_1b, 256, 256)
     with unchecked():
         means = expected(llama_1b, *shape), drawn_mean(llama_1b, *shape, 8_000)
     for mean in means:
@@ -109,7 +109,11 @@ def test_means_of_a_text_are_those_of_the_paper_of_this_method(config: Config) -
 
 @pytest.mark.parametrize(
     "choice",
-    ["image.time_conditioning=added", "image.time_conditioning=adaln", "train.activation_checkpointing=selective"],
+    [
+        "modality.image.time_conditioning=added",
+        "modality.image.time_conditioning=adaln",
+        "train.activation_checkpointing=selective",
+    ],
 )
 def test_torch_counts_in_each_part_what_the_formula_says(make_config: Callable[..., Config], choice: str) -> None:
     series = measure(make_config(choice), 30, 4, 256, 0).series

@@ -40,7 +40,7 @@ def test_cases_are_every_batch_at_every_length(small: Config) -> None:
 
 def test_a_model_that_knows_nothing_fills_its_documents(small: Config) -> None:
     limited = replace(small, sampling=replace(small.sampling, max_rows=24))
-    tokenizer = load_tokenizer(small.data.tokenizer)
+    tokenizer = load_tokenizer(small.data.tokenizer, small.modality)
     canvases, seconds = write(first_model(small, CPU), limited, tokenizer, 3, CPU)
     assert all(canvas.is_done for canvas in canvases)
     assert max(canvas.num_rows for canvas in canvases) <= 24

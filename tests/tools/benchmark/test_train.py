@@ -69,8 +69,7 @@ def test_packs_are_those_that_a_run_trains_on_after_those_of_the_warm_up(
 
 def images_of(step: list[PackedBatch]) -> list[tuple[int, int]]:
     """Which pack and which image of it."""
-    found = {(n, int(i)) for n, batch in enumerate(step) for i in batch.row_image if i < len(batch.image_time)}
-    return sorted(found)
+    return sorted({(n, int(i)) for n, batch in enumerate(step) for i in batch.pieces[0].patch_piece})
 
 
 def test_phases_and_percentiles_are_those_of_the_steps(launcher: Launcher, make_config: Callable[..., Config]) -> None:

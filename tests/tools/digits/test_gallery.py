@@ -20,11 +20,12 @@ def write(config: Config, tokenizer: Tokenizer) -> Callable[..., Canvas]:
     """A finished document: texts, and for a number an image of this grey value in [-1, 1]."""
 
     def make(*parts: str | float) -> Canvas:
-        prompt: list[int | np.ndarray | None] = []
+        prompt: list[int | tuple[str, np.ndarray]] = []
         for part in parts:
             is_text = isinstance(part, str)
-            prompt += tokenizer.encode(part) if is_text else [np.full(config.image.shape, part, dtype=np.float32)]
-        return blank_canvas(prompt, tokenizer, config.image, seed=0, index=0)
+            grey = np.full((1, 8, 8), 0.0 if is_text else part, dtype=np.float32)
+            prompt += tokenizer.encode(part) if is_text else [("image", grey)]
+        return blank_canvas(prompt, tokenizer, config.modality, seed=0, index=0)
 
     return make
 

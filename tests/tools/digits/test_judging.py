@@ -27,10 +27,10 @@ def write(config: Config, tokenizer: Tokenizer) -> Write:
     digit = {d: latents[np.flatnonzero((labels == d) & (seen == d))[0]] for d in range(10)}
 
     def make(*parts: str | int) -> Canvas:
-        prompt: list[int | np.ndarray | None] = []
+        prompt: list[int | tuple[str, np.ndarray]] = []
         for part in parts:
-            prompt += tokenizer.encode(part) if isinstance(part, str) else [digit[part]]
-        return blank_canvas(prompt, tokenizer, config.image, seed=0, index=0)
+            prompt += tokenizer.encode(part) if isinstance(part, str) else [("image", digit[part])]
+        return blank_canvas(prompt, tokenizer, config.modality, seed=0, index=0)
 
     return make
 
@@ -117,8 +117,8 @@ def test_documents_without_images_agree_in_nothing(parts: list[str], write: Writ
 
 
 def test_the_prompt_is_no_part_of_a_counting_document(write: Write, tokenizer: Tokenizer) -> None:
-    assert count_parts(write("count up: three", 3, " four"), tokenizer) == ["three", 0, "four"]
-    assert count_parts(write("count up:", 3), tokenizer) == [0]
+    assert count_parts(write("count up: three", 3, " four"), tokenizer) == ["three", ("image", 0), "four"]
+    assert count_parts(write("count up:", 3), tokenizer) == [("image", 0)]
     assert count_parts(write("count up:"), tokenizer) == []
 
 
@@ -131,11 +131,12 @@ def test_the_length_of_a_training_is_that_of_its_metrics(tmp_path: Path) -> None
 
 def test_a_model_of_something_else_is_refused(config: Config, tokenizer: Tokenizer, tmp_path: Path) -> None:
     check_digits(tmp_path, config, tokenizer)
-    other = dataclasses.replace(config, image=dataclasses.replace(config.image, channels=16))
-    with pytest.raises(ValueError, match="its images are 8x8x16, but digits are 8x8x1; "):
-        check_digits(tmp_path, other, tokenizer)
+    wide = dataclasses.replace(config.modality["image"], channels=16)
+    for modalities, found in (({"image": wide}, r"\{'image': \(16, 8, 8\)\}"), ({}, "none")):
+        with pytest.raises(ValueError, match=f"its pieces are {found}, but digits are images of 1x8x8; "):
+            check_digits(tmp_path, dataclasses.replace(config, modality=modalities), tokenizer)
     write_ranks(tmp_path / "other.tiktoken", train_ranks(["a red car", "a blue car"], vocab_size=262))
     data = dataclasses.replace(config.data, tokenizer=str(tmp_path / "other.tiktoken"))
     other = dataclasses.replace(config, data=data)
     with pytest.raises(ValueError, match=r"other\.tiktoken is not the vocabulary of digits"):
-        check_digits(tmp_path, other, load_tokenizer(data.tokenizer))
+        check_digits(tmp_path, other, load_tokenizer(data.tokenizer, config.modality))

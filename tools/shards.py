@@ -1,0 +1,33 @@
+"""Write samples that a program has made as WebDataset shards: the same samples, the same bytes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SHARD_SAMPLES = 1024
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Pixels [H, W] or [H, W, 3] uint8 as a picture."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def write_shards(folder: Path, name: str, samples: list[dict[str, bytes | str]]) -> None:
+    """Write the shards of one set, samples as files by extension; those of an earlier call with more samples go."""
+    import webdataset  # here, since it imports torch
+
+    num_shards = -(-len(samples) // SHARD_SAMPLES)
+    for path in sorted(folder.glob(f"{name}-*.tar"))[num_shards:]:
+        path.unlink()
+    for shard, first in enumerate(range(0, len(samples), SHARD_SAMPLES)):
+        path = folder / f"{name}-{shard:06d}.tar"
+        with webdataset.TarWriter(str(path.with_suffix(".tmp")), mtime=0) as tar:
+            for number, files in enumerate(samples[first : first + SHARD_SAMPLES], start=first):
+                tar.write({"__key__": f"{number:06d}", **files})
+        path.with_suffix(".tmp").rename(path)

@@ -1,0 +1,1 @@
+"""Questions about small pictures of one shape each, for the task `instruct`."""
