@@ -19,6 +19,7 @@ from tests.launching import Finished, Launcher, Run, only_error
 from tools.digits.grammar import load_split
 from tools.sample import remove_old, steps_left
 
+ROOT = Path(__file__).parents[2]
 Sample = Callable[..., Finished]
 
 
@@ -235,7 +236,7 @@ def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
         (["--codec", "image=nowhere"], 'nowhere: no such folder; name one with a saved AutoencoderKL, or "pixels"'),
         (["--codec", "smell=pixels"], "--codec: 'smell=pixels' is not NAME=FOLDER of a modality (image)"),
         (
-            ["--given", "features", "--image", "data/digits/seven.png"],
+            ["--given", "features", "--image", str(ROOT / "docs/gallery.png")],
             "--given: the model sees no features, since no [modality.*] has `understanding`; take latents",
         ),
     ],
