@@ -53,9 +53,7 @@ class Making:
     def noisy(self) -> NoisyPieces:
         """As the network sees them."""
         now = replace(self.pieces, time=np.minimum(1.0, self.pieces.time))
-        width = self.pieces.patches.shape[1] * self.modality.is_target
-        velocity = np.zeros((len(now.patches), width), dtype=np.float32)
-        return NoisyPieces(pieces=now, velocity=velocity, is_moving=self.is_moving)
+        return NoisyPieces(pieces=now, velocity=now.still(), is_moving=self.is_moving)
 
     def advance(self, velocity: Float32[np.ndarray, "p _"], step_size: float, step: int) -> Making:
         """Moved along their velocity, those that move."""
@@ -169,13 +167,18 @@ class Canvas:
         """The pieces of a modality as they stand now, each of its own shape."""
         return self.making[kind].latents()
 
-    def parts(self, tokenizer: Tokenizer) -> list[str | tuple[str, int]]:
-        """The document as a reader sees it: stretches of text, and modality and number of pieces; BOS left out."""
-        at = {
+    @property
+    def piece_at(self) -> dict[int, tuple[str, int]]:
+        """Modality and number of the piece that a token is."""
+        return {
             int(token): (kind, number)
             for kind, making in self.making.items()
             for number, token in enumerate(making.pieces.token)
         }
+
+    def parts(self, tokenizer: Tokenizer) -> list[str | tuple[str, int]]:
+        """The document as a reader sees it: stretches of text, and modality and number of pieces; BOS left out."""
+        at = self.piece_at
         found: list[str | tuple[str, int]] = []
         for before, after in itertools.pairwise([0, *sorted(at), len(self.tokens)]):
             found += [at[before]] if before in at else []
@@ -220,7 +223,9 @@ def blank_canvas(prompt: Prompt, tokenizer: Tokenizer, modalities: Modalities, s
         if isinstance(part, tuple):
             kind, latent = part
             if latent is None and not modalities[kind].is_target:
-                raise ValueError(f"{modalities[kind].token}: modality.{kind} is only ever given; it cannot be made")
+                raise ValueError(
+                    f"{modalities[kind].token}: modality.{kind} is only ever given; leave it out, or give one"
+                )
             at[kind].append(len(tokens))
             latents[kind].append(latent)
         tokens.append(part if isinstance(part, int) else tokenizer.piece_of[kind])

@@ -48,7 +48,7 @@ ARCHITECTURE: Keys = {"model": (), "heads": (), "modality": PIECES}
 PLACE: Keys = {"data": ("packs_per_step", "window_samples"), "run": ("seed",)}  # what the states of lanes depend on
 # What decides how a run goes on; of the data, data/identity.py tells more than the paths do.
 COURSE = ("modality", "flow", "optim", "train", "data")
-NOT_COURSE = ("mixture", "tokenizer", "workers", "cached_samples", "offload", "compile", "gc_every_steps")
+NOT_COURSE = ("codec", "mixture", "tokenizer", "workers", "cached_samples", "offload", "compile", "gc_every_steps")
 
 
 class CheckpointWriter:

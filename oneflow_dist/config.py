@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from oneflow_dist.modality import ModalityConfig, check_modalities
+from oneflow_dist.modality import Given, ModalityConfig, check_modalities
 from oneflow_dist.toml import (
     Decay,
     NonNegative,
@@ -183,7 +183,7 @@ class SamplingConfig:
     top_k: NonNegative = 0  # draw from the k likeliest tokens; 0: from all
     top_p: Annotated[float, "(0, 1]"]
     max_rows: Positive  # of one document
-    given: Literal["latents", "features", "both"] = "latents"  # what the model sees of a given picture
+    given: Given = "latents"  # what the model sees of a given picture
     prompts: tuple[str, ...]  # in them a modality's token is a piece to make, "<|hole|>" a place to write text in
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,10 @@ class PiecePart:
 
     modality: str
     posterior: Shaped[np.ndarray, "k C *shape"]  # mean, and standard deviation unless the values are exact
-    mirrored: Shaped[
-        np.ndarray, "l C *shape"
-    ]  # the same of the flipped picture, or nothing: a latent cannot be flipped
+    mirrored: Shaped[np.ndarray, "l C *shape"]  # of the flipped picture, or nothing: a latent cannot be flipped
     shift: float = 0.0
     scale: float = 1.0
-    looks: PiecePart | None = None  # the same picture as an understanding encoder sees it
+    features: PiecePart | None = None  # of the same picture; its pixels, where an encoder has yet to look at them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +99,11 @@ class Pieces:
             stride=self.stride[order],
             patches=self.patches[patch],
         )
+
+    def still(self) -> Float32[np.ndarray, "p V"]:
+        """Velocities of pieces that stand still."""
+        width = 0 if self.is_given_only else self.patches.shape[1]
+        return np.zeros((len(self.patches), width), dtype=np.float32)
 
     def select(self, is_kept: Bool[np.ndarray, "i"]) -> Pieces:
         """Those of them; if all are, no patch is copied."""
@@ -205,13 +209,12 @@ class Counts:
         return cls(**scalars, patches=tuple(values[num_scalars:middle]), moving_elements=tuple(values[middle:]))
 
     def __add__(self, other: Counts) -> Counts:
-        num_modalities = max(len(self.patches), len(other.patches))
-        mine, theirs = (counts._widened(num_modalities).to_list() for counts in (self, other))
-        return Counts.from_list([a + b for a, b in zip(mine, theirs, strict=True)])
+        return Counts(**{f.name: _plus(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
 
-    def _widened(self, num_modalities: int) -> Counts:
-        more = (0,) * (num_modalities - len(self.patches))
-        return replace(self, patches=self.patches + more, moving_elements=self.moving_elements + more)
+
+def _plus(a: Any, b: Any) -> Any:
+    """Of numbers, or one by one of tuples, of which one may be shorter."""
+    return a + b if isinstance(a, int) else tuple(x + y for x, y in zip_longest(a, b, fillvalue=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

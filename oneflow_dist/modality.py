@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from oneflow_dist.toml import NonNegative, NonNegativeFloat, Positive, check_range, field_ranges
 
@@ -15,6 +15,8 @@ PIXELS, SPECTROGRAM, LATENTS = "pixels", "spectrogram@", "latents"
 EFFICIENTNET = "efficientnet-lite0"  # stands for the folder of an understanding encoder: a package has its weights
 CODECS = f'"{PIXELS}", "{SPECTROGRAM}8000", "{LATENTS}" or a folder'  # of a [modality]
 AXES = {0: (), 1: ("time",), 2: ("height", "width"), 3: ("time", "height", "width")}  # of pieces, by their dimensions
+Given = Literal["latents", "features", "both"]  # what the model sees of a picture that it does not make
+GIVEN = get_args(Given)
 TAKEN_TOKENS = ("<|bos|>", "<|eos|>", "<|prompt|>", "<|hole|>")
 BESIDE = ("tokens", "mirrored", "features")  # how the names of arrays end that are no pieces
 TAKEN_NAMES = ("text", *BESIDE)
@@ -95,6 +97,27 @@ def on_axes(sides: tuple[int, ...]) -> Sides:
 
 
 Modalities = Mapping[str, ModalityConfig]
+
+
+def first_picture(modalities: Modalities, who: str) -> str:
+    """The name of the first modality of pictures that can be generated; a ValueError tells `who` that there is none."""
+    for name, modality in modalities.items():
+        if modality.is_target and modality.dimensions == 2:
+            return name
+    raise ValueError(
+        f"{who}: the model has no pictures, but {', '.join(modalities) or 'text alone'}; take one with a "
+        "[modality.NAME] of height and width"
+    )
+
+
+def understanding_of(modalities: Modalities, who: str) -> str:
+    """The name of the modality that has `understanding`; a ValueError tells `who` that none has."""
+    for name, modality in modalities.items():
+        if not modality.is_target:
+            return name
+    raise ValueError(f"{who}: wants features, but no [modality.*] has `understanding`; add one, or take latents")
+
+
 MODALITY_RANGES = field_ranges(ModalityConfig)
 
 
@@ -107,7 +130,7 @@ def check_modalities(modalities: Modalities) -> None:
     tokens: dict[str, str] = {}
     understood = [name for name, modality in modalities.items() if not modality.is_target]
     if len(understood) > 1:
-        raise ValueError(f"modality: {' and '.join(understood)} both have `understanding`; a picture is looked at once")
+        raise ValueError(f"modality: {' and '.join(understood)} both have `understanding`; keep one")
     for name, modality in modalities.items():
         where = f"modality.{name}"
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in TAKEN_NAMES:
@@ -115,7 +138,7 @@ def check_modalities(modalities: Modalities) -> None:
         for key, interval in MODALITY_RANGES.items():
             check_range(f"{where}.{key}", getattr(modality, key), interval)
         if not re.fullmatch(r"<\|\w+\|>", modality.token):
-            raise ValueError(f"{where}.token: {modality.token!r} is not of the form <|name|>")
+            raise ValueError(f"{where}.token: {modality.token!r} is not of the form <|name|>; write it so")
         other = "a special token" if modality.token in TAKEN_TOKENS else tokens.get(modality.token)
         if other:
             raise ValueError(f"{where}.token: {modality.token} is that of {other}, too; take another")

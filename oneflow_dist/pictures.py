@@ -135,20 +135,17 @@ def check_decoders(config: Config, data: Mapping[str, Any]) -> None:
     """
     for kind, modality in config.modality.items():
         if modality.is_target and modality.dimensions == 2 and modality.codec != LATENTS:
-            codec = modality.codec
-            check_decoder(
-                data, kind, codec, (decoder_of(modality) if modality.has_folder else load_decoder(codec)).describe()
-            )
+            check_decoder(data, kind, modality.codec, decoder_of(modality).describe())
 
 
 def decoder_of(modality: ModalityConfig) -> Autoencoder:
-    """The autoencoder that is a modality's codec.
+    """The autoencoder that is a modality's codec, or that of pixels, which may have any number of channels.
 
     Raises:
         ValueError: no such autoencoder, or one of other latents.
     """
     decoder = load_decoder(modality.codec)
-    if decoder.channels != modality.channels:
+    if modality.has_folder and decoder.channels != modality.channels:
         raise ValueError(
             f"{modality.codec}: an autoencoder with latents of {decoder.channels} channels, but its modality has "
             f"channels = {modality.channels}; name the one that encoded the data as the codec"

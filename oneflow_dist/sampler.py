@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -99,13 +98,12 @@ def _step_group(
 
     kinds = zip(prediction.velocity, zip(*(s.pieces for s in snapshots), strict=True), strict=True)
     of_kinds = [guided_velocity(velocity.cpu(), kind, sampling.guidance) for velocity, kind in kinds]
-    velocities = zip(*of_kinds, strict=True) if of_kinds else itertools.repeat(())
     first = 0
-    for canvas, velocity, fire in zip(canvases, velocities, fires, strict=False):
+    for number, (canvas, fire) in enumerate(zip(canvases, fires, strict=True)):
         slots = np.flatnonzero(fire)
         new_tokens = tokens[first : first + len(slots)]
         first += len(slots)
-        canvas.advance(velocity, step_size(canvas, sampling), step)
+        canvas.advance([of_kind[number] for of_kind in of_kinds], step_size(canvas, sampling), step)
         fits = _fit(canvas, new_tokens, sampling.max_rows)
         canvas.insert(slots[fits], new_tokens[fits], step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ LITE0 = View(
 )
 
 
+@functools.cache  # every sample asks
 def read_view(folder: str) -> View:
     """The view of the SigLIP that transformers saved in `folder`, or of "efficientnet-lite0".
 

@@ -34,6 +34,7 @@ from tests.launching import (  # noqa: F401
     group_of_one,
     launcher,
     made_once,
+    run_main,
     torchrun_of_two,
     train_command,
     unbroken,
@@ -82,9 +83,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _make_digits(folder: Path) -> Path:
     from tools.digits import make
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["make.py", str(folder), "--documents", "256"])
-        make.main()
+    run_main(make, folder, "--documents", "256")
     (folder / "mixture.yaml").write_text(
         "sources:\n"
         f"  single: {{shards: '{folder}/single-train-*.tar', weight: 1, "

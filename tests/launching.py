@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -247,6 +248,13 @@ def made_once(name: str, make: Callable[[Path], Made], tmp_path_factory: pytest.
         if not result.exists():
             result.write_bytes(pickle.dumps(make(Path(tempfile.mkdtemp(prefix=name, dir=base)))))
     return pickle.loads(result.read_bytes())
+
+
+def run_main(program: ModuleType, *arguments: str | Path) -> None:
+    """Runs a program of ours in this process, with these arguments."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", [str(program.__file__), *map(str, arguments)])
+        program.main()
 
 
 def run_python(*arguments: str | Path) -> Finished:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import get_type_hints
+
+import pytest
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.mixture import Source
@@ -14,6 +17,13 @@ KEYS = {"sources", *get_type_hints(Source)} - {"name"}  # of mixtures and of con
 KEYS |= {key for section in get_type_hints(Config).values() if is_dataclass(section) for key in get_type_hints(section)}
 KEYS |= {*get_type_hints(ModalityConfig)}
 EDGE = r"(?:(?<!\w)|(?!\w))"  # not inside a word or number: 1 is not named by 10
+
+
+def refused(call: Callable[..., object], *arguments: object) -> str:
+    """What the ValueError says that a call raises."""
+    with pytest.raises(ValueError) as error:  # the caller looks at what it says
+        call(*arguments)
+    return str(error.value)
 
 
 def naming(*parts: object) -> str:

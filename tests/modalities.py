@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from oneflow_dist.containers import NoisyPieces, NoisySample, PackedPieces, Pieces
+from oneflow_dist.containers import NoisyPieces, NoisySample, PackedPieces
 from oneflow_dist.data.codec import packed_patch
 from oneflow_dist.modality import ModalityConfig
+from tests.pieces import pieces
 
 
 def overrides(name: str, **keys: object) -> tuple[str, ...]:
@@ -37,17 +38,10 @@ def noisy_pieces(
     """Pieces at these tokens, of random content and times; targets are moving. Their grid is the modality's own."""
     grids = np.array([modality.grid] * len(token) if grid is None else grid, dtype=np.int64).reshape(-1, 3)
     count, is_target = len(token), modality.is_target
-    shape = (int(grids.prod(axis=1).sum()), packed_patch(modality)[1])
-    pieces = Pieces(
-        token=np.array(token, dtype=np.int64),
-        time=rng.random(count) if is_target else np.ones(count),
-        grid=grids,
-        stride=np.ones(count),
-        patches=rng.standard_normal(shape, dtype=np.float32),
-        is_given_only=not is_target,
-    )
-    velocity = rng.standard_normal((shape[0], shape[1] * is_target), dtype=np.float32)
-    return NoisyPieces(pieces=pieces, velocity=velocity, is_moving=np.full(count, is_target))
+    num_elements, time = packed_patch(modality)[1], rng.random(count) if is_target else np.ones(count)
+    found = pieces(token, grids, num_elements, time, int(rng.integers(2**32)), is_given_only=not is_target)
+    velocity = rng.standard_normal(found.still().shape, dtype=np.float32)
+    return NoisyPieces(pieces=found, velocity=velocity, is_moving=np.full(count, is_target))
 
 
 def packed(grids: Sequence[Grid], num_elements: int, spare: int = 0, seed: int = 0) -> PackedPieces:

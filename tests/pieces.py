@@ -40,10 +40,10 @@ VISION = modality(
 
 
 def pieces(
-    token: Sequence[int],
-    grid: Grid | Sequence[Grid],
+    token: Sequence[int] | np.ndarray,
+    grid: Grid | Sequence[Grid] | np.ndarray,
     elements: int = 16,
-    time: Sequence[float] | None = None,
+    time: Sequence[float] | np.ndarray | None = None,
     seed: int = 0,
     **more: Any,
 ) -> Pieces:

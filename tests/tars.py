@@ -33,6 +33,19 @@ def write_tar(path: Path, members: dict[str, bytes], header: dict[str, Any] | No
     return path
 
 
+def samples_of(*shards: Path) -> list[dict[str, bytes]]:
+    """The files of every sample by extension."""
+    found: dict[str, dict[str, bytes]] = {}
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                file = tar.extractfile(member)
+                assert file is not None
+                found.setdefault(key, {})[extension] = file.read()
+    return list(found.values())
+
+
 def png(level: int, size: tuple[int, int] = (8, 8)) -> bytes:
     """A grey picture of one brightness."""
     buffer = io.BytesIO()

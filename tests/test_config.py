@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oneflow_dist.config import RANGES, Config, check_config, load_config, write_config
 from oneflow_dist.modality import MODALITY_RANGES, ModalityConfig
-from tests.messages import names, naming
+from tests.messages import names, naming, refused
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
@@ -26,15 +26,11 @@ def load(*overrides: str) -> Config:
 
 
 def refusal(*overrides: str) -> str:
-    with pytest.raises(ValueError) as error:
-        load(*overrides)
-    return str(error.value)
+    return refused(load, *overrides)
 
 
 def refusal_of(path: Path) -> str:
-    with pytest.raises(ValueError) as error:
-        load_config(path)
-    return str(error.value)
+    return refused(load_config, path)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

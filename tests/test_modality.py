@@ -8,7 +8,7 @@ import pytest
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.modality import CODECS, TAKEN_NAMES, TAKEN_TOKENS, ModalityConfig, check_modalities, on_axes
-from tests.messages import names
+from tests.messages import names, refused
 from tests.modalities import LOOKS, SOUND, VIDEO, VISION, overrides
 from tests.pieces import modality
 
@@ -21,9 +21,7 @@ def load(*more: str) -> Config:
 
 
 def refusal(*more: str) -> str:
-    with pytest.raises(ValueError) as error:
-        load(*more)
-    return str(error.value)
+    return refused(load, *more)
 
 
 # Tables of a config.

@@ -18,9 +18,9 @@ from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.media import MODES, encode_file, encode_view
 from oneflow_dist.data.picture import decode_picture, read_picture
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.modality import PIXELS, ModalityConfig
+from oneflow_dist.modality import ModalityConfig, first_picture, understanding_of
 from oneflow_dist.model.understanding import load_understanding
-from oneflow_dist.pictures import decoder_of, load_decoder
+from oneflow_dist.pictures import decoder_of
 from oneflow_dist.precompute.crop import REDUCING_GAP, CropPolicy, cover_scale, crop_to, nearest_bucket
 from oneflow_dist.views import read_view
 
@@ -43,20 +43,8 @@ def read_prompt(parts: Sequence[tuple[str, Any]], tokenizer: Tokenizer, config: 
         elif kind == "piece":
             prompt.append(_read_piece(value, config))
         else:
-            prompt.append((first_picture(config), None) if kind == "paint" else ...)
+            prompt.append((first_picture(config.modality, "--paint"), None) if kind == "paint" else ...)
     return prompt
-
-
-def first_picture(config: Config) -> str:
-    """The modality of pictures.
-
-    Raises:
-        ValueError: the model has none.
-    """
-    for name, modality in config.modality.items():
-        if modality.dimensions == 2 and modality.is_target:
-            return name
-    raise ValueError(f"--image, --paint: the model has no pictures, but {', '.join(config.modality) or 'text alone'}")
 
 
 def encode_photo(data: bytes, config: Config, name: str) -> list[tuple[str, np.ndarray]]:
@@ -67,18 +55,16 @@ def encode_photo(data: bytes, config: Config, name: str) -> list[tuple[str, np.n
     """
     seen, given = [], config.sampling.given
     if given != "latents":
-        seen.append(encode_looks(data, config, name))
+        seen.append(encode_features(data, config, name))
     if given != "features":
-        kind = first_picture(config)
+        kind = first_picture(config.modality, "--image")
         seen.append((kind, encode_latent(data, config.modality[kind], name)))
     return seen
 
 
-def encode_looks(data: bytes, config: Config, name: str) -> tuple[str, np.ndarray]:
+def encode_features(data: bytes, config: Config, name: str) -> tuple[str, np.ndarray]:
     """What the understanding encoder sees in a picture; or the picture, where the model has the encoder in itself."""
-    kind = next((name for name, modality in config.modality.items() if not modality.is_target), "")
-    if not kind:
-        raise ValueError("--given: the model sees no features, since no [modality.*] has `understanding`; take latents")
+    kind = understanding_of(config.modality, "--given")
     modality = config.modality[kind]
     view = encode_view(data, read_view(modality.codec), name)
     if modality.understanding == "live":
@@ -100,7 +86,7 @@ def encode_latent(data: bytes, modality: ModalityConfig, name: str) -> Float32[n
         raise ValueError(
             f"--image: the model's images are latents of {modality.channels} channels; name what encodes with --codec"
         )
-    encoder = decoder_of(modality) if modality.has_folder else load_decoder(PIXELS)
+    encoder = decoder_of(modality)
     mode = "RGB" if modality.has_folder else MODES[modality.channels]
     pixels = pixels_to_latent(np.asarray(fit_photo(data, mode, modality, encoder.downsample, name)))
     if not modality.has_folder:

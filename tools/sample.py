@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflow_dist.config import RANGES, SamplingConfig
 from oneflow_dist.files import naming
+from oneflow_dist.modality import GIVEN
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
 from oneflow_dist.toml import check_range
 
@@ -124,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--given",
-        choices=("latents", "features", "both"),
+        choices=GIVEN,
         help="what stands for a given picture; default: sampling.given of the checkpoint",
     )
     args = parser.parse_args()
@@ -233,15 +234,12 @@ def remove_old(folder: Path) -> None:
 def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """Every token of a document with the step at which it appeared (0: it was given), pieces with their last step."""
     entries: list[dict[str, Any]] = []
-    piece_at = {
-        int(row): (kind, number, making)
-        for kind, making in canvas.making.items()
-        for number, row in enumerate(making.pieces.token)
-    }
+    piece_at = canvas.piece_at
     for row, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
         entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
         if row in piece_at:
-            kind, number, making = piece_at[row]
+            kind, number = piece_at[row]
+            making = canvas.making[kind]
             entry |= {kind: file_name(index, kind, number, making.modality), "last_step": int(making.end[number])}
         entries.append(entry)
     return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}

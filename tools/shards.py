@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from oneflow_dist.config import RANGES
+from oneflow_dist.toml import check_range
+
 SHARD_SAMPLES = 1024
+
+
+def parse_arguments(description: str | None, documents: str) -> argparse.Namespace:
+    """The command line of a program that makes shards: `folder`, which then exists, `documents` and `seed`.
+
+    Args:
+        documents: what --documents counts.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path, help="where the shards and the vocabulary go")
+    parser.add_argument("--documents", type=int, default=4096, help=documents)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    check_range("--documents", args.documents, "[1, inf)")
+    check_range("--seed", args.seed, RANGES["run"]["seed"])
+    args.folder.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,9 +34,6 @@ def decode_pixels(latent: Float32[np.ndarray, "C H W"]) -> Image.Image:
     """A latent as a picture, values beyond [-1, 1] clipped; of more than three channels the first three."""
     pixels = np.clip(np.rint((latent + 1.0) * 127.5), 0, 255).astype(np.uint8)
     return Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0))
-
-
-view_of = functools.cache(read_view)  # of an encoder's folder, in which every sample would look
 
 
 def to_patches(latent: Shaped[np.ndarray, "C *shape"], patch: Sides) -> Shaped[np.ndarray, "p E"]:
@@ -82,6 +78,6 @@ def packed_patch(modality: ModalityConfig) -> tuple[Sides, int]:
     """Sides of a patch as packs hold it, and its elements: of the picture, where an encoder has yet to look at it."""
     if modality.understanding != "live":
         return on_axes(modality.patch), modality.patch_elements
-    view, (_, rows, columns) = view_of(modality.codec), modality.grid
+    view, (_, rows, columns) = read_view(modality.codec), modality.grid
     height, width = view.height // rows, view.width // columns
     return (1, height, width), 3 * height * width

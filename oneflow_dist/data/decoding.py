@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from oneflow_dist.containers import Document, PiecePart, ShardRecord, TextPart
-from oneflow_dist.data.codec import view_of
 from oneflow_dist.data.latents import decode_latent, decode_texts
 from oneflow_dist.data.media import encode_file, encode_view
 from oneflow_dist.data.tar import DIMENSIONS, IMAGE_EXTENSIONS
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.modality import BESIDE, Modalities
+from oneflow_dist.modality import BESIDE, Modalities, understanding_of
+from oneflow_dist.views import read_view
 
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can spell one alone, and there are no bytes of it
 MARK = "\ufeff"  # of byte order, with which some editors begin a file of text
@@ -62,7 +62,7 @@ def decode_record(
     tokenizer: Tokenizer,
     modalities: Modalities,
     without: str = "",
-    with_looks: bool = False,
+    with_features: bool = False,
 ) -> Document:
     """The text and the pieces of a record, in reading order.
 
@@ -70,7 +70,7 @@ def decode_record(
         fields: of its .json, see `read_fields`.
         caption: "txt", or the field that holds the caption of a pair.
         without: "pieces" or "text", which then is neither decoded nor in the document.
-        with_looks: also what pictures look like to the encoder of the modality with `understanding`.
+        with_features: also those of pictures, for the modality with `understanding`.
 
     Raises:
         ValueError: it is no pair, document or question with its answer; a piece is broken, missing or named twice;
@@ -91,9 +91,9 @@ def decode_record(
         for segment in segments:
             if segment.piece is not None and without != "pieces":
                 part = _decode_piece(record, segment.piece, segment.kind, modalities)
-                parts.append(
-                    replace(part, looks=_decode_looks(record, segment.piece, modalities)) if with_looks else part
-                )
+                if with_features:
+                    part = replace(part, features=_decode_features(record, segment.piece, modalities))
+                parts.append(part)
             elif segment.text is not None and without != "text":
                 ids = next(tokens, None)
                 parts.append(
@@ -230,18 +230,16 @@ def _find_modality(kind: str, name: str, dimensions: int, modalities: Modalities
     )
 
 
-def _decode_looks(record: ShardRecord, name: str, modalities: Modalities) -> PiecePart | None:
-    """A picture as the encoder of the modality with `understanding` sees it; None for what is no picture."""
+def _decode_features(record: ShardRecord, name: str, modalities: Modalities) -> PiecePart | None:
+    """The features of a picture, or its pixels for an encoder to look at; None for what is no picture."""
     where, stem = _place(record, name)
-    kind = next((named for named, modality in modalities.items() if not modality.is_target), "")
-    if not kind:
-        raise ValueError(f"{where}: its source gives features, but no [modality.*] has `understanding`; add one")
+    kind = understanding_of(modalities, where)
     modality = modalities[kind]
     picture = next((f"{stem}{end}" for end in IMAGE_EXTENSIONS if f"{stem}{end}" in record.files), None)
     if modality.understanding == "features" and f"{stem}features.npy" in record.files:
         return decode_latent(record.files[f"{stem}features.npy"], None, None, modality, kind, f"{where}, features")
     if modality.understanding == "live" and picture:
-        pixels = encode_view(record.files[picture], view_of(modality.codec), where)
+        pixels = encode_view(record.files[picture], read_view(modality.codec), where)
         return PiecePart(modality=kind, posterior=pixels[None], mirrored=pixels[None][:0])
     if not picture and (f"{stem}npy" not in record.files or name.rpartition(".")[2] in modalities):
         return None

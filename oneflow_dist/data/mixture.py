@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from oneflow_dist.data.decoding import CAPTION, Reading
-from oneflow_dist.data.samples import GIVEN, TASKS
+from oneflow_dist.data.samples import TASKS
+from oneflow_dist.modality import GIVEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +179,7 @@ def _read_given(table: _Table) -> dict[str, str]:
     _check_keys(table, TASKS, ())
     for task, given in table.items():
         if given not in GIVEN:
-            raise _LineError(table.lines[task], f"{task}: {given!r} is not one of {', '.join(GIVEN)}")
+            raise _LineError(table.lines[task], f"{task}: {given!r} is not one of {', '.join(GIVEN)}; write one")
     return dict(table)
 
 

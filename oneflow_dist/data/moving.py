@@ -61,12 +61,11 @@ def _decode_animation(data: bytes, mode: str) -> list[Image.Image]:
     with naming_damage(), Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
         if picture.size != (width, height):
             raise ValueError("two sizes")
-        return [_read_frame(picture, place, mode) for place in places]
-
-
-def _read_frame(picture: Image.Image, place: int, mode: str) -> Image.Image:
-    picture.seek(place)
-    return put_on_white(picture, mode)
+        frames = []
+        for place in places:
+            picture.seek(place)
+            frames.append(put_on_white(picture, mode))
+        return frames
 
 
 @naming_damage()

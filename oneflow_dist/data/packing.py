@@ -88,12 +88,8 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
     grid = np.concatenate([np.zeros((0, 3), np.int64), *(p.grid for p in pieces)])
     stride = np.concatenate([np.zeros(0), *(p.stride for p in pieces)])
     layout = _lay_rows(lengths, piece_slot, grid, stride, room)
-    packed = [
-        _pack_pieces(kind, patch_row, num_pieces)
-        for kind, patch_row, num_pieces in zip(
-            kinds, np.split(layout.patch_row, np.cumsum(size.patches, dtype=np.int64))[:-1], room.pieces, strict=True
-        )
-    ]
+    patch_rows = np.split(layout.patch_row, np.cumsum(size.patches, dtype=np.int64))[:-1]
+    packed = [_pack_pieces(*own) for own in zip(kinds, patch_rows, room.pieces, strict=True)]
     sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1]).astype(np.int64)
     num_filled = len(np.unique(bag_slot))
     return PackedBatch(

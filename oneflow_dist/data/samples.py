@@ -13,7 +13,6 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.modality import Modalities
 
 LEFT_OUT = {"text_only": "pieces", "image_only": "text"}  # what a task does not look at
-GIVEN = ("latents", "features", "both")  # what the model sees of a picture that is given
 TASKS = ("text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only", "instruct")
 
 
@@ -76,9 +75,9 @@ def make_sample(
 
 def _as_given(part: PiecePart, given: str) -> list[PiecePart]:
     """What the model sees of a piece that is no target; only pictures have features."""
-    if given == "latents" or part.looks is None:
+    if given == "latents" or part.features is None:
         return [part]
-    return [part.looks] if given == "features" else [part.looks, part]
+    return [part.features] if given == "features" else [part.features, part]
 
 
 def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sample:

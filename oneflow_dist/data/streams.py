@@ -12,12 +12,13 @@ from oneflow_dist.containers import Capacity, Document, NoisySample, Sample
 from oneflow_dist.data.decoding import decode_record, list_pieces, read_fields
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.order import make_order
-from oneflow_dist.data.samples import GIVEN, LEFT_OUT, cut_window, make_sample
+from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import keyed_generator, noise_sample, set_key
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.modality import GIVEN
 
 LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be a mistake
 
@@ -36,7 +37,6 @@ class SourceStream:
         self.schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
         self.capacity = capacity_of(config)
         self.laws = tuple(TimeLaw.of(modality) for modality in config.modality.values())
-        self.has_looks = any(given != GIVEN[0] for given in source.given.values())
         self.draws = 0
         self.note: Callable[[str], None] = lambda _: None  # is told each sample before it is read
         self._rng = keyed_generator(config.run.seed, 0, "")  # given the key of each sample in turn
@@ -68,10 +68,10 @@ class SourceStream:
         self.note(key)
         set_key(rng, config.run.seed, pass_index, key)
         task, caption = _choose(source.tasks, rng), _choose(source.captions, rng)
-        document = self.read(self, index, caption, LEFT_OUT.get(task, ""))
+        given = source.given.get(task, GIVEN[0])
+        document = self.read(self, index, caption, LEFT_OUT.get(task, ""), given != GIVEN[0])
         if document is None:
             return None
-        given = source.given.get(task, GIVEN[0])
         sample = make_sample(document, task, given, self.prompt, self.tokenizer, config.modality, rng)
         fitting = fit_sample(sample, config.data.max_sample_rows, self.capacity, config.data.overlong, rng)
         if fitting is None:
@@ -79,16 +79,17 @@ class SourceStream:
         return noise_sample(fitting, self.schedule, config.flow.condition_dropout_prob, self.laws, rng)
 
 
-Read = Callable[[SourceStream, int, str, str], Document | None]
+Read = Callable[[SourceStream, int, str, str, bool], Document | None]
 
 
-def read_document(stream: SourceStream, index: int, caption: str, without: str) -> Document | None:
+def read_document(stream: SourceStream, index: int, caption: str, without: str, with_features: bool) -> Document | None:
     """A sample of the stream's source, decoded; None if the source's filters or `max_images` leave it out.
 
     Args:
         index: of the sample in all shards.
         caption: "txt", or the field that holds it.
         without: "pieces" or "text", which its task does not look at.
+        with_features: of pictures, which its task does.
     """
     source, record = stream.source, stream.shards.read(index)
     fields = read_fields(record)
@@ -96,8 +97,8 @@ def read_document(stream: SourceStream, index: int, caption: str, without: str) 
         return None
     if source.max_images is not None and len(list_pieces(record)) > source.max_images:
         return None
-    modalities, looks = stream.config.modality, stream.has_looks
-    return decode_record(record, fields, caption, source.reading, stream.tokenizer, modalities, without, looks)
+    own = source.reading, stream.tokenizer, stream.config.modality
+    return decode_record(record, fields, caption, *own, without, with_features)
 
 
 def fit_sample(

@@ -42,10 +42,8 @@ def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, c
     bag = prediction.bag_loss / denominator
     total = zero + rate + bag
     velocities = []
-    of_modalities = zip(
-        config.modality.values(), prediction.velocity, batch.pieces, counts.moving_elements, strict=True
-    )
-    for modality, velocity, pieces, num_elements in of_modalities:
+    own = config.modality.values(), prediction.velocity, batch.pieces, counts.moving_elements
+    for modality, velocity, pieces, num_elements in zip(*own, strict=True):
         is_moving = pieces.patch_weight > 0.0
         squares = where_scored(is_moving[:, None], velocity - pieces.velocity).square().sum(dim=1)
         velocities.append((pieces.patch_weight * squares).sum() / max(1, num_elements))

@@ -153,9 +153,7 @@ def noise_pieces(pieces: Pieces, is_moving: Bool[np.ndarray, "i"], rng: np.rando
     Source: arXiv:2510.03506, section 2.2.
     """
     if (pieces.time >= 1.0).all():
-        width = 0 if pieces.is_given_only else pieces.patches.shape[1]
-        velocity = np.zeros((len(pieces.patches), width), dtype=np.float32)
-        return NoisyPieces(pieces=pieces, velocity=velocity, is_moving=is_moving)
+        return NoisyPieces(pieces=pieces, velocity=pieces.still(), is_moving=is_moving)
     noise = gaussian(rng, pieces.patches.shape)
     time = pieces.per_patch(pieces.time.astype(np.float32))[:, None]
     velocity = pieces.patches - noise

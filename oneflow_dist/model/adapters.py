@@ -82,9 +82,8 @@ class GivenAdapter(nn.Module):
         """
         if self.modality.understanding != "live":
             return
-        encoder = load_understanding(
-            self.modality.codec, device, torch.float32 if device.type == "cpu" else torch.bfloat16
-        )
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        encoder = load_understanding(self.modality.codec, device, dtype)
         there, here = (encoder.channels, *encoder.grid), (self.modality.channels, *self.modality.shape)
         if there != here:
             raise ValueError(
@@ -99,7 +98,7 @@ class GivenAdapter(nn.Module):
         if self.modality.understanding == "live":
             assert self.encoder is not None, "load_encoder comes before"
             patches = self._look(self.encoder, patches)
-        rows = self.embed(patches.to(self.embed.dtype))
+        rows = self.embed(patches.to(self.embed.last.weight.dtype))
         return Encoded(rows, rows[:0])
 
     def decode(self, rows: Float[Tensor, "P D"], pieces: PackedPieces, encoded: Encoded) -> Float32[Tensor, "P V"]:
@@ -123,11 +122,6 @@ class TwoLayers(nn.Module):
         super().__init__()
         self.first = Linear(inputs, hidden) if hidden else None
         self.last = Linear(hidden or inputs, outputs)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights, and so of what goes in."""
-        return self.last.weight.dtype
 
     def forward(self, x: Float[Tensor, "P _"]) -> Float[Tensor, "P _"]:
         return self.last(x if self.first is None else F.silu(self.first(x)))

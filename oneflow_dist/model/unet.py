@@ -74,13 +74,12 @@ class UNet(nn.Module):
         self, rows: Float[Tensor, "P D"], pieces: PackedPieces, time: Float[Tensor, "I D"], skips: Skips
     ) -> Float[Tensor, "P E"]:
         """Velocity of each patch: most of it is the noise of the elements, whose size a norm would take away."""
-        size = math.prod(self.patch)
         x = self.join_patches(torch.cat([self.from_trunk(self.norm(rows)), skips.patches], dim=-1))
         x = self.patches_out(x, skips.near_patches, time, pieces.patch_piece)
         x = torch.cat([self.up(x).reshape(-1, self.join_elements.out_features), skips.elements], dim=-1)
         x = self.elements_out(self.join_elements(x), skips.near_elements, time, pieces.patch_piece)
         x = self.last(look_around(x, skips.near_elements))
-        return x.reshape(-1, size * self.last.out_features)
+        return x.reshape(-1, math.prod(self.patch) * self.last.out_features)
 
 
 class ResidualBlock(nn.Module):

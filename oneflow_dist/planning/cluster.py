@@ -8,7 +8,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.model.flops import training_flops
 from oneflow_dist.planning.gpus import GIB, Gpu
 from oneflow_dist.planning.recorder import REDUCE, Collective
-from oneflow_dist.planning.trace import Trace
+from oneflow_dist.planning.trace import Trace, full_pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,7 @@ def model_flops(trace: Trace, config: Config) -> float:
         rows=data.rows_per_pack,
         attention_pairs=data.rows_per_pack * data.max_sample_rows,
         head_slots=data.bag_tokens_per_pack,
+        patches=full_pack(config).counts.patches,
     )
     return trace.microbatches * pack / trace.mesh[2]
 

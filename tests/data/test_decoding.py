@@ -604,9 +604,9 @@ MAP = npy(np.full((6, 4, 4), 0.5), "<f2")
 
 def looks(source: ShardRecord, modalities: Modalities = MIXED, header: dict[str, Any] = LATENTS) -> list[Any]:
     """Of each piece the shape of its features, None for what has none."""
-    made = decode(source, header, modalities=modalities, with_looks=True)
+    made = decode(source, header, modalities=modalities, with_features=True)
     parts = [part for part in made.parts if isinstance(part, PiecePart)]
-    return [part.looks and (part.looks.modality, part.looks.posterior.shape) for part in parts]
+    return [part.features and (part.features.modality, part.features.posterior.shape) for part in parts]
 
 
 def test_a_picture_brings_its_features_along_and_nothing_else_has_any() -> None:
@@ -616,13 +616,13 @@ def test_a_picture_brings_its_features_along_and_nothing_else_has_any() -> None:
     source = ShardRecord(key=KEY, files={"json": table(segments=segments), **files})
     seen = ("vision", (1, 6, 4, 4))
     assert looks(source) == [None, seen, None, seen]
-    part = decode(source, LATENTS, modalities=MIXED, with_looks=True).parts[1]
+    part = decode(source, LATENTS, modalities=MIXED, with_features=True).parts[1]
     assert isinstance(part, PiecePart)
-    assert part.looks is not None
-    assert (part.looks.posterior == 0.5).all()
-    assert (part.looks.shift, part.looks.scale) == (0.0, 1.0)
+    assert part.features is not None
+    assert (part.features.posterior == 0.5).all()
+    assert (part.features.shift, part.features.scale) == (0.0, 1.0)
     assert all(
-        part.looks is None for part in decode(source, LATENTS, modalities=MIXED).parts if isinstance(part, PiecePart)
+        part.features is None for part in decode(source, LATENTS, modalities=MIXED).parts if isinstance(part, PiecePart)
     )
 
 
@@ -642,10 +642,10 @@ LIVE = MIXED | {
 def test_an_encoder_that_looks_in_training_is_given_the_picture_beside_its_latent() -> None:
     source = record(txt=b"a", png=png(255, (20, 12)), npy=npy(np.zeros((2, 1, 4, 4))))
     assert looks(source, LIVE) == [("vision", (1, 3, 224, 224))]
-    part = decode(source, LATENTS, modalities=LIVE, with_looks=True).parts[1]
+    part = decode(source, LATENTS, modalities=LIVE, with_features=True).parts[1]
     assert isinstance(part, PiecePart)
-    assert part.looks is not None
-    assert (part.looks.posterior == 1.0).all()
+    assert part.features is not None
+    assert (part.features.posterior == 1.0).all()
     assert part.posterior.shape == (2, 1, 4, 4)
 
 
@@ -677,6 +677,6 @@ def test_an_encoder_that_looks_in_training_is_given_the_picture_beside_its_laten
 def test_features_that_are_not_there_or_are_others_are_named(
     source: ShardRecord, modalities: Modalities, named: tuple[object, ...]
 ) -> None:
-    message = refusal(source, LATENTS, modalities=modalities, with_looks=True)
+    message = refusal(source, LATENTS, modalities=modalities, with_features=True)
     assert names(message, f"sample {KEY}", *named)
     decode(source, LATENTS, modalities=modalities)  # where latents are given, features are not looked at

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from oneflow_dist.data.decoding import Reading
 from oneflow_dist.data.mixture import Filter, Source, load_mixture
-from oneflow_dist.data.samples import GIVEN, TASKS
+from oneflow_dist.data.samples import TASKS
+from oneflow_dist.modality import GIVEN
 from tests.messages import Message
 
 ROOT = Path(__file__).parents[2]

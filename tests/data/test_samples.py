@@ -1,20 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.containers import Document, PiecePart, Pieces, Sample, TextPart
+from oneflow_dist.containers import Document, PiecePart, Sample, TextPart
 from oneflow_dist.data.codec import cut_pieces, to_patches
 from oneflow_dist.data.latents import CHECK
 from oneflow_dist.data.samples import TASKS, cut_window, make_sample
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
 from tests.messages import Message
-from tests.pieces import SOUND, VISION, modality
+from tests.pieces import SOUND, VISION, modality, pieces
 
 GREY = modality()
 IMAGES = {"image": GREY}
@@ -314,12 +315,12 @@ ALL = load_tokenizer("bytes", MIXED)
 SIGNS = dict(zip(ALL.piece_of.values(), "#~?", strict=True))
 
 
-def piece(kind: str, value: float, looks: PiecePart | None = None) -> PiecePart:
+def piece(kind: str, value: float, features: PiecePart | None = None) -> PiecePart:
     stored = np.full((1, MIXED[kind].channels, *MIXED[kind].shape), value, dtype=np.float32)
-    return PiecePart(modality=kind, posterior=stored, mirrored=stored[:0], looks=looks)
+    return PiecePart(modality=kind, posterior=stored, mirrored=stored[:0], features=features)
 
 
-SEEN = piece("image", 1.0, looks=piece("vision", 2.0))
+SEEN = piece("image", 1.0, features=piece("vision", 2.0))
 HEARD = document(SEEN, text("meow"), piece("sound", 3.0), text("a cat", True))
 
 
@@ -393,15 +394,7 @@ def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
         key=KEY,
         tokens=tokens,
         is_target=np.arange(len(tokens)) >= num_prompt,
-        pieces=(
-            Pieces(
-                token=image_at,
-                time=np.ones(len(image_at)),
-                grid=grid,
-                stride=np.ones(len(image_at)),
-                patches=np.repeat(number, grid.prod(axis=1))[:, None],
-            ),
-        ),
+        pieces=(replace(pieces(image_at, grid, elements=1), patches=np.repeat(number, grid.prod(axis=1))[:, None]),),
         is_interleaved=True,
     )
     return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, sample.num_rows - 1)))

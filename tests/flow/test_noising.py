@@ -56,15 +56,7 @@ def samples(draw: st.DrawFn) -> Sample:
         key="test/sample",
         tokens=tokens,
         is_target=np.array([False, *is_target]),
-        pieces=(
-            Pieces(
-                token=image_at,
-                time=np.ones(len(image_at)),
-                grid=grid,
-                stride=np.ones(len(image_at)),
-                patches=patches,
-            ),
-        ),
+        pieces=(replace(pieces(image_at, grid, elements=4), patches=patches),),
         is_interleaved=draw(st.booleans()),
     )
 

@@ -103,8 +103,10 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
     add_noise(model)
     optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
     batches = deal_packs(config, mesh, num_packs)
-    losses, norms, gradients = [], [], {}
-    before = {name: whole(parameter) for name, parameter in model.named_parameters()}
+    losses, norms, gradients, before = [], [], {}, {}
+    are_compared = num_steps == LONG.steps  # the weights, when they have gone a long way
+    if are_compared:
+        before = {name: whole(parameter) for name, parameter in model.named_parameters()}
     for step in range(1, num_steps + 1):
         _, sums = compute_gradients(model, batches, agree(batches)[0], config)
         if step == 1:
@@ -114,7 +116,7 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
         norms.append(float(norm))
         update_weights(model, optimizer, ema, sums, torch.zeros(()), step, config)
     weights, moved = {}, {}
-    if num_steps == LONG.steps:  # after which they are compared
+    if are_compared:
         weights = {name: whole(parameter) for name, parameter in model.named_parameters()}
         moved = {name: (weight - before[name]).norm() for name, weight in weights.items()}
     return Steps(losses=losses, norms=norms, gradients=gradients, weights=weights, moved=moved)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import Launcher, made_once
+from tests.launching import Launcher, made_once, run_main
 from tools.sounds import make
 
 STEPS_TRAINED = 4
@@ -24,9 +24,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shards of digits of all kinds, and a mixture of them."""
 
     def write(folder: Path) -> Path:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["make.py", str(folder), "--documents", "96"])
-            make.main()
+        run_main(make, folder, "--documents", "96")
         (folder / "mixture.yaml").write_text(
             "sources:\n"
             f"  together: {{shards: '{folder}/together-train-*.tar', weight: 2, tasks: {{interleaved: 1}}}}\n"

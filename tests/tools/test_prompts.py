@@ -117,10 +117,11 @@ def test_what_is_no_picture_for_this_model_is_refused(config: Config, tokenizer:
     with pytest.raises(ValueError, match=r"^--image: .* 16 channels; .* --codec$"):
         encode_photo(encoded(PHOTO, "PNG"), of_latents, "a.png")
     without = dataclasses.replace(config, modality={})
-    for part in (("paint", []), ("image", tmp_path / "a.png")):
-        (tmp_path / "a.png").write_bytes(encoded(PHOTO, "PNG"))
-        with pytest.raises(ValueError, match=r"^--image, --paint: the model has no pictures, but text alone$"):
-            read_prompt([part], tokenizer, without)
+    (tmp_path / "a.png").write_bytes(encoded(PHOTO, "PNG"))
+    for option, value in (("paint", []), ("image", tmp_path / "a.png")):
+        message = rf"^--{option}: the model has no pictures, but text alone; take one with a \[modality\.NAME\] "
+        with pytest.raises(ValueError, match=message):
+            read_prompt([(option, value)], tokenizer, without)
 
 
 # What a given picture looks like, and pieces of other kinds.
@@ -171,7 +172,9 @@ def test_features_that_the_model_does_not_know_are_refused(
     config: Config, looking: Callable[..., Config], siglip: Path
 ) -> None:
     plain = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, given="features"))
-    with pytest.raises(ValueError, match=r"^--given: the model sees no features, .*; take latents$"):
+    with pytest.raises(
+        ValueError, match=r"^--given: wants features, but no \[modality\.\*\] has `understanding`; .* take latents$"
+    ):
         encode_photo(encoded(PHOTO, "PNG"), plain, "a.png")
     with pytest.raises(ValueError) as error:
         encode_photo(encoded(PHOTO, "PNG"), looking("both", shape=[4, 4]), "a.png")

@@ -237,7 +237,7 @@ def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
         (["--codec", "smell=pixels"], "--codec: 'smell=pixels' is not NAME=FOLDER of a modality (image)"),
         (
             ["--given", "features", "--image", str(ROOT / "docs/gallery.png")],
-            "--given: the model sees no features, since no [modality.*] has `understanding`; take latents",
+            "--given: wants features, but no [modality.*] has `understanding`; add one, or take latents",
         ),
     ],
 )

@@ -12,19 +12,12 @@ from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
-from oneflow_dist.modality import ModalityConfig
+from oneflow_dist.modality import ModalityConfig, first_picture
 
 
 def picture_modality(config: Config) -> ModalityConfig:
-    """The first modality of pictures.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for modality in config.modality.values():
-        if modality.is_target and modality.dimensions == 2:
-            return modality
-    raise ValueError("modality: this measures captioned images, and the config has no modality of 2 dimensions")
+    """Of the captioned images that are measured."""
+    return config.modality[first_picture(config.modality, "captioned images")]
 
 
 def make_batch(config: Config, number: int) -> PackedBatch:

@@ -35,8 +35,8 @@ CHECKS: Columns = {"error": ("error", ".1e"), "of the definition": ("error_of_de
 MODEL_FLOPS = (
     "Model FLOPs: products of the blocks' linear layers and of token logits forward once and backward twice, attention "
     "backward 2.5 times, as flash attention computes scores again; bidirectional attention counts every pair of rows "
-    "of a document, causal attention half of them; padding, embeddings, norms, adapters and times count nothing, nor "
-    "does what activation checkpointing computes again."
+    "of a document, causal attention half of them; products of adapters count, padding, embeddings, norms and times do "
+    "not, nor does what activation checkpointing computes again."
 )
 CONVENTION = (
     f"TFLOP/s and MFU are of model FLOPs, MFU of the vendor's dense bfloat16 peak, for float8 too. {MODEL_FLOPS} Ours "

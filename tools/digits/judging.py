@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ NEXT = """next, after `source .venv/bin/activate`:
   python tools/sample.py {folder} out --image data/digits/seven.png
   python -m oneflow_dist.train configs/quickstart.toml run.folder=runs/mine optim.lr=1e-3"""
 SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4, "both": 5}
-OTHER_SEED = 6
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class Writer:
     config: Config
     tokenizer: Tokenizer
 
-    def write(self, name: str, prompts: list[Prompt]) -> list[Canvas]:
+    def write(self, name: str, prompts: Sequence[Prompt], seed: int) -> list[Canvas]:
         """A finished document for each prompt; prints how long it took."""
         start = time.perf_counter()
         canvases = [
-            blank_canvas(prompt, self.tokenizer, self.config.modality, SEEDS.get(name, OTHER_SEED), index)
+            blank_canvas(prompt, self.tokenizer, self.config.modality, seed, index)
             for index, prompt in enumerate(prompts)
         ]
         generate(self.model, canvases, self.config, self.tokenizer)
@@ -67,9 +67,10 @@ def evaluate(folder: Path, num_samples: int, changes: dict[str, Any]) -> None:
     config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
     writer = Writer(model, config, tokenizer)
 
-    single = writer.write("single", [[]] * num_samples)
-    both = writer.write("both", [parse_prompt("<|hole|><|image|>", writer.tokenizer)] * num_samples)
-    interleaved = writer.write("interleaved", [parse_prompt(COUNT_PROMPT, writer.tokenizer)] * num_samples)
+    single = writer.write("single", [[]] * num_samples, SEEDS["single"])
+    hole, count = (parse_prompt(prompt, writer.tokenizer) for prompt in ("<|hole|><|image|>", COUNT_PROMPT))
+    both = writer.write("both", [hole] * num_samples, SEEDS["both"])
+    interleaved = writer.write("interleaved", [count] * num_samples, SEEDS["interleaved"])
     size = {"num_samples": num_samples, "sampler_steps": config.sampling.steps, "guidance": config.sampling.guidance}
     report = {
         **history,
@@ -163,10 +164,11 @@ def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
     """Given the caption, the image; given a held-out image, the caption."""
     digits = np.arange(num_samples) % 10
     captions = [CAPTIONS[index // 10 % len(CAPTIONS)].format(WORDS[digit]) for index, digit in enumerate(digits)]
-    painted = writer.write("text_to_image", [parse_prompt(f"{c}<|image|>", writer.tokenizer) for c in captions])
+    prompts = [parse_prompt(f"{caption}<|image|>", writer.tokenizer) for caption in captions]
+    painted = writer.write("text_to_image", prompts, SEEDS["text_to_image"])
     images, _ = load_split("heldout")
     latents = [pixels_to_latent(images[index % len(images)]) for index in range(num_samples)]
-    described = writer.write("image_to_text", [[("image", latent)] for latent in latents])
+    described = writer.write("image_to_text", [[("image", latent)] for latent in latents], SEEDS["image_to_text"])
     named = [read_caption(text_of(canvas, writer.tokenizer)) for canvas in described]
     return {
         "text_to_image": mean(read_images([latent for c in painted for latent in c.latents("image")]) == digits),

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 
-from oneflow_dist.config import RANGES
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 from oneflow_dist.runtime import run_program
-from oneflow_dist.toml import check_range
 from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, count_up, load_split
-from tools.shards import encode_png, write_shards
+from tools.shards import encode_png, parse_arguments, write_shards
 
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the shards and the vocabulary go")
-    parser.add_argument("--documents", type=int, default=4096, help="counting documents of the training split")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    check_range("--documents", args.documents, "[1, inf)")
-    check_range("--seed", args.seed, RANGES["run"]["seed"])
-    args.folder.mkdir(parents=True, exist_ok=True)
+    args = parse_arguments(__doc__, "counting documents of the training split")
     texts = []
     for split, num_documents in (("train", args.documents), ("heldout", args.documents // 8)):
         images, labels = load_split(split)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oneflow_dist.canvas import Canvas
     from tools.digits.judging import Writer
 
+SEED = 6
 SHOWN = 12  # documents in the picture
 KINDS = ("image", "sound", "video")
 
@@ -40,7 +41,7 @@ def main() -> None:
     if missing := [kind for kind in KINDS if kind not in config.modality]:
         raise ValueError(f"{args.folder}: its model has no {missing[0]}; name a run of configs/sounds.toml")
     writer = Writer(model, config, load_tokenizer(config.data.tokenizer, config.modality))
-    together = writer.write("together", [[]] * args.samples)
+    together = writer.write("together", [[]] * args.samples, SEED)
     report = {
         **read_metrics(args.folder / "metrics.jsonl"),
         "samples": args.samples,
@@ -103,7 +104,7 @@ def judge_made(writer: Writer, number: int) -> dict[str, float]:
     found = {}
     for kind, read in readers().items():
         prompts: list[Any] = [[*writer.tokenizer.encode(f" {WORDS[digit]}"), (kind, None)] for digit in digits]
-        made = [canvas.latents(kind)[0] for canvas in writer.write(f"to {kind}", prompts)]
+        made = [canvas.latents(kind)[0] for canvas in writer.write(f"to {kind}", prompts, SEED)]
         found[kind] = mean(read(made) == digits)
     return found
 
@@ -130,7 +131,7 @@ def judge_named(writer: Writer, number: int) -> dict[str, float]:
     found = {}
     for kind, latents in given.items():
         prompts: list[Any] = [[(kind, latent.astype(np.float32))] for latent in latents]
-        words = [text_of(canvas, writer.tokenizer) for canvas in writer.write(f"from {kind}", prompts)]
+        words = [text_of(canvas, writer.tokenizer) for canvas in writer.write(f"from {kind}", prompts, SEED)]
         found[kind] = mean([word == WORDS[digit] for word, digit in zip(words, digits, strict=True)])
     return found
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from oneflow_dist.config import RANGES
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 from oneflow_dist.runtime import run_program
-from oneflow_dist.toml import check_range
 from tools.digits.grammar import WORDS, load_split
-from tools.shards import encode_png, write_shards
+from tools.shards import encode_png, parse_arguments, write_shards
 from tools.sounds.variations import DIRECTIONS, RATE, STEPS, scroll, speak
 
 KINDS = {"image": "png", "sound": "wav", "video": "apng"}  # beside text, and how their files end
@@ -24,14 +20,7 @@ MILLISECONDS = 100  # of a frame of a video
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the shards and the vocabulary go")
-    parser.add_argument("--documents", type=int, default=4096, help="of the training split; as many pairs")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    check_range("--documents", args.documents, "[1, inf)")
-    check_range("--seed", args.seed, RANGES["run"]["seed"])
-    args.folder.mkdir(parents=True, exist_ok=True)
+    args = parse_arguments(__doc__, "of the training split; as many pairs")
     for split, number in (("train", args.documents), ("heldout", args.documents // 8)):
         images, labels = load_split(split)
         pictures = [images[labels == digit] for digit in range(10)]

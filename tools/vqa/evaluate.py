@@ -45,10 +45,11 @@ def ask(config: Config, mixture: str, number: int) -> list[tuple[Sample, str]]:
     """The first questions of a source as samples of the task `instruct`, each with its right answer."""
     from oneflow_dist.data.decoding import decode_record, read_fields
     from oneflow_dist.data.mixture import load_mixture
-    from oneflow_dist.data.samples import GIVEN, make_sample
+    from oneflow_dist.data.samples import make_sample
     from oneflow_dist.data.shards import open_shards
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.flow.noising import keyed_generator
+    from oneflow_dist.modality import GIVEN
 
     source = load_mixture(mixture)[0]
     shards = open_shards(source.name, source.shards, source.index)
@@ -58,7 +59,7 @@ def ask(config: Config, mixture: str, number: int) -> list[tuple[Sample, str]]:
         record = shards.read(index)
         fields = read_fields(record)
         document = decode_record(
-            record, fields, "txt", source.reading, tokenizer, config.modality, with_looks=given != GIVEN[0]
+            record, fields, "txt", source.reading, tokenizer, config.modality, with_features=given != GIVEN[0]
         )
         rng = keyed_generator(0, 0, record.key)
         sample = make_sample(document, "instruct", given, [], tokenizer, config.modality, rng)

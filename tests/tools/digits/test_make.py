@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import pytest
 from PIL import Image
 
 from oneflow_dist.data.tokenizer import load_tokenizer
-from tests.launching import Launcher, only_error
+from tests.launching import Launcher, only_error, run_main
+from tests.precompute.making import contents
+from tests.tars import samples_of
 from tools.digits import make as program
 from tools.digits.grammar import CAPTIONS, MAX_COUNT, WORDS, load_split, read_caption, read_count
 
@@ -25,9 +26,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def run(*arguments: str, folder: Path | None = None) -> Path:
         folder = folder or tmp_path_factory.mktemp("made") / "digits"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["make.py", str(folder), *arguments])
-            program.main()
+        run_main(program, folder, *arguments)
         return folder
 
     return run
@@ -36,23 +35,6 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 @pytest.fixture(scope="module")
 def made(make: Make) -> Path:
     return make("--documents", "64")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def samples(*shards: Path) -> list[dict[str, bytes]]:
-    """The files of every sample by extension."""
-    found: dict[str, dict[str, bytes]] = {}
-    for shard in shards:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                file = tar.extractfile(member)
-                assert file is not None
-                found.setdefault(key, {})[extension] = file.read()
-    return list(found.values())
 
 
 def images_of(files: dict[str, bytes]) -> list[bytes]:
@@ -97,14 +79,14 @@ def test_fewer_documents_leave_no_shards_of_an_earlier_call(make: Make) -> None:
     folder = make("--documents", "1030")
     assert (folder / "count-train-000001.tar").exists()
     make("--documents", "64", folder=folder)
-    assert len(samples(*folder.glob("count-train-*.tar"))) == 64
+    assert len(samples_of(*folder.glob("count-train-*.tar"))) == 64
 
 
 def test_training_shards_hold_no_image_that_is_held_out(made: Path) -> None:
     train, heldout = ({image.tobytes() for image in load_split(split)[0]} for split in ("train", "heldout"))
     assert not train & heldout
     for split, allowed in (("train", train), ("heldout", heldout)):
-        found = {image for files in samples(*made.glob(f"*-{split}-*.tar")) for image in images_of(files)}
+        found = {image for files in samples_of(*made.glob(f"*-{split}-*.tar")) for image in images_of(files)}
         assert found <= allowed
         assert len(found) > 0.9 * len(allowed)
 
@@ -116,7 +98,7 @@ def test_there_is_a_seven_to_describe_that_no_model_is_trained_on(made: Path) ->
 
 def test_a_caption_names_its_digit(made: Path) -> None:
     images, labels = load_split("train")
-    pairs = samples(*sorted(made.glob("single-train-*.tar")))
+    pairs = samples_of(*sorted(made.glob("single-train-*.tar")))
     assert len(pairs) == len(images) == 1438
     for files, image, label in zip(pairs, images, labels, strict=True):
         assert read_caption(files["txt"].decode()) == json.loads(files["json"])["digit"] == label
@@ -128,7 +110,7 @@ def test_a_caption_names_its_digit(made: Path) -> None:
 def test_documents_count_up_and_their_images_show_their_words(made: Path) -> None:
     images, labels = load_split("train")
     label_of = {image.tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
-    documents = samples(made / "count-train-000000.tar")
+    documents = samples_of(made / "count-train-000000.tar")
     assert len(documents) == 64
     lengths = set()
     for files in documents:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,9 @@ import pytest
 from oneflow_dist.data.moving import encode_frames
 from oneflow_dist.data.sound import encode_sound
 from oneflow_dist.data.tokenizer import load_tokenizer
+from tests.launching import run_main
+from tests.precompute.making import contents
+from tests.tars import samples_of
 from tools.digits.grammar import WORDS, load_split
 from tools.sounds import make as program
 from tools.sounds.judging import find_picture, read_sounds
@@ -27,9 +29,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
     def run(*arguments: str) -> Path:
         folder = tmp_path_factory.mktemp("made") / "sounds"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["make.py", str(folder), *arguments])
-            program.main()
+        run_main(program, folder, *arguments)
         return folder
 
     return run
@@ -40,20 +40,8 @@ def made(make: Make) -> Path:
     return make("--documents", "96")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def samples(folder: Path, name: str) -> list[Sample]:
-    """The files of every sample by extension."""
-    found: dict[str, Sample] = {}
-    with tarfile.open(folder / f"{name}-000000.tar") as tar:
-        for member in tar:
-            key, _, extension = member.name.partition(".")
-            file = tar.extractfile(member)
-            assert file is not None
-            found.setdefault(key, {})[extension] = file.read()
-    return list(found.values())
+    return samples_of(folder / f"{name}-000000.tar")
 
 
 def pictures_in(files: Sample) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from PIL import Image
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.decoding import read_fields, read_segments
 from oneflow_dist.data.shards import open_shards
-from tests.launching import Launcher, only_error
+from tests.launching import Launcher, only_error, run_main
 from tests.messages import naming
 from tests.precompute.making import contents
 from tools.vqa import make as program
@@ -21,9 +21,7 @@ ANSWERS = {"yes", "no", "circle", "rectangle", "triangle", *COLOURS, "yellow", "
 
 def make(folder: Path, *arguments: str) -> Path:
     """Runs the tool in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["make.py", str(folder), *arguments])
-        program.main()
+    run_main(program, folder, *arguments)
     return folder
 
 
