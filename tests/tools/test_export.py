@@ -1,19 +1,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from oneflow_dist.checkpoint import CheckpointWriter
 from oneflow_dist.config import Config, load_config
+from oneflow_dist.containers import NoisySample
+from oneflow_dist.data.packing import pack
 from oneflow_dist.first_weights import start_from
 from oneflow_dist.model.llama import stored_tensors
-from oneflow_dist.optim import AdamW
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import make_mesh
+from oneflow_dist.progress import Progress
+from oneflow_dist.trained import load_model
 from oneflow_dist.training import build_model
 from tests.launching import Finished, Launcher, Run, only_error, read_checkpoint
 
@@ -90,3 +98,32 @@ def test_what_cannot_be_exported_is_refused(launcher: Launcher, unbroken: Run, t
         f"error: {tmp_path / 'out'}: exists; move it away, or name another folder",
     )
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_what_a_lora_has_learnt_is_merged_and_says_the_same(
+    launcher: Launcher,
+    make_config: Callable[..., Config],
+    make_model: Callable[..., OneFlow],
+    make_noisy: Callable[..., NoisySample],
+    tmp_path: Path,
+) -> None:
+    config = make_config(f"run.folder={tmp_path / 'run'}", "lora.rank=3", "lora.alpha=4.0", "lora.dropout=0.5")
+    model = make_model(config)
+    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, 0.5)
+    CheckpointWriter(config, model, optimizer, ema).save(Progress(step=7, lanes={}))
+    end = to_safetensors(launcher, tmp_path / "run", tmp_path / "out", "--dtype", "fp32")
+    assert end.code == 0, end.stderr
+    merged = load_config(tmp_path / "out/config.toml", [f"init.path={tmp_path / 'out'}"])
+    assert merged.lora.rank == 0
+    plain = build_model(merged, make_mesh(merged, 1, "cpu"), torch.device("cpu"))
+    assert len(start_from(merged, plain, AdamW(plain, merged.optim)).lines) == 1
+    batch = pack([make_noisy(np.random.default_rng(0))], None)
+    with torch.no_grad():
+        expected, found = model(batch), plain(batch)
+    assert torch.equal(expected.slot_hidden, load_model(tmp_path / "run")[0](batch).slot_hidden)
+    for name in ("zero_logit", "log_rate", "bag_loss", "slot_hidden"):
+        own, theirs = getattr(found, name), getattr(expected, name)
+        assert (own - theirs).norm() <= 1e-6 * theirs.norm(), name
+    for own, theirs in zip(found.velocity, expected.velocity, strict=True):
+        assert (own - theirs).norm() <= 1e-6 * theirs.norm()
