@@ -375,15 +375,11 @@ def test_a_model_that_is_not_sharded_has_no_gradients_to_reduce(config: Config) 
 
 
 @pytest.mark.parametrize(
-    ("group", "named"),
-    [
-        ('{names=["block.*"], frozen=true}', ("optim.group", "'block.*'")),
-        ('{names=["*"], frozen=true}', ("optim.group",)),
-    ],
+    ("pattern", "named"), [("block.*", ("optim.group", "'block.*'")), ("*", ("optim.group", "frozen"))]
 )
 def test_groups_that_name_nothing_or_leave_nothing_are_refused(
-    make_config: Callable[..., Config], group: str, named: tuple[str, ...]
+    make_config: Callable[..., Config], pattern: str, named: tuple[str, ...]
 ) -> None:
-    config = make_config(f"optim.group=[{group}]")
+    config = make_config(f'optim.group=[{{names=["{pattern}"], frozen=true}}]')
     with pytest.raises(ValueError, match=naming(*named)):
         freeze(OneFlow(config), config)

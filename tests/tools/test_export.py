@@ -109,7 +109,7 @@ def test_what_a_lora_has_learnt_is_merged_and_says_the_same(
     tmp_path: Path,
 ) -> None:
     config = make_config(f"run.folder={tmp_path / 'run'}", "lora.rank=3", "lora.alpha=4.0", "lora.dropout=0.5")
-    model = make_model(config)
+    model = make_model(config, noise=0.05).eval()  # of the size of weights that are trained
     optimizer, ema = AdamW(model, config.optim), MovingAverage(model, 0.5)
     CheckpointWriter(config, model, optimizer, ema).save(Progress(step=7, lanes={}))
     end = to_safetensors(launcher, tmp_path / "run", tmp_path / "out", "--dtype", "fp32")
