@@ -331,7 +331,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
-    "runs/from_llama": r"oneflow_dist\.train .*init\.path=~/Llama-3\.2-1B$",
+    "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
     "exported": r"export\.py runs/from_llama exported$",
