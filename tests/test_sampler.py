@@ -667,7 +667,7 @@ def test_pieces_of_each_modality_end_n_steps_after_their_birth(kinds: Config, to
     model = Scripted(config)
     model.other_pieces = [tokens_of.piece_of[kind] for kind in ("sound", "video")]
     model.image_token, model.image_logit = tokens_of.piece_of["image"], 3.5
-    canvas = blank_canvas([PAINT, ...], tokens_of, config.modality, 1, 0)
+    canvas = blank_canvas([PAINT, ...], tokens_of, config.modality, 2, 0)
     start = images_of(canvas).patches[:4]
     for step in generate_steps(model, [canvas], even, tokens_of):
         for kind, making in canvas.making.items():

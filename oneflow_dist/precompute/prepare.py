@@ -13,7 +13,8 @@ from jaxtyping import Float16, UInt8
 from PIL import Image
 
 from oneflow_dist.containers import ShardRecord
-from oneflow_dist.data.decoding import CAPTION, Segment, read_fields, read_segments
+from oneflow_dist.data.conversations import Segment
+from oneflow_dist.data.decoding import CAPTION, read_fields, read_segments
 from oneflow_dist.data.latents import encode_texts
 from oneflow_dist.data.media import check_file
 from oneflow_dist.data.picture import decode_picture
@@ -115,7 +116,7 @@ def _check_segments(segments: list[Segment], fields: Mapping[str, Any], how: Pre
         raise ValueError("it holds neither text nor a picture")
     has_text = any(segment.text is not None for segment in segments)
     has_picture = any(segment.piece is not None for segment in segments)
-    is_pair = "segments" not in fields and not any(segment.is_answer for segment in segments)
+    is_pair = "segments" not in fields and not any(segment.role == "assistant" for segment in segments)
     if is_pair and not has_text and not how.allow_missing_text:
         raise ValueError("it has no caption; write one, or allow it with --allow-missing-text")
     if is_pair and not has_picture and not how.allow_missing_picture:
