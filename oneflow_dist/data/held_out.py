@@ -11,6 +11,7 @@ from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.tar import TEXT_EXTENSIONS
 
+REPORTED = 10_000  # samples of a source whose keys are compared at the start
 HEAD_BYTES = 4096  # of a picture or an array: enough to tell it from others of its length
 
 
@@ -58,3 +59,17 @@ def digest_of(record: ShardRecord) -> bytes:
         digest.update(f"{extension} {len(content)} ".encode())
         digest.update(content if extension in TEXT_EXTENSIONS else content[:HEAD_BYTES])
     return digest.digest()
+
+
+def report_held_out(held_out: HeldOut, shards: Sequence[ShardSet]) -> list[str]:
+    """A line for each source of training that shares keys with a held-out one: it may be a mistake to leave them out."""
+    lines = []
+    for of_source in shards:
+        looked_at = range(0, len(of_source), 1 + len(of_source) // REPORTED)
+        same = sum((of_source.source, of_source.key(sample)) in held_out.keys for sample in looked_at)
+        if same:
+            lines.append(
+                f"source {of_source.source}: {same} of {len(looked_at)} samples have the key of a held-out one and are "
+                "left out; where keys count anew, give the held-out source another name"
+            )
+    return lines

@@ -24,6 +24,7 @@ LAYERS = [
     {"oneflow_dist.pictures"},
     {"oneflow_dist.sampler"},
     {"oneflow_dist.canvas", "oneflow_dist.checkpoint", "oneflow_dist.metrics", "oneflow_dist.trained"},
+    {"oneflow_dist.validation"},
     {"oneflow_dist.optim", "oneflow_dist.progress", "oneflow_dist.stored_tensors"},
     {"oneflow_dist.guard"},
     {"oneflow_dist.parallel"},
