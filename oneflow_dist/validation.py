@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -130,10 +130,12 @@ def name_losses(groups: list[Group], sums: Float64[np.ndarray, "p K"], config: C
 def pack_sums(model: OneFlow, batch: PackedBatch, config: Config) -> Float64[Tensor, "K"]:
     """Sums over a pack, on its device.
 
-        text loss, what it is divided by; then of each modality the squares in each bin of time, and their elements
+    text loss, what it is divided by; then of each modality the squares in each bin of time, and their elements
     """
     prediction = model(batch)
-    losses = compute_losses(prediction, batch, dataclasses.replace(ONE, moving_elements=(1,) * len(batch.pieces)), config)
+    losses = compute_losses(
+        prediction, batch, dataclasses.replace(ONE, moving_elements=(1,) * len(batch.pieces)), config
+    )
     text = losses.zero.double() + losses.rate.double() + losses.bag.double()
     counts = batch.counts
     number = counts.open_slots if config.flow.normalize == "batch" else counts.text_sequences
@@ -173,9 +175,7 @@ def draw_documents(config: Config, source: Source) -> list[Sample]:
     return found
 
 
-def group_samples(
-    source: str, documents: list[Sample], config: Config
-) -> Iterator[tuple[Group, list[NoisySample]]]:
+def group_samples(source: str, documents: list[Sample], config: Config) -> Iterator[tuple[Group, list[NoisySample]]]:
     """Every document once in each bin of time, in the packs of groups; a pack comes when it is full, or at the end."""
     capacity = capacity_of(config)
     room = np.array(dataclasses.replace(capacity, sequences=capacity.sequences - 1).to_list())

@@ -71,6 +71,7 @@ WAYS = {
     "tools/digits/make.py": Way(("--documents=1025",)),
     "tools/sounds/make.py": Way(("--documents=1025",)),
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
+    "tools/curves.py": Way(),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),

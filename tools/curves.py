@@ -1,7 +1,7 @@
 """Losses of one or several runs over their steps as one picture, and the last ones as a table.
 
 For each source the held-out loss of the weights (dashed) and of their average, its text by time and by missing share,
-and its velocities by time; above, the loss of training. Lines of one run share a colour, or with one run those of a bin.
+and its velocities by time; with the loss of training. Colours are runs, or with one run bins.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from oneflow_dist.runtime import run_program
 
 SMOOTHED = 50  # stretches of a run, over each of which the training loss is averaged
 BIN_STYLES = ("-", "--", "-.", ":", (0, (1, 3)))  # where colours are runs
+LOG_FROM = 5.0  # times between the values of a panel, from which its scale is logarithmic
 AVERAGE, WEIGHTS = "validation_ema/", "validation/"
 Lines = list[dict[str, Any]]
 
@@ -83,9 +84,9 @@ def draw(runs: dict[str, Lines], path: Path) -> None:
         for number, (name, lines) in enumerate(runs.items()):
             label = f"{name}: " if len(runs) > 1 else ""
             row[0].plot(*smooth(lines), color=colours[number], alpha=0.35, linewidth=3, label=f"{label}training, all")
-            for prefix, style, kind in ((WEIGHTS, "--", "weights"), (AVERAGE, "-", "average")):
+            for prefix, style, kind in ((WEIGHTS, "x--", "weights"), (AVERAGE, ".-", "average")):
                 points = curve(lines, f"{prefix}{source}/loss")
-                row[0].plot(*points, style, color=colours[number], marker=".", label=f"{label}held out, {kind}")
+                row[0].plot(*points, style, color=colours[number], markersize=5, label=f"{label}held out, {kind}")
             of_bins = [("text/time_", 4), ("text/missing_", 5), *((f"{kind}/time_", 4) for kind in kinds)]
             for axis, (key, count) in zip(row[1:], of_bins, strict=True):
                 for part in range(count):
@@ -108,7 +109,9 @@ def finish(axis: Any, title: str) -> None:
     axis.set_xlabel("step")
     axis.tick_params(labelbottom=True)
     if axis.lines:
-        axis.set_yscale("log")
+        values = np.concatenate([line.get_ydata() for line in axis.lines])
+        if values.size and 0.0 < LOG_FROM * values.min() < values.max():
+            axis.set_yscale("log")
         axis.legend(frameon=False, fontsize=7)
         axis.grid(alpha=0.25, which="both")
 

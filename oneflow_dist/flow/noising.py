@@ -17,7 +17,6 @@ from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
 
-
 Span = tuple[float, float]  # a part of [0, 1]
 WHOLE: Span = (0.0, 1.0)
 

@@ -69,7 +69,9 @@ def test_a_renamed_copy_of_a_held_out_document_is_left_out(folder: Path, make_co
 
 def test_a_shard_of_both_mixtures_is_refused(folder: Path, make_config: MakeConfig) -> None:
     shutil.copy(folder / "train.tar", folder / "other.tar")
-    expected = naming("validation.mixture", folder / "heldout.yaml", "others", folder / "other.tar", folder / "train.tar")
+    expected = naming(
+        "validation.mixture", folder / "heldout.yaml", "others", folder / "other.tar", folder / "train.tar"
+    )
     with pytest.raises(ValueError, match=expected):
         trained_on(folder, make_config, source(folder / "other.tar", name="others"))
 
@@ -82,7 +84,7 @@ def test_where_all_is_held_out_the_run_says_so(folder: Path, make_config: MakeCo
 
 def test_a_digest_is_of_names_of_members_text_and_the_beginning_of_all_else() -> None:
     def digest(**files: bytes) -> bytes:
-        return digest_of(ShardRecord(key="a/b/c", files={name: content for name, content in files.items()}))
+        return digest_of(ShardRecord(key="a/b/c", files=files))
 
     head = bytes(HEAD_BYTES)
     assert digest(txt=b"a", png=head + b"1") == digest(png=head + b"2", txt=b"a")

@@ -40,9 +40,13 @@ def test_runs_are_drawn_and_their_last_losses_printed(
     run_main(curves, *runs, tmp_path / "new/curves.png")
     *table, last = capsys.readouterr().out.splitlines()
     assert names(last, tmp_path / "new/curves.png")
-    expected = [(f"run{n}", source, f"{1.0 + n + 2.0 / 12:.4f}") for n in range(num_runs) for source in ("notes", "pairs")]
+    expected = [
+        (f"run{n}", source, f"{1.0 + n + 2.0 / 12:.4f}") for n in range(num_runs) for source in ("notes", "pairs")
+    ]
     assert len(table) == len(expected)
-    assert all(names(line, run, 12, source, "text", value) for line, (run, source, value) in zip(table, expected))
+    assert all(
+        names(line, run, 12, source, "text", value) for line, (run, source, value) in zip(table, expected, strict=True)
+    )
     with Image.open(tmp_path / "new/curves.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
