@@ -282,3 +282,10 @@ def test_the_config_needs_neither_torch_nor_numpy_and_loads_at_once() -> None:
     runs = [run_python(code).splitlines() for _ in range(3)]
     assert {modules for _, modules in runs} == {"[]"}
     assert min(float(seconds) for seconds, _ in runs) < 0.3
+
+
+def test_held_out_losses_need_a_mixture_and_a_number_of_steps() -> None:
+    without = ("validation.mixture=''", "validation.every_steps=0")
+    assert load(*without).validation.mixture == ""
+    assert names(refusal("validation.every_steps=0"), "validation.every_steps", "validation.mixture")
+    assert names(refusal("validation.mixture=''"), "validation.mixture")

@@ -62,7 +62,7 @@ def digest_of(record: ShardRecord) -> bytes:
 
 
 def report_held_out(held_out: HeldOut, shards: Sequence[ShardSet]) -> list[str]:
-    """A line for each source of training that shares keys with a held-out one: it may be a mistake to leave them out."""
+    """A line for each source of training that shares keys with a held-out one, which may be a mistake."""
     lines = []
     for of_source in shards:
         looked_at = range(0, len(of_source), 1 + len(of_source) // REPORTED)

@@ -66,9 +66,9 @@ class SourceStream:
                 return draw, noisy
         data = self.config.data
         raise ValueError(
-            f"source {self.source.name}: {most} samples in a row are left out, by its filters, max_images, as held "
-            f"out (validation.mixture), or because they are longer than data.max_sample_rows ({data.max_sample_rows}) or have more than "
-            f'modality.*.per_pack pieces; change those or set data.overlong = "window"'
+            f"source {self.source.name}: {most} samples in a row are left out, by its filters, max_images, as held out "
+            f"(validation.mixture), or because they are longer than data.max_sample_rows ({data.max_sample_rows}) or "
+            f'have more than modality.*.per_pack pieces; change those or set data.overlong = "window"'
         )
 
     def sample_at(self, draw: int) -> NoisySample | None:
@@ -98,7 +98,7 @@ Read = Callable[[SourceStream, int, str, str, bool], Document | None]
 
 
 def read_document(stream: SourceStream, index: int, caption: str, without: str, with_features: bool) -> Document | None:
-    """A sample of the stream's source, decoded; None if it is held out, or the source's filters or `max_images` leave it out.
+    """A sample of the stream's source, decoded; None if it is held out, or its filters or `max_images` leave it out.
 
     Args:
         index: of the sample in all shards.
