@@ -83,18 +83,28 @@ def draw(runs: dict[str, Lines], path: Path) -> None:
     for row, source in zip(axes, sources or [""], strict=True):
         for number, (name, lines) in enumerate(runs.items()):
             label = f"{name}: " if len(runs) > 1 else ""
-            row[0].plot(*smooth(lines), color=colours[number], alpha=0.35, linewidth=3, label=f"{label}training, all")
+            row[0].plot(
+                *smooth(lines),
+                color=colours[number % len(colours)],
+                alpha=0.35,
+                linewidth=3,
+                label=f"{label}training, all",
+            )
             for prefix, style, kind in ((WEIGHTS, "x--", "weights"), (AVERAGE, ".-", "average")):
                 points = curve(lines, f"{prefix}{source}/loss")
-                row[0].plot(*points, style, color=colours[number], markersize=5, label=f"{label}held out, {kind}")
+                row[0].plot(
+                    *points, style, color=colours[number % len(colours)], markersize=5, label=f"{label}held out, {kind}"
+                )
             of_bins = [("text/time_", 4), ("text/missing_", 5), *((f"{kind}/time_", 4) for kind in kinds)]
             for axis, (key, count) in zip(row[1:], of_bins, strict=True):
                 for part in range(count):
                     points = curve(lines, f"{AVERAGE}{source}/{key}{part}")
                     if len(points[0]):
-                        colour, style = (part, "-") if len(runs) == 1 else (number, BIN_STYLES[part])
+                        is_alone = len(runs) == 1
+                        colour = colours[(part if is_alone else number) % len(colours)]
+                        dashes = BIN_STYLES[0 if is_alone else part]
                         text = f"{label}{name_bin(key, part)}"
-                        axis.plot(*points, linestyle=style, color=colours[colour], marker=".", label=text)
+                        axis.plot(*points, linestyle=dashes, color=colour, marker=".", label=text)
         titles = ["loss", "text by text time", "text by missing share", *(f"{kind} by time" for kind in kinds)]
         for axis, title in zip(row, titles, strict=True):
             finish(axis, f"{source}: {title}" if source else title)
