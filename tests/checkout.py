@@ -73,6 +73,7 @@ WAYS = {
     "tools/sounds/make.py": Way(("--documents=1025",)),
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
     "tools/vqa/evaluate.py": Way(("--questions=2",)),
+    "tools/curves.py": Way(),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),

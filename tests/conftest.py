@@ -91,6 +91,8 @@ def _make_digits(folder: Path) -> Path:
         f"  count: {{shards: '{folder}/count-train-*.tar', weight: 1, "
         "tasks: {interleaved: 1}, prompt: 'count up:'}\n"
     )
+    heldout = (folder / "mixture.yaml").read_text().replace("-train-", "-heldout-")
+    (folder / "heldout.yaml").write_text(heldout)
     for name in ("single", "count"):
         open_shards(name, f"{folder}/{name}-*.tar")  # writes the indexes, so that no run has to
     return folder
@@ -101,6 +103,7 @@ def make_config(digits: Path) -> Callable[..., Config]:
     """The quickstart's config on the test's digits, with a tiny model; `overrides` as on the command line."""
     tiny = {
         "run": {"seed": 0},
+        "validation": {"mixture": '""', "every_steps": 0},
         "model": {"width": 32, "num_layers": 2, "num_attention_heads": 4, "num_kv_heads": 2, "mlp_width": 48}
         | {"vocab_size": 512, "tie_embeddings": "false"},
         "heads": {"time_conditioning": "adaln"},

@@ -44,7 +44,12 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("W
 ENVIRONMENT["OMP_NUM_THREADS"] = THREADS
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 Made = TypeVar("Made")
-TIMINGS = {"seconds", "tokens_per_second", "tflops_per_second"}  # fields of metrics.jsonl that no two runs share
+TIMINGS = {
+    "seconds",
+    "tokens_per_second",
+    "tflops_per_second",
+    "validation/seconds",
+}  # fields of metrics.jsonl that no two runs share
 
 
 @dataclass(frozen=True)

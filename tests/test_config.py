@@ -294,3 +294,10 @@ def test_numbers_of_groups_have_their_ranges_and_the_first_group_that_names_a_pa
     assert group_of("blocks.1.mlp.down.weight", optim).frozen
     assert group_of("blocks.0.mlp.down.weight", optim).lr_factor == 0.5
     assert group_of("embed.weight", optim) == OptimGroup(names=())
+
+
+def test_held_out_losses_need_a_mixture_and_a_number_of_steps() -> None:
+    without = ("validation.mixture=''", "validation.every_steps=0")
+    assert load(*without).validation.mixture == ""
+    assert names(refusal("validation.every_steps=0"), "validation.every_steps", "validation.mixture")
+    assert names(refusal("validation.mixture=''"), "validation.mixture")

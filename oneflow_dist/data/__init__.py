@@ -5,7 +5,7 @@ The path of a sample, step by step:
      1. its turn: the n-th draw of a lane is sample i of a pass    order.py     sample_at
      2. its task and its caption, by their weights                 streams.py   SourceStream.sample_at
      3. its files, out of a tar at random                          shards.py    ShardSet.read          -> ShardRecord
-     4. left out by a filter, or for its many pieces               streams.py   read_document
+     4. left out by a filter, as held out, for its many pieces     streams.py   read_document
      5. its text as tokens, its pieces as latents                  decoding.py  decode_record          -> Document
      6. what is prompt, what is target, one draw of each piece     samples.py   make_sample            -> Sample
      7. too long: dropped, cut, or an error                        streams.py   fit_sample

@@ -16,10 +16,8 @@ def test_held_out_losses_are_of_each_source_and_by_time(
     report = json.loads((tmp_path / "out/held_out.json").read_text())[str(trained)]
     assert set(report) == {"together", "pair"}
     for losses in report.values():
-        assert losses["samples"] == 24
-        assert losses["text"] > 0.0
-        for velocity in losses["velocity"].values():
-            assert len(velocity["by time"]) == 10
-            assert 0.0 < velocity["all"] < 10.0
-    assert set(report["together"]["velocity"]) == {"image", "sound", "video"}
+        assert {"loss", "text", "text/time_0", "text/missing_4"} <= set(losses)
+        assert all(0.0 < value < 100.0 for value in losses.values())
+    kinds = {name for name in report["together"] if name.startswith("velocity_") and "/" not in name}
+    assert kinds == {"velocity_image", "velocity_sound", "velocity_video"}
     assert (tmp_path / "out/held_out.png").stat().st_size > 5000

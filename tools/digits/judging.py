@@ -114,6 +114,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path.parent}: no metrics.jsonl here; name the folder of a run, not of one checkpoint")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if "seconds" in line]  # of steps; others are of held-out losses
     return {
         "steps": lines[-1]["step"],
         "train_seconds": round(sum(line["seconds"] for line in lines), 1),
