@@ -16,10 +16,10 @@ from oneflow_dist.config import Config, write_config
 from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.data.shards import is_remote, list_shards, open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
-from oneflow_dist.model.flops import num_parameters
+from oneflow_dist.model.flops import num_parameters, num_trained
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.parallel.sharding import freeze
 from oneflow_dist.planning.gpus import GIB
-from oneflow_dist.planning.report import CHECKPOINT_BYTES
 from oneflow_dist.progress import complete_steps
 
 SHARED_MEMORY_MIB = 32  # that NCCL needs at the least; what dead processes have left in /dev/shm stays there
@@ -82,7 +82,9 @@ def check_room(config: Config) -> str:
     """
     folder = Path(config.run.folder)
     with torch.device("meta"):
-        size = CHECKPOINT_BYTES * num_parameters(OneFlow(config))
+        model = OneFlow(config)
+        freeze(model, config)
+        size = 4 * num_parameters(model) + 12 * num_trained(model)  # weights; two moments and average
     count = max(1, config.checkpoint.keep + 1 - len(complete_steps(config.run.folder)))
     free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
     if free < count * size:

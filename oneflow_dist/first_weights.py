@@ -44,7 +44,7 @@ def start_from(config: Config, model: nn.Module, optimizer: AdamW) -> Start:
         ValueError: nothing is there to start from, or it is damaged or does not fit the config.
     """
     path = Path(config.init.path)
-    weights = dict(model.named_parameters())
+    weights: dict[str, Tensor] = dict(model.named_parameters())
     unused = [p for p in config.init.tensors if not fnmatch.filter(weights, p)]
     if unused:
         raise ValueError(f"init.tensors: {unused[0]!r} names no parameter; the first is called {next(iter(weights))}")

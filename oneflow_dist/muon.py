@@ -84,8 +84,8 @@ class Muon(AdamW):
         """This rank's part of the orthogonal matrices of an update, of which it has a part."""
         whole = update.contiguous()
         if isinstance(weight, DTensor):
-            place = {"shape": weight.shape, "stride": weight.stride()}
-            whole = DTensor.from_local(update, weight.device_mesh, weight.placements, **place).full_tensor()
+            mesh, placements, shape, stride = weight.device_mesh, weight.placements, weight.shape, weight.stride()
+            whole = DTensor.from_local(update, mesh, placements, shape=shape, stride=stride).full_tensor()
         if dist.get_rank() == owner:
             parts = [scaled_orthogonal(part, self.dtype) for part in split_product(name, whole, self.model)]
             whole = join_product(name, parts, self.model)

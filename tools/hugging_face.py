@@ -117,5 +117,6 @@ def merge_lora(model: OneFlow, product: str, tensors: dict[str, Tensor], dtype: 
         tensors: in float32, by name of the parameter.
     """
     lora = model.get_submodule(f"{product}lora")
+    assert isinstance(lora, Lora)
     added = lora.added(tensors.pop(f"{product}lora.down"), tensors.pop(f"{product}lora.up"))
     tensors[f"{product}weight"] = (tensors[f"{product}weight"] + added).to(dtype)

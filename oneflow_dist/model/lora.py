@@ -60,6 +60,7 @@ def add_lora(blocks: nn.ModuleList, config: LoraConfig) -> None:
     for block in blocks if config.rank else ():
         for name in config.products:
             product = block.get_submodule(name)
+            assert isinstance(product, nn.Linear), name
             product.lora = Lora(product.in_features, product.out_features, config)
             product.weight.requires_grad_(False)
 
