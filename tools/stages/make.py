@@ -1,0 +1,159 @@
+"""Write what the small chain of stages trains on: text, captioned pictures, counting documents and conversations.
+
+Textbook sections, captioned pictures and NLVR are read from shards, easy-VQA and digits come in packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from oneflow_dist.containers import ShardRecord
+from oneflow_dist.data.decoding import read_fields, read_segments
+from oneflow_dist.data.shards import list_shards, open_shards
+from oneflow_dist.data.tokenizer import train_ranks, write_ranks
+from oneflow_dist.runtime import run_program
+from oneflow_dist.toml import check_range
+from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
+from tools.shards import write_shards
+from tools.stages.conversations import SYSTEM, Files, count_from, count_row, describe, draw, talk
+from tools.stages.pictures import SIDE, cut_boxes, enlarge, shrink
+from tools.stages.texts import ask_of, cut_documents
+from tools.vqa.make import SPLITS, find_package
+
+T = TypeVar("T")
+
+VOCABULARY = 2048
+MADE = 12288  # rows of digits; of counts a third; of those held out an eighth
+SEVERAL = 0.25  # of easy-VQA's pictures all questions are one conversation; else each is its own
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the shards and the vocabulary go")
+    parser.add_argument("--text", default="data/openstax/openstax-{}-*.tar", help="{} is train or val (%(default)s)")
+    parser.add_argument("--pictures", default="data/emoji/emoji-{}-*.tar", help="the same (%(default)s)")
+    parser.add_argument("--nlvr", default="data/nlvr/nlvr-dev-*.tar", help="the last one is held out (%(default)s)")
+    parser.add_argument("--samples", type=int, help="at most so many of each set (all)")
+    args = parser.parse_args()
+    if args.samples is not None:
+        check_range("--samples", args.samples, "[1, inf)")
+    find_package("tools/stages/make.py")
+    for option in ("text", "pictures"):
+        if "{}" not in getattr(args, option):
+            raise ValueError(f"--{option}: {getattr(args, option)} has no {{}} where `train` or `val` stands; write it")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    texts: list[str] = []
+    for split in SPLITS:
+        for name, samples in make_sets(split, args.text, args.pictures, args.nlvr):
+            chosen = samples[: args.samples]
+            write_shards(args.folder, f"{name}-{split}", chosen)
+            texts += [text for files in chosen for text in _texts_of(files)] if split == "train" else []
+    write_ranks(args.folder / "words.tiktoken", train_ranks(texts, VOCABULARY))  # last: it stands for all
+
+
+def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple[str, list[Files]]]:
+    """The sets of a split with their names; what is held out comes from sections, pictures and digits of its own."""
+    theirs = {"train": "train", "heldout": "val"}[split]
+    sections = [dict(read_fields(record)) for record in _read(text.format(theirs))]
+    yield "text", [{"txt": document} for fields in sections for document in cut_documents(fields)]
+    yield "answers", [talk([turn]) for fields in sections for turn in ask_of(fields)]
+
+    rng = np.random.default_rng([0, split == "heldout"])
+    named = [_read_pair(record) for record in _read(pictures.format(theirs))]
+    images, labels = load_split(split)
+    digits = [
+        (enlarge(image, SIDE), CAPTIONS[rng.integers(len(CAPTIONS))].format(WORDS[label]))
+        for image, label in zip(images, labels, strict=True)
+    ]
+    yield "named", [{"png": picture, "txt": caption} for picture, caption in named]
+    yield "digits", [{"png": picture, "txt": caption} for picture, caption in digits]
+    number = MADE if split == "train" else MADE // 8
+    yield "count", [_count(images, labels, rng) for _ in range(number // 3)]
+
+    yield "vqa", _ask_vqa(SPLITS[split], is_held_out=split == "heldout")
+    yield "nlvr", _ask_nlvr(nlvr, is_held_out=split == "heldout")
+    yield "rows", [count_row(images, labels, rng, split == "heldout") for _ in range(number)]
+    yield "describe", [describe(*pair, rng) for pair in _shuffled(named + digits)]
+    counted = [count_from(images, labels, rng) for _ in range(len(named) // 2)]
+    yield "draw", _shuffled([draw(*pair, rng) for pair in named + digits] + counted)
+
+
+def _read(pattern: str) -> Iterator[ShardRecord]:
+    with tempfile.TemporaryDirectory() as index:  # nothing is written beside the shards of others
+        shards = open_shards("shards", pattern, index)
+        for number in range(len(shards)):
+            yield shards.read(number)
+
+
+def _read_pair(record: ShardRecord) -> tuple[bytes, str]:
+    text = next((segment.text for segment in read_segments(record, {}) if segment.text), None)
+    if text is None or "png" not in record.files:
+        raise ValueError(f"sample {record.key}: not a PNG with its caption; name shards of such pairs")
+    return shrink(record.files["png"]), text
+
+
+def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Files:
+    """A document that counts up in words and pictures."""
+    segments, files = [], Files()
+    for number, digit in enumerate(count_up(rng)):
+        files[f"{number}.png"] = enlarge(images[rng.choice(np.flatnonzero(labels == digit))], SIDE)
+        segments += [{"type": "text", "text": f" {WORDS[digit]}"}, {"type": "image", "image": f"{number}.png"}]
+    return {**files, "json": json.dumps({"segments": segments})}
+
+
+def _ask_vqa(split: str, is_held_out: bool) -> list[Files]:
+    """Every question of easy-VQA's split; all of a held-out one by themselves."""
+    package = find_package("tools/stages/make.py")
+    paths = getattr(package, f"get_{split}_image_paths")()
+    turns: dict[int, list[tuple[str, str]]] = {}
+    for question, answer, number in zip(*getattr(package, f"get_{split}_questions")(), strict=True):
+        turns.setdefault(number, []).append((question, answer))
+    rng, samples = random.Random(0), []
+    for number, asked in turns.items():
+        picture = shrink(Path(paths[number]).read_bytes())
+        is_one = not is_held_out and rng.random() < SEVERAL
+        for group in [asked] if is_one else [[turn] for turn in asked]:
+            samples.append(talk(group, [picture], SYSTEM if rng.random() < 0.1 else ""))
+    return _shuffled(samples)
+
+
+def _ask_nlvr(pattern: str, is_held_out: bool) -> list[Files]:
+    """Whether sentences are true of three boxes; presentations do not span shards, so the last shard is held out."""
+    shards, samples = list_shards("nlvr", pattern), []
+    if len(shards) < 2:
+        raise ValueError(f"--nlvr: {pattern} is one shard; name several, since the last one is held out")
+    for record in itertools.chain.from_iterable(map(_read, shards[-1:] if is_held_out else shards[:-1])):
+        fields = read_fields(record)
+        turn = (f"is this true? {fields['sentence']}", str(fields["label"]).lower())
+        samples.append(talk([turn], cut_boxes(record.files["png"])))
+    return _shuffled(samples)
+
+
+def _shuffled(samples: Iterable[T]) -> list[T]:
+    """In another order, the same in every call: any part of a set is like all of it."""
+    samples = list(samples)
+    random.Random(0).shuffle(samples)
+    return samples
+
+
+def _texts_of(files: Files) -> list[str]:
+    """All that a tokenizer will be given of a sample."""
+    fields = json.loads(files.get("json", "{}"))
+    contents = [message["content"] for message in fields.get("messages", [])]
+    parts = [part for content in contents for part in ([{"text": content}] if isinstance(content, str) else content)]
+    texts = [part["text"] for part in [*parts, *fields.get("segments", [])] if "text" in part]
+    return [*texts, str(files["txt"])] if "txt" in files else texts
+
+
+if __name__ == "__main__":
+    run_program(main)
