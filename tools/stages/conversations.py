@@ -51,7 +51,7 @@ def talk(
 
 
 def count_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, is_held_out: bool) -> Files:
-    """A row of one to six digits and two different questions about it; one of held-out rows, which is all the model has.
+    """A row of one to six digits and two questions about it; of a held-out row one, whose answer is a word.
 
     The digits of a row come from three kinds, so that some stand there several times.
     """
@@ -64,8 +64,9 @@ def count_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, 
         ("how many pictures are there?", WORDS[length]),
         (f"how many {PLURALS[kind]} are there?", WORDS[int((digits == kind).sum())]),
         (f"which digit comes {PLACES[place]}?", WORDS[int(digits[place])]),
+        ("which digits are these?", " ".join(WORDS[digit] for digit in digits)),
     ]
-    asked = [questions[number] for number in rng.permutation(3)[: 1 if is_held_out else 2]]
+    asked = [questions[at] for at in (rng.permutation(3)[:1] if is_held_out else rng.permutation(4)[:2])]
     system = SYSTEM if rng.random() < 0.25 else ""
     return talk(asked, [enlarge(images[index], SMALL) for index in chosen], system)
 

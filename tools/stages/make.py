@@ -26,6 +26,7 @@ from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
 from tools.shards import write_shards
 from tools.stages.conversations import SYSTEM, Files, count_from, count_row, describe, draw, talk
 from tools.stages.pictures import SIDE, cut_boxes, enlarge, shrink
+from tools.stages.shapes import Asked, ask_vqa, caption_of
 from tools.stages.texts import ask_of, cut_documents
 from tools.vqa.make import SPLITS, find_package
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 VOCABULARY = 2048
 MADE = 12288  # rows of digits; of counts a third; of those held out an eighth
-SEVERAL = 0.25  # of easy-VQA's pictures all questions are one conversation; else each is its own
+SEVERAL = 0.5  # of easy-VQA's pictures all questions are one conversation; else each is its own
 
 
 def main() -> None:
@@ -78,14 +79,17 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     yield "named", [{"png": picture, "txt": caption} for picture, caption in named]
     yield "digits", [{"png": picture, "txt": caption} for picture, caption in digits]
     number = MADE if split == "train" else MADE // 8
+    asked = ask_vqa(find_package("tools/stages/make.py"), SPLITS[split])
+    drawn = [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))]
+    yield "drawn", [{"png": picture, "txt": caption} for picture, caption in drawn]
     yield "count", [_count(images, labels, rng) for _ in range(number // 3)]
 
-    yield "vqa", _ask_vqa(SPLITS[split], is_held_out=split == "heldout")
+    yield "vqa", _shuffled(_ask_each(asked, is_held_out=split == "heldout"))
     yield "nlvr", _ask_nlvr(nlvr, is_held_out=split == "heldout")
     yield "rows", [count_row(images, labels, rng, split == "heldout") for _ in range(number)]
-    yield "describe", [describe(*pair, rng) for pair in _shuffled(named + digits)]
+    yield "describe", [describe(*pair, rng) for pair in _shuffled(named + digits + drawn)]
     counted = [count_from(images, labels, rng) for _ in range(len(named) // 2)]
-    yield "draw", _shuffled([draw(*pair, rng) for pair in named + digits] + counted)
+    yield "draw", _shuffled([draw(*pair, rng) for pair in named + digits + drawn] + counted)
 
 
 def _read(pattern: str) -> Iterator[ShardRecord]:
@@ -111,20 +115,13 @@ def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> 
     return {**files, "json": json.dumps({"segments": segments})}
 
 
-def _ask_vqa(split: str, is_held_out: bool) -> list[Files]:
-    """Every question of easy-VQA's split; all of a held-out one by themselves."""
-    package = find_package("tools/stages/make.py")
-    paths = getattr(package, f"get_{split}_image_paths")()
-    turns: dict[int, list[tuple[str, str]]] = {}
-    for question, answer, number in zip(*getattr(package, f"get_{split}_questions")(), strict=True):
-        turns.setdefault(number, []).append((question, answer))
-    rng, samples = random.Random(0), []
-    for number, asked in turns.items():
-        picture = shrink(Path(paths[number]).read_bytes())
+def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
+    """Every question of easy-VQA's split; a held-out one by itself."""
+    rng = random.Random(0)
+    for picture, turns in asked:
         is_one = not is_held_out and rng.random() < SEVERAL
-        for group in [asked] if is_one else [[turn] for turn in asked]:
-            samples.append(talk(group, [picture], SYSTEM if rng.random() < 0.1 else ""))
-    return _shuffled(samples)
+        for group in [turns] if is_one else [[turn] for turn in turns]:
+            yield talk(group, [picture], SYSTEM if rng.random() < 0.1 else "")
 
 
 def _ask_nlvr(pattern: str, is_held_out: bool) -> list[Files]:
