@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import math
 import shutil
-import warnings
 from concurrent import futures
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +22,12 @@ from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import load_tokenizer
-from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.progress import (
     Progress,
     checkpoint_folder,
     clear_place,
     complete,
-    complete_steps,
     delete_old,
     folder_beside,
     is_complete,
@@ -38,16 +35,16 @@ from oneflow_dist.progress import (
     read_progress,
 )
 from oneflow_dist.runtime import GLOO, is_main
-from oneflow_dist.stored_tensors import check_tensors, named_leaves, read_tensors, shapes
+from oneflow_dist.stored_tensors import named_leaves, read_tensors
 
 Keys = dict[str, tuple[str, ...]]  # of the config: some of a section, () all; of [modality] those of each modality
 
 # Those that decide which parameters there are, and what they mean.
 PIECES = ("token", "channels", "patch", "adapter", "adapter_width", "time_conditioning", "understanding")
-ARCHITECTURE: Keys = {"model": (), "heads": (), "modality": PIECES}
+ARCHITECTURE: Keys = {"model": (), "lora": ("rank", "products"), "heads": (), "modality": PIECES}
 PLACE: Keys = {"data": ("packs_per_step", "window_samples"), "run": ("seed",)}  # what the states of lanes depend on
 # What decides how a run goes on; of the data, data/identity.py tells more than the paths do.
-COURSE = ("modality", "flow", "optim", "train", "data")
+COURSE = ("modality", "lora", "flow", "optim", "train", "data")
 NOT_COURSE = ("codec", "mixture", "tokenizer", "workers", "cached_samples", "offload", "compile", "gc_every_steps")
 
 
@@ -118,34 +115,8 @@ class CheckpointWriter:
             futures.wait([self.under_way])  # a run that fails keeps its last checkpoint, and its own error
 
 
-def write_initial_checkpoint(folder: Path, config: Config, tensors: dict[str, Tensor]) -> None:
-    """Write weights that a run starts from: a checkpoint of step 0, which has nothing else.
-
-    Needs no process group. One tensor at a time is in memory, so all of them may lie in memory-mapped files.
-
-    Args:
-        folder: `checkpoint_folder(run_folder, 0)`.
-        tensors: all parameters of `OneFlow(config)` by name, in any floating dtype.
-
-    Raises:
-        ValueError: the tensors are not the model's, or the run has a checkpoint already.
-        OSError: not enough room on the disk.
-    """
-    if complete_steps(str(folder.parents[1])):
-        raise ValueError(f"{folder.parents[1]}: has checkpoints already; name another run.folder, or move them away")
-    with torch.device("meta"):
-        expected = shapes(dict(OneFlow(config).named_parameters()))
-    check_tensors(str(folder), shapes(tensors), expected)
-    _check_room(folder, sum(map(_num_bytes, tensors.values())), _free_bytes(folder))
-    clear_place(folder)
-    writer = _Writer(folder, config, Progress(step=0, lanes={}), single_file_per_rank=False, per_thread_copy_ahead=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
-        dcp.save({"model": tensors}, storage_writer=writer, no_dist=True)
-
-
 def load_checkpoint(folder: Path, config: Config, model: nn.Module, optimizer: AdamW, ema: MovingAverage) -> Progress:
-    """Continue from a checkpoint, whatever layout wrote it; or start from the weights of an initial one.
+    """Continue from a checkpoint, whatever layout wrote it.
 
     Raises:
         ValueError: it is damaged, or belongs to another architecture or another cut of the data.
@@ -156,13 +127,8 @@ def load_checkpoint(folder: Path, config: Config, model: nn.Module, optimizer: A
             f"train.steps: {config.train.steps}, but {folder} has made {progress.step}; raise it, or name another "
             "run.folder to start anew"
         )
-    if progress.step == 0:
-        check_same(folder, config, ARCHITECTURE)
-        read_tensors({"model": dict(model.named_parameters())}, folder)
-        read_tensors({"model": ema.tensors}, folder)  # the average starts at the weights
-    else:
-        check_same(folder, config, {**ARCHITECTURE, **PLACE})
-        read_tensors(_state_dict(model, optimizer, ema), folder)
+    check_same(folder, config, {**ARCHITECTURE, **PLACE})
+    read_tensors(_state_dict(model, optimizer, ema), folder)
     return progress
 
 
@@ -219,8 +185,7 @@ class _Writer(dcp.FileSystemWriter):
         """On rank 0 alone, after all parts; DCP tells every rank when this fails, as when a part does."""
         super().finish(metadata, results)
         path = self.config.data.tokenizer
-        # As it was read when the run started; weights that a run starts from have seen no tokens.
-        tokenizer = load_tokenizer(path).content if self.progress.data and path != "bytes" else None
+        tokenizer = load_tokenizer(path).content if path != "bytes" else None  # as it was read when the run started
         complete(self.final, self.config, self.progress, tokenizer)
         delete_old(self.config.run.folder, self.config.checkpoint)
 

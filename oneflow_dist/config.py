@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
 import tomllib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from oneflow_dist.toml import (
     Share,
     apply_override,
     check_range,
+    field_ranges,
     ranges_of,
     read_tables,
     write_tables,
@@ -54,6 +56,35 @@ class ModelConfig:
     tie_embeddings: bool  # the bag head uses the embedding's weight
     rope_scaling: PositiveFloat  # Llama 3's stretching of slow frequencies: 8 for 3.1, 32 for 3.2, 1 for none
     is_causal: bool  # rows see what stands before them only: a language model, not an insertion model
+    qk_norm: bool = False  # queries and keys are normed before they meet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitConfig:
+    """[init] The weights that a new run starts from; a run that goes on does not look there."""
+
+    path: str = ""  # a run folder, a checkpoint, an exported folder or a Llama of Hugging Face; "": from nothing
+    weights: Literal["ema", "model"] = "ema"  # of a checkpoint: averaged, or as last trained
+    tensors: tuple[str, ...] = ("*",)  # patterns of the names of parameters that are taken; the others start anew
+    optimizer: bool = False  # the state of the optimizer too, of a checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """[lora] Products of the trunk whose weights stay as they are, with a small one learnt beside each.
+
+    Source: arXiv:2106.09685.
+    """
+
+    rank: NonNegative = 0  # 0: none
+    alpha: PositiveFloat = 16.0  # what is learnt counts alpha / rank times
+    products: tuple[Literal["attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"], ...] = (
+        "attention.qkv",
+        "attention.out",
+        "mlp.gate_up",
+        "mlp.down",
+    )
+    dropout: Decay = 0.0  # chance that one of the `rank` values of a row counts nothing in a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +125,27 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OptimGroup:
+    """[[optim.group]] Parameters that learn in another way; each belongs to the first group that names it."""
+
+    names: tuple[str, ...]  # patterns, as "blocks.*" or "adapters.image.*"
+    lr_factor: NonNegativeFloat = 1.0
+    decay_factor: NonNegativeFloat = 1.0  # of weight_decay
+    frozen: bool = False  # they never change: no gradients, no moments, no average
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OptimConfig:
-    """[optim] AdamW and its learning rate."""
+    """[optim] The optimizer and its learning rate."""
 
     lr: PositiveFloat
     warmup_steps: NonNegative
-    lr_schedule: Literal["cosine", "constant"]
-    final_lr_fraction: Share  # of lr, at the last step of "cosine"
+    # "wsd": constant, then in the last `decay_steps` a line to `final_lr_fraction`. "inverse_sqrt": lr * sqrt(warmup /
+    # step), and the same line at the end.
+    lr_schedule: Literal["cosine", "constant", "wsd", "inverse_sqrt"]
+    final_lr_fraction: Share  # of what it would be, at the last step; not of "constant"
+    decay_steps: NonNegative = 0  # of "wsd" and "inverse_sqrt"
+    matrices: Literal["adamw", "muon"] = "adamw"  # what moves the weights of the trunk's products
     beta1: Decay
     beta2: Decay
     eps: PositiveFloat
@@ -109,6 +154,7 @@ class OptimConfig:
     ema_decay: Decay  # of a step
     ema_every_steps: Positive = 1  # the average moves after so many steps, by ema_decay to that power
     offload: bool = False  # weights, moments and average live in host memory, and the update is made there
+    group: tuple[OptimGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +238,9 @@ class Config:
     """A whole run."""
 
     run: RunConfig
+    init: InitConfig
     model: ModelConfig
+    lora: LoraConfig
     heads: HeadsConfig
     modality: dict[str, ModalityConfig]  # by name
     flow: FlowConfig
@@ -204,6 +252,12 @@ class Config:
     guard: GuardConfig
     metrics: MetricsConfig
     sampling: SamplingConfig
+
+
+def group_of(name: str, config: OptimConfig) -> OptimGroup:
+    """The first group that names a parameter; one that changes nothing if none does."""
+    named = (group for group in config.group if any(fnmatch.fnmatchcase(name, pattern) for pattern in group.names))
+    return next(named, OptimGroup(names=()))
 
 
 RANGES = ranges_of(Config)  # the interval of every number, by section and key
@@ -252,6 +306,9 @@ def check_config(config: Config) -> None:
             if path.startswith("~"):  # what has a home is at home since `load_config`
                 raise ValueError(f"{section}.{key}: {path}: there is no such user here; ./{path} is what is called so")
     check_modalities(config.modality)
+    for number, group in enumerate(config.optim.group):
+        for key, interval in field_ranges(OptimGroup).items():
+            check_range(f"optim.group[{number}].{key}", getattr(group, key), interval)
     model, data = config.model, config.data
     if model.width % model.num_attention_heads or (model.width // model.num_attention_heads) % 2:
         raise ValueError(
@@ -286,8 +343,9 @@ def _at_home(config: Config) -> Config:
         values = getattr(config, section)
         own = {key: os.path.expanduser(getattr(values, key)) for key in paths}  # noqa: PTH111 # a Path would normalize
         config = dataclasses.replace(config, **{section: dataclasses.replace(values, **own)})
+    init = dataclasses.replace(config.init, path=os.path.expanduser(config.init.path))  # noqa: PTH111 # as above
     modalities = {
         name: dataclasses.replace(modality, codec=os.path.expanduser(modality.codec))  # noqa: PTH111 # as above
         for name, modality in config.modality.items()
     }
-    return dataclasses.replace(config, modality=modalities)
+    return dataclasses.replace(config, modality=modalities, init=init)

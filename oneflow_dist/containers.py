@@ -260,6 +260,7 @@ class PackedBatch:
     position: Float32[Tensor, "T 3"]  # place in the text, or of a patch along time, height and width; mostly whole
     cu_seqlens: Int32[Tensor, "C"]  # first row of each sequence and of the padding; then T, to a power of two and one
     text_time: Float32[Tensor, "S"]
+    draw: Int64[Tensor, ""]  # stands for what is in the pack; from it comes whatever is random in the network
     num_filled: int  # different slots in bag_slot
     max_seqlen: int  # of the longest sequence, rounded up to a power of two so that compiled code sees few values
 

@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, and the moving average of the weights."""
+"""AdamW, the learning rate, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from oneflow_dist.config import OptimConfig
+from oneflow_dist.config import OptimConfig, group_of
 from oneflow_dist.model.tensor_axis import local_part
 from oneflow_dist.parallel.sharding import reshard
 
@@ -26,10 +26,18 @@ class AdamW:
 
     def __init__(self, model: nn.Module, config: OptimConfig):
         self.config = config
-        self.weights = dict(model.named_parameters())
+        self.weights = self._own(trained_weights(model))
         self.first_moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.second_moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
-        self.clock = torch.zeros((), device=local_part(next(iter(self.weights.values()))).device)
+        self.clock = torch.zeros((), device=local_part(next(model.parameters())).device)
+        self.alike: dict[tuple[float, float], list[str]] = {}  # names by their factors of lr and weight decay
+        for name, weight in self.weights.items():
+            group = group_of(name, config)
+            factors = group.lr_factor, group.decay_factor if weight.ndim >= 2 else 0.0
+            self.alike.setdefault(factors, []).append(name)
+
+    def _own(self, weights: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        return weights
 
     @property
     def tensors(self) -> dict[str, Any]:
@@ -44,8 +52,7 @@ class AdamW:
         """
         divisor, is_skipped = divisor.to(self.clock.device), is_skipped.to(self.clock.device)
         self.clock += 1.0
-        for is_matrix in (True, False):
-            names = [name for name, weight in self.weights.items() if (weight.ndim >= 2) == is_matrix]
+        for (lr_factor, decay_factor), names in self.alike.items():
             gradients = [self.weights[name].grad for name in names]
             torch._fused_adamw_(
                 self._parts(self.weights, names),
@@ -54,10 +61,10 @@ class AdamW:
                 self._parts(self.second_moments, names),
                 [],
                 [self.clock] * len(names),
-                lr=lr,
+                lr=lr * lr_factor,
                 beta1=self.config.beta1,
                 beta2=self.config.beta2,
-                weight_decay=self.config.weight_decay if is_matrix else 0.0,
+                weight_decay=self.config.weight_decay * decay_factor,
                 eps=self.config.eps,
                 amsgrad=False,
                 maximize=False,
@@ -75,15 +82,27 @@ class AdamW:
         return [local_part(tensors[name]) for name in names]
 
 
+def trained_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters but the frozen ones."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
-    """The lr of a step (the first is 1): linear warmup, then constant or a half cosine to `final_lr_fraction`."""
+    """The lr of a step (the first is 1): linear warmup, then what `lr_schedule` says, see `OptimConfig`.
+
+    Source: arXiv:1608.03983 (cosine), arXiv:1706.03762 (inverse square root), arXiv:2404.06395 (WSD).
+    """
     if step <= config.warmup_steps:
         return config.lr * step / config.warmup_steps
-    if config.lr_schedule == "constant":
-        return config.lr
-    progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
-    floor = config.final_lr_fraction
-    return config.lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    floor, lr = config.final_lr_fraction, config.lr
+    if config.lr_schedule == "cosine":
+        progress = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+        return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    if config.lr_schedule == "inverse_sqrt":
+        lr *= math.sqrt(max(1, config.warmup_steps) / step)
+    if config.lr_schedule == "constant" or num_steps - step >= config.decay_steps:
+        return lr
+    return lr * (floor + (1.0 - floor) * (num_steps - step) / config.decay_steps)
 
 
 @torch.no_grad()
@@ -101,11 +120,11 @@ def clip_divisor(grad_norm: Float32[Tensor, ""], max_norm: float) -> Float32[Ten
 
 
 class MovingAverage:
-    """Exponential moving average of the weights, sharded as they are and on the same device, in float32."""
+    """Exponential moving average of the trained weights, sharded as they are and on the same device, in float32."""
 
     def __init__(self, model: nn.Module, decay: float, every_steps: int = 1):
         self.decay, self.every_steps = decay, every_steps
-        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in trained_weights(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -117,7 +136,7 @@ class MovingAverage:
             return
         decay = min(self.decay, (1 + step) / (10 + step)) ** self.every_steps
         averages = [local_part(t) for t in self.tensors.values()]
-        torch._foreach_lerp_(averages, [local_part(p) for p in model.parameters()], 1.0 - decay)
+        torch._foreach_lerp_(averages, [local_part(p) for p in trained_weights(model).values()], 1.0 - decay)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -131,7 +150,7 @@ class MovingAverage:
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         reshard(model)
-        for name, parameter in model.named_parameters():
+        for name, parameter in trained_weights(model).items():
             weight, average = local_part(parameter), local_part(self.tensors[name])
             held = weight.clone()
             weight.copy_(average)

@@ -26,10 +26,7 @@ TOKENIZER = "tokenizer.tiktoken"  # in a checkpoint: the ranks file that its ids
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a run stands, besides its tensors. No random generator has a state: all noise is keyed by its sample.
-
-    A checkpoint of step 0 is where a run starts from: weights alone, without optimizer, average or lanes.
-    """
+    """Where a run stands, besides its tensors. No random generator has a state: all noise is keyed by its sample."""
 
     step: int
     lanes: dict[int, dict[str, Any]]
@@ -160,13 +157,10 @@ def read_config(folder: Path) -> Config:
 
 
 def delete_old(run_folder: str, config: CheckpointConfig) -> None:
-    """Delete all but the newest `keep` checkpoints, those of multiples of `keep_every_steps`, and that of step 0.
-
-    The weights that a run started from are not its own to delete: it cannot write them again.
-    """
+    """Delete all but the newest `keep` checkpoints and those of multiples of `keep_every_steps`."""
     complete = complete_steps(run_folder)
     every = config.keep_every_steps
-    passing = sorted(step for step in complete if step > 0 and not (every and step % every == 0))
+    passing = sorted(step for step in complete if not (every and step % every == 0))
     for step in passing[: -config.keep]:
         folder = complete[step]
         if not folder.is_symlink():  # the user keeps it elsewhere

@@ -63,17 +63,49 @@ def read_tensors(state: dict[str, Any], folder: Path, no_dist: bool = False) -> 
         ValueError: tensors are missing, not asked for or of another shape, or the checkpoint is damaged.
         CheckpointException: on all ranks, that one could not read its part.
     """
-    reader = Reader(folder)
-    index = _read_index(reader, folder)
     asked = tuple(f"{name}." for name in state)  # the tables; of others there may be any
-    there = {
-        name: value.size
-        for name, value in index.state_dict_metadata.items()
-        if isinstance(value, TensorStorageMetadata) and name.startswith(asked)
-    }
+    there = {name: size for name, size in stored_shapes(folder).items() if name.startswith(asked)}
     check_tensors(str(folder), there, shapes(state))
-    _check_whole(folder, index)
+    read_some(state, folder, no_dist)
+
+
+def read_weights(kind: str, weights: dict[str, Tensor], folder: Path, no_dist: bool = False) -> None:
+    """Fill the weights of a whole model: averaged ("ema") or as last trained ("model").
+
+    What was frozen has no average, as it never changed.
+
+    Raises:
+        ValueError: as `read_tensors`.
+    """
+    there = weights_there(folder, kind)
+    check_tensors(str(folder), {name: size for name, (_, size) in there.items()}, shapes(weights))
+    read_some({of: {n: w for n, w in weights.items() if there[n][0] == of} for of in ("model", "ema")}, folder, no_dist)
+
+
+def weights_there(folder: Path, kind: str) -> dict[str, tuple[str, torch.Size]]:
+    """Of each weight of a checkpoint the table that has it as `read_weights` wants it, and its shape."""
+    found: dict[str, tuple[str, torch.Size]] = {}
+    for of in dict.fromkeys(("model", kind)):
+        shapes_there = stored_shapes(folder).items()
+        found |= {name.removeprefix(f"{of}."): (of, size) for name, size in shapes_there if name.startswith(f"{of}.")}
+    return found
+
+
+def read_some(state: dict[str, Any], folder: Path, no_dist: bool = False) -> None:
+    """As `read_tensors`, of a checkpoint that is known to have these tensors, and others."""
+    reader = Reader(folder)
+    _check_whole(folder, _read_index(reader, folder))
     dcp.load(state, storage_reader=reader, no_dist=no_dist)
+
+
+def stored_shapes(folder: Path) -> dict[str, torch.Size]:
+    """Of all tensors of a checkpoint, by dotted name.
+
+    Raises:
+        ValueError: its index cannot be read.
+    """
+    index = _read_index(Reader(folder), folder).state_dict_metadata
+    return {name: value.size for name, value in index.items() if isinstance(value, TensorStorageMetadata)}
 
 
 def shapes(state: dict[str, Any]) -> dict[str, torch.Size]:

@@ -81,10 +81,21 @@ def write_tables(tables: Any) -> str:
         content = getattr(tables, section.name)
         of_section = {f".{name}": own for name, own in content.items()} if isinstance(content, dict) else {"": content}
         for name, values in of_section.items():
-            lines.append(f"[{section.name}{name}]")
-            lines += [f"{f.name} = {_to_toml(getattr(values, f.name))}" for f in dataclasses.fields(values)]
-            lines.append("")
+            lines += [f"[{section.name}{name}]", *_write_keys(values), ""]
+            for field in dataclasses.fields(values):
+                for entry in filter(is_dataclass, _entries(getattr(values, field.name))):
+                    lines += [f"[[{section.name}{name}.{field.name}]]", *_write_keys(entry), ""]
     return "\n".join(lines)
+
+
+def _entries(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _write_keys(values: Any) -> list[str]:
+    """A line for each key; a list of tables has none, as it comes after the table."""
+    pairs = [(field.name, getattr(values, field.name)) for field in dataclasses.fields(values)]
+    return [f"{name} = {_to_toml(value)}" for name, value in pairs if not any(map(is_dataclass, _entries(value)))]
 
 
 def ranges_of(kind: type) -> dict[str, dict[str, str]]:
@@ -134,6 +145,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{path}: expected a list, got {value!r}")
         return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if is_dataclass(hint):
+        return read_tables(hint, value, path)  # type: ignore[arg-type]
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

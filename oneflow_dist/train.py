@@ -39,9 +39,11 @@ def dry_run(config: Config) -> None:
 
     from oneflow_dist.model.flops import describe
     from oneflow_dist.model.oneflow import OneFlow
+    from oneflow_dist.parallel.sharding import freeze
 
     with torch.device("meta"):
         model = OneFlow(config)
+    freeze(model, config)
     print(write_config(config))
     print(describe(model, config))
 

@@ -12,7 +12,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.progress import TOKENIZER, find_latest, is_complete, read_config, read_progress
 from oneflow_dist.runtime import log
-from oneflow_dist.stored_tensors import read_tensors
+from oneflow_dist.stored_tensors import read_weights
 
 
 def load_model(path: str | Path) -> tuple[OneFlow, Config]:
@@ -47,10 +47,9 @@ def load_weights(folder: Path, config: Config) -> OneFlow:
         ValueError: it is damaged.
     """
     model = OneFlow(config).to("cuda" if torch.cuda.is_available() else "cpu")
-    weights = "model" if read_progress(folder).step == 0 else "ema"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as it should
-        read_tensors({weights: dict(model.named_parameters())}, folder, no_dist=True)
+        read_weights("ema", dict(model.named_parameters()), folder, no_dist=True)
     model.load_encoders(next(model.parameters()).device)
     return model.eval()
 

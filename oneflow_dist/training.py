@@ -15,13 +15,15 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.identity import compare_data
 from oneflow_dist.data.loader import PackLoader
+from oneflow_dist.first_weights import Start, start_from
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.metrics import MetricsLog, profiled, step_values
-from oneflow_dist.model.flops import describe_step, num_parameters, step_flops
+from oneflow_dist.model.flops import describe_parameters, describe_step, step_flops
 from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage, clip_divisor, gradient_norm, learning_rate
 from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import count_once, shard_model, sync_gradients
@@ -136,8 +138,10 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     latest = find_latest(config.run.folder)
     mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
-    log(f"{dist.get_world_size()} x {device.type}, {num_parameters(model):,} parameters, {describe_step(config)}")
-    optimizer = AdamW(model, config.optim)
+    log(f"{dist.get_world_size()} x {device.type}, {describe_parameters(model)}, {describe_step(config)}")
+    optimizer, start = make_optimizer(model, config), Start()
+    if latest is None and config.init.path:
+        start = start_from(config, model, optimizer)
     ema = MovingAverage(model, config.optim.ema_decay, config.optim.ema_every_steps)
     progress = Progress(step=0, lanes={})
     if latest is not None:
@@ -147,7 +151,9 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
         log(line)
     if config.sampling.every_steps:  # now, so that one that is missing or another ends the run at its start
         check_decoders(config, loader.identity)
-    log(f"continuing from {latest}" if latest is not None else "a new run, from step 1")
+    compare_data(start.data, loader.identity)  # tokens and latents mean what they did; sources may be others
+    for line in [f"continuing from {latest}" if latest is not None else "a new run, from step 1", *start.lines]:
+        log(line)
     if latest is not None:
         for line in [*list_changes(latest, config), *compare_data(progress.data, loader.identity)]:
             log(f"  from here on {line}")

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist import checkpoint
-from oneflow_dist.checkpoint import CheckpointWriter, list_changes, load_checkpoint, write_initial_checkpoint
+from oneflow_dist.checkpoint import CheckpointWriter, list_changes, load_checkpoint
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.guard.guard import GuardState
 from oneflow_dist.model.initialization import initialize
@@ -28,7 +28,6 @@ from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.parallel.sharding import shard_model
 from oneflow_dist.progress import Progress, checkpoint_folder, find_latest, read_progress
 from oneflow_dist.stored_tensors import named_leaves
-from oneflow_dist.trained import load_model
 from tests.launching import TIMEOUT, Launcher
 from tests.messages import names, naming
 from tests.modalities import overrides
@@ -131,113 +130,6 @@ def test_a_checkpoint_of_four_ranks_is_loaded_bitwise_by_any_other_layout(
     progress, found = load_on_ranks(str(folder), [])
     assert progress == Progress(step=7, lanes=lanes)
     assert_same(found, expected)
-
-
-@pytest.fixture
-def initial(run_config: Config) -> dict[str, torch.Tensor]:
-    """The tensors of an initial checkpoint of the run's folder, of every dtype that weights come in."""
-    weights = OneFlow(run_config).state_dict()
-    dtypes = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-    tensors = {
-        name: torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)).to(dtypes[number % 4])
-        for number, (name, weight) in enumerate(weights.items())
-    }
-    write_initial_checkpoint(checkpoint_folder(run_config.run.folder, 0), run_config, tensors)
-    return tensors
-
-
-def test_an_initial_checkpoint_is_a_checkpoint_of_step_0_with_weights_alone(
-    initial: dict[str, torch.Tensor], run_config: Config
-) -> None:
-    folder = checkpoint_folder(run_config.run.folder, 0)
-    assert folder.name == "step-00000000"
-    assert find_latest(run_config.run.folder) == folder
-    assert read_progress(folder) == Progress(step=0, lanes={})
-    assert load_config(folder / "config.toml") == run_config
-    index = dcp.FileSystemReader(folder).read_metadata()
-    assert index.state_dict_metadata.keys() == {f"model.{name}" for name in initial}
-    parts = {place.relative_path for place in index.storage_data.values()}
-    assert {path.name for path in folder.iterdir()} == {".metadata", "progress.json", "config.toml", "COMPLETE"} | parts
-    assert len(parts) == len(initial)  # a file for each, so that no two need be in memory
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_a_run_starts_from_an_initial_checkpoint_in_float32_with_a_fresh_optimizer(
-    initial: dict[str, torch.Tensor], run_config: Config, make_config: Callable[..., Config]
-) -> None:
-    config = make_config(f"run.folder={run_config.run.folder}", "run.seed=3", "data.window_samples=5")
-    model, optimizer, ema = untrained(config)
-    progress = load_checkpoint(checkpoint_folder(config.run.folder, 0), config, model, optimizer, ema)
-    assert progress == Progress(step=0, lanes={})
-    assert not any(tensor.any() for _, tensor in named_leaves(optimizer.tensors))
-    for name, parameter in model.named_parameters():
-        assert parameter.dtype == ema.tensors[name].dtype == torch.float32
-        assert torch.equal(parameter, initial[name].float()), name
-        assert torch.equal(ema.tensors[name], initial[name].float()), name
-
-
-def load_initial(folder: str) -> dict[str, torch.Tensor]:
-    config = load_config(f"{folder}/checkpoints/step-00000000/config.toml")
-    parts = untrained(config)
-    load_checkpoint(checkpoint_folder(folder, 0), config, *parts)
-    fresh = dict(named_leaves(parts[1].tensors))
-    assert not any(tensor.any() for tensor in fresh.values())
-    return {name: tensor for name, tensor in tensors(*parts).items() if name not in fresh}
-
-
-def test_ranks_start_from_an_initial_checkpoint(
-    initial: dict[str, torch.Tensor], run_config: Config, launcher: Launcher
-) -> None:
-    expected = {name: tensor.float() for name, tensor in initial.items()}
-    expected |= {f"ema {name}": tensor for name, tensor in expected.items()}
-    for found in launcher.call(2, load_initial, run_config.run.folder):
-        assert_same(found, expected)
-
-
-def test_load_model_reads_the_weights_of_an_initial_checkpoint(
-    initial: dict[str, torch.Tensor], run_config: Config
-) -> None:
-    model, config = load_model(run_config.run.folder)
-    assert config == run_config
-    assert_same(dict(model.named_parameters()), {name: tensor.float() for name, tensor in initial.items()})
-
-
-def test_an_initial_checkpoint_takes_tensors_from_a_memory_mapped_file(run_config: Config, tmp_path: Path) -> None:
-    weights = OneFlow(run_config).state_dict()
-    torch.save(weights, tmp_path / "weights.pt")
-    mapped = torch.load(tmp_path / "weights.pt", mmap=True)
-    write_initial_checkpoint(checkpoint_folder(run_config.run.folder, 0), run_config, mapped)
-    assert_same(dict(load_model(run_config.run.folder)[0].named_parameters()), weights)
-
-
-@pytest.mark.usefixtures("initial")
-def test_a_run_that_has_checkpoints_takes_no_initial_one(run_config: Config) -> None:
-    folder = checkpoint_folder(run_config.run.folder, 0)
-    with pytest.raises(ValueError, match=naming(run_config.run.folder, "run.folder")):
-        write_initial_checkpoint(folder, run_config, OneFlow(run_config).state_dict())
-
-
-def test_tensors_that_are_not_the_models_make_no_initial_checkpoint(run_config: Config) -> None:
-    weights = OneFlow(run_config).state_dict()
-    del weights["embed.weight"]
-    folder = checkpoint_folder(run_config.run.folder, 0)
-    with pytest.raises(ValueError, match=naming("step-00000000", 1, "embed.weight")):
-        write_initial_checkpoint(folder, run_config, weights)
-    assert not Path(run_config.run.folder).exists()
-
-
-def test_an_initial_checkpoint_that_dies_is_none_and_is_made_good_by_the_next(
-    run_config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights, folder = OneFlow(run_config).state_dict(), checkpoint_folder(run_config.run.folder, 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(dcp.FileSystemWriter, "finish", lambda *arguments: 1 / 0)
-        with pytest.raises(CheckpointException):
-            write_initial_checkpoint(folder, run_config, weights)
-    assert find_latest(run_config.run.folder) is None
-    write_initial_checkpoint(folder, run_config, weights)
-    assert find_latest(run_config.run.folder) == folder
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 @pytest.mark.usefixtures("group_of_one")

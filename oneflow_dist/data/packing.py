@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -105,6 +107,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
         text_time=torch.from_numpy(np.array([s.text_time for s in samples], dtype=np.float32)),
+        draw=torch.tensor(_draw_of(samples)),
         num_filled=num_filled,
         max_seqlen=_next_power_of_two(int(np.diff(layout.cu_seqlens).max())),
         counts=Counts(
@@ -138,6 +141,12 @@ def _pack_pieces(kind: list[NoisyPieces], patch_row: Int64[np.ndarray, "p"], roo
         patch_row=torch.from_numpy(patch_row),
         patch_weight=torch.from_numpy(is_moving.repeat(num_patches).astype(np.float32)),
     )
+
+
+def _draw_of(samples: list[NoisySample]) -> int:
+    """62 bits of what the samples are, and of their times, which are others in another pass."""
+    content = json.dumps([[sample.key, sample.text_time] for sample in samples])
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little") >> 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from oneflow_dist.model.philox import normal_values
 from oneflow_dist.model.tensor_axis import local_part
 
 ZERO = (
+    "lora.up",
     "modulation.linear.weight",
     "heads.zero.weight",
     "heads.rate.weight",

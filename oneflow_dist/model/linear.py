@@ -10,21 +10,28 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from oneflow_dist.model.lora import Lora
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 
 
 class Linear(nn.Linear):
     """`x @ weight.T + bias` with this rank's rows (or columns) of the weight.
 
-    `product` is what a layer without bias computes with: F.linear, or the like in another precision.
+    `product` is what a layer without bias computes with: F.linear, or the like in another precision; `lora` is added to
+    it, with the draw of its dropout.
     """
 
     product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
 
-    def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N n"]:
-        if self.bias is None:
-            return self.product(x, local_part(self.weight))
-        return F.linear(x, local_part(self.weight), local_part(self.bias))
+    def __init__(self, num_inputs: int, num_outputs: int, bias: bool = True):
+        super().__init__(num_inputs, num_outputs, bias=bias)
+        self.lora: Lora | None = None
+
+    def forward(self, x: Float[Tensor, "*N D"], draw: Int64[Tensor, ""] | None = None) -> Float[Tensor, "*N n"]:
+        if self.bias is not None:
+            return F.linear(x, local_part(self.weight), local_part(self.bias))
+        out = self.product(x, local_part(self.weight))
+        return out if self.lora is None else out + self.lora(x, draw)
 
 
 class RMSNorm(nn.RMSNorm):

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from oneflow_dist.config import Config, ModelConfig
-from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.philox import normal_values
 
 OWN = "oneflow."  # begins the stored names of what Llama has not
@@ -52,11 +52,23 @@ def stored_names(name: str) -> tuple[str, ...]:
 
 def stored_tensors(name: str, weight: Tensor, model: ModelConfig) -> dict[str, Tensor]:
     """A parameter as it is stored, by stored name."""
-    names = stored_names(name)
-    if len(names) == 1:
-        return {names[0]: weight}
+    parts = split_product(name, weight, model)
+    return {there: part.contiguous() for there, part in zip(stored_names(name), parts, strict=True)}
+
+
+def split_product(name: str, weight: Tensor, model: ModelConfig) -> list[Tensor]:
+    """The matrices that a parameter joins: query, key and value, gate and up, or itself."""
+    if len(stored_names(name)) == 1:
+        return [weight]
     parts = weight.unflatten(0, (_num_parts(name, model), -1)).split(_part_rows(name, model), dim=1)
-    return {there: part.flatten(0, 1).contiguous() for there, part in zip(names, parts, strict=True)}
+    return [part.flatten(0, 1) for part in parts]
+
+
+def join_product(name: str, parts: list[Tensor], model: ModelConfig) -> Tensor:
+    """The inverse of `split_product`: a copy, if there are several."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.unflatten(0, (_num_parts(name, model), -1)) for part in parts], dim=1).flatten(0, 1)
 
 
 def _num_parts(name: str, model: ModelConfig) -> int:
@@ -163,48 +175,35 @@ def _rope(table: dict[str, Any], where: str) -> dict[str, float]:
 
 def from_llama(
     stored: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], config: Config, where: str
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The first weights of a model from the tensors of a Hugging Face folder.
+) -> Iterator[tuple[str, Tensor]]:
+    """First weights of a model from the tensors of a Hugging Face folder, one at a time; what is not there is left out.
 
     Embedding and unembedding get rows for the tokens that Llama has not. The norm before the velocity starts as Llama's
-    last: it reads the same stream, whose few loud channels that norm has learned to quieten. What else Llama has not
-    starts as in a run from nothing.
+    last: it reads the same stream, whose few loud channels that norm has learned to quieten.
 
     Args:
         stored: by stored name; they may be memory-mapped, only grown and joined ones are copied.
-        shapes: of all parameters, by name.
+        shapes: of the parameters that are wanted, by name.
 
-    Returns:
-        All parameters, in the dtype they are stored in, and the names of those that are not stored.
+    Yields:
+        Name and value, in the dtype it is stored in.
 
     Raises:
-        ValueError: a tensor of Llama's is missing, of another shape, or has no place.
+        ValueError: a tensor of Llama's is missing, or of another shape.
     """
-    places = {name: stored_names(name) for name in shapes}
-    known = [there for names in places.values() for there in names]
-    missing = [there for there in known if there not in stored and not there.startswith(OWN)]
-    if missing:
-        raise ValueError(f"{where}: lacks {len(missing)} tensors of Llama, as {missing[0]}; copy the folder again")
-    homeless = sorted(stored.keys() - set(known))
-    if homeless:
-        raise ValueError(
-            f"{where}: {len(homeless)} tensors have no place in this model, as {homeless[0]}; take the [heads] and "
-            "[modality] of the folder's config.toml"
-        )
-    tensors: dict[str, Tensor] = {}
-    new = []
+    missing = [there for name in shapes for there in stored_names(name) if there not in stored]
+    lost = [there for there in missing if not there.startswith(OWN)]
+    if lost:
+        raise ValueError(f"{where}: lacks {len(lost)} tensors of Llama, as {lost[0]}; copy the folder again")
+    last_norm = stored.get(WHOLE["heads.norm.weight"])
     for name, shape in shapes.items():
-        there = places[name]
+        there = stored_names(name)
         if len(there) > 1:
-            tensors[name] = _joined(name, {part: stored[part] for part in there}, config.model, where)
+            yield name, _joined(name, {part: stored[part] for part in there}, config.model, where)
         elif there[0] in stored:
-            tensors[name] = _fit(name, stored[there[0]], shape, config.run.seed, f"{where}: {there[0]}")
-        elif name.startswith("adapters.") and name.endswith(".norm.weight") and shape == shapes["heads.norm.weight"]:
-            tensors[name] = stored[WHOLE["heads.norm.weight"]]
-        else:
-            tensors[name] = first_value(name, shape, config.run.seed, config.model.num_layers, all_indices(shape))
-            new.append(name)
-    return tensors, new
+            yield name, fit_tokens(name, stored[there[0]], shape, config.run.seed, f"{where}: {there[0]}")
+        elif re.fullmatch(r"adapters\.\w+\.norm\.weight", name) and last_norm is not None and last_norm.shape == shape:
+            yield name, last_norm
 
 
 def _joined(name: str, parts: dict[str, Tensor], model: ModelConfig, where: str) -> Tensor:
@@ -220,11 +219,15 @@ def _joined(name: str, parts: dict[str, Tensor], model: ModelConfig, where: str)
                 f"{where}: {there} is {list(part.shape)}, but {[size, model.width]} in this config; take the config it "
                 "is of"
             )
-    return torch.cat([part.unflatten(0, (_num_parts(name, model), -1)) for part in parts.values()], 1).flatten(0, 1)
+    return join_product(name, list(parts.values()), model)
 
 
-def _fit(name: str, tensor: Tensor, shape: torch.Size, seed: int, where: str) -> Tensor:
-    """A stored tensor as a parameter of that shape, grown where its rows are tokens."""
+def fit_tokens(name: str, tensor: Tensor, shape: torch.Size, seed: int, where: str) -> Tensor:
+    """A stored tensor as a parameter of that shape, grown where its rows are tokens.
+
+    Raises:
+        ValueError: it has another shape.
+    """
     is_of_tokens = name in ("embed.weight", "unembed.weight")
     if is_of_tokens and tensor.ndim == 2 and tensor.shape[1] == shape[1] and len(tensor) < shape[0]:
         return grow_tokens(tensor, shape[0], seed, name)

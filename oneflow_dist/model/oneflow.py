@@ -18,6 +18,7 @@ from oneflow_dist.model.adapters import Adapter, Encoded, GivenAdapter
 from oneflow_dist.model.embeddings import TimeEmbedding, place_rows, take_rows
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
+from oneflow_dist.model.lora import add_lora, draws_of_blocks
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.model.trunk import Block, rotary_table
 
@@ -49,6 +50,7 @@ class OneFlow(nn.Module):
         self.is_modulated = [m.is_target and m.time_conditioning == "adaln" for m in config.modality.values()]
         self.text_time = TimeEmbedding(model.width) if self.time_conditioning != "none" else None
         self.blocks = nn.ModuleList(Block(model, any(self.is_modulated), axis) for _ in range(model.num_layers))
+        add_lora(self.blocks, config.lora)
         is_modulated = self.time_conditioning == "adaln"
         self.heads = InsertionHeads(model.width, model.norm_eps, is_modulated, axis)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
@@ -61,8 +63,9 @@ class OneFlow(nn.Module):
         x = self._embed_rows(batch, encoded, text_time)
         cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
         condition, row_piece = self._condition(batch, encoded, x)
-        for block in self.blocks:
-            x = block(x, condition, row_piece, cos, sin, batch.cu_seqlens, batch.max_seqlen)
+        draws = draws_of_blocks(batch.draw, len(self.blocks))
+        for block, draw in zip(self.blocks, draws, strict=True):
+            x = block(x, condition, row_piece, cos, sin, batch.cu_seqlens, batch.max_seqlen, draw)
         x = self.axis.gather(x)
 
         places = [batch.token_row, *(pieces.patch_row for pieces in batch.pieces)]

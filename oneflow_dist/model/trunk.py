@@ -33,6 +33,8 @@ class Attention(nn.Module):
         self.is_causal = config.is_causal
         self.group = config.num_attention_heads // config.num_kv_heads
         self.qkv = Linear(config.width, config.num_kv_heads * (self.group + 2) * self.head_width, bias=False)
+        self.query_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else None
+        self.key_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else None
         self.out = Linear(config.num_attention_heads * self.head_width, config.width, bias=False)
 
     def forward(
@@ -42,15 +44,18 @@ class Attention(nn.Module):
         sin: Float32[Tensor, "T 1 f"],
         cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
+        draw: Int64[Tensor, "4"],
     ) -> Float[Tensor, "t D"]:
         x = self.axis.gather(x)
-        heads = self.qkv(x).unflatten(-1, (-1, self.group + 2, self.head_width))
+        heads = self.qkv(x, draw[0]).unflatten(-1, (-1, self.group + 2, self.head_width))
         query, key, value = heads.split((self.group, 1, 1), dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         cos, sin = cos[:, None], sin[:, None]
         query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
         value = value.squeeze(2)
         attended = packed_attention(query, key, value, cu_seqlens, max_seqlen, self.is_causal).flatten(1)
-        return self.axis.scatter_sum(self.out(attended))
+        return self.axis.scatter_sum(self.out(attended, draw[1]))
 
 
 class MLP(nn.Module):
@@ -67,9 +72,9 @@ class MLP(nn.Module):
         self.gate_up = Linear(config.width, 2 * config.mlp_width, bias=False)
         self.down = Linear(config.mlp_width, config.width, bias=False)
 
-    def forward(self, x: Float[Tensor, "t D"]) -> Float[Tensor, "t D"]:
-        gate, up = self.gate_up(self.axis.gather(x)).unflatten(-1, (-1, 2, self.part_width)).unbind(-2)
-        return self.axis.scatter_sum(self.down((F.silu(gate) * up).flatten(-2)))
+    def forward(self, x: Float[Tensor, "t D"], draw: Int64[Tensor, "4"]) -> Float[Tensor, "t D"]:
+        gate, up = self.gate_up(self.axis.gather(x), draw[2]).unflatten(-1, (-1, 2, self.part_width)).unbind(-2)
+        return self.axis.scatter_sum(self.down((F.silu(gate) * up).flatten(-2), draw[3]))
 
 
 class Block(nn.Module):
@@ -92,11 +97,16 @@ class Block(nn.Module):
         sin: Float32[Tensor, "T 1 f"],
         cu_seqlens: Int32[Tensor, "S1"],
         max_seqlen: int,
+        draw: Int64[Tensor, "4"],
     ) -> Float[Tensor, "t D"]:
-        """One layer; `condition` (of a piece's time) modulates the rows of piece `row_piece`: t of them, or of none."""
+        """One layer; `condition` (of a piece's time) modulates the rows of piece `row_piece`: t of them, or of none.
+
+        Args:
+            draw: of the dropout in each product that has a Lora.
+        """
         if self.modulation is None:
-            x = x + self.attention(self.attention_norm(x), cos, sin, cu_seqlens, max_seqlen)
-            return x + self.mlp(self.mlp_norm(x))
+            x = x + self.attention(self.attention_norm(x), cos, sin, cu_seqlens, max_seqlen, draw)
+            return x + self.mlp(self.mlp_norm(x), draw)
         # Rows that are no patches take the extra last line: shift 0, scale 1, gate 1.
         parts = self.modulation(condition)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
@@ -104,9 +114,9 @@ class Block(nn.Module):
             for part, neutral in zip(parts, (0.0, 1.0, 1.0) * 2, strict=True)
         )
         h = self.attention_norm(x) * scale + shift
-        x = x + gate * self.attention(h, cos, sin, cu_seqlens, max_seqlen)
+        x = x + gate * self.attention(h, cos, sin, cu_seqlens, max_seqlen, draw)
         h = self.mlp_norm(x) * mlp_scale + mlp_shift
-        return x + mlp_gate * self.mlp(h)
+        return x + mlp_gate * self.mlp(h, draw)
 
 
 def rotary_table(

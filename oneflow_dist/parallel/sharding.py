@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import fnmatch
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +23,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, group_of
 from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.model.linear import Linear
 from oneflow_dist.model.oneflow import OneFlow
@@ -33,9 +35,9 @@ from oneflow_kernels.float8 import check_device, check_sizes, float8_linear
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "float8": torch.bfloat16}
 
 # Weights that the tensor axis cuts, by the end of their names: outputs of a product, tokens, inputs of a product.
-CUT_OUTPUTS = ("attention.qkv.weight", "mlp.gate_up.weight")
+CUT_OUTPUTS = ("attention.qkv.weight", "mlp.gate_up.weight", "attention.qkv.lora.up", "mlp.gate_up.lora.up")
 CUT_TOKENS = ("embed.weight", "unembed.weight")
-CUT_INPUTS = ("attention.out.weight", "mlp.down.weight")
+CUT_INPUTS = ("attention.out.weight", "mlp.down.weight", "attention.out.lora.down", "mlp.down.lora.down")
 
 
 def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
@@ -52,6 +54,7 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
         ValueError: float8 products do not fit the device or the model, or parallel.async_tensor the device.
     """
     train, offload = config.train, config.optim.offload
+    freeze(model, config)
     if mesh["tensor"].size() > 1:
         cut_weights(model, mesh["tensor"])
     if config.parallel.async_tensor:
@@ -86,13 +89,31 @@ def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
     return model
 
 
+def freeze(model: nn.Module, config: Config) -> None:
+    """Parameters of frozen groups get no gradient, in addition to the weights beside which a Lora learns.
+
+    Raises:
+        ValueError: a group names no parameter, or none is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for group in config.optim.group:
+        for pattern in group.names:
+            if not fnmatch.filter(names, pattern):
+                near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+                raise ValueError(f"optim.group: {pattern!r} names no parameter; one is called {near[0]}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and not group_of(name, config.optim).frozen)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("optim.group: all parameters are frozen; leave some to train")
+
+
 def cut_weights(model: nn.Module, tensor_mesh: DeviceMesh) -> None:
     """Make every parameter a DTensor on the tensor axis: cut, or whole on each of its ranks."""
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             placement = _placement(f"{prefix}.{name}")
             cut = distribute_tensor(parameter, tensor_mesh, [placement], src_data_rank=None)
-            module.register_parameter(name, nn.Parameter(cut))
+            module.register_parameter(name, nn.Parameter(cut, requires_grad=parameter.requires_grad))
 
 
 def _placement(name: str) -> Shard | Replicate:

@@ -21,12 +21,13 @@ from torch.utils.flop_counter import flop_registry
 import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations and their FLOPs
 from oneflow_dist.model.tensor_axis import local_part
 
-GATHER, SCATTER, REDUCE = "all_gather", "reduce_scatter", "all_reduce"
+GATHER, SCATTER, REDUCE, BROADCAST = "all_gather", "reduce_scatter", "all_reduce", "broadcast"
 # Each kind of operation that ranks do together: what it is called here, and which argument is its larger buffer.
 COLLECTIVES: dict[Any, tuple[str, int | None]] = {
     torch.ops.c10d._allgather_base_: (GATHER, 0),
     torch.ops.c10d._reduce_scatter_base_: (SCATTER, 1),
     torch.ops.c10d.allreduce_: (REDUCE, 0),
+    torch.ops.c10d.broadcast_: (BROADCAST, 0),
     torch.ops._c10d_functional.all_gather_into_tensor: (GATHER, None),  # None: what it returns
     torch.ops._c10d_functional.reduce_scatter_tensor: (SCATTER, 0),
     torch.ops._c10d_functional.all_reduce: (REDUCE, 0),

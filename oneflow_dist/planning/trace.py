@@ -24,6 +24,7 @@ from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.modality import ModalityConfig
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
 from oneflow_dist.parallel.sharding import count_once, shard_model
@@ -74,7 +75,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
         microbatches = packs_of_rank(config, data_rank(mesh)[1])
         batch = full_pack(config)
         with fake_model(config, mesh) as (model, num_parameters, mode):
-            optimizer = AdamW(model, config.optim)
+            optimizer = make_optimizer(model, config)
             batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
             fewer = Recorder()
@@ -169,6 +170,7 @@ def full_pack(config: Config) -> PackedBatch:
         position=torch.zeros(room.rows, 3),
         cu_seqlens=(torch.arange(sequences + 1, dtype=torch.int32) * longest).clamp(max=room.rows),
         text_time=torch.zeros(sequences),
+        draw=torch.zeros((), dtype=torch.int64),
         num_filled=num_filled,
         max_seqlen=longest,
         counts=Counts(

@@ -12,6 +12,7 @@ from oneflow_dist.config import Config, ModelConfig
 from oneflow_dist.model.trunk import MLP, Attention, Block, rotary_frequency, rotary_table, rotate
 
 CU_SEQLENS = torch.tensor([0, 4, 9], dtype=torch.int32)
+DRAW = torch.zeros(4, dtype=torch.int64)
 ROWS = 9
 
 
@@ -105,7 +106,7 @@ def test_row_at_position_zero_is_not_turned() -> None:
 
 def run_attention(attention: Attention, x: Tensor) -> Tensor:
     cos, sin = rotary_table(text_positions(ROWS), attention.head_width, 10000.0, 1.0)
-    return attention(x, cos, sin, CU_SEQLENS, 5)
+    return attention(x, cos, sin, CU_SEQLENS, 5, DRAW)
 
 
 def test_every_row_sees_all_rows_of_its_sequence_and_no_other(model_config: ModelConfig) -> None:
@@ -144,12 +145,12 @@ def test_mlp_is_a_gated_product(model_config: ModelConfig) -> None:
     mlp, x = MLP(model_config), torch.randn(3, model_config.width)
     gate, up = (x @ part.flatten(0, 1).T for part in mlp.gate_up.weight.unflatten(0, (-1, 2, mlp.part_width)).unbind(1))
     expected = (gate * torch.sigmoid(gate) * up) @ mlp.down.weight.T
-    torch.testing.assert_close(mlp(x), expected)
+    torch.testing.assert_close(mlp(x, DRAW), expected)
 
 
 def run_block(block: Block, x: Tensor, condition: Tensor, row_piece: Tensor) -> Tensor:
     cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0, 1.0)
-    return block(x, condition, row_piece, cos, sin, CU_SEQLENS, 5)
+    return block(x, condition, row_piece, cos, sin, CU_SEQLENS, 5, DRAW)
 
 
 ROW_PIECE = torch.tensor([2, 0, 0, 2, 2, 1, 1, 1, 2])  # of two pieces; 2: text
@@ -160,7 +161,7 @@ def test_a_block_adds_attention_then_mlp_to_the_stream(model_config: ModelConfig
     block, x = Block(model_config, is_modulated=False), torch.randn(ROWS, model_config.width)
     norm = (model_config.width,)
     middle = x + run_attention(block.attention, F.rms_norm(x, norm, eps=model_config.norm_eps))
-    expected = middle + block.mlp(F.rms_norm(middle, norm, eps=model_config.norm_eps))
+    expected = middle + block.mlp(F.rms_norm(middle, norm, eps=model_config.norm_eps), DRAW)
     torch.testing.assert_close(run_block(block, x, torch.zeros(2, model_config.width), ROW_PIECE), expected)
 
 

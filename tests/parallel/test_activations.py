@@ -28,6 +28,8 @@ CONFIG = ModelConfig(
     is_causal=False,
 )
 
+DRAW = torch.zeros(4, dtype=torch.int64)
+
 
 def make_block(mode: Mode, is_modulated: bool = False, is_float8: bool = False) -> Block:
     torch.manual_seed(0)
@@ -51,7 +53,7 @@ def inputs() -> tuple[Tensor, ...]:
 
 def output_and_gradients(block: Block) -> dict[str, Tensor]:
     x, condition, *rest = inputs()
-    y = block(x, condition, *rest, ROWS)
+    y = block(x, condition, *rest, ROWS, DRAW)
     y.square().sum().backward()
     found = {name: parameter.grad for name, parameter in block.named_parameters()} | {"y": y.detach(), "dx": x.grad}
     return found | ({"d condition": condition.grad} if block.modulation is not None else {})
@@ -82,9 +84,9 @@ def test_names_of_parameters_and_of_the_state_stay(mode: Mode) -> None:
 def kept_values(block: Block) -> float:
     """How many float32 values of a row a block's forward pass leaves in memory for its backward pass."""
     arguments = inputs()
-    block(*arguments, ROWS)  # what is allocated once and for all
+    block(*arguments, ROWS, DRAW)  # what is allocated once and for all
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        y = block(*arguments, ROWS)
+        y = block(*arguments, ROWS, DRAW)
     num_bytes = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
     return num_bytes / 4 / ROWS - y.shape[1]
 
@@ -102,7 +104,7 @@ def product_flops(block: Block) -> float:
     """FLOPs of all products of linear layers, for one value of all weights and one row."""
     arguments = inputs()
     with FlopCounterMode(display=False) as counter:
-        block(*arguments, ROWS).sum().backward()
+        block(*arguments, ROWS, DRAW).sum().backward()
     return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "mm" in str(op)) / (2 * ROWS)
 
 
@@ -121,8 +123,8 @@ def test_forward_passes_that_have_no_backward_pass_leave_the_next_one_alone() ->
     expected = output_and_gradients(make_block("selective"))
     block = make_block("selective")
     with torch.no_grad():
-        block(*inputs(), ROWS)
-    block(*inputs(), ROWS)
+        block(*inputs(), ROWS, DRAW)
+    block(*inputs(), ROWS, DRAW)
     found = output_and_gradients(block)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
@@ -138,7 +140,7 @@ def compiled_steps(mode: Mode, is_compiled: bool) -> tuple[dict[str, Tensor], in
     x, *rest = inputs()
     y = x
     for block in blocks:
-        y = block(y, *rest, ROWS)
+        y = block(y, *rest, ROWS, DRAW)
     y.square().mean().backward()
     found = {f"{n} {name}": p.grad for n, block in enumerate(blocks) for name, p in block.named_parameters()}
     return found | {"dx": x.grad}, counters["stats"]["unique_graphs"]

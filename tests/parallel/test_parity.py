@@ -23,7 +23,8 @@ from torch.fx import GraphModule
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
-from oneflow_dist.optim import AdamW, MovingAverage
+from oneflow_dist.muon import make_optimizer
+from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.training import agree, build_model, compute_gradients, update_weights
 from tests.launching import Launcher, shared_folder
@@ -72,6 +73,14 @@ LAYOUTS = {
 }
 
 
+# Some products with a Lora and some moved by Muon, queries and keys normed, frozen parts, a part that learns slowly.
+ADAPTED = [
+    *("lora.rank=4", 'lora.products=["attention.qkv", "mlp.down"]', "model.qk_norm=true", "optim.matrices=muon"),
+    'optim.group=[{names=["embed*", "adapters.sound.*", "blocks.1.mlp.gate_up*"], frozen=true}, '
+    '{names=["heads.*"], lr_factor=0.5, decay_factor=0.0}]',
+]
+ADAPTED_LAYOUTS = ["tensor 2", "replicate 2, shard 2", "shard 2, tensor 2", "shard 4"]
+
 NUM_SAMPLES = {"mixed": 4, "text alone": 4, "images alone": 4, SOUNDS_ALONE: 2, "nothing to learn": 2}
 
 # What a few steps have computed: losses and norms of every step, gradients of the first, weights after the last and how
@@ -101,7 +110,7 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
     """Steps as `train_step` makes them."""
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    optimizer, ema = make_optimizer(model, config), MovingAverage(model, config.optim.ema_decay)
     batches = deal_packs(config, mesh, num_packs)
     losses, norms, gradients, before = [], [], {}, {}
     are_compared = num_steps == LONG.steps  # the weights, when they have gone a long way
@@ -209,7 +218,7 @@ def assert_same(found: Steps, expected: Steps, rtol: float = 1e-5) -> None:
     for name, weight in found.weights.items():
         # Each step is as exact as its gradient, and rounds the weight that it has moved.
         rounding = len(found.losses) * torch.finfo(torch.float32).eps / 2 * expected.weights[name].norm()
-        bound = relative[name] * expected.moved[name] + rounding
+        bound = relative.get(name, 0.0) * expected.moved[name] + rounding  # what is frozen has no gradient
         error = (weight - expected.weights[name]).norm()
         assert error <= bound, f"{name}: off by {error:.2e} after a way of {expected.moved[name]:.2e}"
 
@@ -231,3 +240,31 @@ def test_every_layout_computes_what_one_process_does_in_one_pack(
     for found in launcher.call(num_ranks, run_variants, config_path, overrides, variants, compiled):
         for steps in found:
             assert_same(steps, alone)
+
+
+@pytest.fixture(scope="module")
+def adapted_alone(launcher: Launcher, config_path: str, compiled: str) -> Steps:
+    """As `alone`, of a model that is partly frozen."""
+    ((found,),) = launcher.call(1, run_variants, config_path, ADAPTED, [LONG], compiled)
+    return found
+
+
+def test_what_is_frozen_has_no_gradient_and_stays(adapted_alone: Steps) -> None:
+    frozen = adapted_alone.weights.keys() - adapted_alone.gradients.keys()
+    assert {name for name, way in adapted_alone.moved.items() if way == 0.0} == frozen
+    assert "blocks.1.mlp.gate_up.weight" in frozen
+    assert "blocks.0.mlp.gate_up.weight" not in frozen
+    assert {name.rpartition(".lora.")[0] for name in adapted_alone.gradients if ".lora." in name} == {
+        name.removesuffix(".weight") for name in frozen if name.endswith(("qkv.weight", "down.weight"))
+    }
+
+
+@pytest.mark.parametrize("layout", ADAPTED_LAYOUTS)
+def test_every_layout_trains_a_part_as_one_process_does(
+    launcher: Launcher, config_path: str, compiled: str, adapted_alone: Steps, layout: str
+) -> None:
+    num_ranks, overrides, _ = LAYOUTS[layout]
+    variants = [LONG, Variant(4, "selective")] if num_ranks == 4 else [LONG]
+    for found in launcher.call(num_ranks, run_variants, config_path, [*overrides, *ADAPTED], variants, compiled):
+        for steps in found:
+            assert_same(steps, adapted_alone)

@@ -20,7 +20,8 @@ from oneflow_dist.guard.guard import Guard
 from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.metrics import padding
 from oneflow_dist.model.flops import num_parameters, step_flops
-from oneflow_dist.optim import AdamW, MovingAverage
+from oneflow_dist.muon import make_optimizer
+from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.parallel.sharding import count_once
 from oneflow_dist.planning.gpus import GIB
@@ -52,7 +53,7 @@ class Trainer:
         self.config, self.device = config, device
         self.mesh = make_mesh(config, dist.get_world_size(), device.type)
         self.model = build_model(config, self.mesh, device)
-        self.optimizer = AdamW(self.model, config.optim)
+        self.optimizer = make_optimizer(self.model, config)
         self.ema = MovingAverage(self.model, config.optim.ema_decay, config.optim.ema_every_steps)
 
     def launch(self, batches: list[PackedBatch], step: int, guard: Guard) -> LaunchedStep:
