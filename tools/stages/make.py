@@ -56,40 +56,41 @@ def main() -> None:
     texts: list[str] = []
     for split in SPLITS:
         for name, samples in make_sets(split, args.text, args.pictures, args.nlvr):
-            chosen = samples[: args.samples]
+            chosen = list(itertools.islice(samples, args.samples))
             write_shards(args.folder, f"{name}-{split}", chosen)
             texts += [text for files in chosen for text in _texts_of(files)] if split == "train" else []
     write_ranks(args.folder / "words.tiktoken", train_ranks(texts, VOCABULARY))  # last: it stands for all
 
 
-def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple[str, list[Files]]]:
+def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple[str, Iterable[Files]]]:
     """The sets of a split with their names; what is held out comes from sections, pictures and digits of its own."""
-    theirs = {"train": "train", "heldout": "val"}[split]
+    is_held_out = split == "heldout"
+    theirs = "val" if is_held_out else "train"
     sections = [dict(read_fields(record)) for record in _read(text.format(theirs))]
-    yield "text", [{"txt": document} for fields in sections for document in cut_documents(fields)]
-    yield "answers", [talk([turn]) for fields in sections for turn in ask_of(fields)]
+    yield "text", ({"txt": document} for fields in sections for document in cut_documents(fields))
+    yield "answers", _shuffled(talk([turn]) for fields in sections for turn in ask_of(fields))
 
-    rng = np.random.default_rng([0, split == "heldout"])
-    named = [_read_pair(record) for record in _read(pictures.format(theirs))]
     images, labels = load_split(split)
-    digits = [
-        (enlarge(image, SIDE), CAPTIONS[rng.integers(len(CAPTIONS))].format(WORDS[label]))
-        for image, label in zip(images, labels, strict=True)
-    ]
-    yield "named", [{"png": picture, "txt": caption} for picture, caption in named]
-    yield "digits", [{"png": picture, "txt": caption} for picture, caption in digits]
-    number = MADE if split == "train" else MADE // 8
+    rngs = np.random.default_rng([0, is_held_out]).spawn(6)  # a set's samples do not depend on how many another has
+    captions = [CAPTIONS[rngs[0].integers(len(CAPTIONS))].format(WORDS[label]) for label in labels]
     asked = ask_vqa(find_package("tools/stages/make.py"), SPLITS[split])
-    drawn = [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))]
-    yield "drawn", [{"png": picture, "txt": caption} for picture, caption in drawn]
-    yield "count", [_count(images, labels, rng) for _ in range(number // 3)]
+    pairs = {
+        "named": [_read_pair(record) for record in _read(pictures.format(theirs))],
+        "digits": [(enlarge(image, SIDE), caption) for image, caption in zip(images, captions, strict=True)],
+        "drawn": [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))],
+    }
+    for name, of_name in pairs.items():
+        yield name, ({"png": picture, "txt": caption} for picture, caption in of_name)
+    number = MADE // 8 if is_held_out else MADE
+    yield "count", (_count(images, labels, rngs[1]) for _ in range(number // 3))
 
-    yield "vqa", _shuffled(_ask_each(asked, is_held_out=split == "heldout"))
-    yield "nlvr", _ask_nlvr(nlvr, is_held_out=split == "heldout")
-    yield "rows", [count_row(images, labels, rng, split == "heldout") for _ in range(number)]
-    yield "describe", [describe(*pair, rng) for pair in _shuffled(named + digits + drawn)]
-    counted = [count_from(images, labels, rng) for _ in range(len(named) // 2)]
-    yield "draw", _shuffled([draw(*pair, rng) for pair in named + digits + drawn] + counted)
+    yield "vqa", _shuffled(_ask_each(asked, is_held_out))
+    yield "nlvr", _shuffled(_ask_nlvr(nlvr, is_held_out))
+    yield "rows", (count_row(images, labels, rngs[2], is_held_out) for _ in range(number))
+    every = _shuffled(itertools.chain(*pairs.values()))
+    yield "describe", (describe(*pair, rngs[3]) for pair in every)
+    counted = (count_from(images, labels, rngs[4]) for _ in range(len(every) // 4))
+    yield "draw", _shuffled(itertools.chain((draw(*pair, rngs[5]) for pair in every), counted))
 
 
 def _read(pattern: str) -> Iterator[ShardRecord]:
@@ -124,16 +125,15 @@ def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
             yield talk(group, [picture], SYSTEM if rng.random() < 0.1 else "")
 
 
-def _ask_nlvr(pattern: str, is_held_out: bool) -> list[Files]:
+def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
     """Whether sentences are true of three boxes; presentations do not span shards, so the last shard is held out."""
-    shards, samples = list_shards("nlvr", pattern), []
+    shards = list_shards("nlvr", pattern)
     if len(shards) < 2:
         raise ValueError(f"--nlvr: {pattern} is one shard; name several, since the last one is held out")
     for record in itertools.chain.from_iterable(map(_read, shards[-1:] if is_held_out else shards[:-1])):
         fields = read_fields(record)
         turn = (f"is this true? {fields['sentence']}", str(fields["label"]).lower())
-        samples.append(talk([turn], cut_boxes(record.files["png"])))
-    return _shuffled(samples)
+        yield talk([turn], cut_boxes(record.files["png"]))
 
 
 def _shuffled(samples: Iterable[T]) -> list[T]:

@@ -41,7 +41,9 @@ def ask_of(fields: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _texts(fields: dict[str, Any], roles: set[str]) -> list[str]:
-    return [part["text"].strip() for part in fields["segments"] if part["type"] == "text" and part["role"] in roles]
+    """Its texts in these roles; one without a role is a paragraph."""
+    parts = [part for part in fields["segments"] if part["type"] == "text"]
+    return [part["text"].strip() for part in parts if part.get("role", "paragraph") in roles]
 
 
 def _parts_of(text: str) -> list[str]:
