@@ -35,7 +35,7 @@ class TextPart:
     """A stretch of text, tokenized by itself."""
 
     tokens: list[int]
-    is_answer: bool = False  # what the task "instruct" has generated
+    role: str = "user"  # whose turn it is of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,7 @@ class PiecePart:
     shift: float = 0.0
     scale: float = 1.0
     features: PiecePart | None = None  # of the same picture; its pixels, where an encoder has yet to look at them
+    role: str = "user"  # whose turn it is of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

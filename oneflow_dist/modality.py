@@ -17,7 +17,7 @@ CODECS = f'"{PIXELS}", "{SPECTROGRAM}8000", "{LATENTS}" or a folder'  # of a [mo
 AXES = {0: (), 1: ("time",), 2: ("height", "width"), 3: ("time", "height", "width")}  # of pieces, by their dimensions
 Given = Literal["latents", "features", "both"]  # what the model sees of a picture that it does not make
 GIVEN = get_args(Given)
-TAKEN_TOKENS = ("<|bos|>", "<|eos|>", "<|prompt|>", "<|hole|>")
+TAKEN_TOKENS = ("<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>", "<|hole|>")
 BESIDE = ("tokens", "mirrored", "features")  # how the names of arrays end that are no pieces
 TAKEN_NAMES = ("text", *BESIDE)
 

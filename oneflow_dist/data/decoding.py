@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from oneflow_dist.containers import Document, PiecePart, ShardRecord, TextPart
+from oneflow_dist.data.conversations import Segment, clean, read_document
 from oneflow_dist.data.latents import decode_latent, decode_texts
 from oneflow_dist.data.media import encode_file, encode_view
 from oneflow_dist.data.tar import DIMENSIONS, IMAGE_EXTENSIONS
@@ -17,19 +17,7 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.modality import BESIDE, Modalities, understanding_of
 from oneflow_dist.views import read_view
 
-HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: JSON can spell one alone, and there are no bytes of it
-MARK = "\ufeff"  # of byte order, with which some editors begin a file of text
 CAPTION = "txt"  # the caption that is a file of its own; any other is a field of the .json
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A stretch of text, or the name of a piece: its member without the last extension, "" in a pair."""
-
-    text: str | None = None
-    piece: str | None = None
-    kind: str = ""  # its modality; "" leaves it to the kind of its file
-    is_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +78,13 @@ def decode_record(
         parts: list[TextPart | PiecePart] = []
         for segment in segments:
             if segment.piece is not None and without != "pieces":
-                part = _decode_piece(record, segment.piece, segment.kind, modalities)
+                part = replace(_decode_piece(record, segment.piece, segment.kind, modalities), role=segment.role)
                 if with_features:
                     part = replace(part, features=_decode_features(record, segment.piece, modalities))
                 parts.append(part)
             elif segment.text is not None and without != "text":
                 ids = next(tokens, None)
-                parts.append(
-                    TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, is_answer=segment.is_answer)
-                )
+                parts.append(TextPart(tokens=tokenizer.encode(segment.text) if ids is None else ids, role=segment.role))
         return Document(key=record.key, parts=tuple(parts))
 
 
@@ -116,19 +102,21 @@ def read_fields(record: ShardRecord) -> Mapping[str, Any]:
 def read_segments(
     record: ShardRecord, fields: Mapping[str, Any], caption: str = CAPTION, reading: Reading | None = None
 ) -> list[Segment]:
-    """A document (`segments`), a question with its answer, or a pair; text without content is left out."""
+    """A document or conversation, a question with its answer, or a pair; text without content is left out."""
     reading = reading or Reading()
     names = list_pieces(record)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         files = ", ".join(extension for extension in record.files if extension.rpartition(".")[0] == twice)
         raise ValueError(f"sample {record.key}: {files} have one name; number them, as 0.png and 1.wav")
-    if "segments" in fields:
-        return _read_document(record, fields["segments"], names)
+    if caption == CAPTION or "segments" in fields:
+        with naming_sample(record.key):
+            if (segments := read_document(fields, names)) is not None:
+                return segments
     pieces = [Segment(piece=name) for name in names]
     if reading.question in fields and reading.answer in fields:
         question, answer = (_read_text(record, fields, name) for name in (reading.question, reading.answer))
-        return [*pieces, Segment(text=question), Segment(text=answer, is_answer=True)]
+        return [*pieces, Segment(text=question), Segment(text=answer, role="assistant")]
     if caption != CAPTION:
         return [Segment(text=_read_text(record, fields, caption)), *pieces]
     if len(names) > 1 or not (names or CAPTION in record.files):
@@ -139,7 +127,7 @@ def read_segments(
     if CAPTION not in record.files:
         return pieces
     try:
-        text = _clean(record.files[CAPTION].decode("utf-8")).strip()
+        text = clean(record.files[CAPTION].decode("utf-8")).strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"sample {record.key}: its caption is no UTF-8 ({error}); write it again") from error
     if not text:
@@ -160,33 +148,11 @@ def is_piece(extension: str) -> bool:
     return kind in DIMENSIONS or (kind == "npy" and stem.rpartition(".")[2] not in BESIDE)
 
 
-def _read_document(record: ShardRecord, entries: Any, names: list[str]) -> list[Segment]:
-    if not isinstance(entries, list):
-        raise ValueError(f"sample {record.key}: segments is {entries!r}, not a list; write it again")
-    segments = [_read_segment(record, entry) for entry in entries]
-    named = [segment.piece for segment in segments if segment.piece is not None]
-    if sorted(named) != sorted(names):
-        raise ValueError(
-            f"sample {record.key}: its segments name {len(named)} pieces ({', '.join(named)}) but it holds "
-            f"{len(names)} ({', '.join(names)}); name each once"
-        )
-    return [segment for segment in segments if segment.piece is not None or segment.text]
-
-
-def _read_segment(record: ShardRecord, entry: Any) -> Segment:
-    kind = entry.get("type") if isinstance(entry, dict) else None
-    if not isinstance(kind, str) or not isinstance(entry.get(kind), str):
-        raise ValueError(f"sample {record.key}: segment {entry!r} is neither text nor a piece; write the sample again")
-    if kind == "text":
-        return Segment(text=_clean(entry["text"]), is_answer=entry.get("role") == "answer")
-    return Segment(piece=entry[kind].lower().rpartition(".")[0], kind=kind)
-
-
 def _read_text(record: ShardRecord, fields: Mapping[str, Any], name: str) -> str:
     value = fields.get(name)
     if isinstance(value, bool | int | float):
         return json.dumps(value)
-    text = _clean(value).strip() if isinstance(value, str) else ""
+    text = clean(value).strip() if isinstance(value, str) else ""
     if not text:
         raise ValueError(
             f"sample {record.key}: its .json has no text in {name!r}, but {value!r}; write it or filter it"
@@ -266,10 +232,3 @@ def _stored_tokens(record: ShardRecord, tokenizer: Tokenizer) -> list[list[int]]
             "set data.tokenizer to the file that tools/precompute_latents.py was given"
         )
     return decode_texts(record.files["tokens.npy"], f"sample {record.key}, tokens")
-
-
-def _clean(text: str) -> str:
-    """Without a byte order mark at its start; half a surrogate pair becomes U+FFFD."""
-    if HALF.search(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text.removeprefix(MARK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,23 +36,69 @@ def make_sample(
         both            in reading order, everything is target, pieces are there from the start
         interleaved     in reading order, everything is target, pieces are inserted like tokens
         text_only, image_only   the other kind is left out
-        instruct        in reading order, the answers are target
+        instruct        in reading order, each turn after the token of its role; one turn of the assistant is target, and
+                        what follows it is left out. Its pieces are inserted like tokens.
 
     Args:
         given: what stands for a picture that is no target: its latent, its features, or these and then that.
-        rng: draws each piece from its posterior, and whether it is mirrored where both are stored.
+        rng: chooses the turn, draws each piece from its posterior, and whether it is mirrored where both are stored.
 
     Raises:
-        ValueError: the document lacks the text, the images or the answers that the task needs.
+        ValueError: the document lacks the text, the images or the answer that the task needs.
     """
+    parts, has_turns = _order(document, task), task == "instruct"
+    first, end = _choose_turn(parts, rng) if has_turns else (0, len(parts))
+    parts, is_piece = parts[:end], [isinstance(part, PiecePart) for part in parts[:end]]
+    if task in ("text_to_image", "image_to_text"):
+        is_target = [piece == (task == "text_to_image") for piece in is_piece]
+    else:
+        is_target = [False] * first + [True] * (end - first)
+    sample = _lay_out(document.key, parts, is_target, has_turns, given, prompt, tokenizer, modalities, rng)
+    return replace(sample, is_interleaved=task == "interleaved" or (has_turns and any(is_piece[first:])))
+
+
+def open_turn(
+    document: Document,
+    given: str,
+    prompt: list[int],
+    tokenizer: Tokenizer,
+    modalities: Modalities,
+    rng: np.random.Generator,
+) -> Sample:
+    """A conversation up to where the assistant answers: what stands before the target of the task `instruct`.
+
+    Args:
+        document: whose parts are all given; the last turn is not the assistant's.
+    """
+    parts = [*document.parts, TextPart(tokens=[], role="assistant")]
+    given_alone = [False] * len(parts)
+    return _lay_out(document.key, parts, given_alone, True, given, prompt, tokenizer, modalities, rng)
+
+
+def _lay_out(
+    key: str,
+    parts: Sequence[TextPart | PiecePart],
+    is_target_part: Sequence[bool],
+    has_turns: bool,
+    given: str,
+    prompt: list[int],
+    tokenizer: Tokenizer,
+    modalities: Modalities,
+    rng: np.random.Generator,
+) -> Sample:
+    """The parts one after another. The empty line before a target is target, the token of a role never is."""
     tokens = [tokenizer.bos, *prompt]
     is_target = [False] * len(tokens)
     at: dict[str, list[int]] = {kind: [] for kind in modalities}
     latents: dict[str, list[np.ndarray]] = {kind: [] for kind in modalities}
-    follows_text = False
-    for part in _order(document, task):
+    follows_text, role = False, ""
+    for part, target in zip(parts, is_target_part, strict=True):
+        if has_turns and part.role != role:
+            follows_text, role = False, part.role
+            tokens.append(tokenizer.role_of[role])
+            is_target.append(False)
         if isinstance(part, PiecePart):
-            target, follows_text = task not in ("image_to_text", "instruct"), False
+            follows_text = False
             for seen in [part] if target else _as_given(part, given):
                 at[seen.modality].append(len(tokens))
                 latents[seen.modality].append(draw_latent(seen, rng))
@@ -59,18 +107,26 @@ def make_sample(
             if follows_text:
                 tokens += tokenizer.separator
             tokens += part.tokens
-            target, follows_text = part.is_answer if task == "instruct" else task != "text_to_image", True
+            follows_text = True
         is_target += [target] * (len(tokens) - len(is_target))
     pieces = tuple(cut_pieces(latents[kind], at[kind], modality) for kind, modality in modalities.items())
     if not all(np.isfinite(np.vdot(of_kind.patches, of_kind.patches)) for of_kind in pieces):
-        raise ValueError(f"sample {document.key}: a latent is not finite; {CHECK}")
+        raise ValueError(f"sample {key}: a latent is not finite; {CHECK}")
     return Sample(
-        key=document.key,
+        key=key,
         tokens=np.array(tokens, dtype=np.int64),
         is_target=np.array(is_target),
         pieces=pieces,
-        is_interleaved=task == "interleaved",
+        is_interleaved=False,
     )
+
+
+def _choose_turn(parts: Sequence[TextPart | PiecePart], rng: np.random.Generator) -> tuple[int, int]:
+    """First part, and the part after the last, of one of the assistant's turns."""
+    runs = [(role, len(list(run))) for role, run in itertools.groupby(part.role for part in parts)]
+    ends = list(itertools.accumulate(count for _, count in runs))
+    turns = [(end - count, end) for (role, count), end in zip(runs, ends, strict=True) if role == "assistant"]
+    return turns[int(rng.integers(len(turns)))]
 
 
 def _as_given(part: PiecePart, given: str) -> list[PiecePart]:
@@ -110,7 +166,7 @@ def _order(document: Document, task: str) -> list[TextPart | PiecePart]:
     texts: list[TextPart | PiecePart] = [part for part in document.parts if isinstance(part, TextPart)]
     pieces: list[TextPart | PiecePart] = [part for part in document.parts if isinstance(part, PiecePart)]
     if task == "instruct":
-        has_all = any(isinstance(part, TextPart) and part.is_answer for part in document.parts)
+        has_all = any(part.role == "assistant" for part in document.parts)
         parts, needed = list(document.parts), "an answer"
     elif task in ("text_to_image", "image_to_text"):
         parts = texts + pieces if task == "text_to_image" else pieces + texts

@@ -14,7 +14,8 @@ import tiktoken
 from oneflow_dist.files import naming
 from oneflow_dist.modality import Modalities
 
-SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|image|>", "<|prompt|>")
+ROLES = ("user", "assistant", "system")  # of the turns of a conversation
+SPECIAL_TOKENS = ("<|bos|>", "<|eos|>", "<|image|>", *(f"<|{role}|>" for role in ROLES))
 
 # How text is cut before merging: contractions, words with one leading mark or blank, up to three digits, punctuation,
 # line ends, blanks. The cut of the Llama 3 vocabulary, so that its ranks file gives its ids.
@@ -36,6 +37,7 @@ class Tokenizer:
     sha256: str  # of the content
     bos: int
     piece_of: dict[str, int]  # modality -> the token that stands for one of its pieces
+    role_of: dict[str, int]  # role -> the token with which its turns begin
     separator: tuple[int, ...]  # between two texts of a document: an empty line
 
     @property
@@ -92,6 +94,7 @@ def _load(path: str, pieces: tuple[tuple[str, str], ...]) -> Tokenizer:
         sha256=sha256,
         bos=special["<|bos|>"],
         piece_of={name: special[token] for name, token in pieces},
+        role_of={role: special[f"<|{role}|>"] for role in ROLES},
         separator=tuple(encoding.encode_ordinary("\n\n")),
     )
 

@@ -115,7 +115,7 @@ def _check_segments(segments: list[Segment], fields: Mapping[str, Any], how: Pre
         raise ValueError("it holds neither text nor a picture")
     has_text = any(segment.text is not None for segment in segments)
     has_picture = any(segment.piece is not None for segment in segments)
-    is_pair = "segments" not in fields and not any(segment.is_answer for segment in segments)
+    is_pair = "segments" not in fields and not any(segment.role == "assistant" for segment in segments)
     if is_pair and not has_text and not how.allow_missing_text:
         raise ValueError("it has no caption; write one, or allow it with --allow-missing-text")
     if is_pair and not has_picture and not how.allow_missing_picture:

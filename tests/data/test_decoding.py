@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oneflow_dist.containers import Document, PiecePart, ShardRecord, TextPart
+from oneflow_dist.data.conversations import Segment
 from oneflow_dist.data.decoding import (
     CAPTION,
     Reading,
-    Segment,
     decode_record,
     list_pieces,
     read_fields,
@@ -25,7 +25,7 @@ from oneflow_dist.data.latents import CHECK, decode_array, decode_texts, encode_
 from oneflow_dist.data.moving import encode_animation
 from oneflow_dist.data.sound import encode_sound, encode_wave
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
-from oneflow_dist.modality import Modalities
+from oneflow_dist.modality import TAKEN_TOKENS, Modalities
 from tests.messages import Message, names
 from tests.pieces import SOUND, VECTOR, VIDEO, VISION, modality
 from tests.tars import npy, png
@@ -80,7 +80,7 @@ def spell(made: Document) -> list[str]:
     spelled = []
     for part in made.parts:
         if isinstance(part, TextPart):
-            spelled.append("-> " * part.is_answer + TOKENIZER.decode(part.tokens))
+            spelled.append("-> " * (part.role == "assistant") + TOKENIZER.decode(part.tokens))
         else:
             spelled.append(f"#{part.posterior.flat[0]:g}")
     return spelled
@@ -113,6 +113,43 @@ def test_special_tokens_in_a_caption_stay_text() -> None:
     first = decode(record(txt=b"<|image|><|eos|>", png=png(0))).parts[0]
     assert isinstance(first, TextPart)
     assert first.tokens == [*b"<|image|><|eos|>"]
+
+
+SPELLED = "".join([*TAKEN_TOKENS, "<|image|>"])
+SHAPES = {
+    "pair": {"txt": SPELLED.encode()},
+    "question": {"json": table(question=SPELLED, answer=SPELLED)},
+    "segments": {"json": table(segments=[text(SPELLED), text(SPELLED, role="answer")])},
+    "ShareGPT": {"json": table(conversations=[{"from": "human", "value": SPELLED}, {"from": "gpt", "value": SPELLED}])},
+    "messages": {
+        "json": table(
+            messages=[{"role": "user", "content": SPELLED}, {"role": "assistant", "content": [text(SPELLED)]}]
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_special_tokens_spelled_out_stay_text_in_every_shape(shape: str) -> None:
+    parts = decode(ShardRecord(key=KEY, files=SHAPES[shape])).parts
+    assert [part.tokens for part in parts if isinstance(part, TextPart)] == [[*SPELLED.encode()]] * len(parts)
+    assert [part.role for part in parts] == ["user", "assistant"][: len(parts)]
+
+
+def test_a_conversation_keeps_the_roles_of_its_texts_and_its_pieces() -> None:
+    """What is wrong with one is said with the name of its sample."""
+    turns = [{"role": "user", "content": "paint"}, {"role": "assistant", "content": [image("0.png"), text("so")]}]
+    made = decode(record(json=table(messages=turns), _0_png=png(255)))
+    assert spell(made) == ["paint", "#1", "-> so"]
+    assert [part.role for part in made.parts] == ["user", "assistant", "assistant"]
+    assert names(refusal(record(json=table(messages=turns[:1]))), f"sample {KEY}", "assistant")
+
+
+def test_a_caption_that_is_asked_for_is_no_conversation() -> None:
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a cat"}]
+    source = record(json=table(conversations=turns, short="cat"), png=png(0))
+    assert spell(decode(source)) == ["#-1", "-> a cat"]
+    assert spell(decode(source, caption="short")) == ["cat", "#-1"]
 
 
 def test_empty_segments_are_left_out() -> None:

@@ -103,7 +103,7 @@ def test_a_modality_whose_token_has_another_id_is_refused(folder: Path) -> None:
     for now in ({"sound": SOUND, "image": modality()}, MIXED, {"sound": SOUND}):
         assert compare_data(before, describe(folder, own, modalities=now)) == []
     for now in ({"video": VIDEO, "sound": SOUND}, {"image": modality(), "video": VIDEO, "sound": SOUND}):
-        with pytest.raises(ValueError, match=naming("modality.sound.token", 260, 261)):
+        with pytest.raises(ValueError, match=naming("modality.sound.token", 262, 263)):
             compare_data(before, describe(folder, own, modalities=now))
 
 

@@ -207,9 +207,9 @@ def test_lanes_must_divide_among_ranks(make_small: Callable[..., Config], world_
 
 
 def test_the_vocabulary_must_hold_the_tokenizer(make_small: Callable[..., Config]) -> None:
-    config = make_small("data.tokenizer=bytes", "model.vocab_size=259")
-    assert refusal(config) == "model.vocab_size (259) is smaller than the tokenizer's 260 (bytes); raise it"
-    assert len(PackLoader(make_small("data.tokenizer=bytes", "model.vocab_size=260"), 0, 1).next_step()) == NUM_LANES
+    config = make_small("data.tokenizer=bytes", "model.vocab_size=261")
+    assert refusal(config) == "model.vocab_size (261) is smaller than the tokenizer's 262 (bytes); raise it"
+    assert len(PackLoader(make_small("data.tokenizer=bytes", "model.vocab_size=262"), 0, 1).next_step()) == NUM_LANES
 
 
 def test_every_lane_needs_a_sample_of_every_source(make_small: Callable[..., Config]) -> None:
@@ -240,7 +240,7 @@ def test_a_source_that_is_filtered_away_reaches_the_trainer_as_it_is(
 def test_a_tokenizer_without_the_words_still_reads_every_text(
     make_small: Callable[..., Config], tmp_path: Path
 ) -> None:
-    write_ranks(tmp_path / "other.tiktoken", train_ranks(["nothing of the kind"], vocab_size=260))
+    write_ranks(tmp_path / "other.tiktoken", train_ranks(["nothing of the kind"], vocab_size=262))
     config = make_small(f"data.tokenizer={tmp_path / 'other.tiktoken'}", "data.packs_per_step=4")
     assert len(PackLoader(config, 0, 1).next_step()) == 4
 

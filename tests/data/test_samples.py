@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from oneflow_dist.containers import Document, PiecePart, Sample, TextPart
 from oneflow_dist.data.codec import cut_pieces, to_patches
 from oneflow_dist.data.latents import CHECK
-from oneflow_dist.data.samples import TASKS, cut_window, make_sample
+from oneflow_dist.data.samples import TASKS, cut_window, make_sample, open_turn
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
+from oneflow_dist.modality import TAKEN_TOKENS
 from tests.messages import Message
 from tests.pieces import SOUND, VISION, modality, pieces
 
@@ -24,8 +25,17 @@ BOS, IMAGE, BREAK = TOKENIZER.bos, TOKENIZER.piece_of["image"], [*b"\n\n"]
 KEY = "pets/cats-000/0001"
 
 
-def text(content: str, is_answer: bool = False) -> TextPart:
-    return TextPart(tokens=TOKENIZER.encode(content), is_answer=is_answer)
+def text(content: str, role: str = "user") -> TextPart:
+    return TextPart(tokens=TOKENIZER.encode(content), role=role)
+
+
+def answer(content: str) -> TextPart:
+    return text(content, "assistant")
+
+
+def painted(mean: float) -> PiecePart:
+    """A picture in an answer."""
+    return replace(image(mean), role="assistant")
 
 
 def image(
@@ -49,7 +59,12 @@ def document(*parts: TextPart | PiecePart) -> Document:
 
 PAIR = document(text("a cat"), image(1.0))
 STORY = document(text("one"), image(2.0), text("two"), text("three"), image(3.0))
-TURNS = document(image(4.0), text("q1"), text("a1", True), text("q2"), text("a2", True))
+TURNS = document(
+    *[text("be brief", "system"), image(4.0), text("q1"), answer("a1"), text("q2"), text("q3")],
+    *[answer("a2"), painted(5.0), answer("a3"), text("q4")],
+)
+FIRST, SECOND = "{S}be brief{U}#q1{A}[a1]", "{S}be brief{U}#q1{A}a1{U}q2\n\nq3{A}[a2#a3]"
+ROLE_SIGNS = {TOKENIZER.role_of[role]: f"{{{role[0].upper()}}}" for role in TOKENIZER.role_of}
 
 
 def make(source: Document, task: str, prompt: str = "", seed: int = 0) -> Sample:
@@ -71,7 +86,7 @@ def spell(sample: Sample) -> str:
     was_target = False
     for token, is_target in zip(sample.tokens[1:].tolist(), sample.is_target[1:].tolist(), strict=True):
         spelled += "[" * (is_target and not was_target) + "]" * (was_target and not is_target)
-        spelled += "#" if token == IMAGE else TOKENIZER.decode([token])
+        spelled += "#" if token == IMAGE else ROLE_SIGNS.get(token) or TOKENIZER.decode([token])
         was_target = is_target
     return spelled + "]" * was_target
 
@@ -110,12 +125,56 @@ def test_a_task_decides_the_order_of_a_document(task: str, expected: str) -> Non
     assert spell(make(STORY, task)) == expected
 
 
-def test_answers_are_the_target_of_instructions() -> None:
-    """The empty line before an answer is its first token: the model decides that it answers."""
-    assert spell(make(TURNS, "instruct")) == "#q1[\n\na1]\n\nq2[\n\na2]"
-    assert spell(make(TURNS, "instruct", "be brief: ")) == "be brief: #q1[\n\na1]\n\nq2[\n\na2]"
-    assert spell(make(document(text("a", True)), "instruct")) == "[a]"
-    assert spell(make(document(image(0.0), text("a", True), image(1.0), text("b")), "instruct")) == "#[a]#b"
+def test_one_turn_of_the_assistant_is_the_target_of_instructions_and_nothing_follows_it() -> None:
+    """What follows would tell the answer to a model that sees both ways."""
+    spelled = [spell(make(TURNS, "instruct", seed=seed)) for seed in range(40)]
+    assert set(spelled) == {FIRST, SECOND}
+    assert 10 < spelled.count(FIRST) < 30
+    assert {spell(make(TURNS, "instruct", "now: ", seed)) for seed in range(9)} == {f"now: {FIRST}", f"now: {SECOND}"}
+    assert spell(make(document(answer("a")), "instruct")) == "{A}[a]"
+    assert spell(make(document(answer("a"), answer("b")), "instruct")) == "{A}[a\n\nb]"
+    assert spell(make(document(text("paint"), painted(1.0)), "instruct")) == "{U}paint{A}[#]"
+
+
+def test_pieces_of_the_answer_are_inserted_and_those_before_it_are_given() -> None:
+    """So are those of earlier answers."""
+    for seed in range(9):
+        sample = make(TURNS, "instruct", seed=seed)
+        assert sample.is_interleaved == (spell(sample) == SECOND)
+        assert sample.is_target[images(sample).token].tolist() == ([False, True] if sample.is_interleaved else [False])
+    earlier = document(text("paint"), painted(1.0), text("what is it?"), answer("a cat"))
+    found = {spell(make(earlier, "instruct", seed=seed)) for seed in range(9)}
+    assert found == {"{U}paint{A}[#]", "{U}paint{A}#{U}what is it?{A}[a cat]"}
+
+
+def test_other_tasks_know_no_turns() -> None:
+    whole = "be brief#q1\n\na1\n\nq2\n\nq3\n\na2#a3\n\nq4"
+    assert spell(make(TURNS, "interleaved")) == f"[{whole}]"
+    assert spell(make(TURNS, "text_only")) == f"[{whole.replace('#q', chr(10) * 2 + 'q').replace('#', chr(10) * 2)}]"
+
+
+def test_a_conversation_that_goes_on_has_the_tokens_before_an_answer() -> None:
+    """What is asked in a chat is what stands before the target in training."""
+    asked = document(*TURNS.parts[:6])
+    for seed in range(9):
+        sample = make(TURNS, "instruct", "now: ", seed)
+        if sample.is_interleaved:
+            break
+    rng = np.random.default_rng(0)
+    opened = open_turn(asked, "latents", TOKENIZER.encode("now: "), TOKENIZER, IMAGES, rng)
+    assert opened.tokens.tolist() == sample.tokens[~sample.is_target].tolist()
+    assert not opened.is_target.any()
+    assert images(opened).token.tolist() == images(sample).token[:1].tolist()
+
+
+@pytest.mark.parametrize("token", [*TAKEN_TOKENS, "<|image|>"])
+def test_a_text_that_spells_a_special_token_is_no_such_token(token: str) -> None:
+    said = document(text(token, "system"), text(f"see {token}"), answer(token), text("so"), answer(token))
+    for seed in range(9):
+        sample = make(said, "instruct", token, seed)
+        special = [ROLE_SIGNS[number] for number in sample.tokens[1:].tolist() if number >= BOS]
+        assert special in (["{S}", "{U}", "{A}"], ["{S}", "{U}", "{A}", "{U}", "{A}"])
+        assert len(images(sample)) == 0
 
 
 def test_every_task_is_tested() -> None:
@@ -160,7 +219,9 @@ def test_a_task_uses_each_part_at_most_once_and_prompts_nothing_it_generates(
     contents: list[str | None], task: str
 ) -> None:
     """Or names what is missing."""
-    source = document(*(image(i) if c is None else text(c, i % 2 == 1) for i, c in enumerate(contents)))
+    source = document(
+        *(image(i) if c is None else text(c, ("user", "assistant")[i % 2]) for i, c in enumerate(contents))
+    )
     sample = None
     try:
         sample = make(source, task)
@@ -171,18 +232,19 @@ def test_a_task_uses_each_part_at_most_once_and_prompts_nothing_it_generates(
         return
     assert sample.is_target.any()
     shown = images(sample).patches[::4, 0].tolist() if len(images(sample).patches) else []
-    assert shown == ([] if task == "text_only" else [i for i, content in enumerate(contents) if content is None])
+    held = [] if task == "text_only" else [i for i, content in enumerate(contents) if content is None]
+    assert shown == (held[: len(shown)] if task == "instruct" else held)
     assert (sample.tokens[images(sample).token] == IMAGE).all()
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_images_are_inserted_in_the_interleaved_task_alone(task: str) -> None:
-    assert make(document(*PAIR.parts, text("yes", True)), task).is_interleaved == (task == "interleaved")
+    assert make(document(*PAIR.parts, answer("yes")), task).is_interleaved == (task == "interleaved")
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_prompt_comes_first_and_is_no_target(task: str) -> None:
-    sample = make(document(*PAIR.parts, text("yes", True)), task, "say:")
+    sample = make(document(*PAIR.parts, answer("yes")), task, "say:")
     assert sample.tokens[:5].tolist() == [BOS, *b"say:"]
     assert not sample.is_target[:5].any()
 
@@ -321,7 +383,7 @@ def piece(kind: str, value: float, features: PiecePart | None = None) -> PiecePa
 
 
 SEEN = piece("image", 1.0, features=piece("vision", 2.0))
-HEARD = document(SEEN, text("meow"), piece("sound", 3.0), text("a cat", True))
+HEARD = document(SEEN, text("meow"), piece("sound", 3.0), answer("a cat"))
 
 
 def make_mixed(source: Document, task: str, given: str) -> tuple[str, Sample]:
@@ -342,7 +404,9 @@ def test_each_piece_is_a_token_of_its_modality_and_patches_among_its_own() -> No
 
 
 @pytest.mark.parametrize(("given_as", "sign"), [("latents", "#"), ("features", "?"), ("both", "?#")])
-@pytest.mark.parametrize(("task", "expected"), [("image_to_text", "{}~meow\n\na cat"), ("instruct", "{}meow~a cat")])
+@pytest.mark.parametrize(
+    ("task", "expected"), [("image_to_text", "{}~meow\n\na cat"), ("instruct", "<|user|>{}meow~<|assistant|>a cat")]
+)
 def test_a_given_picture_is_its_latent_its_features_or_these_and_then_that(
     given_as: str, sign: str, task: str, expected: str
 ) -> None:

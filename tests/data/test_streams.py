@@ -138,9 +138,9 @@ def test_questions_with_answers_are_learned_from(make_stream: MakeStream, tmp_pa
     path = write_tar(tmp_path / "x.tar", members)
     stream = make_stream(source(path, "tasks: {instruct: 1}, question: q, answer: a, prompt: 'say: '"), 0, BYTES)
     for noisy in made_by(stream, 2):
-        assert noisy.tokens[:15].tolist() == [256, *b"say: how many?"]
-        assert len(noisy.tokens) + len(noisy.bag_tokens) == 15 + len("\n\n") + 1
-        assert noisy.is_open.tolist() == [False] * 14 + [True] * (len(noisy.tokens) - 14)
+        assert noisy.tokens[:17].tolist() == [256, *b"say: ", 259, *b"how many?", 260]
+        assert len(noisy.tokens) + len(noisy.bag_tokens) == 17 + 1
+        assert noisy.is_open.tolist() == [False] * 16 + [True] * (len(noisy.tokens) - 16)
 
 
 VISION = {"token": "<|vision|>", "channels": 6, "shape": [4, 4], "patch": [2, 2], "per_pack": 24, "codec": "a-siglip"}

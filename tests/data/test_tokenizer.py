@@ -97,11 +97,12 @@ def test_special_tokens_spelled_out_in_text_stay_text(trained: tuple[Tokenizer, 
 
 
 def test_special_tokens_come_after_the_last_rank(trained: tuple[Tokenizer, Any]) -> None:
-    assert (BYTES.vocab_size, BYTES.bos, BYTES.encoding.encode_single_token("<|image|>")) == (260, 256, 258)
+    assert (BYTES.vocab_size, BYTES.bos, BYTES.encoding.encode_single_token("<|image|>")) == (262, 256, 258)
     tokenizer, original = trained
     ranks = original.get_vocab_size()
-    assert (tokenizer.vocab_size, tokenizer.bos) == (ranks + 4, ranks)
+    assert (tokenizer.vocab_size, tokenizer.bos) == (ranks + 6, ranks)
     assert tokenizer.decode([tokenizer.bos, ranks + 2]) == "<|bos|><|image|>"
+    assert tokenizer.decode([*tokenizer.role_of.values()]) == "<|user|><|assistant|><|system|>"
     assert tokenizer.piece_of == {}
 
 
@@ -113,7 +114,7 @@ def test_tokens_of_modalities_follow_in_their_order_but_that_of_images_stays_whe
     for path in ("bytes", trained[0].encoding.name):
         plain, tokenizer = load_tokenizer(path), load_tokenizer(path, kinds)
         first = plain.bos
-        assert tokenizer.piece_of == {"sound": first + 4, "picture": first + 2, "video": first + 5}
+        assert tokenizer.piece_of == {"sound": first + 6, "picture": first + 2, "video": first + 7}
         assert (tokenizer.vocab_size, tokenizer.bos) == (plain.vocab_size + 2, first)
         assert tokenizer.sha256 == plain.sha256
         assert tokenizer.decode([*tokenizer.piece_of.values()]) == "<|sound|><|image|><|video|>"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from oneflow_dist.data.latents import decode_array, encode_texts
+from oneflow_dist.modality import TAKEN_TOKENS
 from oneflow_dist.precompute.prepare import Picture, PreparedSample, prepare_sample
 from tests.messages import naming
 from tests.precompute.making import apng, encode, make_tools, picture, png, show, wav
@@ -86,6 +87,27 @@ def test_text_alone_and_a_question_are_samples() -> None:
     assert tokens(prepare({"txt": b"x"})).tolist() == [1, 1, ord("x")]
     sample = prepare({"png": png(0), "json": to_json({"question": "q?", "answer": True})})
     assert tokens(sample).tolist() == [2, 2, 4, *b"q?", *b"true"]
+
+
+SPELLED = "".join([*TAKEN_TOKENS, "<|image|>"])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SPELLED}]}]},
+        {"conversations": [{"from": "human", "value": f"<image>\n{SPELLED}"}], "image": "coco/1.jpg"},
+        {"segments": [{"type": "image", "image": "0.png"}, {"type": "text", "text": SPELLED}]},
+    ],
+    ids=["messages", "LLaVA", "segments"],
+)
+def test_a_conversation_is_tokenized_turn_by_turn_and_special_tokens_stay_text(fields: dict[str, Any]) -> None:
+    """Its picture need not be called as its latents will be."""
+    answer = {"from": "gpt", "value": "so", "role": "assistant", "content": "so", "type": "text", "text": "so"}
+    fields = {key: [*value, answer] if isinstance(value, list) else value for key, value in fields.items()}
+    sample = prepare({"0.png": png(0), "json": to_json(fields)})
+    assert tokens(sample).tolist() == [2, len(SPELLED), 2, *SPELLED.encode(), *b"so"]
+    assert [picture.name for picture in sample.pictures] == ["0"]
 
 
 def test_a_caption_without_its_picture_is_no_sample_unless_that_is_allowed() -> None:

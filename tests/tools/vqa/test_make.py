@@ -59,9 +59,9 @@ def test_a_sample_is_what_instruct_reads_a_picture_a_question_its_answer(heldout
         assert picture.piece == ""
         assert question.text is not None
         assert question.text.endswith("?")
-        assert not question.is_answer
+        assert question.role == "user"
         assert answer.text in ANSWERS
-        assert answer.is_answer
+        assert answer.role == "assistant"
 
 
 def test_a_picture_shows_the_colour_that_the_answer_names(heldout: list[ShardRecord]) -> None:
