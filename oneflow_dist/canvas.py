@@ -14,7 +14,7 @@ from types import EllipsisType
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces
+from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.data.codec import cut_pieces, to_latent
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import gaussian
@@ -176,11 +176,15 @@ class Canvas:
             for number, token in enumerate(making.pieces.token)
         }
 
-    def parts(self, tokenizer: Tokenizer) -> list[str | tuple[str, int]]:
-        """The document as a reader sees it: stretches of text, and modality and number of pieces; BOS left out."""
-        at = self.piece_at
+    def parts(self, tokenizer: Tokenizer, after_prompt: int = 0) -> list[str | tuple[str, int]]:
+        """The document as a reader sees it: stretches of text, and modality and number of pieces; BOS left out.
+
+        Args:
+            after_prompt: how many tokens after BOS are left out, too.
+        """
+        at = {token: piece for token, piece in self.piece_at.items() if token > after_prompt}
         found: list[str | tuple[str, int]] = []
-        for before, after in itertools.pairwise([0, *sorted(at), len(self.tokens)]):
+        for before, after in itertools.pairwise([after_prompt, *sorted(at), len(self.tokens)]):
             found += [at[before]] if before in at else []
             text = tokenizer.decode(self.tokens[before + 1 : after].tolist()).strip()
             found += [text] if text else []
@@ -199,6 +203,17 @@ def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | EllipsisType | t
         elif part:
             prompt += tokenizer.encode(part)
     return prompt
+
+
+def prompt_of(sample: Sample, modalities: Modalities) -> list[int | EllipsisType | tuple[str, np.ndarray | None]]:
+    """What of a sample is no target, as `blank_canvas` takes it; its targets stand at its end."""
+    prompt: list[int | EllipsisType | tuple[str, np.ndarray | None]] = [*sample.tokens[~sample.is_target].tolist()]
+    for (kind, modality), pieces in zip(modalities.items(), sample.pieces, strict=True):
+        given = pieces.select(~sample.is_target[pieces.token])
+        patches = np.split(given.patches, np.cumsum(given.num_patches)[:-1]) if len(given) else []
+        for token, part, grid in zip(given.token.tolist(), patches, given.grid.tolist(), strict=True):
+            prompt[token] = (kind, to_latent(part, grid, modality))
+    return prompt[1:]
 
 
 def blank_canvas(prompt: Prompt, tokenizer: Tokenizer, modalities: Modalities, seed: int, index: int) -> Canvas:

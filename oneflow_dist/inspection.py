@@ -12,7 +12,7 @@ from PIL import Image
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, PackedPieces
-from oneflow_dist.data.codec import packed_patch, to_latent
+from oneflow_dist.data.codec import to_latent
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.modality import PIXELS, ModalityConfig
 from oneflow_dist.pictures import FAINT, INK, Box, draw_pieces, enlarge, flow, stack, text_line, with_margin
@@ -103,8 +103,7 @@ def _piece_boxes(pieces: PackedPieces, row: int, modality: ModalityConfig) -> li
     noisy, velocity = pieces.patches[own].numpy(), pieces.velocity[own].numpy()
     is_scored = bool((pieces.patch_weight[own] > 0).all())
     stages = [noisy, noisy + (1.0 - time) * velocity] if is_scored else [noisy]
-    if modality.understanding == "live":  # patches of the picture itself
-        (_, *patch), _ = packed_patch(modality)
-        modality = dataclasses.replace(modality, channels=3, patch=tuple(patch), codec=PIXELS)
     latents = [to_latent(patches, grid, modality) for patches in stages]
+    if modality.understanding == "live":  # patches of the picture itself
+        modality = dataclasses.replace(modality, channels=3, codec=PIXELS)
     return [(f"t={time:.2f}", FAINT), *(enlarge(picture, IMAGE_HEIGHT) for picture in draw_pieces(latents, modality))]

@@ -47,10 +47,11 @@ def to_latent(
     patches: Float32[np.ndarray, "p E"], grid: Sequence[int], modality: ModalityConfig
 ) -> Float32[np.ndarray, "C *shape"]:
     """The inverse of `to_patches`, for `grid` patches along time, height and width."""
-    (t, h, w), (pt, ph, pw) = grid, on_axes(modality.patch)
-    latent = patches.reshape(t, h, w, pt, ph, pw, modality.channels).transpose(6, 0, 3, 1, 4, 2, 5)
+    (t, h, w), ((pt, ph, pw), num_elements) = grid, packed_patch(modality)
+    channels = num_elements // (pt * ph * pw)
+    latent = patches.reshape(t, h, w, pt, ph, pw, channels).transpose(6, 0, 3, 1, 4, 2, 5)
     sides = {0: (), 1: (t * pt,), 2: (h * ph, w * pw), 3: (t * pt, h * ph, w * pw)}
-    return latent.reshape(modality.channels, *sides[modality.dimensions])
+    return latent.reshape(channels, *sides[modality.dimensions])
 
 
 def cut_pieces(

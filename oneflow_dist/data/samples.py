@@ -36,8 +36,8 @@ def make_sample(
         both            in reading order, everything is target, pieces are there from the start
         interleaved     in reading order, everything is target, pieces are inserted like tokens
         text_only, image_only   the other kind is left out
-        instruct        in reading order, each turn after the token of its role; one turn of the assistant is target, and
-                        what follows it is left out. Its pieces are inserted like tokens.
+        instruct        in reading order, each turn after the token of its role; one turn of the assistant is target,
+                        its pieces inserted like tokens, and what follows it is left out
 
     Args:
         given: what stands for a picture that is no target: its latent, its features, or these and then that.

@@ -1,1 +1,1 @@
-"""Questions about small pictures of one shape each, for the task `instruct`."""
+"""Questions with answers, for the task `instruct`: easy-VQA's, and how many of any are answered right."""

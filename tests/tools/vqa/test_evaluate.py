@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from oneflow_dist.canvas import prompt_of
 from oneflow_dist.config import Config
+from oneflow_dist.data.mixture import Filter, load_mixture
 from tests.launching import Launcher, Run, only_error
+from tests.messages import names, refused
 from tests.tars import write_tar
 from tools.digits.grammar import WORDS, load_split
 from tools.shards import encode_png
-from tools.vqa.evaluate import ask, prompt_of
+from tools.vqa.evaluate import ask, normalize, tokenizer_of, wilson
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +35,86 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mixture.yaml"
 
 
-def test_what_is_asked_is_all_but_the_answer(mixture: Path, config: Config) -> None:
+def test_what_is_asked_is_all_before_the_answer(mixture: Path, config: Config) -> None:
     images, labels = load_split("heldout")
-    for number, (sample, right) in enumerate(ask(config, str(mixture), 10)):
-        assert right == WORDS[labels[number]]
-        (kind, latent), *tokens = prompt_of(sample, config)
+    (source,) = load_mixture(str(mixture))
+    tokenizer = tokenizer_of(config)
+    samples = ask(config, source, 10, blind=False)
+    assert len(samples) == 6  # there are no more
+    for number, sample in enumerate(samples):
+        user, (kind, latent), *tokens, assistant = prompt_of(sample, config.modality)
+        assert (user, assistant) == (tokenizer.role_of["user"], tokenizer.role_of["assistant"])
         assert kind == "image"
         np.testing.assert_allclose(np.rint((latent[0] + 1) * 127.5), images[number])
-        assert tokens == sample.tokens[~sample.is_target].tolist()[2:]
-        assert len(tokens) > 0
-    assert number == 5  # there are no more
+        assert tokenizer.decode(tokens) == "which digit?"
+        assert tokenizer.decode(sample.tokens[sample.is_target].tolist()) == WORDS[labels[number]]
 
 
-def test_a_run_answers_and_the_right_ones_are_counted(mixture: Path, unbroken: Run, launcher: Launcher) -> None:
-    end = launcher.run("tools/vqa/evaluate.py", mixture, unbroken.folder, "--questions", "4")
-    assert end.code == 0, end.stderr
-    (line,) = end.stdout.splitlines()
-    report: dict[str, Any] = json.loads(line)
-    assert (report["run"], report["questions"]) == (str(unbroken.folder), 4)
-    assert report["right"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+def test_who_is_blind_is_asked_the_same_without_the_picture(mixture: Path, config: Config) -> None:
+    (source,) = load_mixture(str(mixture))
+    seen, blind = (ask(config, source, 4, blind=blind) for blind in (False, True))
+    for one, other in zip(seen, blind, strict=True):
+        assert [len(pieces) for pieces in other.pieces] == [0]
+        assert other.tokens.tolist() == np.delete(one.tokens, one.pieces[0].token).tolist()
+
+
+def test_a_prompt_of_the_mixture_comes_first_and_its_filters_count(mixture: Path, config: Config) -> None:
+    (source,) = load_mixture(str(mixture))
+    (sample,) = ask(config, replace(source, prompt="say:"), 1, blind=True)
+    assert tokenizer_of(config).decode(sample.tokens[1:].tolist()).startswith("say:<|user|>")
+    nine = Filter(field="answer", one_of=("nine",))
+    right = [tokenizer_of(config).decode(s.tokens[s.is_target].tolist()) for s in ask(config, source, 6, blind=True)]
+    kept = replace(source, filters=(replace(nine, one_of=(right[0],)),))
+    assert len(ask(config, kept, 6, blind=True)) == right.count(right[0])
+    message = refused(ask, config, replace(source, filters=(replace(nine, one_of=("no",)),)), 6, True)
+    assert names(message, "digits", "filters", "max_images")
+
+
+def test_an_answer_with_a_picture_is_refused(config: Config, tmp_path: Path) -> None:
+    image = {"type": "image", "image": "0.png"}
+    turns = [{"role": "user", "content": "paint"}, {"role": "assistant", "content": [image]}]
+    members = {"7.0.png": encode_png(load_split("heldout")[0][0]), "7.json": json.dumps({"messages": turns}).encode()}
+    write_tar(tmp_path / "x.tar", members)
+    (tmp_path / "x.yaml").write_text(f"sources: {{x: {{shards: {tmp_path}/x.tar, weight: 1, tasks: {{instruct: 1}}}}}}")
+    (source,) = load_mixture(str(tmp_path / "x.yaml"))
+    assert names(refused(ask, config, source, 1, False), "x/x/7")
+
+
+@pytest.mark.parametrize("text", ["Two", " two.", "\n\ntwo ", '"Two"', "TWO!"])
+def test_case_blanks_and_marks_around_an_answer_do_not_count(text: str) -> None:
+    assert normalize(text) == "two"
+
+
+def test_other_words_are_another_answer() -> None:
+    assert len({normalize(text) for text in ("a b", "ab", "a-b", "a b c", "")}) == 5
+    assert normalize("dark  red\ncar") == "dark red car"
+
+
+@pytest.mark.parametrize(
+    ("right", "number", "expected"),
+    [(0, 10, (0.0, 0.2775)), (5, 10, (0.2366, 0.7634)), (10, 10, (0.7225, 1.0)), (81, 263, (0.2553, 0.3662))],
+)
+def test_the_interval_is_wilsons(right: int, number: int, expected: tuple[float, float]) -> None:
+    assert wilson(right, number) == pytest.approx(expected, abs=2e-4)
+
+
+def test_runs_answer_and_the_right_ones_are_counted_by_source(
+    mixture: Path, unbroken: Run, launcher: Launcher, tmp_path: Path
+) -> None:
+    both = tmp_path / "both.yaml"
+    (line,) = mixture.read_text().splitlines()
+    entry = line.removeprefix("sources: {digits: ").removesuffix("}")
+    both.write_text(f"sources: {{digits: {entry}, again: {entry}}}\n")
+    for option in ([], ["--blind"]):
+        end = launcher.run("tools/vqa/evaluate.py", both, unbroken.folder, "--questions", "4", *option)
+        assert end.code == 0, end.stderr
+        reports = [json.loads(line) for line in end.stdout.splitlines()]
+        assert [report["source"] for report in reports] == ["digits", "again"]
+        for report in reports:
+            assert (report["run"], report["blind"]) == (str(unbroken.folder), bool(option))
+            assert (report["questions"], report["cut"]) == (4, 0)
+            low, high = report["interval"]
+            assert 0.0 <= low <= report["right"] <= high <= 1.0
 
 
 def test_features_of_a_model_that_has_none_are_refused(
