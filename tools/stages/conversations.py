@@ -16,6 +16,7 @@ MAX_ROW = 6  # digits in a row
 PLURALS = tuple(f"{word}{'es' if word == 'six' else 's'}" for word in WORDS)
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
 SYSTEM = "answer in one word."
+SEVERAL = 0.2  # of the rows have two questions
 DESCRIBE = ("describe the picture", "what does this picture show?")
 DRAW = ("draw {}", "paint a picture: {}")
 
@@ -49,7 +50,7 @@ def talk(turns: Sequence[tuple[str, str | list[str | bytes]]], given: Sequence[b
 
 
 def count_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, is_held_out: bool) -> Files:
-    """A row of one to six digits and two questions about it; of a held-out row one, whose answer is a word.
+    """A row of one to six digits and one or two questions about it; of a held-out row one, whose answer is a word.
 
     The digits of a row come from three kinds, so that some stand there several times.
     """
@@ -64,7 +65,8 @@ def count_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, 
         (f"which digit comes {PLACES[place]}?", WORDS[int(digits[place])]),
         ("which digits are these?", " ".join(WORDS[digit] for digit in digits)),
     ]
-    asked = [questions[at] for at in (rng.permutation(3)[:1] if is_held_out else rng.permutation(4)[:2])]
+    several = 1 if is_held_out or rng.random() > SEVERAL else 2
+    asked = [questions[at] for at in rng.permutation(3 if is_held_out else 4)[:several]]
     system = SYSTEM if rng.random() < 0.25 else ""
     return talk(asked, [enlarge(images[index], SMALL) for index in chosen], system)
 

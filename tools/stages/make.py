@@ -25,7 +25,7 @@ from oneflow_dist.toml import check_range
 from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
 from tools.shards import write_shards
 from tools.stages.conversations import SYSTEM, Files, count_from, count_row, describe, draw, talk
-from tools.stages.pictures import SIDE, cut_boxes, enlarge, shrink
+from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, shrink
 from tools.stages.shapes import Asked, ask_vqa, caption_of
 from tools.stages.texts import ask_of, cut_documents
 from tools.vqa.make import SPLITS, find_package
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 VOCABULARY = 2048
 MADE = 12288  # rows of digits; of counts a third; of those held out an eighth
-SEVERAL = 0.5  # of easy-VQA's pictures all questions are one conversation; else each is its own
+SEVERAL = 0.05  # of easy-VQA's pictures all questions are one conversation; else each is its own
 
 
 def main() -> None:
@@ -79,7 +79,8 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
         "digits": [(enlarge(image, SIDE), caption) for image, caption in zip(images, captions, strict=True)],
         "drawn": [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))],
     }
-    for name, of_name in pairs.items():
+    small = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
+    for name, of_name in (pairs | {"small": small}).items():
         yield name, ({"png": picture, "txt": caption} for picture, caption in of_name)
     number = MADE // 8 if is_held_out else MADE
     yield "count", (_count(images, labels, rngs[1]) for _ in range(number // 3))
