@@ -109,7 +109,7 @@ def place(name: str, weight: np.ndarray, table: dict[str, Any]) -> tuple[str, np
 
 
 def split_halves(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """Queries or keys [h d, D] whose rotated pairs are neighbours, with pairs that lie half a head apart, as ours do."""
+    """Queries or keys [h d, D] whose rotated pairs are neighbours, with pairs half a head apart, as ours are."""
     pairs = weight.reshape(num_heads, -1, 2, weight.shape[1])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(weight.shape)
 

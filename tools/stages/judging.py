@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from tools.vqa.evaluate import ask, judge, normalize, wilson
 
 QUESTIONS = "configs/data/stages/heldout.yaml"  # sources whose answers are compared as they are
 DESCRIBED = "configs/data/stages/heldout_described.yaml"
+FEW_STEPS = {"steps": 8, "guidance": 1.0}  # of the sampler: enough for a few words; pictures take those of the config
 NUM_DRAWN = 60  # digits on request
 COUNT = "count from two to four"
 Example = tuple[list[np.ndarray], str, list[str | np.ndarray]]  # pictures and a question, and what was answered
@@ -37,12 +39,19 @@ class Speaker:
 
     @classmethod
     def of(cls, model: OneFlow, config: Config) -> Speaker:
+        """One with the tokenizer of its run."""
         return cls(model, config, load_tokenizer(config.data.tokenizer, config.modality))
+
+    def in_few_steps(self) -> Speaker:
+        """The same, for answers of a few words."""
+        sampling = dataclasses.replace(self.config.sampling, **FEW_STEPS)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, sampling=sampling))
 
     def write(self, prompts: list[Prompt]) -> list[Canvas]:
         """A finished answer to each prompt."""
         canvases = [
-            blank_canvas(prompt, self.tokenizer, self.config.modality, 0, number) for number, prompt in enumerate(prompts)
+            blank_canvas(prompt, self.tokenizer, self.config.modality, 0, number)
+            for number, prompt in enumerate(prompts)
         ]
         generate(self.model, canvases, self.config, self.tokenizer)
         return canvases
@@ -71,7 +80,7 @@ class Speaker:
 
 def answer_questions(speaker: Speaker, number: int) -> dict[str, dict[str, Any]]:
     """For each source: right answers with the pictures, without them, and by the commonest answer alone."""
-    found = {}
+    speaker, found = speaker.in_few_steps(), {}
     for source in load_mixture(QUESTIONS):
         seen, blind = (ask(speaker.config, source, number, without) for without in (False, True))
         (_, majority), *_ = Counter(normalize(speaker.expected(sample)) for sample in seen).most_common(1)
@@ -82,7 +91,7 @@ def answer_questions(speaker: Speaker, number: int) -> dict[str, dict[str, Any]]
 
 def describe_pictures(speaker: Speaker, number: int) -> tuple[dict[str, dict[str, Any]], list[Example]]:
     """Captions on request: how many name the digit or the colour of the data's, and some to look at."""
-    source = load_mixture(DESCRIBED)[0]
+    speaker, source = speaker.in_few_steps(), load_mixture(DESCRIBED)[0]
     samples = ask(speaker.config, source, number, False)
     prompts = [prompt_of(sample, speaker.config.modality) for sample in samples]
     canvases = speaker.write(prompts)
