@@ -30,6 +30,7 @@ from oneflow_dist.toml import (
 PATHS = {
     "run": {"folder": "a folder, as runs/mine"},
     "data": {"mixture": "a YAML file, as configs/data/quickstart.yaml", "tokenizer": 'a ranks file, or "bytes"'},
+    "validation": {"mixture": "a YAML file, as configs/data/quickstart_heldout.yaml"},
 }
 
 
@@ -234,6 +235,15 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationConfig:
+    """[validation] Losses on held-out documents, which training then leaves out."""
+
+    mixture: str = ""  # YAML file of the held-out sources; "": none
+    every_steps: NonNegative = 0  # and after the last step; 0: never
+    samples: Positive = 256  # documents of each source, each of which is looked at in every quarter of the time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A whole run."""
 
@@ -252,6 +262,7 @@ class Config:
     guard: GuardConfig
     metrics: MetricsConfig
     sampling: SamplingConfig
+    validation: ValidationConfig
 
 
 def group_of(name: str, config: OptimConfig) -> OptimGroup:
@@ -301,7 +312,7 @@ def check_config(config: Config) -> None:
     for section, paths in PATHS.items():
         for key, what in paths.items():
             path = getattr(getattr(config, section), key)
-            if not path.strip():
+            if not path.strip() and (section != "validation" or config.validation.every_steps):
                 raise ValueError(f"{section}.{key}: is empty; name {what}")
             if path.startswith("~"):  # what has a home is at home since `load_config`
                 raise ValueError(f"{section}.{key}: {path}: there is no such user here; ./{path} is what is called so")
@@ -329,6 +340,11 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"data.bag_tokens_per_pack ({data.bag_tokens_per_pack}) must be at least "
             f"data.max_sample_rows ({data.max_sample_rows}): all tokens of a sample can be missing at once"
+        )
+    if config.validation.mixture and not config.validation.every_steps:
+        raise ValueError(
+            f"validation.every_steps: is 0, though validation.mixture is {config.validation.mixture}; set after how "
+            'many steps held-out losses are measured, or validation.mixture = ""'
         )
     if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):
         raise ValueError(

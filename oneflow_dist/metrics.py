@@ -1,4 +1,4 @@
-"""What a run reports while it goes: one JSON line per step, a progress bar, TensorBoard and W&B."""
+"""What a run reports while it goes: one JSON line per step and evaluation, a progress bar, TensorBoard and W&B."""
 
 from __future__ import annotations
 
@@ -64,7 +64,17 @@ class MetricsLog:
             self._wandb.finish(exit_code=int(has_failed))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One step's values to every sink."""
+        """One step's values to every sink, and to the progress bar."""
+        if not self.is_main:
+            return
+        self.add(step, values)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s", refresh=False
+        )
+        self._bar.update(step - self._bar.n)
+
+    def add(self, step: int, values: dict[str, Any]) -> None:
+        """A line of its own, with other values of the step."""
         if not self.is_main:
             return
         line = {name: None if _is_broken(value) else value for name, value in values.items()}
@@ -77,10 +87,6 @@ class MetricsLog:
                     self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(values, step=step)
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s", refresh=False
-        )
-        self._bar.update(step - self._bar.n)
 
     def add_image(self, step: int, path: Path) -> None:
         """A picture of samples to the sinks that show pictures."""
@@ -175,7 +181,7 @@ def _cut_after(file: TextIO, step: int) -> None:
             break
         num_kept += len(line.encode("utf-8", "surrogateescape"))
     if step == 0 and lines:
-        log(f"{file.name}: the {len(lines)} steps of an earlier try ended before a checkpoint; they are made again")
+        log(f"{file.name}: the {len(lines)} lines of an earlier try ended before a checkpoint; they are made again")
     file.truncate(num_kept)
 
 

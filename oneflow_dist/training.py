@@ -32,6 +32,7 @@ from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
 from oneflow_dist.signals import StopSignals
 from oneflow_dist.transfers import Moment, ToHost, Uploads
+from oneflow_dist.validation import Validation
 from oneflow_dist.verdict import tell
 
 
@@ -149,6 +150,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     loader = PackLoader(config, *data_rank(mesh), progress.lanes or None)
     for line in loader.report:
         log(line)
+    validation = Validation(config, *data_rank(mesh), model.axis, device) if config.validation.mixture else None
     if config.sampling.every_steps:  # now, so that one that is missing or another ends the run at its start
         check_decoders(config, loader.identity)
     compare_data(start.data, loader.identity)  # tokens and latents mean what they did; sources may be others
@@ -174,9 +176,13 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
             begin = made.end
             collect_garbage(step, config.train.gc_every_steps)
             is_saved = step % config.checkpoint.every_steps == 0 or step == config.train.steps or made.is_last
+            is_validated = validation is not None and validation.is_due(step) and not made.is_last
             is_drawn = config.sampling.every_steps > 0 and step % config.sampling.every_steps == 0
-            while len(under_way) > (0 if is_saved or is_drawn else 1):  # one step late, so that the device is busy
+            while len(under_way) > (0 if is_saved or is_drawn or is_validated else 1):  # one step late, so that the device is busy
                 write_metrics(*under_way.pop(0), guard, metrics_log, config)
+            if validation is not None and is_validated:  # before the checkpoint: who goes on from it has these values
+                guard.enter("validation", step)
+                metrics_log.add(step, validation.measure(model, ema))
             if is_saved:
                 guard.enter("checkpoint", step)
                 checkpoints.save(Progress(step=step, lanes=loader.states, data=loader.identity, guard=guard.state))
@@ -191,7 +197,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
                 with ema.applied(model), any_algorithms():
                     path = draw_progress(model, config, step)
                 metrics_log.add_image(step, path)
-            if is_saved or is_drawn:
+            if is_saved or is_drawn or is_validated:
                 begin = Moment(device)
     if is_main():
         tell("finished", f"{config.train.steps} steps")

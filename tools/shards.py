@@ -13,6 +13,7 @@ from oneflow_dist.config import RANGES
 from oneflow_dist.toml import check_range
 
 SHARD_SAMPLES = 1024
+PREFIXES = {"train": "", "heldout": "heldout-"}  # of keys, by split
 
 
 def parse_arguments(description: str | None, documents: str) -> argparse.Namespace:
@@ -39,8 +40,12 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_shards(folder: Path, name: str, samples: list[dict[str, bytes | str]]) -> None:
-    """Write the shards of one set, samples as files by extension; those of an earlier call with more samples go."""
+def write_shards(folder: Path, name: str, samples: list[dict[str, bytes | str]], prefix: str = "") -> None:
+    """Write the shards of one set, samples as files by extension; those of an earlier call with more samples go.
+
+    Args:
+        prefix: of the samples' keys, so that those of two splits are not the same.
+    """
     import webdataset  # here, since it imports torch
 
     num_shards = -(-len(samples) // SHARD_SAMPLES)
@@ -50,5 +55,5 @@ def write_shards(folder: Path, name: str, samples: list[dict[str, bytes | str]])
         path = folder / f"{name}-{shard:06d}.tar"
         with webdataset.TarWriter(str(path.with_suffix(".tmp")), mtime=0) as tar:
             for number, files in enumerate(samples[first : first + SHARD_SAMPLES], start=first):
-                tar.write({"__key__": f"{number:06d}", **files})
+                tar.write({"__key__": f"{prefix}{number:06d}", **files})
         path.with_suffix(".tmp").rename(path)

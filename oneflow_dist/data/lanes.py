@@ -11,6 +11,7 @@ import numpy as np
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, NoisySample, PackedBatch
+from oneflow_dist.data.held_out import HeldOut
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.data.shards import ShardSet
@@ -36,7 +37,13 @@ class Lane:
     """
 
     def __init__(
-        self, index: int, config: Config, sources: tuple[Source, ...], shards: list[ShardSet], tokenizer: Tokenizer
+        self,
+        index: int,
+        config: Config,
+        sources: tuple[Source, ...],
+        shards: list[ShardSet],
+        tokenizer: Tokenizer,
+        held_out: HeldOut | None = None,
     ):
         self.index = index
         self.window_samples = config.data.window_samples
@@ -44,7 +51,7 @@ class Lane:
         self.capacity = capacity_of(config)
         read = functools.lru_cache(maxsize=config.data.cached_samples)(read_document)  # one cache for all sources
         self.streams = [
-            SourceStream(source, of_source, index, config, tokenizer, read)
+            SourceStream(source, of_source, index, config, tokenizer, read, held_out)
             for source, of_source in zip(sources, shards, strict=True)
         ]
         self.weights = np.array([s.weight for s in sources]) / sum(s.weight for s in sources)

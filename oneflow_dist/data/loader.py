@@ -8,6 +8,7 @@ from typing import Any
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch
+from oneflow_dist.data.held_out import find_held_out
 from oneflow_dist.data.identity import describe_data
 from oneflow_dist.data.lanes import Lane
 from oneflow_dist.data.mixture import load_mixture
@@ -61,7 +62,8 @@ class PackLoader:
         self.report += report_modalities(config.modality, shards)
         self.identity = describe_data(sources, shards, tokenizer)
         indices = range(rank, config.data.packs_per_step, world_size)
-        lanes = [Lane(index, config, sources, shards, tokenizer) for index in indices]
+        held_out = find_held_out(config.validation.mixture, shards) if config.validation.mixture else None
+        lanes = [Lane(index, config, sources, shards, tokenizer, held_out) for index in indices]
         self.states = {lane.index: states[lane.index] if states else lane.state() for lane in lanes}
         count = max(w for w in range(config.data.workers + 1) if w == 0 or len(lanes) % w == 0)
         streams = [functools.partial(_make_packs, lanes[w::count], states) for w in range(count)]

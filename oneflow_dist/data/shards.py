@@ -70,8 +70,12 @@ class ShardSet:
 
     def name(self, index: int) -> str:
         """The key that messages and random numbers know a sample by."""
+        return f"{self.prefixes[self.shard_of(index)[0]]}/{self.key(index)}"
+
+    def key(self, index: int) -> str:
+        """What a sample is called in its shard."""
         shard, sample = self.shard_of(index)
-        return f"{self.prefixes[shard]}/{self.indexes[shard].key(sample)}"
+        return self.indexes[shard].key(sample)
 
     def read(self, index: int) -> ShardRecord:
         """The encoded files of one sample.

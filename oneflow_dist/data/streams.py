@@ -10,6 +10,7 @@ import numpy as np
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Document, NoisySample, Sample
 from oneflow_dist.data.decoding import decode_record, list_pieces, read_fields
+from oneflow_dist.data.held_out import HeldOut
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.order import make_order
 from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample
@@ -26,8 +27,18 @@ LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be 
 class SourceStream:
     """An endless stream of (draw, noisy sample); `draws` is how many samples of the source it has looked at."""
 
-    def __init__(self, source: Source, shards: ShardSet, lane: int, config: Config, tokenizer: Tokenizer, read: Read):
+    def __init__(
+        self,
+        source: Source,
+        shards: ShardSet,
+        lane: int,
+        config: Config,
+        tokenizer: Tokenizer,
+        read: Read,
+        held_out: HeldOut | None = None,
+    ):
         self.source = source
+        self.held_out = held_out
         self.shards = shards.for_lane()
         self.config = config
         self.tokenizer = tokenizer
@@ -55,13 +66,20 @@ class SourceStream:
                 return draw, noisy
         data = self.config.data
         raise ValueError(
-            f"source {self.source.name}: {most} samples in a row are left out, by its filters, max_images, or because "
-            f"they are longer than data.max_sample_rows ({data.max_sample_rows}) or have more than "
+            f"source {self.source.name}: {most} samples in a row are left out, by its filters, max_images, as held "
+            f"out (validation.mixture), or because they are longer than data.max_sample_rows ({data.max_sample_rows}) or have more than "
             f'modality.*.per_pack pieces; change those or set data.overlong = "window"'
         )
 
     def sample_at(self, draw: int) -> NoisySample | None:
         """The sample of the n-th draw, noised; None if it is left out."""
+        sample = self.clean_sample_at(draw)
+        if sample is None:
+            return None
+        return noise_sample(sample, self.schedule, self.config.flow.condition_dropout_prob, self.laws, self._rng)
+
+    def clean_sample_at(self, draw: int) -> Sample | None:
+        """The same before noising."""
         config, source, rng = self.config, self.source, self._rng
         pass_index, index = self.order.sample_at(draw)
         key = self.shards.name(index)
@@ -73,17 +91,14 @@ class SourceStream:
         if document is None:
             return None
         sample = make_sample(document, task, given, self.prompt, self.tokenizer, config.modality, rng)
-        fitting = fit_sample(sample, config.data.max_sample_rows, self.capacity, config.data.overlong, rng)
-        if fitting is None:
-            return None
-        return noise_sample(fitting, self.schedule, config.flow.condition_dropout_prob, self.laws, rng)
+        return fit_sample(sample, config.data.max_sample_rows, self.capacity, config.data.overlong, rng)
 
 
 Read = Callable[[SourceStream, int, str, str, bool], Document | None]
 
 
 def read_document(stream: SourceStream, index: int, caption: str, without: str, with_features: bool) -> Document | None:
-    """A sample of the stream's source, decoded; None if the source's filters or `max_images` leave it out.
+    """A sample of the stream's source, decoded; None if it is held out, or the source's filters or `max_images` leave it out.
 
     Args:
         index: of the sample in all shards.
@@ -92,6 +107,8 @@ def read_document(stream: SourceStream, index: int, caption: str, without: str, 
         with_features: of pictures, which its task does.
     """
     source, record = stream.source, stream.shards.read(index)
+    if stream.held_out is not None and stream.held_out.has(source.name, stream.shards.key(index), record):
+        return None
     fields = read_fields(record)
     if not all(rule.passes(fields) for rule in source.filters):
         return None

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -15,6 +16,10 @@ from jaxtyping import Bool, Float, Float32
 from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
+
+
+Span = tuple[float, float]  # a part of [0, 1]
+WHOLE: Span = (0.0, 1.0)
 
 
 def keyed_generator(seed: int, pass_index: int, key: str) -> np.random.Generator:
@@ -75,7 +80,12 @@ def noise_sample(
 
 
 def draw_times(
-    sample: Sample, schedule: KeepSchedule, laws: Sequence[TimeLaw], rng: np.random.Generator
+    sample: Sample,
+    schedule: KeepSchedule,
+    laws: Sequence[TimeLaw],
+    rng: np.random.Generator,
+    text_span: Span = WHOLE,
+    piece_span: Span = WHOLE,
 ) -> tuple[float, list[Float[np.ndarray, "_"]]]:
     """Text time and, for each modality, the ages of its pieces at one instant.
 
@@ -83,17 +93,24 @@ def draw_times(
     age means that it is not there yet. Independent: text has a uniform time, every piece one of its modality's law.
     Prompt pieces are clean: age 1. A sample without missing text is at text time 1.
 
+    Args:
+        text_span: where the uniform draw of the text time, or of tau / 2, falls.
+        piece_span: where those of independent pieces' times do.
+
     Source: arXiv:2510.03506 Algorithm 3 and Eq. 28.
     """
     ages = []
     if sample.is_interleaved:
-        extended_time = 2.0 * rng.random()
+        extended_time = 2.0 * _draw_in(text_span, rng.random())
         text_time = min(1.0, extended_time)
     else:
-        text_time = rng.random() if _is_deletable(sample).any() else 1.0
+        text_time = _draw_in(text_span, rng.random()) if is_deletable(sample).any() else 1.0
     for pieces, law in zip(sample.pieces, laws, strict=True):
         draws = rng.random(len(pieces))
-        age = extended_time - schedule.insertion_time(draws) if sample.is_interleaved else law.time(draws, pieces)
+        if sample.is_interleaved:
+            age = extended_time - schedule.insertion_time(draws)
+        else:
+            age = law.time(_draw_in(piece_span, draws), pieces)
         age[~sample.is_target[pieces.token]] = 1.0
         ages.append(age)
     return text_time, ages
@@ -120,8 +137,8 @@ def noise_at(
 
     Source: arXiv:2510.03506, Algorithm 3 lines 2-28, Eq. 2 and 28.
     """
-    is_deletable = _is_deletable(sample)
-    keep = ~is_deletable | (rng.random(sample.tokens.size) < schedule.keep_prob(text_time))
+    can_go = is_deletable(sample)
+    keep = ~can_go | (rng.random(sample.tokens.size) < schedule.keep_prob(text_time))
     for pieces, age in zip(sample.pieces, ages, strict=True):
         keep[pieces.token] = age >= 0.0
     slot = keep.cumsum() - 1  # for each token the last kept one at or before it
@@ -132,8 +149,8 @@ def noise_at(
         is_moving = sample.is_target[present.token] & (time < 1.0)
         noisy.append(noise_pieces(replace(present, token=slot[present.token], time=time), is_moving, rng))
 
-    is_open = is_deletable.copy()
-    is_open[:-1] |= is_deletable[1:]
+    is_open = can_go.copy()
+    is_open[:-1] |= can_go[1:]
     return NoisySample(
         key=sample.key,
         tokens=sample.tokens[keep],
@@ -190,10 +207,16 @@ def without_condition(noisy: NoisySample) -> NoisySample:
     )
 
 
-def _is_deletable(sample: Sample) -> Bool[np.ndarray, "n"]:
+def is_deletable(sample: Sample) -> Bool[np.ndarray, "n"]:
     """Which tokens noising may delete: target text, and target pieces where they are inserted like text."""
-    is_deletable = sample.is_target.copy()
+    can_go = sample.is_target.copy()
     if not sample.is_interleaved:
         for pieces in sample.pieces:
-            is_deletable[pieces.token] = False
-    return is_deletable
+            can_go[pieces.token] = False
+    return can_go
+
+
+def _draw_in(span: Span, draw: Any) -> Any:
+    """Uniform draws of [0, 1) as draws of a part of it; of the whole they stay the same bits."""
+    low, high = span
+    return low + (high - low) * draw

@@ -24,7 +24,7 @@ from oneflow_dist.runtime import log
 from oneflow_dist.signals import StopSignals
 
 PATIENCE = 10.0  # of guard.hang_seconds: the first step compiles and connects, checkpoints and pictures take long
-SLOW_PHASES = ("checkpoint", "sampling")
+SLOW_PHASES = ("validation", "checkpoint", "sampling")
 OWN_PHASES = ("waiting for data", "optimizer step")  # in which a rank waits for no other
 WORTH_A_LINE = 0.05  # of a step's time
 

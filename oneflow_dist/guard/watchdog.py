@@ -25,7 +25,7 @@ RECORDS = "TORCH_FR_DUMP_TEMP_FILE"  # names files with the last collectives, bu
 PHASES = (  # in the order of a step: of two ranks in one step the one in the earlier phase is behind
     *("start", "waiting for data", "waiting for the other ranks", "forward and backward", "optimizer step"),
     "waiting for the device",
-    *("checkpoint", "sampling"),
+    *("validation", "checkpoint", "sampling"),
 )
 T = TypeVar("T")
 Report = tuple[int, int, str, str]  # beat, step, phase, host

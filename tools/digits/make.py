@@ -9,7 +9,7 @@ import numpy as np
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 from oneflow_dist.runtime import run_program
 from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, count_up, load_split
-from tools.shards import encode_png, parse_arguments, write_shards
+from tools.shards import PREFIXES, encode_png, parse_arguments, write_shards
 
 
 def main() -> None:
@@ -21,8 +21,8 @@ def main() -> None:
         rng = np.random.default_rng([args.seed, split == "heldout"])
         pairs = [_make_pair(image, label, rng) for image, label in zip(images, labels, strict=True)]
         documents = [_make_document(images, labels, rng) for _ in range(num_documents)]
-        write_shards(args.folder, f"single-{split}", pairs)
-        write_shards(args.folder, f"count-{split}", documents)
+        write_shards(args.folder, f"single-{split}", pairs, PREFIXES[split])
+        write_shards(args.folder, f"count-{split}", documents, PREFIXES[split])
         texts += [str(files["txt"]) for files in pairs]
         if split == "heldout":  # a picture to describe
             (args.folder / "seven.png").write_bytes(encode_png(images[list(labels).index(7)]))

@@ -11,7 +11,7 @@ from PIL import Image
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 from oneflow_dist.runtime import run_program
 from tools.digits.grammar import WORDS, load_split
-from tools.shards import encode_png, parse_arguments, write_shards
+from tools.shards import PREFIXES, encode_png, parse_arguments, write_shards
 from tools.sounds.variations import DIRECTIONS, RATE, STEPS, scroll, speak
 
 KINDS = {"image": "png", "sound": "wav", "video": "apng"}  # beside text, and how their files end
@@ -27,7 +27,7 @@ def main() -> None:
         for name, make in (("together", _make_document), ("pair", _make_pair)):
             keys = [(args.seed, split == "heldout", name == "pair", index) for index in range(number)]
             samples = [make(pictures, np.random.default_rng(key)) for key in keys]
-            write_shards(args.folder, f"{name}-{split}", samples)
+            write_shards(args.folder, f"{name}-{split}", samples, PREFIXES[split])
         if split == "heldout":  # to describe
             for kind, extension in KINDS.items():
                 data = _encode(kind, 7, pictures, np.random.default_rng(args.seed))
