@@ -67,7 +67,7 @@ def _from_checkpoint(folder: Path, config: Config, wanted: dict[str, Tensor]) ->
     check_same(folder, config, {"model": same})
     there = weights_there(folder, config.init.weights)
     state: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}}
-    taken = {name for name in wanted if name in there}
+    taken = [name for name in wanted if name in there]
     for name in taken:
         table, shape = there[name]
         is_grown = shape != wanted[name].shape
@@ -76,7 +76,7 @@ def _from_checkpoint(folder: Path, config: Config, wanted: dict[str, Tensor]) ->
     for name, value in {**state["model"], **state["ema"]}.items():
         if value is not wanted[name]:
             _put(wanted[name], fit_tokens(name, value, wanted[name].shape, config.run.seed, f"{folder}: {name}"))
-    return taken, [name for name in there if name not in wanted]
+    return set(taken), [name for name in there if name not in wanted]
 
 
 def _from_folder(folder: Path, config: Config, wanted: dict[str, Tensor]) -> tuple[set[str], list[str]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from oneflow_dist.config import RANGES, Config, check_config, load_config, write_config
+from oneflow_dist.config import RANGES, Config, OptimGroup, check_config, group_of, load_config, write_config
 from oneflow_dist.modality import MODALITY_RANGES, ModalityConfig
 from tests.messages import names, naming, refused
 
@@ -282,3 +283,14 @@ def test_the_config_needs_neither_torch_nor_numpy_and_loads_at_once() -> None:
     runs = [run_python(code).splitlines() for _ in range(3)]
     assert {modules for _, modules in runs} == {"[]"}
     assert min(float(seconds) for seconds, _ in runs) < 0.3
+
+
+def test_numbers_of_groups_have_their_ranges_and_the_first_group_that_names_a_parameter_holds(
+    make_config: Callable[..., Config],
+) -> None:
+    with pytest.raises(ValueError, match=naming("optim.group[1].lr_factor", -1.0)):
+        make_config('optim.group=[{names=["a"]}, {names=["b"], lr_factor=-1.0}]')
+    optim = make_config('optim.group=[{names=["blocks.1.*"], frozen=true}, {names=["blocks.*"], lr_factor=0.5}]').optim
+    assert group_of("blocks.1.mlp.down.weight", optim).frozen
+    assert group_of("blocks.0.mlp.down.weight", optim).lr_factor == 0.5
+    assert group_of("embed.weight", optim) == OptimGroup(names=())

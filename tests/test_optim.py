@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from oneflow_dist.config import Config, OptimConfig, load_config, write_config
+from oneflow_dist.config import Config, OptimConfig, OptimGroup, load_config, write_config
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage, clip_divisor, gradient_norm, learning_rate
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.parallel.sharding import reshard
+from oneflow_dist.parallel.sharding import freeze, reshard
 from oneflow_dist.stored_tensors import named_leaves
 from oneflow_dist.training import build_model
 from tests.launching import Launcher
@@ -77,11 +78,41 @@ def test_a_skipped_step_moves_nothing_whatever_its_gradients_are(
         assert torch.equal(value, before[name]), name
 
 
+def test_groups_learn_at_their_factors_and_what_is_frozen_has_neither_moments_nor_average(
+    make_model: Callable[..., OneFlow], make_config: Callable[..., Config]
+) -> None:
+    """At the first step AdamW moves a weight without decay by lr, whatever its gradient is."""
+    groups = (
+        OptimGroup(names=("heads.*", "*.norm.weight"), lr_factor=0.5, decay_factor=0.0),
+        OptimGroup(names=("embed*", "heads.zero*"), frozen=True),  # heads.zero belongs to the first
+        OptimGroup(names=("blocks.0.*",), decay_factor=2.0),
+    )
+    config = make_config()
+    config = dataclasses.replace(config, optim=dataclasses.replace(OPTIM, weight_decay=1.0, group=groups))
+    model = make_model(config)
+    freeze(model, config)
+    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, 0.9)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == {"embed.weight"}
+    assert (
+        optimizer.first_moments.keys() == ema.tensors.keys() == dict(model.named_parameters()).keys() - {"embed.weight"}
+    )
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in optimizer.weights.values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(0.01, ONE, NO_SKIP)
+    for name, parameter in model.named_parameters():
+        first_group = name.startswith("heads.") or name.endswith(".norm.weight")
+        lr = 0.0 if name == "embed.weight" else 0.005 if first_group else 0.01
+        decay = 0.0 if first_group or parameter.ndim < 2 else 2.0 if name.startswith("blocks.0.") else 1.0
+        expected = before[name] * (1.0 - lr * decay) - lr
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
 def step_often(config_path: str, num_steps: int) -> int:
     """By how many Python objects this process has grown over so many steps of the optimizer and the average."""
     config = load_config(config_path)
     model = build_model(config, make_mesh(config, dist.get_world_size(), "cpu"), torch.device("cpu"))
-    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, 0.9)
+    optimizer, ema = make_optimizer(model, config), MovingAverage(model, 0.9)
 
     def make_steps(count: int) -> None:
         for step in range(1, count + 1):
@@ -99,12 +130,31 @@ def step_often(config_path: str, num_steps: int) -> int:
     return len(gc.get_objects()) - before
 
 
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
 def test_two_hundred_steps_of_sharded_weights_leave_no_objects_behind(
-    launcher: Launcher, make_config: Callable[..., Config], tmp_path: Path
+    launcher: Launcher, make_config: Callable[..., Config], tmp_path: Path, matrices: str
 ) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(write_config(make_config()))
+    path.write_text(write_config(make_config(f"optim.matrices={matrices}")))
     assert all(grown < 100 for grown in launcher.call(2, step_often, str(path), 200))  # less than one in two steps
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "expected"),
+    [
+        ("wsd", 4, 2.0),
+        ("wsd", 15, 2.0),
+        ("wsd", 17, 2.0 * (0.1 + 0.9 * 3 / 5)),
+        ("wsd", 20, 0.2),
+        ("inverse_sqrt", 2, 1.0),
+        ("inverse_sqrt", 9, 2.0 * 2.0 / 3.0),
+        ("inverse_sqrt", 18, 2.0 * math.sqrt(4 / 18) * (0.1 + 0.9 * 2 / 5)),
+        ("constant", 20, 2.0),
+    ],
+)
+def test_schedules_that_end_in_a_line(schedule: str, step: int, expected: float) -> None:
+    config = dataclasses.replace(OPTIM, lr_schedule=schedule, decay_steps=5)
+    assert learning_rate(step, 20, config) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,31 @@ def test_an_interval_has_the_ends_that_its_brackets_say(
     for value in [*outside, math.nan]:
         with pytest.raises(ValueError, match=naming("a.b", value, interval)):
             check_range("a.b", value, interval)
+
+
+@dataclass(frozen=True)
+class Entry:
+    names: tuple[str, ...]
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class WithEntries:
+    size: int
+    entry: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True)
+class Whole:
+    part: WithEntries
+
+
+def test_a_list_of_tables_reads_back_equal_and_what_is_wrong_in_it_is_named() -> None:
+    whole = Whole(WithEntries(3, (Entry(("a.*", "b")), Entry((), 2.5))))
+    text = write_tables(whole)
+    assert text.count("[[part.entry]]") == 2
+    assert read_tables(Whole, tomllib.loads(text)) == whole
+    assert read_tables(Whole, tomllib.loads(write_tables(Whole(WithEntries(3))))) == Whole(WithEntries(3))
+    for wrong, named in (("names=['a'], factr=1.0", "part.entry[0].factr"), ("factor=1.0", "part.entry[0].names")):
+        with pytest.raises(ValueError, match=naming(named)):
+            read_tables(Whole, tomllib.loads(f"[part]\nsize=1\nentry=[{{{wrong}}}]"))

@@ -202,7 +202,7 @@ def from_llama(
             yield name, _joined(name, {part: stored[part] for part in there}, config.model, where)
         elif there[0] in stored:
             yield name, fit_tokens(name, stored[there[0]], shape, config.run.seed, f"{where}: {there[0]}")
-        elif re.fullmatch(r"adapters\.\w+\.norm\.weight", name) and last_norm is not None and last_norm.shape == shape:
+        elif re.fullmatch(r"adapters\..+\.norm\.weight", name) and last_norm is not None and last_norm.shape == shape:
             yield name, last_norm
 
 

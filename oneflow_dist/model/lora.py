@@ -23,7 +23,7 @@ class Lora(nn.Module):
 
     Dropout keeps each of a row's r values or makes it 0: a mask of x would take longer than the products. Its draws
     belong to the pack, the product and the row, so they are the same on any layout and when a block is computed again.
-    Nothing is dropped where no gradient is taken. Over a tensor axis `up` is cut as outputs are, `down` as inputs are.
+    Nothing is dropped where no gradient is taken, or in `eval`. Over a tensor axis `up` is cut as outputs are, `down` as inputs are.
 
     Source: arXiv:2106.09685.
     """
@@ -36,7 +36,7 @@ class Lora(nn.Module):
 
     def forward(self, x: Float[Tensor, "N D"], draw: Int64[Tensor, ""] | None) -> Float[Tensor, "N n"]:
         inner = F.linear(x, local_part(self.down))
-        if self.dropout > 0.0 and torch.is_grad_enabled():
+        if self.dropout > 0.0 and self.training and torch.is_grad_enabled():
             assert draw is not None, "dropout needs the draw of the pack"
             inner = inner * self._keep(inner, draw)
         return F.linear(inner, local_part(self.up)) * self.scale

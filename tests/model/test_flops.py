@@ -10,10 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oneflow_dist.config import Config, load_config
+from oneflow_dist.config import Config, LoraConfig, OptimGroup, load_config
 from oneflow_dist.containers import Counts, PackedPieces
-from oneflow_dist.model.flops import describe, flops_by_part, num_parameters, step_flops, training_flops
+from oneflow_dist.model.flops import (
+    describe,
+    describe_parameters,
+    flops_by_part,
+    num_parameters,
+    step_flops,
+    training_flops,
+)
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.parallel.sharding import freeze
 from tests.modalities import overrides, packed
 
 
@@ -148,3 +156,29 @@ def test_a_description_names_every_part_and_its_size(config: Config) -> None:
     assert sum(sizes.values()) == total
     assert "rows per step         2,048  (1 packs)" in lines
     assert "384 pieces (image) of 4 rows" in lines[-1]
+
+
+def test_frozen_weights_have_no_gradient_and_a_lora_its_own_products(llama_1b: Config) -> None:
+    """Against the shapes that torch makes of it: forward, gradient of the input, and of what is trained."""
+    half = OptimGroup(names=("blocks.[02468].*", "blocks.1[024].*", "embed.weight"), frozen=True)
+    frozen = replace(llama_1b, optim=replace(llama_1b.optim, group=(half,)))
+    weights = 973_078_528
+    assert training_flops(frozen, 1, 0, 0) == 6 * weights / 2 + 4 * weights / 2
+    assert training_flops(frozen, 0, 0, 1) == 6 * 2048 * 128256  # the unembedding of its own is trained
+    lora = replace(llama_1b, lora=LoraConfig(rank=16))
+    with torch.device("meta"):
+        model = OneFlow(lora)
+    beside = sum(p.numel() for name, p in model.named_parameters() if ".lora." in name)
+    assert training_flops(lora, 1, 0, 0) == 4 * weights + 6 * beside
+
+
+def test_a_description_tells_what_is_trained(make_config: Callable[..., Config]) -> None:
+    config = make_config("lora.rank=2", 'optim.group=[{names=["embed*"], frozen=true}]')
+    model = OneFlow(config)
+    freeze(model, config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert f"{num_parameters(model):,} parameters, {trained:,} of them" in describe_parameters(model)
+    text = describe(model, config)
+    of_blocks = sum(p.numel() for p in model.blocks.parameters() if p.requires_grad)
+    assert f"{of_blocks:,} trained" in text
+    assert "frozen" in next(line for line in text.splitlines() if "embed" in line)

@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.model.initialization import all_indices, first_value
 from oneflow_dist.model.llama import (
     OWN,
     check_llama_config,
     from_llama,
     from_llama_config,
     grow_tokens,
+    join_product,
+    split_product,
     stored_names,
     stored_tensors,
     to_llama_config,
@@ -160,42 +161,46 @@ def test_a_table_without_a_needed_key_is_refused(key: str, config: Config) -> No
         from_llama_config(table, "config.json")
 
 
-def test_first_weights_are_llamas_and_for_the_rest_those_of_a_run_from_nothing(any_config: Config) -> None:
+def test_first_weights_are_llamas_and_for_the_rest_there_are_none(any_config: Config) -> None:
     stored, shapes = llama_tensors(any_config), shapes_of(any_config)
-    tensors, new = from_llama(stored, shapes, any_config, "llama")
-    assert {name: tensor.shape for name, tensor in tensors.items()} == shapes
-    seed, num_layers = any_config.run.seed, any_config.model.num_layers
+    tensors = dict(from_llama(stored, shapes, any_config, "llama"))
+    assert all(tensor.shape == shapes[name] for name, tensor in tensors.items())
     for name, tensor in tensors.items():
         if name in READS_THE_STREAM:
             assert tensor is stored["model.norm.weight"]
-        elif name in new:
-            assert torch.equal(tensor, first_value(name, shapes[name], seed, num_layers, all_indices(shapes[name])))
         elif len(there := stored_names(name)) == 1:
             assert tensor is stored[there[0]]  # not even copied
         else:
             parts = stored_tensors(name, tensor, any_config.model)
             assert parts.keys() == set(there)
             assert all(torch.equal(part, stored[n]) for n, part in parts.items())
-    others = [there for name in shapes.keys() - set(new) for there in stored_names(name)]
-    assert len(others) == len(stored) + len(READS_THE_STREAM)
-    parts = ("image.unet.last", "sound.velocity.last", "image.time", "heads.zero", "modulation")
-    assert all(part in " ".join(new) for part in parts)
+    taken = [there for name in tensors for there in stored_names(name)]
+    assert len(taken) == len(stored) + len(READS_THE_STREAM)
+    new = " ".join(shapes.keys() - tensors.keys())
+    assert all(part in new for part in ("image.unet.last", "sound.velocity.last", "image.time", "heads.zero"))
 
 
 def test_a_folder_of_our_own_brings_all_of_its_weights(any_config: Config) -> None:
-    stored = as_stored(any_config)
-    tensors, new = from_llama(stored, shapes_of(any_config), any_config, "own")
-    assert new == []
+    stored, shapes = as_stored(any_config), shapes_of(any_config)
+    tensors = dict(from_llama(stored, shapes, any_config, "own"))
+    assert tensors.keys() == shapes.keys()
     for name, tensor in tensors.items():
         for there, part in stored_tensors(name, tensor, any_config.model).items():
             assert torch.equal(part, stored[there]), there
+
+
+def test_a_product_is_cut_into_its_matrices_and_joined_again(config: Config) -> None:
+    for name, shape in shapes_of(config).items():
+        weight = torch.randn(shape)
+        parts = split_product(name, weight, config.model)
+        assert torch.equal(join_product(name, parts, config.model), weight)
+        assert len(parts) == (3 if "qkv" in name else 2 if "gate_up" in name else 1)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ("drop", (1, "model.layers.1.mlp.up_proj.weight")),
-        ("add", (1, "oneflow.heads.other.weight", "[heads]", "[modality]")),
         ("cut", ("model.layers.1.mlp.up_proj.weight", "[48, 31]", "[48, 32]")),
         ("narrow", ("model.embed_tokens.weight", "[512, 31]", "embed.weight", "[512, 32]")),
     ],
@@ -205,14 +210,12 @@ def test_tensors_that_do_not_fit_are_named(change: str, named: tuple[object, ...
     match change:
         case "drop":
             del stored[name]
-        case "add":
-            stored["oneflow.heads.other.weight"] = torch.zeros(1)
         case "cut":
             stored[name] = stored[name][:, 1:]
         case "narrow":
             stored["model.embed_tokens.weight"] = stored["model.embed_tokens.weight"][:, 1:]
     with pytest.raises(ValueError, match=naming("llama", *named)):
-        from_llama(stored, shapes_of(config), config, "llama")
+        list(from_llama(stored, shapes_of(config), config, "llama"))
 
 
 def test_new_tokens_lie_near_the_mean_of_the_known_ones_and_differ() -> None:
@@ -230,7 +233,7 @@ def test_new_tokens_lie_near_the_mean_of_the_known_ones_and_differ() -> None:
 
 def test_embedding_and_unembedding_grow_to_the_configs_vocabulary(make_config: Callable[..., Config]) -> None:
     stored, config = llama_tensors(make_config()), make_config("model.vocab_size=600")
-    tensors, _ = from_llama(stored, shapes_of(config), config, "llama")
+    tensors = dict(from_llama(stored, shapes_of(config), config, "llama"))
     for name in ("embed.weight", "unembed.weight"):
         assert tensors[name].shape == (600, 32)
         assert torch.equal(tensors[name][:512], stored[stored_names(name)[0]])

@@ -20,7 +20,7 @@ from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import count_once, cut_weights, sync_gradients, use_float8
+from oneflow_dist.parallel.sharding import count_once, cut_weights, freeze, sync_gradients, use_float8
 from oneflow_dist.training import agree, build_model, compute_gradients
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
@@ -372,3 +372,14 @@ def test_gradients_are_reduced_over_shards_in_every_microbatch_and_over_replicas
 
 def test_a_model_that_is_not_sharded_has_no_gradients_to_reduce(config: Config) -> None:
     sync_gradients(OneFlow(config), is_last=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"), [("block.*", ("optim.group", "'block.*'")), ("*", ("optim.group", "frozen"))]
+)
+def test_groups_that_name_nothing_or_leave_nothing_are_refused(
+    make_config: Callable[..., Config], pattern: str, named: tuple[str, ...]
+) -> None:
+    config = make_config(f'optim.group=[{{names=["{pattern}"], frozen=true}}]')
+    with pytest.raises(ValueError, match=naming(*named)):
+        freeze(OneFlow(config), config)

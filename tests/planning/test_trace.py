@@ -14,6 +14,7 @@ import torch.distributed as dist
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.guard.guard import Guard
+from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh
 from oneflow_dist.parallel.sharding import count_once
@@ -27,6 +28,11 @@ from tests.messages import naming
 from tests.modalities import SOUND, UNET, VISION
 
 CPU = torch.device("cpu")
+ADAPTED = [
+    "lora.rank=8",
+    'lora.products=["attention.qkv", "mlp.gate_up"]',
+    'optim.group=[{names=["embed*"], frozen=true}]',
+]
 Measured = tuple[dict[str, int], dict[tuple[str, str, int], int], int]
 
 
@@ -51,7 +57,7 @@ def measure(config_path: str) -> Measured:
     config = load_config(config_path)
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, CPU)
-    optimizer, ema = AdamW(model, config.optim), MovingAverage(model, config.optim.ema_decay)
+    optimizer, ema = make_optimizer(model, config), MovingAverage(model, config.optim.ema_decay)
     batches = [count_once(full_pack(config), model.axis)] * packs_of_rank(config, data_rank(mesh)[1])
     for step in (1, 2):
         before = collectives_so_far()
@@ -94,6 +100,7 @@ def by_name(trace: Trace) -> dict[tuple[str, str, int], int]:
             (*SOUND, *VISION, *UNET, "parallel.replicate=2", "data.rows_per_pack=512"),
             id="replicate 2 shard 2, a U-Net of images, sounds, features",
         ),
+        pytest.param((*ADAPTED, "optim.matrices=muon", "parallel.tensor=2"), id="shard 2 tensor 2, a part is trained"),
     ],
 )
 def test_four_real_ranks_hold_and_send_exactly_what_is_planned(
@@ -139,9 +146,17 @@ def _status(field: str) -> int:
     raise AssertionError(field)
 
 
-@pytest.mark.parametrize(("precision", "checkpointing"), [("fp32", "none"), ("fp32", "selective"), ("bf16", "full")])
+@pytest.mark.parametrize(
+    ("precision", "checkpointing", "adapted"),
+    [("fp32", "none", []), ("fp32", "selective", ADAPTED), ("bf16", "full", [])],
+    ids=["all is kept", "a part is trained", "bf16, all is computed again"],
+)
 def test_the_planned_peak_is_what_a_process_grows_by(
-    launcher: Launcher, debug: Callable[..., tuple[str, Config]], precision: str, checkpointing: str
+    launcher: Launcher,
+    debug: Callable[..., tuple[str, Config]],
+    precision: str,
+    checkpointing: str,
+    adapted: list[str],
 ) -> None:
     sizes = {"width": 256, "num_layers": 8, "mlp_width": 1024, "vocab_size": 4096}
     room = {"rows_per_pack": 4096, "tokens_per_pack": 4096, "bag_tokens_per_pack": 1024, "sequences_per_pack": 65}
@@ -151,6 +166,7 @@ def test_the_planned_peak_is_what_a_process_grows_by(
         "modality.image.per_pack=16",
         f"train.precision='{precision}'",
         f"train.activation_checkpointing={checkpointing}",
+        *adapted,
     ]
     small, _ = debug(*way)
     path, config = debug(

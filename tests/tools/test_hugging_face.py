@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from oneflow_dist.first_weights import map_tensors
 from tests.launching import Run
 from tools import hugging_face
 
@@ -32,13 +33,13 @@ def test_large_models_are_cut_into_files_with_an_index(
         tensors |= own
     assert tensors.keys() == index["weight_map"].keys()
     assert index["metadata"]["total_size"] == hugging_face.num_bytes(tensors)
-    mapped = hugging_face.map_tensors(tmp_path / "out")
+    mapped = map_tensors(tmp_path / "out")
     assert all(torch.equal(mapped[name], tensor) for name, tensor in tensors.items())
     llama = LlamaForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.equal(llama.model.norm.weight, tensors["model.norm.weight"])
     files[1].unlink()
     with pytest.raises(ValueError, match=rf"^{files[1]}: no such file; copy the folder of the model again"):
-        hugging_face.map_tensors(tmp_path / "out")
+        map_tensors(tmp_path / "out")
 
 
 def test_a_folder_that_could_not_be_finished_does_not_exist(
