@@ -21,8 +21,8 @@ from tools.stages.pictures import read_digits
 from tools.stages.shapes import COLOURS
 from tools.vqa.evaluate import ask, judge, normalize, wilson
 
-QUESTIONS = "configs/data/stages/heldout.yaml"  # sources whose answers are compared as they are
-DESCRIBED = "configs/data/stages/heldout_described.yaml"
+QUESTIONS = "configs/data/stages/questions_heldout.yaml"  # sources whose answers are compared as they are
+DESCRIBED = "configs/data/stages/described_heldout.yaml"
 FEW_STEPS = {"steps": 8, "guidance": 1.0}  # of the sampler: enough for a few words; pictures take those of the config
 NUM_DRAWN = 60  # digits on request
 COUNT = "count from two to four"

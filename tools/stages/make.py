@@ -23,7 +23,7 @@ from oneflow_dist.data.tokenizer import train_ranks, write_ranks
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
 from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
-from tools.shards import write_shards
+from tools.shards import PREFIXES, write_shards
 from tools.stages.conversations import SYSTEM, Files, count_from, count_row, describe, draw, talk
 from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, shrink
 from tools.stages.shapes import Asked, ask_vqa, caption_of
@@ -57,7 +57,7 @@ def main() -> None:
     for split in SPLITS:
         for name, samples in make_sets(split, args.text, args.pictures, args.nlvr):
             chosen = list(itertools.islice(samples, args.samples))
-            write_shards(args.folder, f"{name}-{split}", chosen)
+            write_shards(args.folder, f"{name}-{split}", chosen, PREFIXES[split])
             texts += [text for files in chosen for text in _texts_of(files)] if split == "train" else []
     write_ranks(args.folder / "words.tiktoken", train_ranks(texts, VOCABULARY))  # last: it stands for all
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 SMOOTH = 20  # steps of which a curve shows the mean
 COLUMNS = 12
+HELD_OUT = re.compile(r"validation_ema/\w+/loss")  # of a source
 
 
 def draw_page(
@@ -44,9 +46,9 @@ def _draw_losses(axis: Any, stage: str, curves: dict[str, list[float]]) -> None:
     width = min(SMOOTH, len(curves["step"]))
     mean = np.convolve(curves["loss"], np.ones(width) / width, "valid")
     axis.plot(curves["step"][width - 1 :], mean, label=f"training, mean of {width}", linewidth=1)
-    for name in sorted(curves):
-        if name.startswith("validation") and f"{name}/step" in curves:
-            axis.plot(curves[f"{name}/step"], curves[name], marker="o", markersize=3, linewidth=1, label=name)
+    for name in filter(HELD_OUT.fullmatch, sorted(curves)):
+        label = f"held out: {name.split('/')[1]}"
+        axis.plot(curves[f"{name}/step"], curves[name], marker="o", markersize=3, linewidth=1, label=label)
     axis.set_title(stage)
     axis.set_xlabel("step")
     axis.legend(frameon=False, fontsize=6)

@@ -12,7 +12,7 @@ from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
 
 STAGES = ("a_text", "b_images", "c_mixed", "d_instruct")
-TEXT = "configs/data/stages/heldout_text.yaml"
+TEXT = "configs/data/stages/a_text_heldout.yaml"
 
 
 def main() -> None:

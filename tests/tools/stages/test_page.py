@@ -15,7 +15,7 @@ def test_a_page_is_drawn_of_any_number_of_stages_and_examples(tmp_path: Path) ->
     """With and without validation, given pictures and pictures in answers, and answers of words alone."""
     curves = {
         "a_text": CURVE,
-        "b_images": CURVE | {"validation/text": [1.5], "validation/text/step": [3.0]},
+        "b_images": CURVE | {"validation_ema/text/loss": [1.5], "validation_ema/text/loss/step": [3.0]},
     }
     report = {
         "questions": {"rows": {**FOUND, "blind": FOUND, "commonest": 0.25}},
