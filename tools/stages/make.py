@@ -25,7 +25,7 @@ from oneflow_dist.toml import check_range
 from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
 from tools.shards import PREFIXES, write_shards
 from tools.stages.conversations import SYSTEM, Files, count_from, count_row, describe, draw, talk
-from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, shrink
+from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, shrink, turn
 from tools.stages.shapes import Asked, ask_vqa, caption_of
 from tools.stages.texts import ask_of, cut_documents
 from tools.vqa.make import SPLITS, find_package
@@ -68,30 +68,33 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     theirs = "val" if is_held_out else "train"
     sections = [dict(read_fields(record)) for record in _read(text.format(theirs))]
     yield "text", ({"txt": document} for fields in sections for document in cut_documents(fields))
-    yield "answers", _shuffled(talk([turn]) for fields in sections for turn in ask_of(fields))
+    yield "answers", _shuffled(talk([each]) for fields in sections for each in ask_of(fields))
 
     images, labels = load_split(split)
     rngs = np.random.default_rng([0, is_held_out]).spawn(6)  # a set's samples do not depend on how many another has
     captions = [CAPTIONS[rngs[0].integers(len(CAPTIONS))].format(WORDS[label]) for label in labels]
     asked = ask_vqa(find_package("tools/stages/make.py"), SPLITS[split])
-    pairs = {
-        "named": [_read_pair(record) for record in _read(pictures.format(theirs))],
-        "digits": [(enlarge(image, SIDE), caption) for image, caption in zip(images, captions, strict=True)],
-        "drawn": [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))],
-    }
-    small = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
-    for name, of_name in (pairs | {"small": small}).items():
-        yield name, ({"png": picture, "txt": caption} for picture, caption in of_name)
+    said = [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))]
+    named = [_read_pair(record) for record in _read(pictures.format(theirs))]
+    drawn = [(shrink(picture, SIDE), caption) for picture, caption in said]
+    digits = [(enlarge(image, SIDE), caption) for image, caption in zip(images, captions, strict=True)]
+    seen = [(shrink(picture, SMALL), caption) for picture, caption in said]
+    read = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
+    yield "named", _pairs(named)
+    yield "drawn", _pairs(drawn)
+    yield "digits", _pairs(digits)
+    ways = range(1 if is_held_out else 8)  # a shape keeps its name
+    yield "drawn16", _pairs(_shuffled((turn(picture, way), caption) for picture, caption in seen for way in ways))
+    yield "digits16", _pairs(read)
     number = MADE // 8 if is_held_out else MADE
     yield "count", (_count(images, labels, rngs[1]) for _ in range(number // 3))
 
     yield "vqa", _shuffled(_ask_each(asked, is_held_out))
     yield "nlvr", _shuffled(_ask_nlvr(nlvr, is_held_out))
     yield "rows", (count_row(images, labels, rngs[2], is_held_out) for _ in range(number))
-    every = _shuffled(itertools.chain(*pairs.values()))
-    yield "describe", (describe(*pair, rngs[3]) for pair in every)
-    counted = (count_from(images, labels, rngs[4]) for _ in range(len(every) // 4))
-    yield "draw", _shuffled(itertools.chain((draw(*pair, rngs[5]) for pair in every), counted))
+    yield "describe", (describe(*pair, rngs[3]) for pair in _shuffled(named + seen + read))
+    counted = [count_from(images, labels, rngs[4]) for _ in range(number // 6)]
+    yield "draw", _shuffled([draw(*pair, rngs[5]) for pair in named + drawn + digits] + counted)
 
 
 def _read(pattern: str) -> Iterator[ShardRecord]:
@@ -105,7 +108,11 @@ def _read_pair(record: ShardRecord) -> tuple[bytes, str]:
     text = next((segment.text for segment in read_segments(record, {}) if segment.text), None)
     if text is None or "png" not in record.files:
         raise ValueError(f"sample {record.key}: not a PNG with its caption; name shards of such pairs")
-    return shrink(record.files["png"]), text
+    return shrink(record.files["png"], SIDE), text
+
+
+def _pairs(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Files]:
+    return ({"png": picture, "txt": caption} for picture, caption in pairs)
 
 
 def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Files:
@@ -118,12 +125,13 @@ def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
-    """Every question of easy-VQA's split; a held-out one by itself."""
+    """Every question of easy-VQA's split; in training the picture lies in any of 8 ways, a held-out one is as it is."""
     rng = random.Random(0)
-    for picture, turns in asked:
-        is_one = not is_held_out and rng.random() < SEVERAL
-        for group in [turns] if is_one else [[turn] for turn in turns]:
-            yield talk(group, [picture], SYSTEM if rng.random() < 0.1 else "")
+    for large, turns in asked:
+        picture, is_one = shrink(large, SMALL), not is_held_out and rng.random() < SEVERAL
+        for group in [turns] if is_one else [[each] for each in turns]:
+            way = 0 if is_held_out else rng.randrange(8)
+            yield talk(group, [turn(picture, way)], SYSTEM if rng.random() < 0.1 else "")
 
 
 def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
@@ -133,8 +141,8 @@ def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
         raise ValueError(f"--nlvr: {pattern} is one shard; name several, since the last one is held out")
     for record in itertools.chain.from_iterable(map(_read, shards[-1:] if is_held_out else shards[:-1])):
         fields = read_fields(record)
-        turn = (f"is this true? {fields['sentence']}", str(fields["label"]).lower())
-        yield talk([turn], cut_boxes(record.files["png"]))
+        asked = (f"is this true? {fields['sentence']}", str(fields["label"]).lower())
+        yield talk([asked], cut_boxes(record.files["png"]))
 
 
 def _shuffled(samples: Iterable[T]) -> list[T]:

@@ -11,14 +11,21 @@ from tools.digits.grammar import read_images
 from tools.shards import encode_png
 
 SIDE = 32  # pixels of a picture that a model paints
-SMALL = 16  # of a digit in a row: four rows of the trunk
+SMALL = 16  # of a digit or a drawing that is only looked at: four rows of the trunk, so that many fit into a step
 NUM_BOXES = 3  # of an NLVR picture, side by side and two thirds of it
 
 
-def shrink(png: bytes) -> bytes:
-    """A picture as `SIDE` x `SIDE` RGB pixels."""
+def shrink(png: bytes, side: int) -> bytes:
+    """A picture as `side` x `side` RGB pixels."""
     with Image.open(io.BytesIO(png)) as picture:
-        return _encode(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+        return _encode(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+
+
+def turn(png: bytes, orientation: int) -> bytes:
+    """A square picture in one of the 8 ways to lay it on a square; 0 is as it is."""
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.rot90(np.asarray(picture), orientation % 4)
+    return encode_png(np.ascontiguousarray(pixels if orientation < 4 else pixels[:, ::-1]))
 
 
 def cut_boxes(png: bytes) -> list[bytes]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tools.stages.pictures import shrink
-
 Asked = list[tuple[bytes, list[tuple[str, str]]]]  # a picture, and its questions with their answers
 COLOURS = ("red", "green", "blue", "black", "gray", "teal", "brown", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")
 
 
 def ask_vqa(package: Any, split: str) -> Asked:
-    """The pictures of a split of easy-VQA, each with all its questions."""
+    """The pictures of a split of easy-VQA, PNGs of 64x64 pixels, each with all its questions."""
     paths = getattr(package, f"get_{split}_image_paths")()
     turns: dict[int, list[tuple[str, str]]] = {}
     for question, answer, number in zip(*getattr(package, f"get_{split}_questions")(), strict=True):
         turns.setdefault(number, []).append((question, answer))
-    return [(shrink(Path(paths[number]).read_bytes()), asked) for number, asked in turns.items()]
+    return [(Path(paths[number]).read_bytes(), asked) for number, asked in turns.items()]
 
 
 def caption_of(turns: list[tuple[str, str]]) -> str:

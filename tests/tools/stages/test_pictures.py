@@ -9,7 +9,7 @@ from PIL import Image
 from oneflow_dist.data.codec import pixels_to_latent
 from tests.precompute.making import encode, picture
 from tools.digits.grammar import load_split
-from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, read_digits, shrink
+from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, read_digits, shrink, turn
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -18,9 +18,18 @@ def pixels(png: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
+@pytest.mark.parametrize("side", [SIDE, SMALL])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_pictures_become_one_size_in_colour(mode: str) -> None:
-    assert pixels(shrink(encode(picture(0, 72, 96, mode)))).shape == (SIDE, SIDE, 3)
+def test_pictures_become_one_size_in_colour(mode: str, side: int) -> None:
+    assert pixels(shrink(encode(picture(0, 72, 96, mode)), side)).shape == (side, side, 3)
+
+
+def test_a_picture_lies_in_eight_ways_and_the_first_is_its_own() -> None:
+    png = encode(picture(0))
+    ways = [pixels(turn(png, way)) for way in range(8)]
+    assert np.array_equal(ways[0], pixels(png))
+    assert len({way.tobytes() for way in ways}) == 8
+    assert all(np.array_equal(np.sort(way, axis=None), np.sort(ways[0], axis=None)) for way in ways)
 
 
 def test_boxes_are_cut_where_they_lie() -> None:
