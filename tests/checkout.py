@@ -23,11 +23,13 @@ from torch.distributed.run import parse_args
 
 from oneflow_dist.config import load_config
 from oneflow_dist.data.loader import packs_of_rank
+from oneflow_dist.data.tokenizer import write_ranks
 from oneflow_dist.model.llama import to_llama_config
 from oneflow_dist.parallel.mesh import check_tensor_axis, mesh_shape
 from tests.documents import ROOT, Command, read_command
 from tests.launching import ENVIRONMENT, Finished, Launcher
 from tests.precompute.making import document, encode, picture, write_tar
+from tools.stages.report import STAGES
 
 NUM_RANKS = 2  # of what torchrun starts
 WORDS = {
@@ -41,6 +43,12 @@ WORDS |= {"ADDRESS": "file://data/digits/single-train-000000.tar", "~/": ""}  # 
 # What the sizes of a cluster are cut to. What its ranks have to divide stays as it is: heads, rows and packs of plans.
 BIG = {f"configs/oneflow_{size}.toml" for size in ("1b", "3b", "8b")}
 MODEL = ("model.width=256", "model.num_layers=2", "model.mlp_width=256", "model.vocab_size=1024")
+CUT = {  # the config of a trunk that has nine heads
+    "configs/smollm2.toml": (
+        *("model.width=36", "model.num_layers=2", "model.mlp_width=48", "model.vocab_size=512"),
+        *("validation.samples=2", "validation.every_steps=2"),
+    )
+}
 PACKS = ("data.rows_per_pack=1024", "data.tokens_per_pack=512", "data.bag_tokens_per_pack=512")
 PACKS += ("modality.image.per_pack=4", "data.window_samples=8", "data.workers=0")
 RUN = (*MODEL, *PACKS, "data.packs_per_step=2", "train.compile=false", "metrics.wandb=off")
@@ -74,6 +82,9 @@ WAYS = {
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
+    "tools/stages/report.py": Way(
+        ("--questions=2",), needs=" ".join(["data/stages", *(f"runs/stages/{stage}" for stage in STAGES)])
+    ),
     "tools/smollm2.py": Way(code=2, says="pip install gguf"),  # neither package is installed for tests
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),
@@ -214,6 +225,7 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
         added += way.adds_if_big
     if "--check" in words and program == "tools.benchmark kernels":
         way = dataclasses.replace(way, code=1)  # no job, so nothing is found right
+    added += tuple(cut for path in CUT.keys() & set(words) for cut in CUT[path])
     if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
         added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
     return way, Command(command.program, (*words, *added), command.environment), num_ranks
@@ -320,6 +332,15 @@ def write_llama(folder: Path) -> None:
     LlamaForCausalLM(LlamaConfig(**to_llama_config(config, torch.float32))).save_pretrained(folder)
 
 
+def write_smollm2(folder: Path) -> None:
+    """What tools/smollm2.py writes, of the size that its config is cut to, with a vocabulary of bytes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = load_config(ROOT / "configs/smollm2.toml", list(CUT["configs/smollm2.toml"]))
+    LlamaForCausalLM(LlamaConfig(**to_llama_config(config, torch.float32))).save_pretrained(folder)
+    write_ranks(folder / "words.tiktoken", {bytes([value]): value for value in range(256)})
+
+
 def init_git(folder: Path) -> None:
     """An empty repository."""
     subprocess.run(["git", "init", "--quiet", folder.parent], check=True)
@@ -332,6 +353,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/openstax": write_documents,
     "data/nlvr": write_statements,
     "Llama-3.2-1B": write_llama,
+    "data/smollm2": write_smollm2,
     ".git": init_git,
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",
@@ -348,6 +370,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
+    **{f"runs/stages/{stage}": rf"train configs/stages/{stage}\.toml" for stage in STAGES},
     "runs/from_llama": r"export\.py checkpoint .*=runs/from_llama$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",

@@ -24,7 +24,6 @@ from tools.vqa.evaluate import ask, judge, normalize, wilson
 QUESTIONS = "configs/data/stages/questions_heldout.yaml"  # sources whose answers are compared as they are
 DESCRIBED = "configs/data/stages/described_heldout.yaml"
 FEW_STEPS = {"steps": 8, "guidance": 1.0}  # of the sampler: enough for a few words; pictures take those of the config
-NUM_DRAWN = 60  # digits on request
 COUNT = "count from two to four"
 Example = tuple[list[np.ndarray], str, list[str | np.ndarray]]  # pictures and a question, and what was answered
 
@@ -112,9 +111,9 @@ def describe_pictures(speaker: Speaker, number: int) -> tuple[dict[str, dict[str
     return counted, [example for kind in shown for example in shown[kind][:2]]
 
 
-def draw_pictures(speaker: Speaker) -> tuple[dict[str, dict[str, Any]], list[Example]]:
+def draw_pictures(speaker: Speaker, number: int) -> tuple[dict[str, dict[str, Any]], list[Example]]:
     """Pictures on request: how many show the digit that was asked for, and some to look at."""
-    digits = [number % 10 for number in range(NUM_DRAWN)]
+    digits = [place % 10 for place in range(number)]
     asked = [f"draw a handwritten {WORDS[digit]}" for digit in digits] + ["draw a red circle", COUNT]
     prompts = [speaker.ask(text) for text in asked]
     canvases = speaker.write(prompts)
@@ -124,7 +123,7 @@ def draw_pictures(speaker: Speaker) -> tuple[dict[str, dict[str, Any]], list[Exa
         right.append(len(seen) == 1 and int(seen[0]) == digit)
     answers = [speaker.answered(canvas, prompt) for canvas, prompt in zip(canvases, prompts, strict=True)]
     examples = [([], text, answer) for text, answer in zip(asked, answers, strict=True)]
-    return {"digits drawn": _count(right)}, examples[2:5] + examples[-2:]
+    return {"digits drawn": _count(right)}, examples[:3] + examples[-2:]
 
 
 def _count(right: list[bool]) -> dict[str, Any]:

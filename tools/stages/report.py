@@ -12,6 +12,7 @@ from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
 
 STAGES = ("a_text", "b_images", "c_mixed", "d_instruct")
+MOST_DRAWN = 100  # digits on request
 TEXT = "configs/data/stages/a_text_heldout.yaml"
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     speaker = Speaker.of(model, config)  # of the last stage
     questions = answer_questions(speaker, args.questions)
     described, examples = describe_pictures(speaker, args.questions)
-    drawn, pictures = draw_pictures(speaker)
+    drawn, pictures = draw_pictures(speaker, min(args.questions, MOST_DRAWN))
     report = {
         "steps": {stage: each["step"][-1] for stage, each in curves.items()},
         "train_seconds": {stage: round(sum(each["seconds"])) for stage, each in curves.items()},

@@ -65,9 +65,8 @@ def test_captions_are_judged_by_what_they_name(speaker: judging.Speaker, monkeyp
     assert all(len(pictures) == 1 for pictures, _, _ in examples)
 
 
-def test_pictures_are_drawn_on_request(speaker: judging.Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "NUM_DRAWN", 2)
-    counted, examples = judging.draw_pictures(speaker)
+def test_pictures_are_drawn_on_request(speaker: judging.Speaker) -> None:
+    counted, examples = judging.draw_pictures(speaker, 2)
     assert counted["digits drawn"]["questions"] == 2
     assert examples[-1][1] == judging.COUNT
 
