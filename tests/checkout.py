@@ -76,6 +76,7 @@ WAYS = {
     "tools/export.py": Way((), MODEL, reads_data=False),
     "tools/inspect_batches.py": Way(("--steps=2:4",), (*PACKS, "data.packs_per_step=8")),
     "tools/sample.py": Way(("--steps=2",), needs="data/digits"),
+    "tools/chat.py": Way(("--steps=2",)),  # nobody says anything
     "tools/digits/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
     "tools/digits/make.py": Way(("--documents=1025",)),
     "tools/sounds/make.py": Way(("--documents=1025",)),
@@ -362,6 +363,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "runs/sounds": r"^oneflow_dist\.train configs/sounds\.toml$",
     "data/stages": r"stages/make\.py data/stages$",
     "data/vqa": r"vqa/make\.py data/vqa$",
+    "runs/features": r"^oneflow_dist\.train configs/features\.toml$",
     "data/vqa-latents": r"precompute_latents\.py data/vqa/",
     "data/pictures/autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/pictures/words.tiktoken": r"train_tokenizer\.py",

@@ -126,6 +126,7 @@ class Launcher:
         env: dict[str, str] | None = None,
         file_limit: int | None = None,
         folder: Path = ROOT,
+        stdin: str = "",
     ) -> Job:
         """Start `python *arguments` (`-m module` or a script), on `num_ranks` ranks as torchrun starts them (0: alone).
 
@@ -133,8 +134,10 @@ class Launcher:
             env: added to the environment.
             file_limit: bytes that no file can outgrow: a write beyond fails, as on a full disk.
             folder: where it runs; a script is this checkout's in any case.
+            stdin: what is typed.
         """
         own = Path(tempfile.mkdtemp(dir=self.folder))
+        (own / "in").write_text(stdin)
         port = str(free_port())
         pids, streams = [], []
         for rank in range(max(1, num_ranks)):
@@ -147,6 +150,7 @@ class Launcher:
                 "env": {**group, **(env or {})},
                 "file_limit": file_limit,
                 "folder": str(folder),
+                "stdin": str(own / "in"),
                 "stdout": str(paths[0]),
                 "stderr": str(paths[1]),
             }
@@ -383,7 +387,7 @@ def _become(request: dict[str, Any]) -> None:
     """Run the program of `request` in this process."""
     os.setsid()
     for number, (path, flags) in enumerate(
-        [(os.devnull, os.O_RDONLY)] + [(request[name], os.O_WRONLY | os.O_CREAT) for name in ("stdout", "stderr")]
+        [(request["stdin"], os.O_RDONLY)] + [(request[name], os.O_WRONLY | os.O_CREAT) for name in ("stdout", "stderr")]
     ):
         file = os.open(path, flags)
         os.dup2(file, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from oneflow_dist.config import Config, load_config
+from oneflow_dist.data.conversations import read_document
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.guard.bad_batches import keep_suspects
@@ -37,6 +39,7 @@ COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in c
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if not block.holds_commands]
 PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import "))]
 MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
+CONVERSATIONS = [block for block in BLOCKS if block.text.startswith('{"')]
 # How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
 TREES = ("configs/ ", "runs/quickstart/\n", "runs/8b/launches/", "tar shard -> ")
 MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ", "error: node7: ")
@@ -166,9 +169,9 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_a_block_without_commands_is_of_a_kind_that_is_looked_at(block: Block) -> None:
-    assert block in (*PYTHON, *MIXTURES, *TRANSCRIPTS) or block.text.startswith((*TREES, *MESSAGES, *COMMIT)), (
-        f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
-    )
+    assert block in (*PYTHON, *MIXTURES, *TRANSCRIPTS, *CONVERSATIONS) or block.text.startswith(
+        (*TREES, *MESSAGES, *COMMIT)
+    ), f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -196,6 +199,14 @@ def test_a_transcript_is_of_commands_that_run_and_shows_no_traceback(block: Bloc
         words = text.replace("\\\n", " ").removeprefix("source .venv/bin/activate").removeprefix(" && ")
         if words.startswith(("make", "python")):
             run(typed(words), checkouts)
+
+
+@pytest.mark.parametrize("block", CONVERSATIONS, ids=lambda block: block.place)
+def test_the_spellings_of_a_conversation_say_the_same(block: Block) -> None:
+    first, *others = [read_document(json.loads(text), ["0"]) for text in block.text.split("\n\n")]
+    assert first
+    assert others
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("block", MIXTURES, ids=lambda block: block.place)

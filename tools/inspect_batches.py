@@ -35,7 +35,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, metavar="K", help="processes per rank instead of data.workers")
     parser.add_argument("--checkpoint", type=Path, help="start from its state instead of from step 0")
     parser.add_argument("--keys", action="store_true", help="print the keys of all samples")
-    parser.add_argument("--show", type=Path, metavar="PNG", help="draw the first pack of step A")
+    parser.add_argument(
+        "--show",
+        type=Path,
+        metavar="PNG",
+        help="draw the first pack of step A, and print its first samples: prompts, [targets], {missing ones}",
+    )
     args = parser.parse_intermixed_args()
     first, last = parse_steps(args.steps)
     check_range("--world-size", args.world_size, "[1, inf)")
@@ -45,7 +50,7 @@ def main() -> None:
     from oneflow_dist.containers import Counts
     from oneflow_dist.data.loader import PackLoader
     from oneflow_dist.data.tokenizer import load_tokenizer
-    from oneflow_dist.inspection import draw_pack
+    from oneflow_dist.inspection import draw_pack, spell_pack
     from oneflow_dist.metrics import padding
 
     start, states = read_start(args.checkpoint, first)
@@ -60,7 +65,9 @@ def main() -> None:
         total = sum((pack.counts for pack in packs), total)
         print(describe(step, packs, args.keys), flush=True)
         if args.show and step == first:
-            draw_pack(packs[0], load_tokenizer(config.data.tokenizer, config.modality), config).save(args.show)
+            shown = packs[0], load_tokenizer(config.data.tokenizer, config.modality), config
+            print("\n".join(spell_pack(*shown)))
+            draw_pack(*shown).save(args.show)
             print(f"drew the first pack of step {step}: {args.show}")
     num_packs = (last - first) * config.data.packs_per_step
     print(

@@ -109,6 +109,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--count", type=int, default=1, help="documents")
     parser.add_argument("--seed", type=int, default=0)
+    add_sampling(parser)
+    args = parser.parse_args()
+    check_range("--count", args.count, "[1, inf)")
+    check_sampling(args)
+    return args
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The options by which `with_arguments` changes what a checkpoint says of generation."""
     for name, kind in NUMBERS:
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=kind, help=f"default: sampling.{name} of the checkpoint"
@@ -128,12 +137,14 @@ def parse_arguments() -> argparse.Namespace:
         choices=GIVEN,
         help="what stands for a given picture; default: sampling.given of the checkpoint",
     )
-    args = parser.parse_args()
-    ranges = {**RANGES["sampling"], "seed": RANGES["run"]["seed"], "count": "[1, inf)"}
-    for name in ("count", "seed", *dict(NUMBERS)):
+
+
+def check_sampling(args: argparse.Namespace) -> None:
+    """Refuse numbers, the seed's too, out of their ranges."""
+    ranges = {**RANGES["sampling"], "seed": RANGES["run"]["seed"]}
+    for name in ("seed", *dict(NUMBERS)):
         if getattr(args, name) is not None:
             check_range(f"--{name.replace('_', '-')}", getattr(args, name), ranges[name])
-    return args
 
 
 def with_arguments(config: Config, args: argparse.Namespace) -> Config:

@@ -13,7 +13,8 @@ from jaxtyping import Float16, UInt8
 from PIL import Image
 
 from oneflow_dist.containers import ShardRecord
-from oneflow_dist.data.decoding import CAPTION, Segment, read_fields, read_segments
+from oneflow_dist.data.conversations import Segment
+from oneflow_dist.data.decoding import CAPTION, read_fields, read_segments
 from oneflow_dist.data.latents import encode_texts
 from oneflow_dist.data.media import check_file
 from oneflow_dist.data.picture import decode_picture

@@ -102,8 +102,11 @@ def test_other_data_has_another_digest(inspect: Inspect, one_process: list[str])
 
 def test_a_pack_is_drawn_and_all_keys_are_printed(inspect: Inspect, tmp_path: Path) -> None:
     end = inspect("--steps", "1:2", "--keys", "--show", tmp_path / "pack.png")
-    line, drawn = end.stdout.splitlines()
-    assert len(line.split()) == 6 + int(line.split()[5])
+    line, *spelled, drawn = end.stdout.splitlines()
+    keys = line.split()[6:]
+    assert len(keys) == int(line.split()[5])
+    assert [each.partition(": ")[0] for each in spelled] == keys[: len(spelled)]
+    assert all("{" in each or "[" in each for each in spelled)  # nothing is without a target
     assert drawn == f"drew the first pack of step 1: {tmp_path}/pack.png"
     with Image.open(tmp_path / "pack.png") as picture:
         assert 600 < picture.width <= 1248
