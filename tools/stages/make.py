@@ -84,12 +84,13 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     yield "drawn", _pairs(drawn)
     yield "digits", _pairs(digits)
     ways = range(1 if is_held_out else 8)  # a shape keeps its name
-    yield "drawn16", _pairs(_shuffled((turn(picture, way), caption) for picture, caption in seen for way in ways))
+    laid = _shuffled(itertools.product(seen, ways))
+    yield "drawn16", _pairs((turn(picture, way), caption) for (picture, caption), way in laid)
     yield "digits16", _pairs(read)
     number = MADE // 8 if is_held_out else MADE
     yield "count", (_count(images, labels, rngs[1]) for _ in range(number // 3))
 
-    yield "vqa", _shuffled(_ask_each(asked, is_held_out))
+    yield "vqa", _ask_each(asked, is_held_out)
     yield "nlvr", _shuffled(_ask_nlvr(nlvr, is_held_out))
     yield "rows", (count_row(images, labels, rngs[2], is_held_out) for _ in range(number))
     yield "describe", (describe(*pair, rngs[3]) for pair in _shuffled(named + seen + read))
@@ -126,12 +127,13 @@ def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> 
 
 def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
     """Every question of easy-VQA's split; in training the picture lies in any of 8 ways, a held-out one is as it is."""
-    rng = random.Random(0)
-    for large, turns in asked:
-        picture, is_one = shrink(large, SMALL), not is_held_out and rng.random() < SEVERAL
-        for group in [turns] if is_one else [[each] for each in turns]:
-            way = 0 if is_held_out else rng.randrange(8)
-            yield talk(group, [turn(picture, way)], SYSTEM if rng.random() < 0.1 else "")
+    rng, groups = random.Random(0), []
+    for picture, turns in asked:
+        is_one = not is_held_out and rng.random() < SEVERAL
+        groups += [(picture, group) for group in ([turns] if is_one else [[each] for each in turns])]
+    for picture, group in _shuffled(groups):
+        way = 0 if is_held_out else rng.randrange(8)
+        yield talk(group, [turn(shrink(picture, SMALL), way)], SYSTEM if rng.random() < 0.1 else "")
 
 
 def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:

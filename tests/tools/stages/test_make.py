@@ -14,22 +14,8 @@ from tests.precompute.making import contents
 from tests.tars import samples_of
 from tools.stages import make as program
 
-SETS = {"text", "named", "digits", "drawn", "digits16", "drawn16", "count"}  # and conversations
+SETS = {"text", "named", "digits", "drawn", "digits16", "drawn16", "count"}  # and conversations:
 SETS |= {"answers", "vqa", "nlvr", "rows", "describe", "draw"}
-    "text",
-    "answers",
-    "named",
-    "digits",
-    "drawn",
-    "drawn16",
-    "digits16",
-    "count",
-    "vqa",
-    "nlvr",
-    "rows",
-    "describe",
-    "draw",
-}
 
 
 @pytest.fixture(scope="module")
