@@ -128,12 +128,12 @@ def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> 
 def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
     """Every question of easy-VQA's split; in training the picture lies in any of 8 ways, a held-out one is as it is."""
     rng, groups = random.Random(0), []
-    for picture, turns in asked:
-        is_one = not is_held_out and rng.random() < SEVERAL
+    for large, turns in asked:
+        picture, is_one = shrink(large, SMALL), not is_held_out and rng.random() < SEVERAL
         groups += [(picture, group) for group in ([turns] if is_one else [[each] for each in turns])]
     for picture, group in _shuffled(groups):
         way = 0 if is_held_out else rng.randrange(8)
-        yield talk(group, [turn(shrink(picture, SMALL), way)], SYSTEM if rng.random() < 0.1 else "")
+        yield talk(group, [turn(picture, way)], SYSTEM if rng.random() < 0.1 else "")
 
 
 def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
