@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from oneflow_dist.sampler import generate
 from tools.digits.grammar import WORDS, read_caption
 from tools.stages.pictures import read_digits
 from tools.stages.shapes import COLOURS
-from tools.vqa.evaluate import ask, judge, normalize, wilson
+from tools.vqa.evaluate import GROUP, ask, judge, normalize, wilson
 
 QUESTIONS = "configs/data/stages/questions_heldout.yaml"  # sources whose answers are compared as they are
 DESCRIBED = "configs/data/stages/described_heldout.yaml"
@@ -46,13 +47,14 @@ class Speaker:
         sampling = dataclasses.replace(self.config.sampling, **FEW_STEPS)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, sampling=sampling))
 
-    def write(self, prompts: list[Prompt]) -> list[Canvas]:
+    def write(self, prompts: Sequence[Prompt]) -> list[Canvas]:
         """A finished answer to each prompt."""
         canvases = [
             blank_canvas(prompt, self.tokenizer, self.config.modality, 0, number)
             for number, prompt in enumerate(prompts)
         ]
-        generate(self.model, canvases, self.config, self.tokenizer)
+        for first in range(0, len(canvases), GROUP):
+            generate(self.model, canvases[first : first + GROUP], self.config, self.tokenizer)
         return canvases
 
     def ask(self, text: str) -> Prompt:
@@ -122,7 +124,7 @@ def draw_pictures(speaker: Speaker, number: int) -> tuple[dict[str, dict[str, An
         seen = read_digits(canvas.latents("image"))
         right.append(len(seen) == 1 and int(seen[0]) == digit)
     answers = [speaker.answered(canvas, prompt) for canvas, prompt in zip(canvases, prompts, strict=True)]
-    examples = [([], text, answer) for text, answer in zip(asked, answers, strict=True)]
+    examples: list[Example] = [([], text, answer) for text, answer in zip(asked, answers, strict=True)]
     return {"digits drawn": _count(right)}, examples[:3] + examples[-2:]
 
 
