@@ -373,10 +373,10 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
     **{f"runs/stages/{stage}": rf"train configs/stages/{stage}\.toml" for stage in STAGES},
-    "runs/from_llama": r"export\.py checkpoint .*=runs/from_llama$",
+    "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
-    "exported": r"export\.py safetensors runs/from_llama exported$",
+    "exported": r"export\.py runs/from_llama exported$",
 }
 SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}
 SAME_AS |= {"data/pictures/autoencoder": "data/emoji-autoencoder"}

@@ -23,7 +23,9 @@ class Lora(nn.Module):
 
     Dropout keeps each of a row's r values or makes it 0: a mask of x would take longer than the products. Its draws
     belong to the pack, the product and the row, so they are the same on any layout and when a block is computed again.
-    Nothing is dropped where no gradient is taken, or in `eval`. Over a tensor axis `up` is cut as outputs are, `down` as inputs are.
+    Nothing is dropped where no gradient is taken, or in `eval`.
+
+    Over a tensor axis `up` is cut as outputs are, `down` as inputs are.
 
     Source: arXiv:2106.09685.
     """

@@ -12,7 +12,6 @@ from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace
 
-CHECKPOINT_BYTES = 16  # of a parameter: weight, two moments and average, all of float32
 KINDS = ("parameters", "gradients", "optimizer", "average", "activations", "gathered", "batch", "temporary")
 
 
@@ -31,7 +30,7 @@ def what_lines(trace: Trace, config: Config, cluster: Cluster) -> list[str]:
     """What is planned."""
     replicate, shard, tensor = trace.mesh
     train, keep = config.train, config.checkpoint.keep
-    size = CHECKPOINT_BYTES * trace.num_parameters / GIB
+    size = trace.checkpoint_bytes / GIB
     return [
         f"{replicate * shard * tensor} x {cluster.gpu.name}: replicate {replicate} x shard {shard} x tensor {tensor}",
         f"{trace.num_parameters:,} parameters, {train.precision}, checkpointing {train.activation_checkpointing}",
@@ -104,7 +103,7 @@ def plan_json(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster
             for c, count in sorted(trace.collectives.items())
         ],
         "flops": trace.flops,
-        "checkpoint_bytes": CHECKPOINT_BYTES * trace.num_parameters,
+        "checkpoint_bytes": trace.checkpoint_bytes,
         "run_seconds": run_seconds(estimate, config),
         "estimate": {**dataclasses.asdict(estimate), "fits": estimate.fits},
         "cluster": dataclasses.asdict(cluster),

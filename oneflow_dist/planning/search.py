@@ -96,6 +96,7 @@ def trace_few_layers(config: Config, world_size: int, pool: Executor) -> Trace:
         mesh=two.mesh,
         microbatches=two.microbatches,
         num_parameters=two.num_parameters + more * (three.num_parameters - two.num_parameters),
+        checkpoint_bytes=two.checkpoint_bytes + more * (three.checkpoint_bytes - two.checkpoint_bytes),
         held=extend(two.held, three.held),
         peak=extend(two.peak, three.peak),
         collectives=_extend_collectives(two.collectives, three.collectives, more),

@@ -23,6 +23,7 @@ from oneflow_dist.containers import Counts, PackedBatch, PackedPieces
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.modality import ModalityConfig
+from oneflow_dist.model.flops import num_trained
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage
@@ -40,6 +41,7 @@ class Trace:
     mesh: tuple[int, int, int]  # ranks along replicate, shard, tensor
     microbatches: int
     num_parameters: int  # of the whole model
+    checkpoint_bytes: int  # of all ranks: weights, average and the optimizer's state
     held: dict[str, int]  # bytes of parameters, optimizer, average: always there
     peak: dict[str, int]  # bytes by kind when memory is fullest
     collectives: dict[Collective, int]  # how often; `group` is a mesh axis, or "all"
@@ -76,6 +78,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
         batch = full_pack(config)
         with fake_model(config, mesh) as (model, num_parameters, mode):
             optimizer = make_optimizer(model, config)
+            remembered = sum(value.numel() for _, value in named_leaves(optimizer.tensors))
             batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
             recorder, held = record_step(model, optimizer, batches, config)
             fewer = Recorder()
@@ -88,6 +91,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
             mesh=(mesh.size(0), mesh.size(1), mesh.size(2)),
             microbatches=microbatches,
             num_parameters=num_parameters,
+            checkpoint_bytes=4 * (num_parameters + num_trained(model) + remembered),
             held=held,
             peak=recorder.peak(),
             collectives={

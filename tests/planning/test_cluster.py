@@ -16,6 +16,7 @@ TRACE = Trace(
     mesh=(2, 8, 4),
     microbatches=3,
     num_parameters=10**9,
+    checkpoint_bytes=16 * (10**9),
     held={"parameters": GIB},
     peak={"parameters": GIB, "activations": 9 * GIB},
     collectives={

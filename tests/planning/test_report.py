@@ -18,6 +18,7 @@ TRACE = Trace(
     mesh=(1, 16, 2),
     microbatches=1,
     num_parameters=8_030_261_248,
+    checkpoint_bytes=16 * (8_030_261_248),
     held={"parameters": GIB, "optimizer": 2 * GIB, "average": GIB},
     peak={"parameters": GIB, "optimizer": 2 * GIB, "average": GIB, "activations": 30 * GIB, "temporary": GIB},
     collectives={

@@ -47,6 +47,7 @@ def made_up_trace(config: Config, world_size: int, pool: Executor) -> Trace:
         mesh=(parallel.replicate, parallel.shard, parallel.tensor),
         microbatches=1,
         num_parameters=10**9,
+        checkpoint_bytes=16 * (10**9),
         held={},
         peak={"activations": int(100e9) // (parallel.tensor * (1 + degree))},
         collectives={},
