@@ -81,6 +81,7 @@ WAYS = {
     "tools/digits/make.py": Way(("--documents=1025",)),
     "tools/sounds/make.py": Way(("--documents=1025",)),
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
+    "tools/vqa/evaluate.py": Way(("--questions=2",)),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
     "tools/stages/report.py": Way(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from types import EllipsisType
@@ -10,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from oneflow_dist.canvas import Canvas, Making, Prompt, blank_canvas, parse_prompt
+from oneflow_dist.canvas import Canvas, Making, Prompt, blank_canvas, parse_prompt, prompt_of
 from oneflow_dist.config import Config
 from oneflow_dist.containers import NoisySample, PackedBatch, Pieces, Sample, ShardRecord
-from oneflow_dist.data.decoding import Reading, decode_record
+from oneflow_dist.data.decoding import Reading, decode_record, read_fields
 from oneflow_dist.data.media import encode_file
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.samples import make_sample as make_complete
@@ -363,6 +364,33 @@ def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: s
     if task in ("text_to_image", "both"):
         with_images(canvas, patches=noisy.pieces[0].pieces.patches)  # the same noise
     assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
+
+
+@pytest.mark.parametrize("painted", [True, False])
+def test_the_prompt_of_a_conversation_is_the_first_instant_of_its_answer(config: Config, painted: bool) -> None:
+    """The canvas of a question is what training sees before the first token of its answer."""
+    image = [{"type": "image"}]
+    so: list[dict[str, str]] = [*(image if painted else []), {"type": "text", "text": "so"}]
+    turns = [{"role": "user", "content": image}, {"role": "assistant", "content": so}]
+    content = json.dumps({"messages": turns}).encode()
+    files = {"json": content, "0.png": png(200)} | ({"1.png": png(90)} if painted else {})
+    record = ShardRecord(key="x", files=files)
+    tokenizer, rng = tokenizer_of(config), np.random.default_rng(0)
+    document = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, config.modality)
+    sample = make_complete(document, "instruct", "latents", [*b"say:"], tokenizer, config.modality, rng)
+    assert sample.is_interleaved == painted
+    age = np.where(sample.is_target[sample.pieces[0].token], -1.0, 1.0)
+    noisy = noise_at(sample, 0.0, [age], KeepSchedule(), rng)
+    canvas = blank(config, *prompt_of(sample, config.modality))
+    assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
+    assert np.array_equal(canvas.making["image"].pieces.patches, noisy.pieces[0].pieces.patches)
+
+
+def test_what_was_given_is_no_part_of_what_was_written(config: Config) -> None:
+    canvas = blank(config, *b"ab", given(1.0), *b"c")
+    insert(canvas, [4, 4, 4], [*b"d", IMAGE, *b"e"])
+    assert canvas.parts(tokenizer_of(config), 4) == ["d", ("image", 1), "e"]
+    assert canvas.parts(tokenizer_of(config)) == ["ab", ("image", 0), "cd", ("image", 1), "e"]
 
 
 def test_no_slot_is_open_when_the_text_is_done(config: Config) -> None:

@@ -215,7 +215,7 @@ class Chat:
             found.append(path)
             is_seen_anew = making.modality.dimensions == 2 and self.config.sampling.given != "latents"
             seen = self._look(content, str(path)) if is_seen_anew else [(kind, making.latents()[number])]
-            turn += [_piece(*each, "assistant") for each in seen]
+            turn += [_piece(name, latent, "assistant") for name, latent in seen]
         if turn:
             assert self.message is not None
             self.turns += [self.message, turn]
@@ -234,7 +234,7 @@ class Chat:
         path = Path(name).expanduser()
         if not path.is_file():
             raise ValueError(f"/image: no such file {name!r}; write its path, as /image photo.jpg")
-        self.attached += [_piece(*each, "user") for each in self._look(path.read_bytes(), name)]
+        self.attached += [_piece(kind, latent, "user") for kind, latent in self._look(path.read_bytes(), name)]
 
     def _look(self, data: bytes, name: str) -> list[tuple[str, Any]]:
         """What the model sees of a picture."""

@@ -194,7 +194,9 @@ def test_a_pack_holds_the_picture_where_an_encoder_has_yet_to_look_at_it() -> No
     assert packed_patch(live) == ((1, 32, 32), 3 * 32 * 32)
     assert packed_patch(replace(live, understanding="features")) == ((1, 1, 1), 1280)
     assert packed_patch(SOUND) == ((2, 1, 1), SOUND.patch_elements)
-    pieces = cut_pieces([np.zeros((3, 224, 224), np.float32)], [1], live)
+    picture = np.random.default_rng(0).random((3, 224, 224), np.float32)
+    pieces = cut_pieces([picture], [1], live)
+    assert np.array_equal(to_latent(pieces.patches, pieces.grid[0].tolist(), live), picture)
     assert (pieces.grid.tolist(), pieces.patches.shape) == ([[1, 7, 7]], (49, 3072))
 
 

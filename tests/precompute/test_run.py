@@ -284,6 +284,33 @@ def test_training_reads_what_was_written(
     assert contents(tmp_path / "out") == unbroken  # the indexes were not made again
 
 
+def test_conversations_become_latents_and_train_with_pictures_in_questions_and_answers(
+    vae: str, tmp_path: Path
+) -> None:
+    image, so = {"type": "image"}, {"type": "text", "text": "so"}
+    turns = [{"role": "user", "content": [image, so]}, {"role": "assistant", "content": [so, image]}]
+    llava = [{"from": "human", "value": "<image>\n<|image|>"}, {"from": "gpt", "value": "so"}]
+    files = [("0.0.png", png(0)), ("0.1.png", png(1)), ("0.json", json.dumps({"messages": turns}).encode())]
+    files += [("1.png", png(2)), ("1.json", json.dumps({"conversations": llava, "image": "a/b.png"}).encode())]
+    run([write_tar(tmp_path / "raw.tar", files)], tmp_path / "out", autoencoder=vae)
+    assert [verdict.problem for verdict in check_output(tmp_path / "out", None)] == [None]
+    kinds = {"image": modality(channels=4, patch=(2, 2), codec=vae)}
+    tokenizer, latents = load_tokenizer("bytes", kinds), open_shards("out", f"{tmp_path}/out/raw.tar")
+    seen, (user, assistant) = tokenizer.piece_of["image"], (tokenizer.role_of[role] for role in ("user", "assistant"))
+    expected = [
+        ([user, seen, *b"so", assistant], [*b"so", seen]),
+        ([user, seen, *b"<|image|>", assistant], [*b"so"]),
+    ]
+    for number, (given, target) in enumerate(expected):
+        record = latents.read(number)
+        document = decode_record(record, read_fields(record), "txt", Reading(), tokenizer, kinds)
+        sample = to_sample(document, "instruct", "latents", [], tokenizer, kinds, np.random.default_rng(0))
+        assert sample.tokens.tolist() == [tokenizer.bos, *given, *target]
+        assert sample.is_target.sum() == len(target)
+        assert sample.is_interleaved == (seen in target)
+        assert np.isfinite(sample.pieces[0].patches).all()
+
+
 def test_pictures_become_latents_beside_sounds_and_moving_pictures_and_all_of_them_train(
     vae: str, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from tools.vqa.evaluate import GROUP, ask, judge, normalize, wilson
 
 QUESTIONS = "configs/data/stages/questions_heldout.yaml"  # sources whose answers are compared as they are
 DESCRIBED = "configs/data/stages/described_heldout.yaml"
-FEW_STEPS = {"steps": 8, "guidance": 1.0}  # of the sampler: enough for a few words; pictures take those of the config
+FEW_STEPS = 8  # of the sampler: enough for a few words; pictures take those of the config
 COUNT = "count from two to four"
 Example = tuple[list[np.ndarray], str, list[str | np.ndarray]]  # pictures and a question, and what was answered
 
@@ -44,7 +44,7 @@ class Speaker:
 
     def in_few_steps(self) -> Speaker:
         """The same, for answers of a few words."""
-        sampling = dataclasses.replace(self.config.sampling, **FEW_STEPS)
+        sampling = dataclasses.replace(self.config.sampling, steps=FEW_STEPS, guidance=1.0)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, sampling=sampling))
 
     def write(self, prompts: Sequence[Prompt]) -> list[Canvas]:

@@ -78,5 +78,5 @@ def test_a_question_is_written_as_training_has_it(speaker: judging.Speaker) -> N
 
 def test_few_steps_change_nothing_but_the_sampler(speaker: judging.Speaker) -> None:
     changed = speaker.in_few_steps().config
-    assert changed.sampling.steps == judging.FEW_STEPS["steps"]
+    assert changed.sampling.steps == judging.FEW_STEPS
     assert replace(changed, sampling=speaker.config.sampling) == speaker.config
