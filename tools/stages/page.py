@@ -65,7 +65,13 @@ def _draw_answers(axis: Any, report: dict[str, Any]) -> None:
         if name in asked:
             blind, common = found["blind"]["right"], found["commonest"]
             axis.bar(number + 0.28, blind, 0.27, color="tab:grey", label="without the picture" if number == 0 else None)
-            axis.bar(number + 0.56, common, 0.27, color="lightgrey", label="commonest" if number == 0 else None)
+            axis.bar(
+                number + 0.56,
+                common,
+                0.27,
+                color="lightgrey",
+                label="commonest to the question" if number == 0 else None,
+            )
     axis.set_xticks(range(len(bars)), [f"{name}\n{found['right']:.3f}" for name, found, _ in bars], fontsize=8)
     axis.set_ylim(0, 1)
     axis.legend(frameon=False, fontsize=8)

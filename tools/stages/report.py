@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def read_curves(path: Path) -> dict[str, list[float]]:
-    """The numbers of a run's metrics by name; those that few lines have, with the steps of these as `NAME/step`.
+    """The numbers of a run's metrics by name; held-out losses, which have lines of their own, with `NAME/step`.
 
     Raises:
         ValueError: there is no such file.
@@ -65,7 +65,7 @@ def read_curves(path: Path) -> dict[str, list[float]]:
     lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         for name, value in line.items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and ("loss" in line or name.startswith("validation")):
                 curves.setdefault(name, []).append(value)
                 if name.startswith("validation"):
                     curves.setdefault(f"{name}/step", []).append(line["step"])

@@ -45,6 +45,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("sources")
 def test_answers_are_counted_with_the_pictures_without_them_and_for_the_commonest(speaker: judging.Speaker) -> None:
+    data = replace(speaker.config.data, mixture=judging.QUESTIONS)  # which training saw, too
+    speaker = replace(speaker, config=replace(speaker.config, data=data))
     found = judging.answer_questions(speaker, 10)["rows"]
     assert found["questions"] == found["blind"]["questions"] == 4
     assert found["commonest"] == 0.5

@@ -13,12 +13,13 @@ from tools.stages.report import STAGES, read_curves
 def test_curves_are_the_numbers_of_metrics_by_name(tmp_path: Path) -> None:
     lines = [
         {"step": 1, "loss": 3.0, "skipped": "spike"},
-        {"step": 2, "loss": 2.0, "validation/text": 2.5},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "validation/text": 2.5},
         {"step": 3, "loss": 1.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     curves = read_curves(tmp_path / "metrics.jsonl")
-    assert curves["loss"] == [3.0, 2.0, 1.0]
+    assert (curves["step"], curves["loss"]) == ([1, 2, 3], [3.0, 2.0, 1.0])
     assert (curves["validation/text"], curves["validation/text/step"]) == ([2.5], [2])
     assert "skipped" not in curves
 
