@@ -78,22 +78,20 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     named = [_read_pair(record) for record in _read(pictures.format(theirs))]
     drawn = [(shrink(picture, SIDE), caption) for picture, caption in said]
     digits = [(enlarge(image, SIDE), caption) for image, caption in zip(images, captions, strict=True)]
-    seen = [(shrink(picture, SMALL), caption) for picture, caption in said]
     read = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
     yield "named", _pairs(named)
-    yield "drawn", _pairs(drawn)
     yield "digits", _pairs(digits)
-    ways = range(1 if is_held_out else 8)  # a shape keeps its name
-    laid = _shuffled(itertools.product(seen, ways))
-    yield "drawn16", _pairs((turn(picture, way), caption) for (picture, caption), way in laid)
     yield "digits16", _pairs(read)
+    ways = range(1 if is_held_out else 8)  # a shape keeps its name
+    laid = _shuffled(itertools.product(drawn, ways))
+    yield "drawn", _pairs((turn(picture, way), caption) for (picture, caption), way in laid)
     number = MADE // 8 if is_held_out else MADE
     yield "count", (_count(images, labels, rngs[1]) for _ in range(number // 3))
 
     yield "vqa", _ask_each(asked, is_held_out)
     yield "nlvr", _shuffled(_ask_nlvr(nlvr, is_held_out))
     yield "rows", (count_row(images, labels, rngs[2], is_held_out) for _ in range(number))
-    yield "describe", (describe(*pair, rngs[3]) for pair in _shuffled(named + seen + read))
+    yield "describe", (describe(*pair, rngs[3]) for pair in _shuffled(named + drawn + read))
     counted = [count_from(images, labels, rngs[4]) for _ in range(number // 6)]
     yield "draw", _shuffled([draw(*pair, rngs[5]) for pair in named + drawn + digits] + counted)
 
@@ -129,7 +127,7 @@ def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
     """Every question of easy-VQA's split; in training the picture lies in any of 8 ways, a held-out one is as it is."""
     rng, groups = random.Random(0), []
     for large, turns in asked:
-        picture, is_one = shrink(large, SMALL), not is_held_out and rng.random() < SEVERAL
+        picture, is_one = shrink(large, SIDE), not is_held_out and rng.random() < SEVERAL
         groups += [(picture, group) for group in ([turns] if is_one else [[each] for each in turns])]
     for picture, group in _shuffled(groups):
         way = 0 if is_held_out else rng.randrange(8)

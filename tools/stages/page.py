@@ -55,27 +55,21 @@ def _draw_losses(axis: Any, stage: str, curves: dict[str, list[float]]) -> None:
 
 
 def _draw_answers(axis: Any, report: dict[str, Any]) -> None:
-    """Bars with their intervals: with pictures, without, and the commonest answer."""
+    """Bars with their intervals: with pictures, without, and by the question alone."""
     asked = report["questions"]
-    bars = [(name, found, "tab:blue") for name, found in (asked | report["requests"]).items()]
-    for number, (name, found, colour) in enumerate(bars):
+    bars = (asked | report["requests"]).items()
+    for number, (name, found) in enumerate(bars):
         low, high = found["interval"]
         error = [[found["right"] - low], [high - found["right"]]]
-        axis.bar(number, found["right"], 0.27, yerr=error, color=colour, label="right" if number == 0 else None)
+        axis.bar(number, found["right"], 0.27, yerr=error, color="tab:blue")
         if name in asked:
-            blind, common = found["blind"]["right"], found["commonest"]
-            axis.bar(number + 0.28, blind, 0.27, color="tab:grey", label="without the picture" if number == 0 else None)
-            axis.bar(
-                number + 0.56,
-                common,
-                0.27,
-                color="lightgrey",
-                label="commonest to the question" if number == 0 else None,
-            )
-    axis.set_xticks(range(len(bars)), [f"{name}\n{found['right']:.3f}" for name, found, _ in bars], fontsize=8)
+            axis.bar(number + 0.28, found["blind"]["right"], 0.27, color="tab:grey")
+            axis.bar(number + 0.56, found["commonest"], 0.27, color="lightgrey")
+    axis.set_xticks(range(len(bars)), [f"{name}\n{found['right']:.3f}" for name, found in bars], fontsize=8)
     axis.set_ylim(0, 1)
-    axis.legend(frameon=False, fontsize=8)
-    axis.set_title("right answers on held-out data, 95 % intervals")
+    axis.set_title(
+        "right answers on held-out data with 95 % intervals; grey: without the picture, light: by the question"
+    )
 
 
 def _draw_text(axis: Any, text: dict[str, float]) -> None:
