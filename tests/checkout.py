@@ -173,6 +173,7 @@ class Checkouts:
             for path, maker in DATA.items()
             if re.search(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", said)
             and not (isinstance(maker, str) and re.search(maker, str(command)))
+            and path != MAKES.get(command.program)
         ]
 
     def put(self, path: str, here: Path) -> None:
@@ -294,14 +295,14 @@ def two_shards(text: str) -> str:
 
 
 def write_pairs(folder: Path) -> None:
-    """Pictures with captions: two shards under a number alone, and under the names of the emoji's."""
+    """Pictures with captions: two shards under a number alone, and under the emoji's names, others held out."""
     folder.mkdir()
     for shard in range(2):
-        members = []
-        for number in range(4 * shard, 4 * shard + 4):
-            members.append((f"{number:03d}.png", encode(picture(number, 64, 64))))
-            members.append((f"{number:03d}.txt", f"picture number {number}".encode()))
-        for name in (f"{shard:05d}", f"emoji-train-{shard:06d}", f"emoji-val-{shard:06d}"):
+        for name, first in ((f"{shard:05d}", 0), (f"emoji-train-{shard:06d}", 0), (f"emoji-val-{shard:06d}", 100)):
+            members = []
+            for number in range(first + 4 * shard, first + 4 * shard + 4):
+                members.append((f"{number:03d}.png", encode(picture(number, 64, 64))))
+                members.append((f"{number:03d}.txt", f"picture number {number}".encode()))
             write_tar(folder / f"{name}.tar", members)
 
 
@@ -379,6 +380,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
     "exported": r"export\.py runs/from_llama exported$",
 }
+MAKES = {"tools/smollm2.py": "data/smollm2"}  # a program that is not run, of data that are written here
 SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}
 SAME_AS |= {"data/pictures/autoencoder": "data/emoji-autoencoder"}
 SAME_AS |= {"data/pictures/words.tiktoken": "data/emoji.tiktoken"}
