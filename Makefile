@@ -1,12 +1,26 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart test test-slurm test-image lint types format wheels clean
+.PHONY: quickstart stages test test-slurm test-image lint types format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
 	.venv/bin/python -m oneflow_dist.train configs/quickstart.toml
 	.venv/bin/python tools/digits/evaluate.py runs/quickstart
+
+# Four stages of training, each from the weights of the one before, measured and drawn on one page: docs/stages.md. Another seed:
+# make stages SEED=1 STAGES=runs/stages-1
+SEED ?= 0
+STAGES ?= runs/stages
+stages: .venv/installed data/stages/words.tiktoken
+	.venv/bin/python -m oneflow_dist.train configs/stages/a_text.toml run.folder=$(STAGES)/a_text run.seed=$(SEED)
+	.venv/bin/python -m oneflow_dist.train configs/stages/b_images.toml run.folder=$(STAGES)/b_images run.seed=$(SEED) \
+	    init.path=$(STAGES)/a_text
+	.venv/bin/python -m oneflow_dist.train configs/stages/c_mixed.toml run.folder=$(STAGES)/c_mixed run.seed=$(SEED) \
+	    init.path=$(STAGES)/b_images
+	.venv/bin/python -m oneflow_dist.train configs/stages/d_instruct.toml run.folder=$(STAGES)/d_instruct run.seed=$(SEED) \
+	    init.path=$(STAGES)/c_mixed
+	.venv/bin/python tools/stages/report.py $(STAGES)
 
 test: .venv/installed
 	.venv/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
@@ -46,6 +60,10 @@ clean:
 # The vocabulary is written last, so it stands for all of data/digits.
 data/digits/words.tiktoken: | .venv/installed
 	.venv/bin/python tools/digits/make.py data/digits
+
+# As above; it reads data/openstax, data/emoji and data/nlvr.
+data/stages/words.tiktoken: | .venv/installed
+	.venv/bin/python tools/stages/make.py data/stages
 
 # torch comes first so that the rest is resolved against the build for this machine; see requirements.lock. Beside all
 # that lies the oldest supported triton, for tests alone; images have no lock of it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 import runpy
@@ -22,11 +23,13 @@ from torch.distributed.run import parse_args
 
 from oneflow_dist.config import load_config
 from oneflow_dist.data.loader import packs_of_rank
+from oneflow_dist.data.tokenizer import write_ranks
 from oneflow_dist.model.llama import to_llama_config
 from oneflow_dist.parallel.mesh import check_tensor_axis, mesh_shape
 from tests.documents import ROOT, Command, read_command
 from tests.launching import ENVIRONMENT, Finished, Launcher
 from tests.precompute.making import document, encode, picture, write_tar
+from tools.stages.report import STAGES
 
 NUM_RANKS = 2  # of what torchrun starts
 WORDS = {
@@ -38,8 +41,14 @@ WORDS = {
 WORDS |= {"ADDRESS": "file://data/digits/single-train-000000.tar", "~/": ""}  # the folder of a checkout is at home
 
 # What the sizes of a cluster are cut to. What its ranks have to divide stays as it is: heads, rows and packs of plans.
-BIG = {"configs/oneflow_1b.toml", "configs/oneflow_8b.toml"}
+BIG = {f"configs/oneflow_{size}.toml" for size in ("1b", "3b", "8b")}
 MODEL = ("model.width=256", "model.num_layers=2", "model.mlp_width=256", "model.vocab_size=1024")
+CUT = {  # the config of a trunk that has nine heads
+    "configs/smollm2.toml": (
+        *("model.width=36", "model.num_layers=2", "model.mlp_width=48", "model.vocab_size=512"),
+        *("validation.samples=2", "validation.every_steps=2"),
+    )
+}
 PACKS = ("data.rows_per_pack=1024", "data.tokens_per_pack=512", "data.bag_tokens_per_pack=512")
 PACKS += ("modality.image.per_pack=4", "data.window_samples=8", "data.workers=0")
 RUN = (*MODEL, *PACKS, "data.packs_per_step=2", "train.compile=false", "metrics.wandb=off")
@@ -75,6 +84,11 @@ WAYS = {
     "tools/vqa/evaluate.py": Way(("--questions=2",)),
     "tools/curves.py": Way(),
     "tools/vqa/make.py": Way(("--questions=16",)),
+    "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
+    "tools/stages/report.py": Way(
+        ("--questions=2",), needs=" ".join(["data/stages", *(f"runs/stages/{stage}" for stage in STAGES)])
+    ),
+    "tools/smollm2.py": Way(code=2, says="pip install gguf"),  # neither package is installed for tests
     "tools/train_tokenizer.py": Way(),
     "tools/train_autoencoder.py": Way(("--steps=2",)),
     "tools/precompute_latents.py": Way(("--size=64",)),
@@ -145,7 +159,7 @@ class Checkouts:
                 (here / path.name).symlink_to(path)
         for path in (path for path in (ROOT / "configs").rglob("*") if path.is_file()):
             copy = here / path.relative_to(ROOT)
-            copy.parent.mkdir(exist_ok=True)
+            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(two_shards(path.read_text()))
         (here / ".venv/installed").touch()
         return here
@@ -153,13 +167,14 @@ class Checkouts:
     def needed_by(self, command: Command, here: Path, reads_data: bool) -> list[str]:
         """The data that a command, its configs or their mixtures name, without what it makes itself."""
         said = " ".join(command.arguments)
-        for pattern in (r"configs/\w+\.toml", r"configs/data/\w+\.yaml") if reads_data else ():
+        for pattern in (r"configs/[\w/]+\.toml", r"configs/data/[\w/]+\.yaml") if reads_data else ():
             said += " ".join((here / path).read_text() for path in re.findall(pattern, said))
         return [
             path
             for path, maker in DATA.items()
             if re.search(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", said)
             and not (isinstance(maker, str) and re.search(maker, str(command)))
+            and path != MAKES.get(command.program)
         ]
 
     def put(self, path: str, here: Path) -> None:
@@ -214,6 +229,7 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
         added += way.adds_if_big
     if "--check" in words and program == "tools.benchmark kernels":
         way = dataclasses.replace(way, code=1)  # no job, so nothing is found right
+    added += tuple(cut for path in CUT.keys() & set(words) for cut in CUT[path])
     if "--search" in words:  # of all layouts, in as many steps each as a rank has packs
         added += (f"--world-size={NUM_RANKS}", f"data.packs_per_step={NUM_RANKS}")
     return way, Command(command.program, (*words, *added), command.environment), num_ranks
@@ -280,23 +296,35 @@ def two_shards(text: str) -> str:
 
 
 def write_pairs(folder: Path) -> None:
-    """Pictures with captions: two shards under a number alone, and under the names of the emoji's."""
+    """Pictures with captions: two shards under a number alone, and under the emoji's names, others held out."""
     folder.mkdir()
     for shard in range(2):
-        members = []
-        for number in range(4 * shard, 4 * shard + 4):
-            members.append((f"{number:03d}.png", encode(picture(number, 64, 64))))
-            members.append((f"{number:03d}.txt", f"picture number {number}".encode()))
-        for name in (f"{shard:05d}", f"emoji-train-{shard:06d}", f"emoji-val-{shard:06d}"):
+        for name, first in ((f"{shard:05d}", 0), (f"emoji-train-{shard:06d}", 0), (f"emoji-val-{shard:06d}", 100)):
+            members = []
+            for number in range(first + 4 * shard, first + 4 * shard + 4):
+                members.append((f"{number:03d}.png", encode(picture(number, 64, 64))))
+                members.append((f"{number:03d}.txt", f"picture number {number}".encode()))
             write_tar(folder / f"{name}.tar", members)
 
 
 def write_documents(folder: Path) -> None:
-    """Two shards of documents with figures."""
+    """Documents with figures: two shards, and one that is held out."""
+    folder.mkdir()
+    for number, name in enumerate(("train-000000", "train-000001", "val-000000")):
+        members = [document(4 * number + place, text=f"Part {{}} of {number}. It goes on.") for place in range(4)]
+        write_tar(folder / f"openstax-{name}.tar", [file for files in members for file in files])
+
+
+def write_statements(folder: Path) -> None:
+    """Two shards of statements about wide pictures, true or false."""
     folder.mkdir()
     for shard in range(2):
-        members = [member for number in range(4) for member in document(4 * shard + number)]
-        write_tar(folder / f"openstax-train-{shard:06d}.tar", members)
+        members = []
+        for number in range(4):
+            fields = {"sentence": f"statement {shard} {number}", "label": number % 2 == 0}
+            members.append((f"{number}.png", encode(picture(4 * shard + number, 100, 400))))
+            members.append((f"{number}.json", json.dumps(fields).encode()))
+        write_tar(folder / f"nlvr-dev-{shard:06d}.tar", members)
 
 
 def write_llama(folder: Path) -> None:
@@ -306,6 +334,15 @@ def write_llama(folder: Path) -> None:
     config = load_config(ROOT / "configs/oneflow_1b.toml", list(MODEL))
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**to_llama_config(config, torch.float32))).save_pretrained(folder)
+
+
+def write_smollm2(folder: Path) -> None:
+    """What tools/smollm2.py writes, of the size that its config is cut to, with a vocabulary of bytes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = load_config(ROOT / "configs/smollm2.toml", list(CUT["configs/smollm2.toml"]))
+    LlamaForCausalLM(LlamaConfig(**to_llama_config(config, torch.float32))).save_pretrained(folder)
+    write_ranks(folder / "words.tiktoken", {bytes([value]): value for value in range(256)})
 
 
 def init_git(folder: Path) -> None:
@@ -318,13 +355,16 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "cc12m": write_pairs,
     "data/emoji": write_pairs,
     "data/openstax": write_documents,
+    "data/nlvr": write_statements,
     "Llama-3.2-1B": write_llama,
+    "data/smollm2": write_smollm2,
     ".git": init_git,
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",
     "data/digits": r"digits/make\.py data/digits$",
     "data/sounds": r"sounds/make\.py data/sounds$",
     "runs/sounds": r"^oneflow_dist\.train configs/sounds\.toml$",
+    "data/stages": r"stages/make\.py data/stages$",
     "data/vqa": r"vqa/make\.py data/vqa$",
     "runs/features": r"^oneflow_dist\.train configs/features\.toml$",
     "data/vqa-latents": r"precompute_latents\.py data/vqa/",
@@ -335,11 +375,13 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
+    **{f"runs/stages/{stage}": rf"train configs/stages/{stage}\.toml" for stage in STAGES},
     "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
     "exported": r"export\.py runs/from_llama exported$",
 }
+MAKES = {"tools/smollm2.py": "data/smollm2"}  # a program that is not run, of data that are written here
 SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}
 SAME_AS |= {"data/pictures/autoencoder": "data/emoji-autoencoder"}
 SAME_AS |= {"data/pictures/words.tiktoken": "data/emoji.tiktoken"}

@@ -62,7 +62,8 @@ def name_of(document: Path) -> str:
 def checkouts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Checkouts:
     folder = tmp_path_factory.mktemp("checkouts")
     made = Checkouts(folder, launcher, COMMANDS)
-    made.commands += recipes("quickstart", made.new_folder())  # digits are written by make alone
+    for target in ("quickstart", "stages"):  # what is made by make alone
+        made.commands += recipes(target, made.new_folder())
     return made
 
 

@@ -112,7 +112,7 @@ def train_ranks(texts: list[str], vocab_size: int) -> dict[bytes, int]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    byte_of = _byte_of_character()
+    byte_of = byte_of_character()
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return {bytes(byte_of[c] for c in token): rank for rank, (token, _) in enumerate(vocabulary)}
 
@@ -142,7 +142,7 @@ def _read_ranks(path: str, content: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def _byte_of_character() -> dict[str, int]:
+def byte_of_character() -> dict[str, int]:
     """The byte that each printable character of the byte-level alphabet stands for."""
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [value for value in range(256) if value not in plain]

@@ -92,6 +92,11 @@ def test_a_config_comes_back_from_its_table(make_config: Callable[..., Config], 
             | {"tie_word_embeddings": True, "rope_scaling": {**ROPE, "factor": 32.0}},
         ),
         (
+            "oneflow_3b",
+            {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "head_dim": 128}
+            | {"num_attention_heads": 24, "tie_word_embeddings": True, "rope_scaling": {**ROPE, "factor": 32.0}},
+        ),
+        (
             "oneflow_8b",
             {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
             | {"tie_word_embeddings": False, "rope_scaling": ROPE},
@@ -99,7 +104,7 @@ def test_a_config_comes_back_from_its_table(make_config: Callable[..., Config], 
     ],
 )
 def test_configs_fit_the_published_llamas(name: str, published: dict[str, Any], root: Path) -> None:
-    """Llama 3.2 1B and Llama 3.1 8B, by the config.json that their folders have."""
+    """Llama 3.2 1B and 3B and Llama 3.1 8B, by the config.json that their folders have."""
     shared = {"model_type": "llama", "hidden_act": "silu", "attention_bias": False, "num_attention_heads": 32}
     shared |= {"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "vocab_size": 128256}
     config = load_config(root / "configs" / f"{name}.toml")

@@ -78,10 +78,10 @@ def pair(number: int) -> list[tuple[str, bytes]]:
     ]
 
 
-def document(number: int, num_images: int = 2) -> list[tuple[str, bytes]]:
-    """Text and JPEGs in turn."""
+def document(number: int, num_images: int = 2, text: str = "text {}") -> list[tuple[str, bytes]]:
+    """Text, which names its place, and JPEGs in turn."""
     segments = [
-        {"type": kind, kind: f"{place}.jpg" if kind == "image" else f"text {place}"}
+        {"type": kind, kind: f"{place}.jpg" if kind == "image" else text.format(place)}
         for place in range(num_images)
         for kind in ("text", "image")
     ]

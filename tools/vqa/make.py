@@ -23,19 +23,22 @@ def main() -> None:
     args = parser.parse_args()
     if args.questions is not None:
         check_range("--questions", args.questions, "[1, inf)")
-    package = _find_package()
+    package = find_package("tools/vqa/make.py")
     args.folder.mkdir(parents=True, exist_ok=True)
     for split, theirs in SPLITS.items():
         write_shards(args.folder, split, _make_samples(package, theirs)[: args.questions])
 
 
-def _find_package() -> Any:
+def find_package(program: str) -> Any:
+    """easy-VQA's package.
+
+    Raises:
+        ValueError: it is not installed; names the program that needs it.
+    """
     try:
         import easy_vqa
     except ImportError as error:
-        raise ValueError(
-            f"tools/vqa/make.py: needs easy-vqa ({error}); pip install oneflow_dist[experiments]"
-        ) from error
+        raise ValueError(f"{program}: needs easy-vqa ({error}); pip install oneflow_dist[experiments]") from error
     return easy_vqa
 
 
