@@ -112,6 +112,32 @@ def test_a_run_continues_on_one_layout_after_another(
     assert (folder / "checkpoints/step-00000020/COMPLETE").exists()
 
 
+PART = [
+    *("sampling.every_steps=0", "optim.matrices=muon", "model.qk_norm=true", "lora.rank=4", "lora.dropout=0.2"),
+    *('lora.products=["attention.qkv", "mlp.down"]', 'optim.group=[{names=["embed*", "heads.*"], frozen=true}]'),
+]
+
+
+def test_a_run_that_trains_a_part_goes_on_bitwise_after_a_kill(
+    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Low-rank products with dropout, Muon, frozen weights."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert launcher.run(*train_command(whole, *PART)).code == 0
+    job = launcher.start(*train_command(killed, *PART))
+    wait_for_step(killed, 12)
+    job.kill()
+    job.wait()
+    assert launcher.run(*train_command(killed, *PART)).code == 0
+    assert without_timings(read_metrics(killed)) == without_timings(read_metrics(whole))
+    last = "checkpoints/step-00000020"
+    state, expected = (read_checkpoint(path / last, tmp_path / f"{path.name}.pt") for path in (killed, whole))
+    assert any(key.startswith("optimizer.mean.") for key in state)
+    assert not {"ema.embed.weight", "optimizer.first.embed.weight"} & state.keys()
+    for key, value in expected.items():
+        assert torch.equal(state[key], value) if isinstance(value, torch.Tensor) else state[key] == value, key
+
+
 def test_a_run_killed_twice_and_continued_on_other_numbers_of_ranks_sees_the_same_samples(
     launcher: Launcher, train_command: Callable[..., list[str]], unbroken: Run, tmp_path: Path
 ) -> None:
