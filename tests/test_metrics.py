@@ -48,6 +48,17 @@ def test_every_step_is_one_line_that_is_there_at_once(run_config: Config) -> Non
     assert [line["step"] for line in lines_of(run_config)] == [1, 2, 3]
 
 
+def test_other_values_of_a_step_are_a_line_of_their_own_and_no_step(run_config: Config) -> None:
+    config = replace(run_config, metrics=replace(run_config.metrics, tensorboard=True))
+    with opened(config) as metrics_log:
+        metrics_log.write(1, VALUES)
+        metrics_log.add(1, {"validation/text": 0.5})
+        assert metrics_log._bar.n == 1
+    assert lines_of(config) == [{"step": 1, **VALUES}, {"step": 1, "validation/text": 0.5}]
+    events = EventAccumulator(str(Path(config.run.folder) / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("validation/text")] == [(1, 0.5)]
+
+
 def test_the_run_folder_gets_the_config(run_config: Config) -> None:
     with opened(run_config):
         assert load_config(Path(run_config.run.folder) / "config.toml") == run_config
