@@ -81,7 +81,7 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     read = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
     yield "named", _pairs(named)
     yield "digits", _pairs(digits)
-    yield "digits16", _pairs(read)
+    yield "small", _pairs(read)
     ways = range(1 if is_held_out else 8)  # a shape keeps its name
     laid = _shuffled(itertools.product(drawn, ways))
     yield "drawn", _pairs((turn(picture, way), caption) for (picture, caption), way in laid)

@@ -11,7 +11,7 @@ from tools.digits.grammar import read_images
 from tools.shards import encode_png
 
 SIDE = 32  # pixels of a picture that a model paints
-SMALL = 16  # of a digit that is only looked at: four rows of the trunk, so that many fit into a step
+SMALL = 8  # of a digit that is only looked at: one row of the trunk, so that many fit into a step
 NUM_BOXES = 3  # of an NLVR picture, side by side and two thirds of it
 
 

@@ -14,7 +14,7 @@ from tests.precompute.making import contents
 from tests.tars import samples_of
 from tools.stages import make as program
 
-SETS = {"text", "named", "digits", "drawn", "digits16", "count"}  # and conversations:
+SETS = {"text", "named", "digits", "drawn", "small", "count"}  # and conversations:
 SETS |= {"answers", "vqa", "nlvr", "rows", "describe", "draw"}
 
 
@@ -41,7 +41,7 @@ def made(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_set_is_there_twice_and_nothing_is_in_both(made: Path) -> None:
     assert {path.name.split("-")[0] for path in made.glob("*.tar")} == SETS
-    for name in ("digits", "drawn", "digits16", "count", "vqa", "nlvr", "rows"):
+    for name in ("digits", "drawn", "small", "count", "vqa", "nlvr", "rows"):
         train, heldout = (samples_of(*made.glob(f"{name}-{split}-*.tar")) for split in ("train", "heldout"))
         assert 0 < len(train) <= 24
         assert 0 < len(heldout) <= 24
