@@ -15,13 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from oneflow_dist.checkpoint import check_same
-from oneflow_dist.config import Config, ModelConfig
+from oneflow_dist.config import Config
 from oneflow_dist.model.initialization import local_indices
 from oneflow_dist.model.llama import check_llama_config, fit_tokens, from_llama, stored_names
 from oneflow_dist.model.tensor_axis import local_part
 from oneflow_dist.optim import AdamW
-from oneflow_dist.progress import find_latest, is_complete, read_progress
+from oneflow_dist.progress import find_latest, is_complete, read_config, read_progress
 from oneflow_dist.stored_tensors import named_leaves, read_some, stored_shapes, weights_there
 
 INDEX = "model.safetensors.index.json"
@@ -63,8 +62,11 @@ def start_from(config: Config, model: nn.Module, optimizer: AdamW) -> Start:
 
 def _from_checkpoint(folder: Path, config: Config, wanted: dict[str, Tensor]) -> tuple[set[str], list[str]]:
     """Read the weights that are there into their places; returns their names, and of those that have no place."""
-    same = tuple(key.name for key in dataclasses.fields(ModelConfig) if key.name not in FREE)
-    check_same(folder, config, {"model": same})
+    theirs = dataclasses.asdict(read_config(folder).model)
+    ours = dataclasses.asdict(config.model)
+    differing = [f"model.{key}={value!r}" for key, value in theirs.items() if key not in FREE and ours[key] != value]
+    if differing:
+        raise ValueError(f"{folder}: a trunk of another shape than the config's; set {', '.join(differing)}")
     there = weights_there(folder, config.init.weights)
     state: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}}
     taken = [name for name in wanted if name in there]

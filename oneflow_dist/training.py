@@ -178,9 +178,8 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
             is_saved = step % config.checkpoint.every_steps == 0 or step == config.train.steps or made.is_last
             is_validated = validation is not None and validation.is_due(step) and not made.is_last
             is_drawn = config.sampling.every_steps > 0 and step % config.sampling.every_steps == 0
-            while len(under_way) > (
-                0 if is_saved or is_drawn or is_validated else 1
-            ):  # one step late, so that the device is busy
+            is_looked_at = is_saved or is_drawn or is_validated
+            while len(under_way) > (0 if is_looked_at else 1):  # one step late, so that the device is busy
                 write_metrics(*under_way.pop(0), guard, metrics_log, config)
             if validation is not None and is_validated:  # before the checkpoint: who goes on from it has these values
                 guard.enter("validation", step)
@@ -199,7 +198,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
                 with ema.applied(model), any_algorithms():
                     path = draw_progress(model, config, step)
                 metrics_log.add_image(step, path)
-            if is_saved or is_drawn or is_validated:
+            if is_looked_at:
                 begin = Moment(device)
     if is_main():
         tell("finished", f"{config.train.steps} steps")

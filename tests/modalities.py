@@ -39,7 +39,8 @@ def noisy_pieces(
     grids = np.array([modality.grid] * len(token) if grid is None else grid, dtype=np.int64).reshape(-1, 3)
     count, is_target = len(token), modality.is_target
     num_elements, time = packed_patch(modality)[1], rng.random(count) if is_target else np.ones(count)
-    found = pieces(token, grids, num_elements, time, int(rng.integers(2**32)), is_given_only=not is_target)
+    found = pieces(token, grids, num_elements, time, is_given_only=not is_target)
+    found = replace(found, patches=rng.standard_normal(found.patches.shape, dtype=np.float32))
     velocity = rng.standard_normal(found.still().shape, dtype=np.float32)
     return NoisyPieces(pieces=found, velocity=velocity, is_moving=np.full(count, is_target))
 

@@ -272,7 +272,10 @@ def test_ranks_start_from_a_run_and_from_a_llama(
 
 def test_what_does_not_fit_is_refused_in_one_line(trained: Config, tmp_path: Path) -> None:
     for config, named in (
-        (from_there(trained, ("rope_theta", 5.0)), (trained.run.folder, "model.rope_theta", 5.0)),
+        (
+            from_there(trained, ("rope_theta", 5.0)),
+            (trained.run.folder, f"model.rope_theta={trained.model.rope_theta}"),
+        ),
         (from_there(trained, ("vocab_size", 500)), (trained.run.folder, "embed.weight", [512, 32], [500, 32])),
         (from_there(trained, tensors=("block.*",)), ("init.tensors", "'block.*'")),
     ):

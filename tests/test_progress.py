@@ -146,18 +146,18 @@ def test_the_last_checkpoint_is_that_of_the_highest_step(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("keep", "keep_every_steps", "kept"),
     [
-        (1, 0, [0, 12]),
-        (2, 0, [0, 11, 12]),
-        (9, 0, [0, 3, 4, 6, 9, 10, 11, 12]),
-        (1, 5, [0, 10, 12]),  # 10 is a multiple, and not one of the newest that are counted
-        (2, 3, [0, 3, 6, 9, 10, 11, 12]),
-        (1, 4, [0, 4, 11, 12]),
+        (1, 0, [12]),
+        (2, 0, [11, 12]),
+        (9, 0, [3, 4, 6, 9, 10, 11, 12]),
+        (1, 5, [10, 12]),  # 10 is a multiple, and not one of the newest that are counted
+        (2, 3, [3, 6, 9, 10, 11, 12]),
+        (1, 4, [4, 11, 12]),
     ],
 )
-def test_the_newest_checkpoints_and_the_multiples_and_the_first_weights_are_kept(
+def test_the_newest_checkpoints_and_the_multiples_are_kept(
     keep: int, keep_every_steps: int, kept: list[int], tmp_path: Path
 ) -> None:
-    write_marks(tmp_path, 0, 3, 4, 6, 9, 10, 11, 12)
+    write_marks(tmp_path, 3, 4, 6, 9, 10, 11, 12)
     delete_old(str(tmp_path), CheckpointConfig(every_steps=1, keep=keep, keep_every_steps=keep_every_steps))
     assert sorted(complete_steps(str(tmp_path))) == kept
 

@@ -1,42 +1,19 @@
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oneflow_dist.data.tokenizer import load_tokenizer
-from tests.checkout import write_documents, write_pairs, write_statements
-from tests.launching import Launcher, only_error, run_main
+from tests.launching import Launcher, only_error
 from tests.messages import naming
 from tests.precompute.making import contents
 from tests.tars import samples_of
-from tools.stages import make as program
 
 SETS = {"text", "named", "digits", "drawn", "small", "count"}  # and conversations:
 SETS |= {"answers", "vqa", "nlvr", "rows", "describe", "draw"}
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sections, captioned pictures and statements about pictures, two shards of each."""
-    folder = tmp_path_factory.mktemp("raw")
-    for name, write in (("openstax", write_documents), ("emoji", write_pairs), ("nlvr", write_statements)):
-        write(folder / name)
-    return folder
-
-
-def make(raw: Path, folder: Path, *arguments: str) -> Path:
-    """Runs the tool in this process."""
-    sources = [f"--text={raw}/openstax/openstax-{{}}-*.tar", f"--pictures={raw}/emoji/emoji-{{}}-*.tar"]
-    run_main(program, folder, *sources, f"--nlvr={raw}/nlvr/*.tar", "--samples=24", *arguments)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(raw, tmp_path_factory.mktemp("made") / "stages")
 
 
 def test_every_set_is_there_twice_and_nothing_is_in_both(made: Path) -> None:
@@ -51,30 +28,14 @@ def test_every_set_is_there_twice_and_nothing_is_in_both(made: Path) -> None:
         assert not seen & unseen
 
 
-def test_statements_hold_three_boxes_and_the_last_shard_is_held_out(made: Path) -> None:
-    for split, shard in (("train", 0), ("heldout", 1)):
-        for files in samples_of(*made.glob(f"nlvr-{split}-*.tar")):
-            asked, answer = json.loads(files["json"])["messages"]
-            assert [part["type"] for part in asked["content"]] == ["image", "image", "image", "text"]
-            assert asked["content"][-1]["text"].startswith(f"is this true? statement {shard} ")
-            assert answer["content"] in ("true", "false")
-
-
-def test_held_out_questions_stand_by_themselves(made: Path) -> None:
-    for name in ("vqa", "rows"):
-        for files in samples_of(*made.glob(f"{name}-heldout-*.tar")):
-            roles = [message["role"] for message in json.loads(files["json"])["messages"]]
-            assert [role for role in roles if role != "system"] == ["user", "assistant"]
-
-
 def test_the_vocabulary_knows_the_words_of_answers(made: Path) -> None:
     tokenizer = load_tokenizer(str(made / "words.tiktoken"))
     assert all(len(tokenizer.encode(word)) == 1 for word in ("yes", "no"))
 
 
-def test_writing_again_changes_nothing(raw: Path, made: Path) -> None:
+def test_writing_again_changes_nothing(make: Callable[..., Path], made: Path) -> None:
     before = contents(made)
-    assert contents(make(raw, made)) == before
+    assert contents(make(made)) == before
 
 
 def test_nothing_is_written_beside_the_raw_shards(raw: Path, made: Path) -> None:
@@ -87,15 +48,15 @@ def test_a_pattern_without_a_place_for_the_split_is_refused(launcher: Launcher, 
     assert not (tmp_path / "made").exists()
 
 
-def test_one_shard_of_statements_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_one_shard_of_statements_is_refused(make: Callable[..., Path], raw: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=naming("--nlvr", "one shard")):
-        make(raw, tmp_path / "made", f"--nlvr={raw}/nlvr/nlvr-dev-000000.tar")
+        make(tmp_path / "made", f"--nlvr={raw}/nlvr/nlvr-dev-000000.tar")
 
 
 def test_without_the_package_the_error_names_the_extra(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
     with pytest.raises(ValueError, match=naming("tools/stages/make.py", "pip install oneflow_dist[experiments]")):
-        make(raw, tmp_path / "made")
+        make(tmp_path / "made")
     assert not (tmp_path / "made").exists()
