@@ -164,16 +164,17 @@ class Chat:
             ValueError: the message alone leaves no room.
         """
         from oneflow_dist.canvas import blank_canvas, prompt_of
-        from oneflow_dist.containers import Document
-        from oneflow_dist.data.samples import open_turn
+        from oneflow_dist.containers import Document, TextPart
+        from oneflow_dist.data.samples import make_sample
         from oneflow_dist.flow.noising import keyed_generator
 
         assert self.message is not None
         max_rows, num_left_out = self.config.sampling.max_rows, 0
         while True:
-            parts = [*self.system, *(part for turn in self.turns for part in turn), *self.message]
+            said = [*self.system, *(part for turn in self.turns for part in turn), *self.message]
+            parts = [*said, TextPart(tokens=[], role="assistant")]
             document, rng = Document(key="chat", parts=tuple(parts)), keyed_generator(self.seed, 0, "chat")
-            sample = open_turn(document, "latents", [], self.tokenizer, self.config.modality, rng)
+            sample = make_sample(document, "answer", "latents", [], self.tokenizer, self.config.modality, rng)
             room = max_rows - sample.num_rows
             if not self.turns or room >= LEAST_ROOM * max_rows:
                 break

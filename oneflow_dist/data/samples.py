@@ -38,6 +38,7 @@ def make_sample(
         text_only, image_only   the other kind is left out
         instruct        in reading order, each turn after the token of its role; one turn of the assistant is target,
                         its pieces inserted like tokens, and what follows it is left out
+        answer          the same of the last turn; no mixture has it: an empty turn is where generation begins
 
     Args:
         given: what stands for a picture that is no target: its latent, its features, or these and then that.
@@ -46,8 +47,8 @@ def make_sample(
     Raises:
         ValueError: the document lacks the text, the images or the answer that the task needs.
     """
-    parts, has_turns = _order(document, task), task == "instruct"
-    first, end = _choose_turn(parts, rng) if has_turns else (0, len(parts))
+    parts, has_turns = _order(document, task), task in ("instruct", "answer")
+    first, end = _choose_turn(parts, task, rng) if has_turns else (0, len(parts))
     parts, is_piece = parts[:end], [isinstance(part, PiecePart) for part in parts[:end]]
     if task in ("text_to_image", "image_to_text"):
         is_target = [piece == (task == "text_to_image") for piece in is_piece]
@@ -55,24 +56,6 @@ def make_sample(
         is_target = [False] * first + [True] * (end - first)
     sample = _lay_out(document.key, parts, is_target, has_turns, given, prompt, tokenizer, modalities, rng)
     return replace(sample, is_interleaved=task == "interleaved" or (has_turns and any(is_piece[first:])))
-
-
-def open_turn(
-    document: Document,
-    given: str,
-    prompt: list[int],
-    tokenizer: Tokenizer,
-    modalities: Modalities,
-    rng: np.random.Generator,
-) -> Sample:
-    """A conversation up to where the assistant answers: what stands before the target of the task `instruct`.
-
-    Args:
-        document: whose parts are all given; the last turn is not the assistant's.
-    """
-    parts = [*document.parts, TextPart(tokens=[], role="assistant")]
-    given_alone = [False] * len(parts)
-    return _lay_out(document.key, parts, given_alone, True, given, prompt, tokenizer, modalities, rng)
 
 
 def _lay_out(
@@ -121,12 +104,12 @@ def _lay_out(
     )
 
 
-def _choose_turn(parts: Sequence[TextPart | PiecePart], rng: np.random.Generator) -> tuple[int, int]:
+def _choose_turn(parts: Sequence[TextPart | PiecePart], task: str, rng: np.random.Generator) -> tuple[int, int]:
     """First part, and the part after the last, of one of the assistant's turns."""
     runs = [(role, len(list(run))) for role, run in itertools.groupby(part.role for part in parts)]
     ends = list(itertools.accumulate(count for _, count in runs))
     turns = [(end - count, end) for (role, count), end in zip(runs, ends, strict=True) if role == "assistant"]
-    return turns[int(rng.integers(len(turns)))]
+    return turns[int(rng.integers(len(turns))) if task == "instruct" else -1]
 
 
 def _as_given(part: PiecePart, given: str) -> list[PiecePart]:
@@ -165,7 +148,7 @@ def _order(document: Document, task: str) -> list[TextPart | PiecePart]:
     """The parts that the task uses, in the order in which it does."""
     texts: list[TextPart | PiecePart] = [part for part in document.parts if isinstance(part, TextPart)]
     pieces: list[TextPart | PiecePart] = [part for part in document.parts if isinstance(part, PiecePart)]
-    if task == "instruct":
+    if task in ("instruct", "answer"):
         has_all = any(part.role == "assistant" for part in document.parts)
         parts, needed = list(document.parts), "an answer"
     elif task in ("text_to_image", "image_to_text"):

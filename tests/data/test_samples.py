@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oneflow_dist.containers import Document, PiecePart, Sample, TextPart
 from oneflow_dist.data.codec import cut_pieces, to_patches
 from oneflow_dist.data.latents import CHECK
-from oneflow_dist.data.samples import TASKS, cut_window, make_sample, open_turn
+from oneflow_dist.data.samples import TASKS, cut_window, make_sample
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
 from oneflow_dist.modality import TAKEN_TOKENS
@@ -155,13 +155,12 @@ def test_other_tasks_know_no_turns() -> None:
 
 def test_a_conversation_that_goes_on_has_the_tokens_before_an_answer() -> None:
     """What is asked in a chat is what stands before the target in training."""
-    asked = document(*TURNS.parts[:6])
+    asked = document(*TURNS.parts[:6], TextPart(tokens=[], role="assistant"))
     for seed in range(9):
         sample = make(TURNS, "instruct", "now: ", seed)
         if sample.is_interleaved:
             break
-    rng = np.random.default_rng(0)
-    opened = open_turn(asked, "latents", TOKENIZER.encode("now: "), TOKENIZER, IMAGES, rng)
+    opened = make(asked, "answer", "now: ")
     assert opened.tokens.tolist() == sample.tokens[~sample.is_target].tolist()
     assert not opened.is_target.any()
     assert images(opened).token.tolist() == images(sample).token[:1].tolist()

