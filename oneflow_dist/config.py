@@ -8,7 +8,7 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from oneflow_dist.modality import Given, ModalityConfig, check_modalities
 from oneflow_dist.toml import (
@@ -30,8 +30,12 @@ from oneflow_dist.toml import (
 PATHS = {
     "run": {"folder": "a folder, as runs/mine"},
     "data": {"mixture": "a YAML file, as configs/data/quickstart.yaml", "tokenizer": 'a ranks file, or "bytes"'},
+    "init": {"path": "a run, as runs/mine, or a folder of Hugging Face"},
     "validation": {"mixture": "a YAML file, as configs/data/quickstart_heldout.yaml"},
 }
+MAY_BE_EMPTY = ("init.path", "validation.mixture")
+Product = Literal["attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"]  # of a block of the trunk
+PRODUCTS: tuple[Product, ...] = get_args(Product)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +83,7 @@ class LoraConfig:
 
     rank: NonNegative = 0  # 0: none
     alpha: PositiveFloat = 16.0  # what is learnt counts alpha / rank times
-    products: tuple[Literal["attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"], ...] = (
-        "attention.qkv",
-        "attention.out",
-        "mlp.gate_up",
-        "mlp.down",
-    )
+    products: tuple[Product, ...] = PRODUCTS
     dropout: Decay = 0.0  # chance that one of the `rank` values of a row counts nothing in a step
 
 
@@ -312,7 +311,7 @@ def check_config(config: Config) -> None:
     for section, paths in PATHS.items():
         for key, what in paths.items():
             path = getattr(getattr(config, section), key)
-            if not path.strip() and (section != "validation" or config.validation.every_steps):
+            if not path.strip() and f"{section}.{key}" not in MAY_BE_EMPTY:
                 raise ValueError(f"{section}.{key}: is empty; name {what}")
             if path.startswith("~"):  # what has a home is at home since `load_config`
                 raise ValueError(f"{section}.{key}: {path}: there is no such user here; ./{path} is what is called so")
@@ -341,10 +340,11 @@ def check_config(config: Config) -> None:
             f"data.bag_tokens_per_pack ({data.bag_tokens_per_pack}) must be at least "
             f"data.max_sample_rows ({data.max_sample_rows}): all tokens of a sample can be missing at once"
         )
-    if config.validation.mixture and not config.validation.every_steps:
+    validation = config.validation
+    if bool(validation.mixture) != bool(validation.every_steps):
         raise ValueError(
-            f"validation.every_steps: is 0, though validation.mixture is {config.validation.mixture}; set after how "
-            'many steps held-out losses are measured, or validation.mixture = ""'
+            f"validation.every_steps: is {validation.every_steps}, but validation.mixture is {validation.mixture!r}; "
+            "set both, or neither (0 and an empty text)"
         )
     if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):
         raise ValueError(
@@ -359,9 +359,8 @@ def _at_home(config: Config) -> Config:
         values = getattr(config, section)
         own = {key: os.path.expanduser(getattr(values, key)) for key in paths}  # noqa: PTH111 # a Path would normalize
         config = dataclasses.replace(config, **{section: dataclasses.replace(values, **own)})
-    init = dataclasses.replace(config.init, path=os.path.expanduser(config.init.path))  # noqa: PTH111 # as above
     modalities = {
         name: dataclasses.replace(modality, codec=os.path.expanduser(modality.codec))  # noqa: PTH111 # as above
         for name, modality in config.modality.items()
     }
-    return dataclasses.replace(config, modality=modalities, init=init)
+    return dataclasses.replace(config, modality=modalities)

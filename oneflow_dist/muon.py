@@ -14,11 +14,10 @@ from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from oneflow_dist.config import Config, group_of
+from oneflow_dist.config import PRODUCTS, Config, group_of
 from oneflow_dist.model.llama import join_product, split_product
-from oneflow_dist.model.lora import PRODUCTS
 from oneflow_dist.model.tensor_axis import local_part
-from oneflow_dist.optim import AdamW
+from oneflow_dist.optim import AdamW, trained_weights
 
 # DTensor says of weights that two axes cut that it gathers them one axis after the other.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -44,15 +43,12 @@ class Muon(AdamW):
     """
 
     def __init__(self, model: nn.Module, config: Config):
-        super().__init__(model, config.optim)
+        products = tuple(f".{name}.weight" for name in PRODUCTS)
+        self.matrices = {name: weight for name, weight in trained_weights(model).items() if name.endswith(products)}
+        super().__init__(model, config.optim, without=self.matrices)
         self.model = config.model
         self.dtype = torch.float32 if config.train.precision == "fp32" else torch.bfloat16
         self.means = {name: torch.zeros_like(weight) for name, weight in self.matrices.items()}
-
-    def _own(self, weights: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        products = tuple(f".{name}.weight" for name in PRODUCTS)
-        self.matrices = {name: weight for name, weight in weights.items() if name.endswith(products)}
-        return {name: weight for name, weight in weights.items() if name not in self.matrices}
 
     @property
     def tensors(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,9 +24,10 @@ class AdamW:
     clock counts the steps that were made, on the device, where it is decided which are.
     """
 
-    def __init__(self, model: nn.Module, config: OptimConfig):
+    def __init__(self, model: nn.Module, config: OptimConfig, without: Container[str] = ()):
+        """`without`: names of weights that somebody else moves."""
         self.config = config
-        self.weights = self._own(trained_weights(model))
+        self.weights = {name: weight for name, weight in trained_weights(model).items() if name not in without}
         self.first_moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.second_moments = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         self.clock = torch.zeros((), device=local_part(next(model.parameters())).device)
@@ -35,9 +36,6 @@ class AdamW:
             group = group_of(name, config)
             factors = group.lr_factor, group.decay_factor if weight.ndim >= 2 else 0.0
             self.alike.setdefault(factors, []).append(name)
-
-    def _own(self, weights: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        return weights
 
     @property
     def tensors(self) -> dict[str, Any]:

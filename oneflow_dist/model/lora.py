@@ -9,11 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from oneflow_dist.config import LoraConfig
+from oneflow_dist.config import PRODUCTS, LoraConfig
 from oneflow_dist.model.tensor_axis import local_part
 from oneflow_kernels.philox import philox
-
-PRODUCTS = ("attention.qkv", "attention.out", "mlp.gate_up", "mlp.down")  # of a block
 
 
 class Lora(nn.Module):

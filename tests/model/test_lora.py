@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneflow_dist.config import Config, LoraConfig, load_config, write_config
+from oneflow_dist.config import PRODUCTS, Config, LoraConfig, load_config, write_config
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.initialization import initialize
-from oneflow_dist.model.lora import PRODUCTS, Lora, draws_of_blocks
+from oneflow_dist.model.lora import Lora, draws_of_blocks
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.training import agree, build_model, compute_gradients
