@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from oneflow_dist.config import Config
     from oneflow_dist.model.oneflow import OneFlow
 
-BINS = 4  # of time
-
 
 def main() -> None:
     """Entry point."""
@@ -74,6 +72,8 @@ def draw(report: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+
+    from oneflow_dist.validation import BINS
 
     first = next(iter(report.values()))
     panels = [

@@ -44,14 +44,14 @@ def to_safetensors(checkpoint: Path, output: Path, weights: str, dtype: torch.dt
     config = load_config(folder / "config.toml")
     with torch.device("meta"):
         model = OneFlow(config)
-    adapted = tuple(name.removesuffix("lora") for name, module in model.named_modules() if isinstance(module, Lora))
+    adapted = {n.removesuffix("lora"): lora for n, lora in model.named_modules() if isinstance(lora, Lora)}
     tensors = {
-        name: torch.empty(parameter.shape, dtype=torch.float32 if name.startswith(adapted) else dtype)
+        name: torch.empty(parameter.shape, dtype=torch.float32 if name.startswith(tuple(adapted)) else dtype)
         for name, parameter in model.named_parameters()
     }
     read_weights(weights, tensors, folder, no_dist=True)
-    for product in adapted:
-        merge_lora(model, product, tensors, dtype)
+    for product, lora in adapted.items():
+        merge_lora(lora, product, tensors, dtype)
     config = dataclasses.replace(config, lora=LoraConfig())  # there is none any more
     stored: dict[str, Tensor] = {}
     for name in list(tensors):  # a joined product is cut into copies, and gone then
@@ -109,14 +109,12 @@ def num_bytes(tensors: dict[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def merge_lora(model: OneFlow, product: str, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
+def merge_lora(lora: Lora, product: str, tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
     """Add what a Lora has learnt to the weight beside it, and take its own tensors out.
 
     Args:
         product: the name of the layer and a dot.
         tensors: in float32, by name of the parameter.
     """
-    lora = model.get_submodule(f"{product}lora")
-    assert isinstance(lora, Lora)
     added = lora.added(tensors.pop(f"{product}lora.down"), tensors.pop(f"{product}lora.up"))
     tensors[f"{product}weight"] = (tensors[f"{product}weight"] + added).to(dtype)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tools.curves import AVERAGE, Lines, curve, smooth, sources_of
+
 if TYPE_CHECKING:
     from tools.stages.judging import Example
 
-SMOOTH = 20  # steps of which a curve shows the mean
 COLUMNS = 12
-HELD_OUT = re.compile(r"validation_ema/\w+/loss")  # of a source
 
 
-def draw_page(
-    path: Path, curves: dict[str, dict[str, list[float]]], report: dict[str, Any], examples: list[Example]
-) -> None:
+def draw_page(path: Path, runs: dict[str, Lines], report: dict[str, Any], examples: list[Example]) -> None:
     """Write a PNG.
 
     Args:
-        curves: of each stage, see `report.read_curves`.
+        runs: what each stage has reported.
     """
     import matplotlib
 
@@ -32,8 +29,8 @@ def draw_page(
 
     figure = pyplot.figure(figsize=(16, 12))
     grid = figure.add_gridspec(3, COLUMNS, height_ratios=(1.0, 1.0, 1.1), hspace=0.45, wspace=0.9)
-    for number, (stage, numbers) in enumerate(curves.items()):
-        _draw_losses(figure.add_subplot(grid[0, 3 * number : 3 * number + 3]), stage, numbers)
+    for number, (stage, lines) in enumerate(runs.items()):
+        _draw_losses(figure.add_subplot(grid[0, 3 * number : 3 * number + 3]), stage, lines)
     _draw_answers(figure.add_subplot(grid[1, :8]), report)
     _draw_text(figure.add_subplot(grid[1, 9:]), report["text, nats a slot"])
     for number, example in enumerate(examples[:COLUMNS]):
@@ -42,13 +39,11 @@ def draw_page(
     pyplot.close(figure)
 
 
-def _draw_losses(axis: Any, stage: str, curves: dict[str, list[float]]) -> None:
-    width = min(SMOOTH, len(curves["step"]))
-    mean = np.convolve(curves["loss"], np.ones(width) / width, "valid")
-    axis.plot(curves["step"][width - 1 :], mean, label=f"training, mean of {width}", linewidth=1)
-    for name in filter(HELD_OUT.fullmatch, sorted(curves)):
-        label = f"held out: {name.split('/')[1]}"
-        axis.plot(curves[f"{name}/step"], curves[name], marker="o", markersize=3, linewidth=1, label=label)
+def _draw_losses(axis: Any, stage: str, lines: Lines) -> None:
+    axis.plot(*smooth(lines), label="training", linewidth=1)
+    for source in sources_of(lines):
+        points = curve(lines, f"{AVERAGE}{source}/loss")
+        axis.plot(*points, marker="o", markersize=3, linewidth=1, label=f"held out: {source}")
     axis.set_title(stage)
     axis.set_xlabel("step")
     axis.legend(frameon=False, fontsize=6)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
+from tools.curves import curve, read_lines
 
 STAGES = ("a_text", "b_images", "c_mixed", "d_instruct")
 MOST_DRAWN = 100  # digits on request
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000, help="the first of each held-out source (%(default)s)")
     args = parser.parse_args()
     check_range("--questions", args.questions, "[1, inf)")
-    curves = {stage: read_curves(args.folder / stage / "metrics.jsonl") for stage in STAGES}
+    runs = {stage: read_lines(args.folder / stage) for stage in STAGES}
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.trained import load_model
     from tools.held_out import measure
@@ -40,36 +40,17 @@ def main() -> None:
     described, examples = describe_pictures(speaker, args.questions)
     drawn, pictures = draw_pictures(speaker, min(args.questions, MOST_DRAWN))
     report = {
-        "steps": {stage: each["step"][-1] for stage, each in curves.items()},
-        "train_seconds": {stage: round(sum(each["seconds"])) for stage, each in curves.items()},
+        "steps": {stage: curve(lines, "loss")[0][-1] for stage, lines in runs.items()},
+        "train_seconds": {stage: round(sum(curve(lines, "seconds")[1])) for stage, lines in runs.items()},
         "questions": questions,
         "requests": described | drawn,
         "text, nats a slot": text,
     }
     with naming(args.folder):
         (args.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        draw_page(args.folder / "report.png", curves, report, examples + pictures)
+        draw_page(args.folder / "report.png", runs, report, examples + pictures)
     print(json.dumps(report, indent=2))
     print(f"wrote {args.folder / 'report.json'} and {args.folder / 'report.png'}")
-
-
-def read_curves(path: Path) -> dict[str, list[float]]:
-    """The numbers of a run's metrics by name; held-out losses, which have lines of their own, with `NAME/step`.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; train the stages first, by `make stages`")
-    curves: dict[str, list[float]] = {}
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        for name, value in line.items():
-            if isinstance(value, int | float) and ("loss" in line or name.startswith("validation")):
-                curves.setdefault(name, []).append(value)
-                if name.startswith("validation"):
-                    curves.setdefault(f"{name}/step", []).append(line["step"])
-    return curves
 
 
 if __name__ == "__main__":
