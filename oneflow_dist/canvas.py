@@ -26,7 +26,8 @@ HOLE = "<|hole|>"
 
 # A token id, `...`: a hole, where text may be written, or a modality's name with a clean latent, or with None: a piece
 # to make.
-Prompt = Sequence[int | EllipsisType | tuple[str, np.ndarray | None]]
+PromptPart = int | EllipsisType | tuple[str, np.ndarray | None]
+Prompt = Sequence[PromptPart]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +192,10 @@ class Canvas:
         return found
 
 
-def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | EllipsisType | tuple[str, np.ndarray | None]]:
+def parse_prompt(text: str, tokenizer: Tokenizer) -> list[PromptPart]:
     """Token ids of a prompt; a modality's token in it, as "<|image|>", is a piece to make, "<|hole|>" a hole."""
     marks = {tokenizer.decode([token]): (kind, None) for kind, token in tokenizer.piece_of.items()}
-    prompt: list[int | EllipsisType | tuple[str, np.ndarray | None]] = []
+    prompt: list[PromptPart] = []
     for part in re.split("|".join(f"({re.escape(mark)})" for mark in (*marks, HOLE)), text):
         if part == HOLE:
             prompt.append(...)
@@ -205,9 +206,9 @@ def parse_prompt(text: str, tokenizer: Tokenizer) -> list[int | EllipsisType | t
     return prompt
 
 
-def prompt_of(sample: Sample, modalities: Modalities) -> list[int | EllipsisType | tuple[str, np.ndarray | None]]:
+def prompt_of(sample: Sample, modalities: Modalities) -> list[PromptPart]:
     """What of a sample is no target, as `blank_canvas` takes it; its targets stand at its end."""
-    prompt: list[int | EllipsisType | tuple[str, np.ndarray | None]] = [*sample.tokens[~sample.is_target].tolist()]
+    prompt: list[PromptPart] = [*sample.tokens[~sample.is_target].tolist()]
     for (kind, modality), pieces in zip(modalities.items(), sample.pieces, strict=True):
         given = pieces.select(~sample.is_target[pieces.token])
         patches = np.split(given.patches, np.cumsum(given.num_patches)[:-1]) if len(given) else []
