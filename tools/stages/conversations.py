@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,68 +12,92 @@ from tools.digits.grammar import WORDS, count_up
 from tools.stages.pictures import SIDE, SMALL, enlarge
 
 Files = dict[str, bytes | str]  # of a sample, by extension
-MAX_ROW = 6  # digits in a row
-PLURALS = tuple(f"{word}{'es' if word == 'six' else 's'}" for word in WORDS)
-PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
+Parts = Sequence[str | bytes]  # texts and pictures in reading order
+Said = str | Parts
+PLACES = ("first", "second", "third", "fourth")  # in a row of digits
+LENGTHS = (0.4, 0.3, 0.2, 0.1)  # how likely rows of one, two, three, four are: counting begins with short ones
+QUESTIONS = {"pictures": 0.1, "digits": 0.7, "place": 0.2}  # what is counted or asked of a row, and how likely
+PRESENT = 0.5  # of the digits that are counted are there for certain
 SYSTEM = "answer in one word."
-SEVERAL = 0.2  # of the rows have two questions
+SEVERAL = 0.05  # of the rows have two questions
 DESCRIBE = ("describe the picture", "what does this picture show?")
 DRAW = ("draw {}", "paint a picture: {}")
 
 
-def talk(turns: Sequence[tuple[str, str | list[str | bytes]]], given: Sequence[bytes] = (), system: str = "") -> Files:
-    """A conversation as a sample.
+def lay(parts: Parts) -> Files:
+    """A document of texts and pictures, in reading order, as a sample."""
+    files: Files = {}
+    segments = _name(parts, files)
+    return {**files, "json": json.dumps({"segments": segments})}
+
+
+def talk(turns: Sequence[tuple[Said, Said]], system: str = "", **fields: str) -> Files:
+    """A conversation as a sample: questions with their answers, each text or a list of texts and pictures.
 
     Args:
-        turns: questions with their answers; an answer is text, or a list of texts and pictures.
-        given: pictures that stand before the first question.
+        fields: more of the .json, for filters.
     """
     files: Files = {}
-
-    def content(parts: Sequence[str | bytes]) -> list[dict[str, str]]:
-        entries = []
-        for part in parts:
-            if isinstance(part, str):
-                entries.append({"type": "text", "text": part})
-            else:
-                name = f"{len(files)}.png"
-                files[name] = part
-                entries.append({"type": "image", "image": name})
-        return entries
-
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    for number, (question, answer) in enumerate(turns):
-        asked = content([*given, question]) if number == 0 and given else question
-        messages.append({"role": "user", "content": asked})
-        messages.append({"role": "assistant", "content": answer if isinstance(answer, str) else content(answer)})
-    return {**files, "json": json.dumps({"messages": messages})}
+    for turn in turns:
+        for role, said in zip(("user", "assistant"), turn, strict=True):
+            messages.append({"role": role, "content": said if isinstance(said, str) else _name(said, files)})
+    return {**files, "json": json.dumps({"messages": messages, **fields})}
+
+
+def _name(parts: Parts, files: Files) -> list[dict[str, str]]:
+    """Texts and pictures as entries of JSON; the pictures get names in `files`."""
+    entries = []
+    for part in parts:
+        if isinstance(part, str):
+            entries.append({"type": "text", "text": part})
+        else:
+            name = f"{len(files)}.png"
+            files[name] = part
+            entries.append({"type": "image", "image": name})
+    return entries
+
+
+def draw_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[list[bytes], np.ndarray]:
+    """Pictures of one to four digits, and the digits: of three kinds, so that some stand there several times."""
+    length = 1 + int(rng.choice(len(LENGTHS), p=LENGTHS))
+    kinds = rng.choice(10, size=3, replace=False)
+    chosen = [int(rng.choice(np.flatnonzero(labels == digit))) for digit in rng.choice(kinds, size=length)]
+    return [enlarge(images[index], SMALL) for index in chosen], labels[chosen]
+
+
+def list_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Files:
+    """A row of digits, and which digit stands at each place."""
+    pictures, digits = draw_row(images, labels, rng)
+    said = [f"{place} a {WORDS[digit]}" for place, digit in zip(PLACES, digits, strict=False)]
+    return lay([*pictures, ", ".join(said)])
 
 
 def count_row(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, is_held_out: bool) -> Files:
-    """A row of one to six digits and one or two questions about it; of a held-out row one, whose answer is a word.
+    """A row of digits after one or two questions about it; of a held-out row one question.
 
-    The digits of a row come from three kinds, so that some stand there several times.
+    A question stands before the pictures, so that a picture's distance from it is the same in every row.
     """
-    length = int(rng.integers(1, MAX_ROW + 1))
-    kinds = rng.choice(10, size=3, replace=False)
-    chosen = [int(rng.choice(np.flatnonzero(labels == digit))) for digit in rng.choice(kinds, size=length)]
-    digits = labels[chosen]
-    place, kind = int(rng.integers(length)), int(rng.choice(kinds))
-    questions = [
-        ("how many pictures are there?", WORDS[length]),
-        (f"how many {PLURALS[kind]} are there?", WORDS[int((digits == kind).sum())]),
-        (f"which digit comes {PLACES[place]}?", WORDS[int(digits[place])]),
-        ("which digits are these?", " ".join(WORDS[digit] for digit in digits)),
-    ]
+    pictures, digits = draw_row(images, labels, rng)
+    place = int(rng.integers(len(digits)))
+    kind = int(rng.choice(digits)) if rng.random() < PRESENT else int(rng.integers(10))
+    questions: dict[str, tuple[str, str]] = {
+        "pictures": ("how many pictures are there?", WORDS[len(digits)]),
+        "digits": (f"how many pictures show a {WORDS[kind]}?", WORDS[int((digits == kind).sum())]),
+        "place": (f"which digit comes {PLACES[place]}?", f"a {WORDS[digits[place]]}"),
+    }
     several = 1 if is_held_out or rng.random() > SEVERAL else 2
-    asked = [questions[at] for at in rng.permutation(3 if is_held_out else 4)[:several]]
-    system = SYSTEM if rng.random() < 0.25 else ""
-    return talk(asked, [enlarge(images[index], SMALL) for index in chosen], system)
+    first, *more = rng.choice(list(QUESTIONS), size=several, replace=False, p=list(QUESTIONS.values()))
+    question, answer = questions[first]
+    asked: Parts = [question, *pictures]
+    return talk(
+        [(asked, answer), *(questions[also] for also in more)], SYSTEM if rng.random() < 0.1 else "", asks=str(first)
+    )
 
 
 def describe(picture: bytes, caption: str, rng: np.random.Generator) -> Files:
     """A caption on request."""
-    return talk([(DESCRIBE[rng.integers(len(DESCRIBE))], caption)], [picture])
+    return talk([([picture, DESCRIBE[rng.integers(len(DESCRIBE))]], caption)])
 
 
 def draw(picture: bytes, caption: str, rng: np.random.Generator) -> Files:
@@ -81,10 +105,14 @@ def draw(picture: bytes, caption: str, rng: np.random.Generator) -> Files:
     return talk([(DRAW[rng.integers(len(DRAW))].format(caption), [picture])])
 
 
+def count_pictures(digits: Iterable[int], images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Parts:
+    """Each digit in a word, and then in a picture of it."""
+    chosen = [(f" {WORDS[digit]}", rng.choice(np.flatnonzero(labels == digit))) for digit in digits]
+    return [part for word, index in chosen for part in (word, enlarge(images[index], SIDE))]
+
+
 def count_from(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Files:
     """Words and pictures in one answer: "count from two to four"."""
-    parts: list[str | bytes] = []
     digits = count_up(rng)
-    for digit in digits:
-        parts += [f" {WORDS[digit]}", enlarge(images[rng.choice(np.flatnonzero(labels == digit))], SIDE)]
-    return talk([(f"count from {WORDS[digits[0]]} to {WORDS[digits[-1]]}", parts)])
+    asked = f"count from {WORDS[digits[0]]} to {WORDS[digits[-1]]}"
+    return talk([(asked, count_pictures(digits, images, labels, rng))])

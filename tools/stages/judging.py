@@ -23,6 +23,7 @@ from tools.stages.shapes import COLOURS
 from tools.vqa.evaluate import GROUP, ask, judge, normalize, wilson
 
 QUESTIONS = "configs/data/stages/questions_heldout.yaml"  # sources whose answers are compared as they are
+LEARNT = "configs/data/stages/questions.yaml"  # the same of training
 DESCRIBED = "configs/data/stages/described_heldout.yaml"
 GUESSED_FROM = 10_000  # questions of training
 FEW_STEPS = 8  # of the sampler: enough for a few words; pictures take those of the config
@@ -83,7 +84,7 @@ class Speaker:
 def answer_questions(speaker: Speaker, number: int) -> dict[str, dict[str, Any]]:
     """For each source: right answers with the pictures, of the same model without them, and by the question alone."""
     speaker, found = speaker.in_few_steps(), {}
-    learnt = {source.name: source for source in load_mixture(speaker.config.data.mixture)}
+    learnt = {source.name: source for source in load_mixture(LEARNT)}
     for source in load_mixture(QUESTIONS):
         seen, blind = (ask(speaker.config, source, number, without) for without in (False, True))
         judged, guessed = (judge(speaker.model, speaker.config, samples) for samples in (seen, blind))

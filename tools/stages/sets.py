@@ -15,7 +15,19 @@ from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.decoding import read_fields, read_segments
 from oneflow_dist.data.shards import list_shards, open_shards
 from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
-from tools.stages.conversations import SYSTEM, Files, count_from, count_row, describe, draw, talk
+from tools.stages.conversations import (
+    SYSTEM,
+    Files,
+    Parts,
+    count_from,
+    count_pictures,
+    count_row,
+    describe,
+    draw,
+    lay,
+    list_row,
+    talk,
+)
 from tools.stages.pictures import SIDE, SMALL, cut_boxes, enlarge, shrink, turn
 from tools.stages.shapes import Asked, ask_vqa, caption_of
 from tools.stages.texts import ask_of, cut_documents
@@ -23,7 +35,8 @@ from tools.vqa.make import SPLITS, find_package
 
 T = TypeVar("T")
 
-MADE = 12288  # rows of digits; of counts a third; of those held out an eighth
+ROWS = 32768  # of digits; of those held out 2048
+COUNTS = 4096  # counting documents; of those held out an eighth
 SEVERAL = 0.05  # of easy-VQA's pictures all questions are one conversation; else each is its own
 
 
@@ -36,7 +49,7 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     yield "answers", _shuffled(talk([each]) for fields in sections for each in ask_of(fields))
 
     images, labels = load_split(split)
-    rngs = np.random.default_rng([0, is_held_out]).spawn(6)  # a set's samples do not depend on how many another has
+    rngs = np.random.default_rng([0, is_held_out]).spawn(7)  # a set's samples do not depend on how many another has
     captions = [CAPTIONS[rngs[0].integers(len(CAPTIONS))].format(WORDS[label]) for label in labels]
     asked = ask_vqa(find_package("tools/stages/make.py"), SPLITS[split])
     said = [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))]
@@ -46,18 +59,18 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     read = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
     yield "named", _pairs(named)
     yield "digits", _pairs(digits)
-    yield "small", _pairs(read)
     ways = range(1 if is_held_out else 8)  # a shape keeps its name
     laid = _shuffled(itertools.product(drawn, ways))
     yield "drawn", _pairs((turn(picture, way), caption) for (picture, caption), way in laid)
-    number = MADE // 8 if is_held_out else MADE
-    yield "count", (_count(images, labels, rngs[1]) for _ in range(number // 3))
+    num_rows, num_counts = (ROWS // 16, COUNTS // 8) if is_held_out else (ROWS, COUNTS)
+    yield "listed", (list_row(images, labels, rngs[2]) for _ in range(num_rows // 2))
+    yield "count", (lay(count_pictures(count_up(rngs[1]), images, labels, rngs[1])) for _ in range(num_counts))
 
     yield "vqa", _ask_each(asked, is_held_out)
     yield "nlvr", _shuffled(_ask_nlvr(nlvr, is_held_out))
-    yield "rows", (count_row(images, labels, rngs[2], is_held_out) for _ in range(number))
+    yield "rows", (count_row(images, labels, rngs[6], is_held_out) for _ in range(num_rows))
     yield "describe", (describe(*pair, rngs[3]) for pair in _shuffled(named + drawn + read))
-    counted = [count_from(images, labels, rngs[4]) for _ in range(number // 6)]
+    counted = [count_from(images, labels, rngs[4]) for _ in range(num_counts // 2)]
     yield "draw", _shuffled([draw(*pair, rngs[5]) for pair in named + drawn + digits] + counted)
 
 
@@ -79,15 +92,6 @@ def _pairs(pairs: Iterable[tuple[bytes, str]]) -> Iterator[Files]:
     return ({"png": picture, "txt": caption} for picture, caption in pairs)
 
 
-def _count(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Files:
-    """A document that counts up in words and pictures."""
-    segments, files = [], Files()
-    for number, digit in enumerate(count_up(rng)):
-        files[f"{number}.png"] = enlarge(images[rng.choice(np.flatnonzero(labels == digit))], SIDE)
-        segments += [{"type": "text", "text": f" {WORDS[digit]}"}, {"type": "image", "image": f"{number}.png"}]
-    return {**files, "json": json.dumps({"segments": segments})}
-
-
 def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
     """Every question of easy-VQA's split; in training the picture lies in any of 8 ways, a held-out one is as it is."""
     rng, groups = random.Random(0), []
@@ -96,7 +100,8 @@ def _ask_each(asked: Asked, is_held_out: bool) -> Iterator[Files]:
         groups += [(picture, group) for group in ([turns] if is_one else [[each] for each in turns])]
     for picture, group in _shuffled(groups):
         way = 0 if is_held_out else rng.randrange(8)
-        yield talk(group, [turn(picture, way)], SYSTEM if rng.random() < 0.1 else "")
+        (question, answer), *more = group
+        yield talk([([turn(picture, way), question], answer), *more], SYSTEM if rng.random() < 0.1 else "")
 
 
 def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
@@ -106,8 +111,8 @@ def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
         raise ValueError(f"--nlvr: {pattern} is one shard; name several, since the last one is held out")
     for record in itertools.chain.from_iterable(map(_read, shards[-1:] if is_held_out else shards[:-1])):
         fields = read_fields(record)
-        asked = (f"is this true? {fields['sentence']}", str(fields["label"]).lower())
-        yield talk([asked], cut_boxes(record.files["png"]))
+        asked: Parts = [*cut_boxes(record.files["png"]), f"is this true? {fields['sentence']}"]
+        yield talk([(asked, str(fields["label"]).lower())])
 
 
 def _shuffled(samples: Iterable[T]) -> list[T]:

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tools.digits.grammar import WORDS, load_split
-from tools.stages.conversations import PLACES, PLURALS, Files, count_from, count_row, describe, draw, talk
+from tools.stages.conversations import (
+    PLACES,
+    QUESTIONS,
+    Files,
+    count_from,
+    count_row,
+    describe,
+    draw,
+    lay,
+    list_row,
+    talk,
+)
+from tools.stages.pictures import SMALL, enlarge
 
 
 def messages(files: Files) -> list[dict[str, Any]]:
@@ -22,7 +34,9 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_conversation_names_each_picture_once_and_where_it_stands() -> None:
-    files = talk([("which?", "this"), ("draw it", [b"third", " there"])], [b"first", b"second"], "be brief")
+    turns = [([b"first", b"second", "which?"], "this"), ("draw it", [b"third", " there"])]
+    files = talk(turns, "be brief", kind="short")
+    assert json.loads(files["json"])["kind"] == "short"
     assert messages(files) == [
         {"role": "system", "content": "be brief"},
         {
@@ -43,40 +57,73 @@ def test_a_conversation_names_each_picture_once_and_where_it_stands() -> None:
     assert [files[f"{number}.png"] for number in range(3)] == [b"first", b"second", b"third"]
 
 
-def test_answers_about_rows_are_right(digits: tuple[np.ndarray, np.ndarray]) -> None:
-    """All answers about one row agree with what it holds, as far as they say it."""
-    rng = np.random.default_rng(0)
-    kinds, numbers = set(), set()
-    for _ in range(400):
-        files = count_row(*digits, rng, is_held_out=False)
-        talked = [message for message in messages(files) if message["role"] != "system"]
-        length = len(files) - 1
-        turns = {}
-        for user, assistant in zip(talked[::2], talked[1::2], strict=True):
-            asked = user["content"]
-            turns[asked if isinstance(asked, str) else asked[-1]["text"]] = assistant["content"]
-        numbers.add(len(turns))
-        listed = turns.get("which digits are these?", "").split()
-        for question, answer in turns.items():
-            kinds.add(re.sub("|".join([*PLURALS, *PLACES]), "", question))
+def test_a_document_names_its_pictures_where_they_stand() -> None:
+    files = lay([b"first", " one", b"second"])
+    assert json.loads(files["json"])["segments"] == [
+        {"type": "image", "image": "0.png"},
+        {"type": "text", "text": " one"},
+        {"type": "image", "image": "1.png"},
+    ]
+    assert [files["0.png"], files["1.png"]] == [b"first", b"second"]
+
+
+@pytest.fixture
+def rows(digits: tuple[np.ndarray, np.ndarray]) -> Callable[[bool], list[tuple[dict[str, Any], list[int]]]]:
+    """Fields of rows, and the digits that each shows, told by the pictures."""
+    images, labels = digits
+    digit_of = {enlarge(image, SMALL): int(label) for image, label in zip(images, labels, strict=True)}
+
+    def make(is_held_out: bool) -> list[tuple[dict[str, Any], list[int]]]:
+        rng = np.random.default_rng(0)
+        samples = [count_row(images, labels, rng, is_held_out) for _ in range(300)]
+        return [
+            (json.loads(files["json"]), [digit_of[data] for end, data in files.items() if end.endswith("png")])
+            for files in samples
+        ]
+
+    return make
+
+
+def test_answers_about_rows_are_right(rows: Callable[[bool], list[tuple[dict[str, Any], list[int]]]]) -> None:
+    numbers = set()
+    for fields, row in rows(False):
+        talked = [message["content"] for message in fields["messages"] if message["role"] != "system"]
+        numbers.add(len(talked) // 2)
+        for asked, answer in zip(talked[::2], talked[1::2], strict=True):
+            question = asked if isinstance(asked, str) else asked[0]["text"]
+            last = question.split()[-1].strip("?")
             if question == "how many pictures are there?":
-                assert answer == WORDS[length]
-            elif listed and question.startswith("how many"):
-                assert answer == WORDS[listed.count(WORDS[PLURALS.index(question.split()[2])])]
-            elif listed and question.startswith("which digit comes"):
-                assert answer == listed[PLACES.index(question.split()[-1].strip("?"))]
-        assert len(listed) in (0, length)
-    assert len(kinds) == 4
+                assert answer == WORDS[len(row)]
+            elif question.startswith("how many pictures show a "):
+                assert answer == WORDS[row.count(WORDS.index(last))]
+            else:
+                assert question.startswith("which digit comes ")
+                assert answer == f"a {WORDS[row[PLACES.index(last)]]}"
     assert numbers == {1, 2}
 
 
-def test_a_held_out_row_has_one_question_whose_answer_is_a_word(digits: tuple[np.ndarray, np.ndarray]) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        talked = messages(count_row(*digits, rng, is_held_out=True))
-        assert [message["role"] for message in talked][-2:] == ["user", "assistant"]
-        assert len(talked) <= 3
-        assert talked[-1]["content"] in WORDS
+def test_a_held_out_row_has_one_question_and_says_of_which_kind(
+    rows: Callable[[bool], list[tuple[dict[str, Any], list[int]]]],
+) -> None:
+    kinds = set()
+    for fields, _ in rows(True):
+        asked, answer = fields["messages"][-2:]
+        assert len(fields["messages"]) <= 3
+        assert (asked["role"], answer["role"]) == ("user", "assistant")
+        kinds.add((fields["asks"], *asked["content"][0]["text"].split()[:2]))
+    assert kinds == {("pictures", "how", "many"), ("digits", "how", "many"), ("place", "which", "digit")}
+    assert {kind for kind, *_ in kinds} == set(QUESTIONS)
+
+
+def test_a_listed_row_names_the_digit_at_each_place(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    files = list_row(*digits, np.random.default_rng(4))
+    *pictures, said = json.loads(files["json"])["segments"]
+    assert all(entry["type"] == "image" for entry in pictures)
+    named = [part.split() for part in said["text"].split(", ")]
+    assert [(place, article) for place, article, _ in named] == [(place, "a") for place in PLACES[: len(pictures)]]
+    images, labels = digits
+    digit_of = {enlarge(image, SMALL): WORDS[label] for image, label in zip(images, labels, strict=True)}
+    assert [digit for *_, digit in named] == [digit_of[files[entry["image"]]] for entry in pictures]
 
 
 def test_captions_and_pictures_are_asked_for() -> None:

@@ -12,13 +12,13 @@ from tests.messages import naming
 from tests.precompute.making import contents
 from tests.tars import samples_of
 
-SETS = {"text", "named", "digits", "drawn", "small", "count"}  # and conversations:
+SETS = {"text", "named", "digits", "drawn", "listed", "count"}  # and conversations:
 SETS |= {"answers", "vqa", "nlvr", "rows", "describe", "draw"}
 
 
 def test_every_set_is_there_twice_and_nothing_is_in_both(made: Path) -> None:
     assert {path.name.split("-")[0] for path in made.glob("*.tar")} == SETS
-    for name in ("digits", "drawn", "small", "count", "vqa", "nlvr", "rows"):
+    for name in ("digits", "drawn", "listed", "count", "vqa", "nlvr", "rows"):
         train, heldout = (samples_of(*made.glob(f"{name}-{split}-*.tar")) for split in ("train", "heldout"))
         assert 0 < len(train) <= 24
         assert 0 < len(heldout) <= 24
