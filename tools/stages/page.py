@@ -69,6 +69,7 @@ def _draw_answers(axis: Any, report: dict[str, Any]) -> None:
 
 def _draw_text(axis: Any, text: dict[str, float]) -> None:
     axis.bar(list(text), list(text.values()), color="tab:green")
+    axis.margins(y=0.1)
     axis.set_title("held-out text, nats a slot")
     axis.tick_params(axis="x", labelsize=7)
     for number, value in enumerate(text.values()):
