@@ -106,23 +106,28 @@ def guess(speaker: Speaker, source: Source, samples: list[Sample]) -> float:
 
 
 def describe_pictures(speaker: Speaker, number: int) -> tuple[dict[str, dict[str, Any]], list[Example]]:
-    """Captions on request: how many name the digit or the colour of the data's, and some to look at."""
+    """Captions on request, and some to look at.
+
+    Counted is how many name the digit or the colour of the data's caption, and how many of the former are one of the
+    sentences that training has.
+    """
     speaker, source = speaker.in_few_steps(), load_mixture(DESCRIBED)[0]
     samples = ask(speaker.config, source, number, False)
     prompts = [prompt_of(sample, speaker.config.modality) for sample in samples]
     canvases = speaker.write(prompts)
-    right: dict[str, list[bool]] = {"digits described": [], "colours described": []}
-    shown: dict[str, list[Example]] = {"digits described": [], "colours described": [], "others": []}
+    right: dict[str, list[bool]] = {"digits named": [], "in a sentence": [], "colours named": []}
+    shown: dict[str, list[Example]] = {"digits named": [], "colours named": [], "others": []}
     for sample, prompt, canvas in zip(samples, prompts, canvases, strict=True):
         answer, caption = speaker.answered(canvas, prompt), speaker.expected(sample)
         text = " ".join(part for part in answer if isinstance(part, str))
         kind = "others"
-        if read_caption(caption) is not None:
-            kind, is_right = "digits described", read_caption(text) == read_caption(caption)
+        if (digit := read_caption(caption)) is not None:
+            kind = "digits named"
+            right[kind].append(set(WORDS) & set(text.split()) == {WORDS[digit]})
+            right["in a sentence"].append(read_caption(text) == digit)
         elif colour := next((word for word in COLOURS if caption.startswith(f"a {word} ")), None):
-            kind, is_right = "colours described", colour in text.split()
-        if kind in right:
-            right[kind].append(is_right)
+            kind = "colours named"
+            right[kind].append(set(COLOURS) & set(text.split()) == {colour})
         shown[kind].append((canvas.latents("image"), speaker.question(sample), answer))
     counted = {kind: _count(found) for kind, found in right.items() if found}
     return counted, [example for kind in shown for example in shown[kind][:2]]

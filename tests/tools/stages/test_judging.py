@@ -53,15 +53,16 @@ def test_answers_are_counted_with_the_pictures_without_them_and_for_the_commones
 
 @pytest.mark.usefixtures("sources")
 def test_captions_are_judged_by_what_they_name(speaker: judging.Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A digit whatever the sentence, a colour whatever the shape; other captions are only shown."""
-    answers = iter((["someone wrote a six"], ["a red square"], ["a pear"]))
+    """A digit whatever the sentence, and in one; a colour whatever the shape; other captions are only shown."""
+    answers = iter((["a wrote a six"], ["a red square"], ["a pear"]))
     monkeypatch.setattr(judging.Speaker, "answered", lambda *_: next(answers))
     counted, examples = judging.describe_pictures(speaker, 10)
     assert {kind: (found["questions"], found["right"]) for kind, found in counted.items()} == {
-        "digits described": (1, 1.0),
-        "colours described": (1, 1.0),
+        "digits named": (1, 1.0),
+        "in a sentence": (1, 0.0),
+        "colours named": (1, 1.0),
     }
-    assert [answer for _, _, answer in examples] == [["someone wrote a six"], ["a red square"], ["a pear"]]
+    assert [answer for _, _, answer in examples] == [["a wrote a six"], ["a red square"], ["a pear"]]
     assert all(len(pictures) == 1 for pictures, _, _ in examples)
 
 
