@@ -46,7 +46,7 @@ def _draw_losses(axis: Any, stage: str, lines: Lines) -> None:
         axis.plot(*points, marker="o", markersize=3, linewidth=1, label=f"held out: {source}")
     axis.set_title(stage)
     axis.set_xlabel("step")
-    axis.legend(frameon=False, fontsize=6)
+    axis.legend(frameon=False, fontsize=6, ncol=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
 
 
 def _draw_answers(axis: Any, report: dict[str, Any]) -> None:
@@ -60,7 +60,9 @@ def _draw_answers(axis: Any, report: dict[str, Any]) -> None:
         if name in asked:
             axis.bar(number + 0.28, found["blind"]["right"], 0.27, color="tab:grey")
             axis.bar(number + 0.56, found["commonest"], 0.27, color="lightgrey")
-    axis.set_xticks(range(len(bars)), [f"{name}\n{found['right']:.3f}" for name, found in bars], fontsize=8)
+    axis.set_xticks(
+        range(len(bars)), [f"{name}\n{found['right']:.3f}".replace("_", "\n") for name, found in bars], fontsize=8
+    )
     axis.set_ylim(0, 1)
     axis.set_title(
         "right answers on held-out data with 95 % intervals; grey: without the picture, light: by the question"
