@@ -67,26 +67,20 @@ def test_a_document_names_its_pictures_where_they_stand() -> None:
     assert [files["0.png"], files["1.png"]] == [b"first", b"second"]
 
 
-@pytest.fixture
-def rows(digits: tuple[np.ndarray, np.ndarray]) -> Callable[[bool], list[tuple[dict[str, Any], list[int]]]]:
-    """Fields of rows, and the digits that each shows, told by the pictures."""
-    images, labels = digits
-    digit_of = {enlarge(image, SMALL): int(label) for image, label in zip(images, labels, strict=True)}
-
-    def make(is_held_out: bool) -> list[tuple[dict[str, Any], list[int]]]:
-        rng = np.random.default_rng(0)
-        samples = [count_row(images, labels, rng, is_held_out) for _ in range(300)]
-        return [
-            (json.loads(files["json"]), [digit_of[data] for end, data in files.items() if end.endswith("png")])
-            for files in samples
-        ]
-
-    return make
+@pytest.fixture(scope="module")
+def shown(digits: tuple[np.ndarray, np.ndarray]) -> Callable[[Files], list[int]]:
+    """The digits of a row, told by its pictures."""
+    digit_of = {enlarge(image, SMALL): int(label) for image, label in zip(*digits, strict=True)}
+    return lambda files: [digit_of[data] for end, data in files.items() if end.endswith("png")]
 
 
-def test_answers_about_rows_are_right(rows: Callable[[bool], list[tuple[dict[str, Any], list[int]]]]) -> None:
-    numbers = set()
-    for fields, row in rows(False):
+def test_answers_about_rows_are_right(
+    digits: tuple[np.ndarray, np.ndarray], shown: Callable[[Files], list[int]]
+) -> None:
+    rng, numbers = np.random.default_rng(0), set()
+    for _ in range(300):
+        files = count_row(*digits, rng, is_held_out=False)
+        fields, row = json.loads(files["json"]), shown(files)
         talked = [message["content"] for message in fields["messages"] if message["role"] != "system"]
         numbers.add(len(talked) // 2)
         for asked, answer in zip(talked[::2], talked[1::2], strict=True):
@@ -102,11 +96,10 @@ def test_answers_about_rows_are_right(rows: Callable[[bool], list[tuple[dict[str
     assert numbers == {1, 2}
 
 
-def test_a_held_out_row_has_one_question_and_says_of_which_kind(
-    rows: Callable[[bool], list[tuple[dict[str, Any], list[int]]]],
-) -> None:
-    kinds = set()
-    for fields, _ in rows(True):
+def test_a_held_out_row_has_one_question_and_says_of_which_kind(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    rng, kinds = np.random.default_rng(0), set()
+    for _ in range(300):
+        fields = json.loads(count_row(*digits, rng, is_held_out=True)["json"])
         asked, answer = fields["messages"][-2:]
         assert len(fields["messages"]) <= 3
         assert (asked["role"], answer["role"]) == ("user", "assistant")
@@ -115,15 +108,15 @@ def test_a_held_out_row_has_one_question_and_says_of_which_kind(
     assert {kind for kind, *_ in kinds} == set(QUESTIONS)
 
 
-def test_a_listed_row_names_the_digit_at_each_place(digits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_listed_row_names_the_digit_at_each_place(
+    digits: tuple[np.ndarray, np.ndarray], shown: Callable[[Files], list[int]]
+) -> None:
     files = list_row(*digits, np.random.default_rng(4))
     *pictures, said = json.loads(files["json"])["segments"]
     assert all(entry["type"] == "image" for entry in pictures)
     named = [part.split() for part in said["text"].split(", ")]
     assert [(place, article) for place, article, _ in named] == [(place, "a") for place in PLACES[: len(pictures)]]
-    images, labels = digits
-    digit_of = {enlarge(image, SMALL): WORDS[label] for image, label in zip(images, labels, strict=True)}
-    assert [digit for *_, digit in named] == [digit_of[files[entry["image"]]] for entry in pictures]
+    assert [WORDS.index(digit) for *_, digit in named] == shown(files)
 
 
 def test_captions_and_pictures_are_asked_for() -> None:
