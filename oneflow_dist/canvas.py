@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,91 +15,21 @@ from types import EllipsisType
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
+from oneflow_dist.containers import Bags, NoisySample, Sample
 from oneflow_dist.data.codec import cut_pieces, to_latent
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import gaussian
-from oneflow_dist.flow.times import TimeLaw
-from oneflow_dist.modality import Modalities, ModalityConfig
+from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.making import MOVING_TOLERANCE, Making
+from oneflow_dist.modality import Modalities
+from oneflow_dist.sampling import SamplingConfig
 
-MOVING_TOLERANCE = 1e-9  # clocks are sums of 1/N
 HOLE = "<|hole|>"
 
 # A token id, `...`: a hole, where text may be written, or a modality's name with a clean latent, or with None: a piece
 # to make.
 PromptPart = int | EllipsisType | tuple[str, np.ndarray | None]
 Prompt = Sequence[PromptPart]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Making:
-    """The pieces of one modality, given, in the making or done."""
-
-    modality: ModalityConfig
-    token: int
-    pieces: Pieces
-    is_target: Bool[np.ndarray, "i"]
-    end: Int64[np.ndarray, "i"]  # step at which each was finished; 0: it was given, or is not finished yet
-
-    @property
-    def is_moving(self) -> Bool[np.ndarray, "i"]:
-        """Those that are still being made."""
-        return self.is_target & (self.pieces.time < 1.0 - MOVING_TOLERANCE)
-
-    @property
-    def clock_left(self) -> float:
-        """How far the clock of the one that ends last has to go; 0 if none is moving."""
-        clock = TimeLaw.of(self.modality).clock(self.pieces.time, self.pieces)
-        return float((1.0 - clock[self.is_moving]).max(initial=0.0))
-
-    def noisy(self) -> NoisyPieces:
-        """As the network sees them."""
-        now = replace(self.pieces, time=np.minimum(1.0, self.pieces.time))
-        return NoisyPieces(pieces=now, velocity=now.still(), is_moving=self.is_moving)
-
-    def advance(self, velocity: Float32[np.ndarray, "p _"], step_size: float, step: int) -> Making:
-        """Moved along their velocity, those that move."""
-        pieces, was_moving = self.pieces, self.is_moving
-        if not was_moving.any():
-            return self
-        way = TimeLaw.of(self.modality).step(pieces.time, step_size, pieces)
-        steps = np.where(was_moving, way, 0.0)
-        moved = pieces.patches + pieces.per_patch(steps.astype(np.float32))[:, None] * velocity
-        after = replace(self, pieces=replace(pieces, time=pieces.time + steps, patches=moved))
-        return replace(after, end=np.where(was_moving & ~after.is_moving, step, self.end))
-
-    def insert(self, slots: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], rng: np.random.Generator) -> Making:
-        """After tokens have been inserted behind `slots`; a token of this modality spawns noise."""
-        # A token moves by as many places as there are insertions before it, and so does a token that is inserted.
-        old = self.pieces.token + np.searchsorted(slots, self.pieces.token)
-        new = (slots + 1 + np.arange(len(slots)))[tokens == self.token]
-        if len(new) == 0:
-            return replace(self, pieces=replace(self.pieces, token=old))
-        noise = gaussian(rng, (len(new), self.modality.channels, *self.modality.shape))
-        born = cut_pieces(list(noise), new.tolist(), self.modality)
-        before = self.pieces
-        pieces = replace(
-            before,
-            token=np.append(old, new),
-            time=np.append(before.time, np.zeros(len(new))),
-            grid=np.concatenate([before.grid, born.grid]),
-            stride=np.append(before.stride, born.stride),
-            patches=np.concatenate([before.patches, born.patches]),
-        )
-        order = np.argsort(pieces.token)
-        return replace(
-            self,
-            pieces=pieces.take(order),
-            is_target=np.append(self.is_target, np.ones(len(new), dtype=bool))[order],
-            end=np.append(self.end, np.zeros(len(new), dtype=np.int64))[order],
-        )
-
-    def latents(self) -> list[Float32[np.ndarray, "C *_"]]:
-        """The pieces as they stand now, each of its own shape."""
-        ends = np.cumsum(self.pieces.num_patches)[:-1]
-        patches = np.split(self.pieces.patches, ends) if len(self.pieces) else []
-        grids = self.pieces.grid.tolist()
-        return [to_latent(part, grid, self.modality) for part, grid in zip(patches, grids, strict=True)]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,7 +43,9 @@ class Canvas:
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
     making: Mapping[str, Making]  # by modality
+    corrections: int = 0  # how often the text was taken back
     hit_cap: bool = False  # an insertion was refused because the document was full
+    lengths: tuple[tuple[int, float], ...] = ()  # before each step of the text: tokens, and how many are expected
 
     @property
     def is_moving(self) -> bool:
@@ -129,18 +62,26 @@ class Canvas:
         return not self.is_writing and not self.is_moving
 
     @property
+    def expected_length(self) -> float:
+        """How many tokens the document may have in the end, as far as the model could tell before the last step."""
+        return self.lengths[-1][1] if self.is_writing and self.lengths else float(len(self.tokens))
+
+    @property
     def num_rows(self) -> int:
         """Trunk rows that the document takes now."""
         return len(self.tokens) + sum(len(making.pieces.patches) for making in self.making.values())
 
     def snapshot(self) -> NoisySample:
         """What the network sees: the same type that training noises samples into."""
+        is_given, nothing = self.born == 0, np.zeros(0, dtype=np.int64)
+        for making in self.making.values():
+            is_given[making.pieces.token[making.is_target]] = False
         return NoisySample(
             key=self.key,
             tokens=self.tokens,
+            is_given=is_given,
             is_open=self.is_open & self.is_writing,
-            bag_tokens=np.zeros(0, dtype=np.int64),
-            bag_slot=np.zeros(0, dtype=np.int64),
+            bags=Bags.of_tokens(nothing, nothing, len(self.tokens)),
             pieces=tuple(making.noisy() for making in self.making.values()),
             text_time=min(1.0, self.text_time),
         )
@@ -149,10 +90,15 @@ class Canvas:
         """The document as it stands now, for looking at: later steps do not change it."""
         return copy.copy(self)
 
-    def advance(self, velocities: Sequence[Float32[np.ndarray, "_ _"]], step_size: float, step: int) -> None:
+    def advance(
+        self, velocities: Sequence[Float32[np.ndarray, "_ _"]], step_size: float, sampling: SamplingConfig, step: int
+    ) -> None:
         """Move every moving piece along its velocity, and the clocks of text and moving pieces."""
-        pairs = zip(self.making.items(), velocities, strict=True)
-        self.making = {kind: making.advance(velocity, step_size, step) for (kind, making), velocity in pairs}
+        shift = self._shift(sampling)
+        self.making = {
+            kind: making.advance(velocity, step_size, shift, sampling, self.rng, step)
+            for (kind, making), velocity in zip(self.making.items(), velocities, strict=True)
+        }
         self.text_time = min(1.0, self.text_time + step_size)
 
     def insert(self, slots: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], step: int) -> None:
@@ -163,6 +109,38 @@ class Canvas:
         self.born = np.insert(self.born, slots + 1, step)
         self.is_open = np.insert(self.is_open, slots + 1, True)
         self.making = {kind: making.insert(slots, tokens, self.rng) for kind, making in self.making.items()}
+
+    def rewind(self, text_time: float, schedule: KeepSchedule) -> None:
+        """Noise what was written back to an earlier text time; what is written on from there may come out better.
+
+        A token stays with the probability that it was there before, given that it is there now; a piece, if it is old
+        enough. So of documents that follow the law of the data at one time this makes those of the other.
+        """
+        way, keep_prob = self.text_time - text_time, schedule.keep_prob(text_time) / schedule.keep_prob(self.text_time)
+        was_given = self.born == 0
+        is_kept = was_given | (self.rng.random(len(self.tokens)) < keep_prob)
+        for making in self.making.values():
+            is_kept[making.pieces.token] = was_given[making.pieces.token] | (making.clock() >= way)
+        place = is_kept.cumsum() - 1
+        self.making = {
+            kind: making.rewind(way, ~was_given[making.pieces.token], place, self.rng)
+            for kind, making in self.making.items()
+        }
+        self.tokens, self.is_open, self.born = self.tokens[is_kept], self.is_open[is_kept], self.born[is_kept]
+        self.text_time, self.corrections = text_time, self.corrections + 1
+
+    def steps_left(self, sampling: SamplingConfig) -> int:
+        """At most: a piece that appears in the last step of the text takes as many again."""
+        if self.is_writing:
+            passes = [self.text_time, *[sampling.corrected_from] * (sampling.corrections - self.corrections)]
+            of_text = sum((1.0 - time) ** (1.0 / sampling.time_power) for time in passes)
+            return math.ceil(sampling.steps * of_text - 1e-6) + sampling.steps_of_pieces
+        rest = max((making.clock_left(self._shift(sampling)) for making in self.making.values()), default=0.0)
+        return math.ceil(rest * sampling.steps_of_pieces - 1e-6)  # clocks are sums of 1/N
+
+    def _shift(self, sampling: SamplingConfig) -> float:
+        """Of the clocks of pieces: while text is written they go with it, as in training."""
+        return 1.0 if self.is_writing else sampling.shift
 
     def latents(self, kind: str) -> list[Float32[np.ndarray, "C *_"]]:
         """The pieces of a modality as they stand now, each of its own shape."""

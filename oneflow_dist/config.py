@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from oneflow_dist.modality import Given, ModalityConfig, check_modalities
+from oneflow_dist.modality import ModalityConfig, check_modalities
+from oneflow_dist.sampling import SamplingConfig, check_sampling
 from oneflow_dist.toml import (
     Decay,
     NonNegative,
@@ -103,7 +104,11 @@ class FlowConfig:
     keep_schedule: Literal["linear", "cosine", "power"]
     keep_exponent: PositiveFloat  # of "power"
     normalize: Literal["batch", "paper"]  # of the text losses
-    condition_dropout_prob: Share
+    condition_dropout_prob: Share  # a sample keeps its moving pieces alone: what guidance of pieces compares with
+    prompt_dropout_prob: Share = 0.0  # a sample with open text loses its prompt: what guidance of text compares with
+    # What the text losses ask for: the tokens that were deleted, or their mean over all ways in which the kept ones may
+    # lie in the text, which has the same optimum and less noise.
+    bags: Literal["sampled", "averaged"] = "sampled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,24 +221,6 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingConfig:
-    """[sampling] Pictures of what the model writes, during training and by default in tools/sample.py."""
-
-    every_steps: NonNegative  # 0: never during training
-    steps: Positive  # N: the text is done after N steps, the last image after at most 2N
-    # Text time after k steps is 1 - (1 - k / N) ** time_power; 1 as in the paper.
-    time_power: Annotated[float, "[1, inf)"] = 1.5
-    thinning: bool = True  # of neighbouring slots that would fire in one step only one does; false as in the paper
-    guidance: Annotated[float, "(-inf, inf)"]  # on the velocity; 1 is none
-    temperature: Annotated[float, "[1e-30, inf)"]  # of the token distribution; lower, logits would overflow
-    top_k: NonNegative = 0  # draw from the k likeliest tokens; 0: from all
-    top_p: Annotated[float, "(0, 1]"]
-    max_rows: Positive  # of one document
-    given: Given = "latents"  # what the model sees of a given picture
-    prompts: tuple[str, ...]  # in them a modality's token is a piece to make, "<|hole|>" a place to write text in
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationConfig:
     """[validation] Losses on held-out documents, which training then leaves out."""
 
@@ -340,12 +327,19 @@ def check_config(config: Config) -> None:
             f"data.bag_tokens_per_pack ({data.bag_tokens_per_pack}) must be at least "
             f"data.max_sample_rows ({data.max_sample_rows}): all tokens of a sample can be missing at once"
         )
+    flow = config.flow
+    if flow.condition_dropout_prob + flow.prompt_dropout_prob > 1.0:
+        raise ValueError(
+            f"flow.prompt_dropout_prob: {flow.prompt_dropout_prob} and flow.condition_dropout_prob "
+            f"({flow.condition_dropout_prob}) are parts of the same samples, more than 1 together; lower one"
+        )
     validation = config.validation
     if bool(validation.mixture) != bool(validation.every_steps):
         raise ValueError(
             f"validation.every_steps: is {validation.every_steps}, but validation.mixture is {validation.mixture!r}; "
             "set both, or neither (0 and an empty text)"
         )
+    check_sampling(config.sampling, config.modality, config.heads.time_conditioning)
     if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):
         raise ValueError(
             f"parallel.async_tensor: needs parallel.tensor > 1 (it is {config.parallel.tensor}) "

@@ -141,16 +141,35 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bags:
+    """What n slots miss: the deleted tokens, or their mean over all ways in which they may have been deleted."""
+
+    tokens: Int64[np.ndarray, "b"]
+    slot: Int64[np.ndarray, "b"]  # the kept token each fell behind, ascending
+    weight: Float32[np.ndarray, "b"]  # how often it is expected there
+    missing_count: Float32[np.ndarray, "n"]  # expected size of each slot's bag
+    filled_prob: Float32[np.ndarray, "n"]  # chance that it is not empty
+
+    @classmethod
+    def of_tokens(cls, tokens: Int64[np.ndarray, "b"], slot: Int64[np.ndarray, "b"], num_slots: int) -> Bags:
+        """Of tokens that are known to be missing."""
+        count = np.bincount(slot, minlength=num_slots).astype(np.float32)
+        weight = np.ones(len(tokens), dtype=np.float32)
+        return cls(tokens=tokens, slot=slot, weight=weight, missing_count=count, filled_prob=np.minimum(count, 1.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NoisySample:
     """A sample at one instant of its generation: what is there, and what is missing where."""
 
     key: str
     tokens: Int64[np.ndarray, "n"]  # the kept ones
+    is_given: Bool[np.ndarray, "n"]  # those of the prompt, the first among them
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
-    bag_tokens: Int64[np.ndarray, "b"]  # the deleted ones, in reading order
-    bag_slot: Int64[np.ndarray, "b"]  # the kept token each fell behind, ascending
+    bags: Bags
     pieces: tuple[NoisyPieces, ...]
     text_time: float
+    attention_scale: float = 1.0  # of logits; in generation, for a look that is less sharp
 
     @property
     def has_moving(self) -> bool:
@@ -226,6 +245,7 @@ class PackedPieces:
     grid: Int64[Tensor, "I 3"]  # patches along time, height and width
     patches: Float32[Tensor, "P E"]  # noisy
     velocity: Float32[Tensor, "P V"]  # target; V = 0 for what is only ever given
+    sequence: Int64[Tensor, "I"]  # whose text time is theirs, too
     patch_piece: Int64[Tensor, "P"]
     patch_row: Int64[Tensor, "P"]  # its row in the trunk
     patch_weight: Float32[Tensor, "P"]  # 1 on patches of scored pieces; 0 on those of clean ones
@@ -250,10 +270,11 @@ class PackedBatch:
     token_row: Int64[Tensor, "N"]  # its row in the trunk
     token_sequence: Int64[Tensor, "N"]
     slot_weight: Float32[Tensor, "N"]  # in the sums of the text losses; 0 on closed slots
-    missing_count: Float32[Tensor, "N"]  # k: how many bag tokens the slot has
+    missing_count: Float32[Tensor, "N"]  # E[k]: how many tokens the slot misses
+    filled_prob: Float32[Tensor, "N"]  # P(k > 0)
     bag_tokens: Int64[Tensor, "B"]  # deleted tokens, sorted by slot
     bag_slot: Int64[Tensor, "B"]
-    bag_weight: Float32[Tensor, "B"]  # slot_weight[bag_slot]
+    bag_weight: Float32[Tensor, "B"]  # how often it is missing there, times slot_weight[bag_slot]
 
     pieces: tuple[PackedPieces, ...]
 
@@ -261,6 +282,7 @@ class PackedBatch:
     position: Float32[Tensor, "T 3"]  # place in the text, or of a patch along time, height and width; mostly whole
     cu_seqlens: Int32[Tensor, "C"]  # first row of each sequence and of the padding; then T, to a power of two and one
     text_time: Float32[Tensor, "S"]
+    attention_scale: Float32[Tensor, "T"] | None  # of each row; None: 1
     draw: Int64[Tensor, ""]  # stands for what is in the pack; from it comes whatever is random in the network
     num_filled: int  # different slots in bag_slot
     max_seqlen: int  # of the longest sequence, rounded up to a power of two so that compiled code sees few values

@@ -19,7 +19,7 @@ Given = Literal["latents", "features", "both"]  # what the model sees of a pictu
 GIVEN = get_args(Given)
 TAKEN_TOKENS = ("<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>", "<|hole|>")
 BESIDE = ("tokens", "mirrored", "features")  # how the names of arrays end that are no pieces
-TAKEN_NAMES = ("text", *BESIDE)
+TAKEN_NAMES = ("text", "gate", "rate", *BESIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

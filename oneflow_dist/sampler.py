@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,13 +14,14 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
-from oneflow_dist.config import Config, SamplingConfig
-from oneflow_dist.containers import NoisyPieces, NoisySample, PackedBatch, Prediction
-from oneflow_dist.data.packing import pack, size_of
+from oneflow_dist.clock import at_time
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Prediction
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.flow.noising import without_condition
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.guidance import predict
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.sampling import SamplingConfig
 
 MAX_LOG_RATE = 80.0  # no rate is larger: its exponential is finite, and a slot with it fires whenever it may
 PACK_ROWS = 16384  # documents are packed to at most this for one forward
@@ -41,12 +41,13 @@ def generate_steps(model: OneFlow, canvases: list[Canvas], config: Config, token
     Each step is one forward for the pieces and the text of all documents:
 
         pieces  Y += min(dt, 1 - t) velocity                    their clocks start when they are inserted
-        text    a slot fires if Bernoulli(1 - pi) and Bernoulli(min(1, q max(1, rate))), q the exact insertion
-                probability of the step; it then gets one token of its distribution Q; the token of a piece spawns noise
+        text    a slot fires with chance (1 - pi) min(1, q max(1, rate)), q the exact insertion probability of the step;
+                it then gets one token of its distribution Q; the token of a piece spawns noise
 
     Where any token is missing, one or more are: a smaller rate is an error of the head. Slots that fire together do not
-    know of each other, so of neighbours only one fires (`thinning`), and steps are smaller towards the end of the text
-    (`time_power`), when what is missing depends most on what has just appeared beside it.
+    know of each other, so a document draws for all of them at once, in a way that neighbours fire in turns (`firing`),
+    and steps are smaller towards the end of the text (`time_power`), when what is missing depends most on what has just
+    appeared beside it.
 
     Yields:
         The number of the step, from 1.
@@ -56,20 +57,19 @@ def generate_steps(model: OneFlow, canvases: list[Canvas], config: Config, token
 
     Source: arXiv:2510.03506 Algorithms 1 and 2.
     """
-    schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
-    device = next(model.parameters()).device
+    schedule = KeepSchedule.of(config.flow)
     step = 0
     while active := [canvas for canvas in canvases if not canvas.is_done]:
         step += 1
         for group in _groups(active):
-            _step_group(model, group, step, config.sampling, schedule, tokenizer, device)
+            _step_group(model, group, step, config.sampling, schedule, tokenizer)
         yield step
 
 
 def step_size(canvas: Canvas, sampling: SamplingConfig) -> float:
     """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""
     if not canvas.is_writing:
-        return 1.0 / sampling.steps
+        return 1.0 / sampling.steps_of_pieces
     steps_left = sampling.steps * (1.0 - canvas.text_time) ** (1.0 / sampling.time_power)
     return 1.0 - (max(0.0, steps_left - 1.0) / sampling.steps) ** sampling.time_power - canvas.text_time
 
@@ -82,41 +82,28 @@ def _step_group(
     sampling: SamplingConfig,
     schedule: KeepSchedule,
     tokenizer: Tokenizer,
-    device: torch.device,
 ) -> None:
     """One step of the documents that go through one forward."""
-    snapshots = [canvas.snapshot() for canvas in canvases]
-    guided = [s for s in snapshots if sampling.guidance != 1.0 and s.has_moving]
-    batch = _pack_evenly(snapshots + [without_condition(s) for s in guided], model.axis.size).to(device)
-    prediction = model(batch)
-    _check_finite(prediction, list(canvases[0].making), step)
-
+    prediction = predict(model, [c.snapshot() for c in canvases], list(canvases[0].making), sampling, step)
     fires = _draw_fires(canvases, prediction, sampling, schedule)
-    firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(device)
+    firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(prediction.slot_hidden.device)
     generators = [c.rng for c, fire in zip(canvases, fires, strict=True) for _ in range(int(fire.sum()))]
     tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, sampling, tokenizer.vocab_size)
 
-    kinds = zip(prediction.velocity, zip(*(s.pieces for s in snapshots), strict=True), strict=True)
-    of_kinds = [guided_velocity(velocity.cpu(), kind, sampling.guidance) for velocity, kind in kinds]
+    patches = [[len(making.pieces.patches) for making in canvas.making.values()] for canvas in canvases]
+    parts = zip(prediction.velocity, zip(*patches, strict=True), strict=True)
+    of_kinds = [[part.numpy() for part in velocity.cpu().split(counts)] for velocity, counts in parts]
     first = 0
     for number, (canvas, fire) in enumerate(zip(canvases, fires, strict=True)):
         slots = np.flatnonzero(fire)
         new_tokens = tokens[first : first + len(slots)]
         first += len(slots)
-        canvas.advance([of_kind[number] for of_kind in of_kinds], step_size(canvas, sampling), step)
+        was_writing = canvas.is_writing
+        canvas.advance([of_kind[number] for of_kind in of_kinds], step_size(canvas, sampling), sampling, step)
         fits = _fit(canvas, new_tokens, sampling.max_rows)
         canvas.insert(slots[fits], new_tokens[fits], step)
-
-
-def _check_finite(prediction: Prediction, kinds: list[str], step: int) -> None:
-    parts = {name: getattr(prediction, name) for name in ("zero_logit", "log_rate", "slot_hidden")}
-    parts |= {f"velocity of {kind}": velocity for kind, velocity in zip(kinds, prediction.velocity, strict=True)}
-    for name, values in parts.items():
-        if not torch.isfinite(values).all():
-            raise FloatingPointError(
-                f"sampling step {step}: {name} of the model is not finite; its weights are broken, or too large for "
-                "the dtype of its products: take an earlier checkpoint"
-            )
+        if was_writing and not canvas.is_writing and canvas.corrections < sampling.corrections:
+            canvas.rewind(sampling.corrected_from, schedule)
 
 
 def _draw_tokens(
@@ -170,32 +157,37 @@ def _draw_fires(
     """Per document, which of its slots get a token in this step."""
     num_slots = [len(canvas.tokens) for canvas in canvases]
     total = sum(num_slots)
-    is_missing_prob = torch.sigmoid(-prediction.zero_logit[:total].double()).cpu().numpy()
+    filled_prob = torch.sigmoid(-prediction.zero_logit[:total].double()).cpu().numpy()
     rate = prediction.log_rate[:total].double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
     fires, first = [], 0
     for canvas, count in zip(canvases, num_slots, strict=True):
-        slots = slice(first, first + count)
+        slots = np.arange(first, first + count)[canvas.is_open]
         first += count
-        q = schedule.insertion_prob(canvas.text_time, step_size(canvas, sampling)) if canvas.is_writing else 0.0
-        due = q * rate[slots]
-        fire = canvas.rng.random(count) < is_missing_prob[slots] * np.minimum(1.0, due) * canvas.is_open
-        if sampling.thinning:
-            fire = _thin(fire, (due >= 1.0) & (q < 1.0), canvas.rng)
-        fires.append(fire)
+        if not canvas.is_writing:
+            fires.append(np.zeros(count, dtype=bool))
+            continue
+        filled, size = filled_prob[slots], rate[slots]
+        if sampling.clock_share:
+            num_written = int((canvas.born > 0).sum())
+            keep_prob = schedule.keep_prob(canvas.text_time)
+            filled, size = at_time(filled, size, num_written, keep_prob, sampling.clock_share)
+        canvas.lengths = (*canvas.lengths, (count, count + float((filled * size).sum())))
+        prob = np.zeros(count)
+        q = schedule.insertion_prob(canvas.text_time, step_size(canvas, sampling))
+        prob[canvas.is_open] = filled * np.minimum(1.0, q * size)
+        is_alone = sampling.firing == "independent"
+        fires.append(canvas.rng.random(count) < prob if is_alone else _draw_systematically(prob, canvas.rng))
     return fires
 
 
-def _thin(
-    fire: Bool[np.ndarray, "n"], is_behind: Bool[np.ndarray, "n"], rng: np.random.Generator
-) -> Bool[np.ndarray, "n"]:
-    """Of slots side by side that fire, those that come before both neighbours in a random order.
+def _draw_systematically(prob: Float[np.ndarray, "n"], rng: np.random.Generator) -> Bool[np.ndarray, "n"]:
+    """Events with these chances, of which neighbours exclude each other as far as their chances allow.
 
-    A slot from which a token or more is due in this step is behind, and fires: thinned, a long text that starts from
-    one slot could not grow fast enough for its number of steps.
+    One draw for all: the chances are laid end to end, and events are where a comb of teeth one apart hits. So as many
+    happen as are expected, rounded up or down, and where chances are small, no two side by side.
     """
-    order = np.where(fire, np.where(is_behind, -1.0, rng.random(len(fire))), 2.0)
-    before, after = np.append(2.0, order[:-1]), np.append(order[1:], 2.0)
-    return fire & (is_behind | ((order < before) & (order < after)))
+    teeth = np.floor(np.cumsum(np.append(rng.random(), prob)))
+    return np.diff(teeth) > 0.0
 
 
 def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], max_rows: int) -> Bool[np.ndarray, "F"]:
@@ -215,25 +207,6 @@ def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], max_rows: int) -> Bool[
         room -= rows[i] * fits[i]
     canvas.hit_cap |= not fits[may_appear].all()
     return fits
-
-
-def guided_velocity(
-    velocity: Float32[Tensor, "P V"], kind: Sequence[NoisyPieces], guidance: float
-) -> list[Float32[np.ndarray, "p V"]]:
-    """The velocity of each document's pieces of one modality, guided where they move.
-
-        v(empty) + guidance * (v(all) - v(empty))
-
-    Args:
-        velocity: of the pieces of all documents, then, if guidance is not 1, of those that move once more without
-            their condition. `lerp` makes guidance 1 and 0 exact.
-    """
-    counts = [len(noisy.velocity) for noisy in kind]
-    conditional = velocity[: sum(counts)]
-    if guidance != 1.0:
-        moving = torch.from_numpy(np.concatenate([noisy.pieces.per_patch(noisy.is_moving) for noisy in kind]))
-        conditional[moving] = torch.lerp(velocity[sum(counts) :], conditional[moving], guidance)
-    return [part.numpy() for part in conditional.split(counts)]
 
 
 def sample_tokens(
@@ -265,13 +238,6 @@ def sample_tokens(
 def _below(x: Tensor, limit: Tensor) -> Tensor:
     """`x`, but less than `limit` even where rounding took it there."""
     return torch.minimum(x, torch.nextafter(limit, torch.zeros_like(limit)))
-
-
-def _pack_evenly(samples: list[NoisySample], multiple: int) -> PackedBatch:
-    """A pack of these samples alone, whose rows a tensor axis can deal out."""
-    size = size_of(samples)
-    rows = -(-size.rows // multiple) * multiple
-    return pack(samples, replace(size, rows=rows))
 
 
 def _groups(canvases: list[Canvas]) -> Iterator[list[Canvas]]:

@@ -58,7 +58,7 @@ def read_tables(kind: type, table: Any, prefix: str = "") -> Any:
     for field in dataclasses.fields(kind):
         path = _join(prefix, field.name)
         hint = hints[field.name]
-        if get_origin(hint) is dict:
+        if get_origin(hint) is dict and is_dataclass(get_args(hint)[1]):
             tables = table.get(field.name, {})
             if not isinstance(tables, dict):
                 raise ValueError(f"{path}: expected tables [{path}.NAME], got {tables!r}")
@@ -145,6 +145,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"{path}: expected a list, got {value!r}")
         return tuple(_convert(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: expected a table of numbers, as {{ NAME = 1.5 }}, got {value!r}")
+        return {name: _convert(get_args(hint)[1], item, _join(path, name)) for name, item in value.items()}
     if is_dataclass(hint):
         return read_tables(hint, value, path)  # type: ignore[arg-type]
     if hint is float and type(value) is int:
@@ -159,6 +163,8 @@ def _to_toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return "[" + ", ".join(_to_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_to_toml(item)}" for name, item in value.items()) + " }" if value else "{}"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's
     return repr(value)

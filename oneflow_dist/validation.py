@@ -24,9 +24,7 @@ from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.streams import SourceStream, capacity_of, read_document
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.losses import compute_losses, where_scored
-from oneflow_dist.flow.noising import draw_times, is_deletable, keyed_generator, noise_at
-from oneflow_dist.flow.schedule import KeepSchedule
-from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.flow.noising import Noising, draw_times, is_deletable, keyed_generator, noise_at
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.optim import MovingAverage
@@ -198,18 +196,17 @@ def look_at(sample: Sample, time_bin: int, number: int, num_documents: int, conf
     what the text lacks says nothing of how clean a piece is.
     """
     rng = keyed_generator(SEED, time_bin, f"validation of {sample.key}")
-    schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
-    laws = [TimeLaw.of(modality) for modality in config.modality.values()]
+    noising = dataclasses.replace(Noising.of(config), averages_bags=True)  # the same mean with less noise
     spans = [
         ((own + number / num_documents) / BINS, (own + (number + 1) / num_documents) / BINS)
         for own in (time_bin, (time_bin + number) % BINS)
     ]
-    text_time, ages = draw_times(sample, schedule, laws, rng, *spans)
-    return noise_at(sample, text_time, ages, schedule, rng)
+    text_time, ages = draw_times(sample, noising, rng, *spans)
+    return noise_at(sample, text_time, ages, noising, rng)
 
 
 def group_of(source: str, sample: Sample, noisy: NoisySample) -> Group:
     """Where the losses of a sample's text belong."""
-    num_missing, num_all = len(noisy.bag_tokens), int(is_deletable(sample).sum())
+    num_missing, num_all = len(sample.tokens) - len(noisy.tokens), int(is_deletable(sample).sum())
     missing = 0 if num_missing == 0 else 1 + min(BINS - 1, num_missing * BINS // num_all)
     return Group(source, min(BINS - 1, int(noisy.text_time * BINS)), missing)

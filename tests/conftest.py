@@ -24,7 +24,7 @@ import torch
 from hypothesis import settings
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
+from oneflow_dist.containers import Bags, NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.initialization import initialize
@@ -202,9 +202,9 @@ def make_noisy() -> Callable[..., NoisySample]:
         return NoisySample(
             key=key,
             tokens=tokens,
+            is_given=np.arange(len(tokens)) == 0,
             is_open=np.ones(len(tokens), dtype=bool),
-            bag_tokens=bag_tokens,
-            bag_slot=bag_slot,
+            bags=Bags.of_tokens(bag_tokens, bag_slot, len(tokens)),
             pieces=(NoisyPieces(pieces=images, velocity=velocity, is_moving=np.ones(num_images, dtype=bool)),),
             text_time=float(rng.random()),
         )

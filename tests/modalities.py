@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from oneflow_dist.containers import NoisyPieces, NoisySample, PackedPieces
+from oneflow_dist.containers import Bags, NoisyPieces, NoisySample, PackedPieces
 from oneflow_dist.data.codec import packed_patch
 from oneflow_dist.modality import ModalityConfig
 from tests.pieces import pieces
@@ -55,6 +55,7 @@ def packed(grids: Sequence[Grid], num_elements: int, spare: int = 0, seed: int =
         grid=grid,
         patches=torch.randn(total, num_elements, generator=generator),
         velocity=torch.zeros(total, num_elements),
+        sequence=torch.zeros(len(grid), dtype=torch.int64),
         patch_piece=torch.repeat_interleave(torch.arange(len(grids)), torch.tensor(num_patches, dtype=torch.int64)),
         patch_row=torch.arange(total),
         patch_weight=torch.ones(total),
@@ -74,6 +75,8 @@ def with_pieces(
     return replace(
         sample,
         tokens=np.append(sample.tokens, rng.integers(256, size=added)),
+        is_given=np.append(sample.is_given, np.zeros(added, dtype=bool)),
         is_open=np.append(sample.is_open, np.ones(added, dtype=bool)),
+        bags=Bags.of_tokens(sample.bags.tokens, sample.bags.slot, first),
         pieces=tuple(pieces),
     )

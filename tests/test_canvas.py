@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from types import EllipsisType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from oneflow_dist.canvas import Canvas, Making, Prompt, blank_canvas, parse_prompt, prompt_of
+from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt, prompt_of
 from oneflow_dist.config import Config
 from oneflow_dist.containers import NoisySample, PackedBatch, Pieces, Sample, ShardRecord
 from oneflow_dist.data.decoding import Reading, decode_record, read_fields
@@ -19,11 +20,14 @@ from oneflow_dist.data.media import encode_file
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.samples import make_sample as make_complete
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
-from oneflow_dist.flow.noising import noise_at, noise_sample, without_condition
-from oneflow_dist.flow.schedule import KeepSchedule
-from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.flow.noising import noise_at, noise_sample, without_condition, without_prompt
+from oneflow_dist.making import Making
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.sampler import generate_steps
 from tests.messages import names
 from tests.modalities import SOUND, VIDEO, VISION
+from tests.noising import noising
+from tests.sampling import sampling
 
 Part = int | EllipsisType | tuple[str, np.ndarray | None]
 PAINT: Part = ("image", None)
@@ -72,10 +76,10 @@ def with_images(canvas: Canvas, **changes: np.ndarray) -> None:
     canvas.making = {**canvas.making, "image": replace(making, pieces=replace(making.pieces, **changes))}
 
 
-def advance(canvas: Canvas, step_size: float, step: int, velocity: float = 1.0) -> None:
+def advance(canvas: Canvas, step_size: float, step: int, velocity: float = 1.0, **changes: Any) -> None:
     """All pieces along the same velocity."""
     kinds = [np.full_like(making.noisy().velocity, velocity) for making in canvas.making.values()]
-    canvas.advance(kinds, step_size, step)
+    canvas.advance(kinds, step_size, sampling(**changes), step)
 
 
 # A canvas before the first step.
@@ -178,16 +182,6 @@ def test_moving_images_and_text_advance_and_prompt_images_stay(config: Config) -
     assert canvas.text_time == 0.25
 
 
-def test_a_last_step_ends_at_time_one(config: Config) -> None:
-    canvas = blank(config, PAINT)
-    with_images(canvas, time=np.array([0.9]))
-    before = images_of(canvas).patches
-    advance(canvas, 0.25, 1)
-    np.testing.assert_allclose(images_of(canvas).patches, before + 0.1, rtol=1e-5)
-    assert images_of(canvas).time.tolist() == [1.0]
-    assert canvas.is_done
-
-
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 10, 49, 128])
 def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps: int) -> None:
     """Also where N times 1/N is not 1 in floating point."""
@@ -201,6 +195,14 @@ def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps:
     assert canvas.is_done
     assert canvas.making["image"].end.tolist() == [num_steps]
     np.testing.assert_allclose(images_of(canvas).patches, start + 1.0, atol=1e-4)
+
+
+def test_pieces_go_with_the_text_and_by_their_shift_when_it_is_done(config: Config) -> None:
+    """As in training: there a clock that is shifted belongs to no instant of a text that is being written."""
+    for prompt, time in (([PAINT, 7], 0.25), ([7, PAINT], 0.1)):  # .25 / (3 - 2 * .25)
+        canvas = blank(config, *prompt)
+        advance(canvas, 0.25, 1, shift=3.0)
+        np.testing.assert_allclose(images_of(canvas).time, [time], rtol=1e-12)
 
 
 # Inserting.
@@ -232,16 +234,6 @@ def test_images_keep_their_shapes_times_and_births_when_others_are_inserted(conf
     np.testing.assert_array_equal(latents[4], third)
     spawned = np.stack([latents[image] for image in (0, 3, 5)])
     assert len(np.unique(spawned)) == spawned.size
-
-
-def test_a_spawned_image_is_standard_normal_noise(config: Config) -> None:
-    canvas = blank(config)
-    insert(canvas, [0], [IMAGE])
-    for _ in range(5):
-        insert(canvas, list(range(len(canvas.tokens))), [IMAGE] * len(canvas.tokens))
-    assert images_of(canvas).patches.size > 3000
-    assert images_of(canvas).patches.mean() == pytest.approx(0.0, abs=0.06)
-    assert images_of(canvas).patches.std() == pytest.approx(1.0, abs=0.05)
 
 
 def test_inserting_nothing_changes_nothing(config: Config) -> None:
@@ -287,6 +279,13 @@ ROWS = ("tokens", "token_row", "token_sequence", "position", "cu_seqlens", "text
 OF_PIECES = ("time", "grid", "patches", "patch_piece", "patch_row", "patch_weight")
 
 
+def assert_same_view(snapshot: NoisySample, noisy: NoisySample) -> None:
+    """With its prompt and without."""
+    np.testing.assert_array_equal(snapshot.is_given, noisy.is_given)
+    for views in ((snapshot, noisy), (without_prompt(snapshot), without_prompt(noisy))):
+        assert_same_rows(*(pack([view], None) for view in views), (*ROWS, "slot_weight"))
+
+
 def assert_same_rows(actual: PackedBatch, expected: PackedBatch, names: tuple[str, ...] = ROWS) -> None:
     for name in names:
         a, b = getattr(actual, name), getattr(expected, name)
@@ -311,7 +310,7 @@ def canvas_of(noisy: NoisySample, is_target: np.ndarray, config: Config) -> Canv
         text_time=noisy.text_time,
         tokens=noisy.tokens,
         is_open=noisy.is_open,
-        born=np.zeros(len(noisy.tokens), dtype=np.int64),
+        born=(~noisy.is_given).astype(np.int64),
         making={"image": making},
     )
 
@@ -323,10 +322,11 @@ def test_a_noisy_sample_on_a_canvas_gives_the_rows_it_had_in_training(
 ) -> None:
     tokens = [BOS, 1, None, 2, 3, None, 4, None, 5]
     sample = make_sample(tokens, num_prompt=4, is_interleaved=is_interleaved, grid=[(3, 1), (2, 2), (1, 4)])
-    noisy = noise_sample(sample, KeepSchedule(), 0.0, [TimeLaw()], np.random.default_rng(seed))
+    noisy = noise_sample(sample, noising(), np.random.default_rng(seed))
     is_target = noisy.pieces[0].is_moving.copy()
     is_target[1:] = True  # the first image belongs to the prompt
     snapshot = canvas_of(noisy, is_target, config).snapshot()
+    np.testing.assert_array_equal(snapshot.is_given, noisy.is_given)
     names = ROWS if noisy.text_time == 1.0 else (*ROWS, "slot_weight")
     assert_same_rows(pack([snapshot], None), pack([noisy], None), names)
     dropped = [pack([without_condition(view)], None) for view in (snapshot, noisy)]
@@ -351,7 +351,7 @@ def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: s
     age = np.full(len(images), -1.0 if task == "interleaved" else 0.0)
     age = np.where(sample.is_target[images.token], age, 1.0)
     text_time = 1.0 if task == "text_to_image" else 0.0
-    noisy = noise_at(sample, text_time, [age], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, text_time, [age], noising(), np.random.default_rng(0))
 
     wanted: dict[str, Prompt] = {
         "text_to_image": [*TOKENIZER.encode("a cat"), PAINT],
@@ -363,7 +363,7 @@ def test_a_blank_canvas_is_the_first_instant_of_its_task(config: Config, task: s
     canvas = blank(config, *start, *wanted[task])
     if task in ("text_to_image", "both"):
         with_images(canvas, patches=noisy.pieces[0].pieces.patches)  # the same noise
-    assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
+    assert_same_view(canvas.snapshot(), noisy)
 
 
 @pytest.mark.parametrize("painted", [True, False])
@@ -380,10 +380,17 @@ def test_the_prompt_of_a_conversation_is_the_first_instant_of_its_answer(config:
     sample = make_complete(document, "instruct", "latents", [*b"say:"], tokenizer, config.modality, rng)
     assert sample.is_interleaved == painted
     age = np.where(sample.is_target[sample.pieces[0].token], -1.0, 1.0)
-    noisy = noise_at(sample, 0.0, [age], KeepSchedule(), rng)
+    noisy = noise_at(sample, 0.0, [age], noising(), rng)
     canvas = blank(config, *prompt_of(sample, config.modality))
-    assert_same_rows(pack([canvas.snapshot()], None), pack([noisy], None), (*ROWS, "slot_weight"))
+    assert_same_view(canvas.snapshot(), noisy)
     assert np.array_equal(canvas.making["image"].pieces.patches, noisy.pieces[0].pieces.patches)
+
+
+def test_what_was_there_before_the_first_step_is_given_unless_it_is_to_be_made(config: Config) -> None:
+    canvas = blank(config, 5, PAINT, ..., given(0.5), ...)
+    insert(canvas, [2, 3], [6, IMAGE])
+    assert canvas.tokens.tolist() == [BOS, 5, IMAGE, 6, IMAGE, IMAGE]
+    assert canvas.snapshot().is_given.tolist() == [True, True, False, False, True, False]
 
 
 def test_what_was_given_is_no_part_of_what_was_written(config: Config) -> None:
@@ -398,6 +405,31 @@ def test_no_slot_is_open_when_the_text_is_done(config: Config) -> None:
     assert canvas.snapshot().is_open.tolist() == [False, True]
     canvas.text_time = 1.0
     assert canvas.snapshot().is_open.tolist() == [False, False]
+
+
+# How many steps are left.
+
+
+@pytest.mark.parametrize("changes", [(), ("sampling.piece_steps=3", "sampling.shift=2.5")], ids=["even", "other"])
+@pytest.mark.parametrize("late", [0, 2, 4, 5])
+def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
+    late: int,
+    changes: tuple[str, ...],
+    make_config: Callable[..., Config],
+    tokenizer: Tokenizer,
+    make_model: Callable[..., OneFlow],
+) -> None:
+    """Whenever the last image begins."""
+    config = make_config("sampling.steps=5", "sampling.time_power=1.5", "sampling.max_rows=40", *changes)
+    prompt = parse_prompt("one<|image|><|hole|>", tokenizer)
+    canvases = [blank_canvas(prompt, tokenizer, config.modality, 0, index) for index in range(4)]
+    totals = [max(canvas.steps_left(config.sampling) for canvas in canvases)]
+    for step in generate_steps(make_model(config), canvases, config, tokenizer):
+        if step == late:
+            canvases[1].insert(np.array([1]), np.array([tokenizer.piece_of["image"]]), step)
+        totals.append(step + max(canvas.steps_left(config.sampling) for canvas in canvases))
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] == len(totals) - 1
 
 
 # Pieces of several modalities.
@@ -462,7 +494,7 @@ def test_each_kind_goes_by_its_own_clock_and_the_document_is_done_with_the_last(
     assert images_of(canvas).time.tolist() == [1.0]
     assert canvas.making["sound"].pieces.time.tolist() == [1.0, 0.75]
     assert (canvas.making["image"].end.tolist(), canvas.making["sound"].end.tolist()) == ([4], [4, 0])
-    assert (canvas.making["image"].clock_left, canvas.making["sound"].clock_left) == (0.0, 0.25)
+    assert (canvas.making["image"].clock_left(1.0), canvas.making["sound"].clock_left(1.0)) == (0.0, 0.25)
     assert not canvas.is_done
     advance(canvas, 0.25, 5)
     assert canvas.making["sound"].end.tolist() == [4, 5]
@@ -479,25 +511,3 @@ def test_what_is_only_given_never_moves_and_cannot_be_made(kinds: Config) -> Non
     with pytest.raises(ValueError) as error:
         blank(kinds, ("vision", None))
     assert names(str(error.value), "<|vision|>", "modality.vision", "given")
-
-
-@pytest.mark.parametrize("num_steps", [1, 4, 7, 50])
-def test_larger_pieces_follow_the_law_of_their_modality_and_end_with_the_others(
-    make_config: Callable[..., Config], num_steps: int
-) -> None:
-    """Clocks go evenly; the time of a piece of four rows, of twice as many to a side as `shift_rows`, lags behind."""
-    config = make_config(*SOUND, "modality.image.shift_rows=1")
-    law = TimeLaw.of(config.modality["image"])
-    canvas = blank(config, PAINT, ("sound", None))
-    start = images_of(canvas).patches
-    for step in range(1, num_steps + 1):
-        clock = np.array([(step - 1) / num_steps])
-        np.testing.assert_allclose(images_of(canvas).time, law.at_clock(clock, images_of(canvas)), atol=1e-9)
-        np.testing.assert_allclose(images_of(canvas).time, clock / (2.0 - clock), atol=1e-9)
-        np.testing.assert_allclose(canvas.making["sound"].pieces.time, clock, atol=1e-9)
-        assert canvas.making["image"].clock_left == pytest.approx(1.0 - clock.item())
-        assert not canvas.is_done
-        advance(canvas, 1.0 / num_steps, step)
-    assert canvas.is_done
-    assert canvas.making["image"].end.tolist() == canvas.making["sound"].end.tolist() == [num_steps]
-    np.testing.assert_allclose(images_of(canvas).patches, start + 1.0, atol=1e-4)  # the way is still one unit of time

@@ -366,7 +366,7 @@ def test_tensors_of_another_model_are_named_and_nothing_is_loaded(run_config: Co
     wider[0].heads.zero = nn.Linear(32, 2)  # as a later version of the program might have it
     wider = wider[0], AdamW(wider[0], run_config.optim), MovingAverage(wider[0], 0.5)
     before = wider[0].embed.weight.clone()
-    weight, bias = ("heads.zero.weight", "[1, 32]", "[2, 32]"), ("heads.zero.bias", "[1]", "[2]")
+    weight, bias = ("heads.zero.weight", "[3, 32]", "[2, 32]"), ("heads.zero.bias", "[3]", "[2]")
     with pytest.raises(ValueError, match=naming(folder, 8, *weight, *bias, *weight)):
         load_checkpoint(folder, run_config, *wider)
     assert torch.equal(wider[0].embed.weight, before)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import Counts, Losses, NoisySample, PackedBatch, PackedPieces, Pieces, Sample
+from oneflow_dist.containers import Bags, Counts, Losses, NoisySample, PackedBatch, PackedPieces, Pieces, Sample
 from oneflow_dist.data.packing import pack
 
 
@@ -40,6 +40,13 @@ def test_patches_are_those_of_the_grids(make_sample: Callable[..., Sample]) -> N
     assert len(images.patches) == 10
     with pytest.raises(AssertionError, match=r"9 .* 10"):
         replace(images, patches=images.patches[:9])
+
+
+def test_bags_of_known_tokens_have_their_counts_and_are_filled_for_sure_or_not_at_all() -> None:
+    bags = Bags.of_tokens(np.array([7, 8, 7]), np.array([1, 1, 3]), 5)
+    assert (bags.tokens.tolist(), bags.slot.tolist(), bags.weight.tolist()) == ([7, 8, 7], [1, 1, 3], [1.0] * 3)
+    assert bags.missing_count.tolist() == [0.0, 2.0, 0.0, 1.0, 0.0]
+    assert bags.filled_prob.tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
 
 
 sides = st.integers(1, 3)

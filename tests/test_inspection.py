@@ -14,8 +14,8 @@ from oneflow_dist.containers import NoisySample, PackedBatch, Sample
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import noise_at
-from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.inspection import COLORS, FAINT, INK, _boxes, digest, draw_pack, spell_pack
+from tests.noising import noising
 
 
 @pytest.fixture
@@ -49,9 +49,8 @@ def test_samples_are_drawn_word_by_word_in_the_colour_of_their_state(
     image_token = dataclasses.replace(
         sample, tokens=np.where(sample.tokens == 258, tokenizer.piece_of["image"], sample.tokens)
     )
-    schedule = KeepSchedule(kind="linear", exponent=1.0)
     for text_time, expected in ((1.0, INK), (0.0, COLORS["missing"])):
-        noisy = noise_at(image_token, text_time, [np.array([0.5])], schedule, np.random.default_rng(0))
+        noisy = noise_at(image_token, text_time, [np.array([0.5])], noising(), np.random.default_rng(0))
         boxes = _boxes(pack([noisy], capacity=None), 0, tokenizer, config)
         drawn = [box for box in boxes if isinstance(box, tuple)]
         assert ("one", FAINT) in drawn
@@ -68,10 +67,9 @@ def test_prompt_targets_and_roles_are_told_apart(
     made = make_sample([tokenizer.bos, user, one, None, assistant, two, three, None], num_prompt=5)
     image = tokenizer.piece_of["image"]
     sample = dataclasses.replace(made, tokens=np.where(made.tokens == 258, image, made.tokens))
-    schedule = KeepSchedule(kind="linear", exponent=1.0)
     given = "<|user|> one<|image|><|assistant|>"
     for text_time, age, expected in ((1.0, 1.0, "[ two three][<|image|>]"), (0.0, -1.0, "{ two three<|image|>}")):
-        noisy = noise_at(sample, text_time, [np.array([1.0, age])], schedule, np.random.default_rng(0))
+        noisy = noise_at(sample, text_time, [np.array([1.0, age])], noising(), np.random.default_rng(0))
         batch = pack([noisy], capacity=None)
         assert spell_pack(batch, tokenizer, config) == [f"{noisy.key}: {given + expected!r}"]
         drawn = dict(box for box in _boxes(batch, 0, tokenizer, config) if isinstance(box, tuple))

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,26 +17,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist import sampler
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
-from oneflow_dist.config import Config, SamplingConfig, load_config, write_config
-from oneflow_dist.containers import NoisyPieces, NoisySample, PackedBatch, Pieces, Prediction
+from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.containers import PackedBatch, Pieces, Prediction
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
-from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.guidance import _pack_evenly
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.sampler import (
-    _draw_fires,
+    _draw_systematically,
     _draw_tokens,
     _fit,
-    _pack_evenly,
-    _thin,
     generate,
     generate_steps,
-    guided_velocity,
     sample_tokens,
     step_size,
 )
+from oneflow_dist.sampling import SamplingConfig
 from oneflow_dist.training import build_model
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
@@ -106,12 +101,12 @@ def make_writer(make_model: Maker) -> Maker:
     return make
 
 
-def sampling(steps: int = 6, **changes: float) -> SamplingConfig:
-    plain = {"guidance": 1.0, "temperature": 1.0, "top_p": 1.0, "max_rows": 512}
+def sampling(steps: int = 6, **changes: Any) -> SamplingConfig:
+    plain = {"guidance": {}, "temperature": 1.0, "top_p": 1.0, "max_rows": 512}
     return SamplingConfig(every_steps=0, prompts=(), steps=steps, **plain | changes)  # type: ignore[arg-type]
 
 
-def settings(config: Config, steps: int = 6, **changes: float) -> Config:
+def settings(config: Config, steps: int = 6, **changes: Any) -> Config:
     return replace(config, sampling=sampling(steps, **changes))
 
 
@@ -145,14 +140,14 @@ def state(canvas: Canvas) -> State:
 
 
 @pytest.mark.parametrize("conditioning", ["none", "token", "adaln"])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("guidance", [{}, {"image": 2.0, "gate": 1.5, "rate": 2.0, "tokens": 3.0}])
 def test_every_document_is_finished(
     make_config: Callable[..., Config],
     make_writer: Maker,
     tokenizer: Tokenizer,
     canvases: list[Canvas],
     conditioning: str,
-    guidance: float,
+    guidance: dict[str, float],
 ) -> None:
     config = make_config(f"heads.time_conditioning={conditioning}")
     done = generate(make_writer(config), canvases, settings(config, guidance=guidance), tokenizer)
@@ -172,7 +167,7 @@ def test_prompts_are_untouched(
     config: Config, make_writer: Maker, tokenizer: Tokenizer, canvases: list[Canvas]
 ) -> None:
     before = [canvas.copy() for canvas in canvases]
-    generate(make_writer(config), canvases, settings(config, guidance=2.0), tokenizer)
+    generate(make_writer(config), canvases, settings(config, guidance={"image": 2.0}), tokenizer)
     for old, new in zip(before, canvases, strict=True):
         was_there = new.born == 0
         assert new.tokens[was_there].tolist() == old.tokens.tolist()
@@ -190,9 +185,9 @@ def test_a_document_does_not_depend_on_its_company(
 ) -> None:
     model = make_writer(config)
     alone = [replace(canvas, rng=_same_state(canvas.rng)) for canvas in canvases]
-    generate(model, canvases, settings(config, guidance=2.0), tokenizer)
+    generate(model, canvases, settings(config, guidance={"image": 2.0}), tokenizer)
     for canvas in alone:
-        generate(model, [canvas], settings(config, guidance=2.0), tokenizer)
+        generate(model, [canvas], settings(config, guidance={"image": 2.0}), tokenizer)
     for together, single in zip(canvases, alone, strict=True):
         assert state(single) == state(together)
         np.testing.assert_allclose(images_of(single).patches, images_of(together).patches, atol=1e-4)
@@ -310,7 +305,7 @@ def test_at_most_one_token_per_slot_and_step(config: Config, scripted: Scripted,
     scripted.image_logit = -40.0
     scripted.log_rate = 5.0
     canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
-    own = settings(config, 5, thinning=False)
+    own = settings(config, 5)
     lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], own, tokenizer)]
     assert lengths == [2, 4, 8, 16, 32]
 
@@ -319,7 +314,7 @@ def test_closed_slots_never_fire(config: Config, scripted: Scripted, tokenizer: 
     scripted.image_logit = -40.0
     scripted.log_rate = 5.0
     canvas = blank_canvas([1, 2, 3], tokenizer, config.modality, 1, 0)
-    generate(scripted, [canvas], settings(config, 3, thinning=False), tokenizer)
+    generate(scripted, [canvas], settings(config, 3), tokenizer)
     assert canvas.tokens[:4].tolist() == [tokenizer.bos, 1, 2, 3]
     assert len(canvas.tokens) == 4 + 1 + 2 + 4
 
@@ -402,42 +397,73 @@ def test_what_is_not_finite_ends_with_an_error_and_leaves_the_documents_as_they_
     assert [state(canvas) for canvas in canvases] == before
 
 
-# Thinning.
+# One draw for all slots of a document.
 
-Slots = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12)
-
-
-@given(Slots, st.integers(0, 99))
-def test_of_neighbours_that_fire_only_those_that_are_behind_fire_together(
-    slots: list[tuple[bool, bool]], seed: int
-) -> None:
-    fire, is_behind = (np.array(part) for part in zip(*slots, strict=True))
-    left = _thin(fire, is_behind, np.random.default_rng(seed))
-    assert not (left & ~fire).any()
-    assert left[fire & is_behind].all()
-    together = left[:-1] & left[1:]
-    assert (is_behind[:-1] & is_behind[1:])[together].all()
-    lonely = fire & ~np.append(False, fire[:-1]) & ~np.append(fire[1:], False)
-    assert left[lonely].all()
-    assert left.any() == fire.any()
+Chances = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
 
 
-def test_of_two_neighbours_either_is_left_as_often() -> None:
-    rng = np.random.default_rng(0)
-    left = sum(_thin(np.array([True, True]), np.zeros(2, dtype=bool), rng) for _ in range(2000))
-    assert left.sum() == 2000
-    assert abs(left[0] - 1000) < 5 * np.sqrt(500)
+@given(Chances, st.integers(0, 99))
+def test_as_many_slots_fire_as_are_expected_up_to_rounding(chances: list[float], seed: int) -> None:
+    fire = _draw_systematically(np.array(chances), np.random.default_rng(seed))
+    assert abs(fire.sum() - sum(chances)) < 1.0 + 1e-9
+    assert not fire[np.array(chances) == 0.0].any()
 
 
-def test_long_text_of_few_steps_is_not_cut_short_by_thinning(
+class Chosen(np.random.Generator):
+    """A generator whose next number is known."""
+
+    number = 0.0
+
+    def random(self) -> float:  # type: ignore[override]
+        return self.number
+
+
+@given(Chances)
+def test_each_slot_fires_with_its_own_chance(chances: list[float]) -> None:
+    """Over evenly spaced draws."""
+    prob, num, rng = np.array(chances), 100, Chosen(np.random.PCG64(0))
+    fires = np.zeros(len(prob))
+    for n in range(num):
+        rng.number = (n + 0.5) / num
+        fires += _draw_systematically(prob, rng)
+    np.testing.assert_allclose(fires / num, prob, atol=1.0 / num + 1e-9)
+
+
+@given(st.lists(st.floats(0.0, 0.5), min_size=2, max_size=12), st.integers(0, 99))
+def test_neighbours_with_small_chances_do_not_fire_together(chances: list[float], seed: int) -> None:
+    fire = _draw_systematically(np.array(chances), np.random.default_rng(seed))
+    assert not (fire[:-1] & fire[1:])[np.add(chances[:-1], chances[1:]) < 1.0].any()
+
+
+def test_a_document_takes_one_number_for_all_its_slots(
     config: Config, scripted: Scripted, tokenizer: Tokenizer
 ) -> None:
-    """All slots but those of the last step are behind, and the text doubles until then."""
-    scripted.image_logit, scripted.log_rate = -40.0, 5.0
-    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
-    lengths = [len(canvas.tokens) for _ in generate_steps(scripted, [canvas], settings(config, 7), tokenizer)]
-    assert lengths[:-1] == [2, 4, 8, 16, 32, 64]
-    assert 64 < lengths[-1] < 64 + 33
+    scripted.zero_logit = 40.0
+    canvas = blank_canvas([5, ..., 6, ...], tokenizer, config.modality, 1, 0)
+    twin = _same_state(canvas.rng)
+    next(generate_steps(scripted, [canvas], settings(config, 9), tokenizer))
+    twin.random()
+    assert canvas.rng.random() == twin.random()
+
+
+# The expected length.
+
+
+def test_the_expected_length_is_what_is_there_and_what_the_heads_miss(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer
+) -> None:
+    """In open slots, each with a chance of a half for e^2 tokens; nothing is expected of a text that is done."""
+    scripted.zero_logit, scripted.log_rate, scripted.image_logit = 0.0, 2.0, -40.0
+    canvas = blank_canvas([5, ..., 6, ...], tokenizer, config.modality, 1, 0)
+    painted = blank_canvas([5, PAINT], tokenizer, config.modality, 1, 1)
+    assert (canvas.expected_length, painted.expected_length) == (3.0, 3.0)
+    next(generate_steps(scripted, [canvas, painted], settings(config, 9), tokenizer))
+    assert canvas.lengths == ((3, pytest.approx(3 + 2 * 0.5 * math.exp(2.0))),)
+    assert canvas.expected_length == canvas.lengths[0][1]
+    assert painted.lengths == ()
+    generate(scripted, [canvas, painted], settings(config, 9), tokenizer)
+    assert len(canvas.lengths) == 9
+    assert canvas.expected_length == len(canvas.tokens)
 
 
 # The cap.
@@ -488,72 +514,6 @@ def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted,
     assert not canvas.hit_cap
 
 
-# Guidance.
-
-
-@pytest.fixture
-def kind(make_noisy: Callable[..., NoisySample]) -> list[NoisyPieces]:
-    """Of three documents two, no and one images of 3, 2 and 4 patches, of which the first is a prompt."""
-    rng = np.random.default_rng(0)
-    noisy = [make_noisy(rng, num_images=n, grid=g) for n, g in ((2, [(1, 3), (2, 1)]), (0, (1, 1)), (1, (2, 2)))]
-    first, *others = (sample.pieces[0] for sample in noisy)
-    return [replace(first, is_moving=np.array([False, True])), *others]
-
-
-def test_guidance_1_is_the_conditional_and_0_the_unconditional_velocity_to_the_bit(kind: list[NoisyPieces]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    conditional = torch.randn(9, 16, generator=generator) * torch.logspace(-3, 3, 9)[:, None]
-    unconditional = torch.randn(6, 16, generator=generator)
-    both = torch.cat([conditional, unconditional])
-
-    plain = guided_velocity(conditional.clone(), kind, 1.0)
-    assert [part.shape[0] for part in plain] == [5, 0, 4]
-    np.testing.assert_array_equal(np.concatenate(plain), conditional.numpy())
-    assert torch.equal(torch.lerp(unconditional, conditional[3:], 1.0), conditional[3:])
-
-    without = guided_velocity(both.clone(), kind, 0.0)
-    np.testing.assert_array_equal(without[0][:3], conditional[:3].numpy())  # a prompt image is not guided
-    np.testing.assert_array_equal(without[0][3:], unconditional[:2].numpy())
-    np.testing.assert_array_equal(without[2], unconditional[2:].numpy())
-
-
-@pytest.mark.parametrize("guidance", [0.3, 2.0, 5.0])
-def test_guidance_goes_on_from_the_unconditional_through_the_conditional_velocity(
-    kind: list[NoisyPieces], guidance: float
-) -> None:
-    both = torch.randn(15, 16, generator=torch.Generator().manual_seed(0))
-    conditional, unconditional = both[:9].clone(), both[9:].clone()
-    parts = guided_velocity(both, kind, guidance)
-    expected = unconditional + guidance * (conditional[3:] - unconditional)
-    np.testing.assert_allclose(parts[0][3:], expected[:2].numpy(), atol=1e-5)
-    np.testing.assert_allclose(parts[2], expected[2:].numpy(), atol=1e-5)
-    np.testing.assert_array_equal(parts[0][:3], conditional[:3].numpy())
-
-
-def test_guidance_of_one_computes_no_unconditional_rows(
-    config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
-) -> None:
-    scripted.zero_logit = 40.0
-    for guidance, extra in ((1.0, 0), (2.0, 3)):
-        scripted.seen = []
-        fresh = [replace(canvas) for canvas in canvases]
-        next(generate_steps(scripted, fresh, settings(config, 2, guidance=guidance), tokenizer))
-        assert scripted.seen[0].counts.sequences == len(canvases) + extra
-
-
-def test_unconditional_rows_are_bos_and_the_moving_images(
-    config: Config, scripted: Scripted, tokenizer: Tokenizer, canvases: list[Canvas]
-) -> None:
-    scripted.zero_logit = 40.0
-    next(generate_steps(scripted, canvases[4:5], settings(config, 2, guidance=2.0), tokenizer))
-    (batch,) = scripted.seen
-    own = batch.token_sequence == 1
-    assert batch.tokens[own].tolist() == [tokenizer.bos, tokenizer.piece_of["image"]]
-    assert batch.text_time[1].item() == 1.0
-    (images,) = batch.pieces
-    assert torch.equal(images.patches[images.patch_piece == 2], images.patches[images.patch_piece == 1])
-
-
 # Pieces of several modalities.
 
 
@@ -587,7 +547,7 @@ def test_a_random_model_finishes_documents_of_all_kinds_of_pieces(
     with_given: list[Prompt] = [[look(1.0), 5, ("video", None), ...], [sound, ..., PAINT, ("sound", None), 7]]
     prompts: list[Prompt] = [*with_given, *[[]] * NUM_BLANK]
     canvases = [blank_canvas(prompt, tokens_of, kinds.modality, 1, n) for n, prompt in enumerate(prompts)]
-    assert generate(model, canvases, settings(kinds, 12, guidance=2.0), tokens_of) == canvases
+    assert generate(model, canvases, settings(kinds, 12, guidance={"image": 2.0}), tokens_of) == canvases
     for canvas in canvases:
         assert canvas.is_done
         for kind, making in canvas.making.items():
@@ -643,7 +603,7 @@ def test_pieces_of_each_modality_are_guided_by_their_own_velocities(kinds: Confi
     canvases = [blank_canvas(prompt, tokens_of, kinds.modality, 1, n) for n, prompt in enumerate(prompts)]
     before = [{kind: c.latents(kind) for kind in kinds.modality} for c in canvases]
     sizes = [step_size(canvas, sampling(4)) for canvas in canvases]
-    next(generate_steps(model, canvases, settings(kinds, 4, guidance=3.0), tokens_of))
+    next(generate_steps(model, canvases, settings(kinds, 4, guidance={"image": 3.0, "sound": 3.0}), tokens_of))
     (batch,) = model.seen
     assert batch.counts.sequences == 3 + 2
     assert batch.counts.text_tokens == (5 + 1 + 4) + (3 + 2)
@@ -667,7 +627,7 @@ def test_pieces_of_each_modality_end_n_steps_after_their_birth(kinds: Config, to
     model = Scripted(config)
     model.other_pieces = [tokens_of.piece_of[kind] for kind in ("sound", "video")]
     model.image_token, model.image_logit = tokens_of.piece_of["image"], 3.5
-    canvas = blank_canvas([PAINT, ...], tokens_of, config.modality, 2, 0)
+    canvas = blank_canvas([PAINT, ...], tokens_of, config.modality, 3, 0)
     start = images_of(canvas).patches[:4]
     for step in generate_steps(model, [canvas], even, tokens_of):
         for kind, making in canvas.making.items():
@@ -853,7 +813,8 @@ def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas]) -
 
 Written = list[tuple[list[Canvas], list[tuple[int, int]]]]  # documents; rows of each forward, as they are and padded
 # Settings, and rows of a forward.
-WAYS = (({"guidance": 1.0}, sampler.PACK_ROWS), ({"guidance": 2.0, "temperature": 0.8, "top_p": 0.9}, 24))
+GUIDED = {"guidance": {"image": 2.0, "gate": 1.2, "tokens": 1.5}}
+WAYS = (({}, sampler.PACK_ROWS), ({**GUIDED, "temperature": 0.8, "top_p": 0.9}, 24))
 
 
 @torch.no_grad()
@@ -925,221 +886,3 @@ def test_ranks_that_share_the_model_write_what_one_process_does(
             assert sum(len(images_of(canvas)) for canvas in canvases) > 20
             for own, theirs in zip(canvases, expected, strict=True):
                 np.testing.assert_allclose(images_of(own).patches, images_of(theirs).patches, atol=1e-5)
-
-
-# With exact heads the sampler reaches the data. All texts are enumerated: nothing here is random.
-
-VAR = {"": 0.05, "a": 0.15, "b": 0.10, "ab": 0.20, "ba": 0.10, "aab": 0.15, "abb": 0.10, "baba": 0.15}
-FIX = {"aab": 0.3, "abb": 0.2, "bab": 0.25, "bba": 0.25}
-Weight = Callable[[int, int, float], float]
-
-
-def at_time(n: int, m: int, keep_prob: float) -> float:
-    """What the posterior of a text of n letters weighs when m are there: heads that know the time."""
-    return (1.0 - keep_prob) ** (n - m)
-
-
-def at_any_time(n: int, m: int, keep_prob: float) -> float:
-    """The same averaged over tau ~ U[0, 1], linear schedule: heads that do not know it."""
-    return math.factorial(m) * math.factorial(n - m) / math.factorial(n + 1)
-
-
-def at_any_extended_time(n: int, m: int, keep_prob: float) -> float:
-    """tau ~ U[0, 2]: half of the texts are complete."""
-    return 0.5 * at_any_time(n, m, keep_prob) + 0.5 * (n == m)
-
-
-class Recorder(np.random.Generator):
-    """A generator that never lets a slot fire, and keeps the probability with which it would have."""
-
-    is_behind: np.ndarray
-
-    def random(self, size: int) -> Recorder:  # type: ignore[override]
-        return self
-
-    def __lt__(self, prob: np.ndarray) -> np.ndarray:
-        self.prob = prob
-        return np.zeros(len(prob), dtype=bool)
-
-
-Heads = list[tuple[float, float, dict[str, float]]]  # of each slot: pi, expected count, Q
-
-
-@functools.cache
-def exact_heads(text: str, data: tuple[tuple[str, float], ...], weight: Weight, keep_prob: float) -> Heads:
-    """Posterior means over all texts and alignments that `text` may have come from."""
-    total = 0.0
-    empty = np.zeros(len(text) + 1)
-    counts: list[dict[str, float]] = [defaultdict(float) for _ in range(len(text) + 1)]
-    for whole, prob in data:
-        for places in itertools.combinations(range(len(whole)), len(text)):
-            if "".join(whole[place] for place in places) != text:
-                continue
-            own = prob * weight(len(whole), len(text), keep_prob)
-            total += own
-            edges = [-1, *places, len(whole)]
-            for slot, (before, after) in enumerate(itertools.pairwise(edges)):
-                bag = whole[before + 1 : after]
-                empty[slot] += own * (not bag)
-                for letter in bag:
-                    counts[slot][letter] += own
-    if total == 0.0:  # the text cannot become one of the data: nothing is missing
-        return [(1.0, 0.0, {})] * (len(text) + 1)
-    heads = []
-    for slot, bag_counts in enumerate(counts):
-        expected = sum(bag_counts.values())
-        heads.append((empty[slot] / total, expected / total, {a: c / expected for a, c in bag_counts.items()}))
-    return heads
-
-
-class InOrder(np.random.Generator):
-    """A generator that puts the slots that fire in a given order."""
-
-    def __init__(self, order: tuple[int, ...], fire: np.ndarray):
-        super().__init__(np.random.PCG64(0))
-        self.place = np.zeros(len(fire))
-        self.place[fire] = np.array(order) / 8.0
-
-    def random(self, size: int) -> np.ndarray:  # type: ignore[override]
-        return self.place
-
-
-@functools.cache
-def thinned(fire: tuple[bool, ...], is_behind: tuple[bool, ...]) -> dict[tuple[bool, ...], float]:
-    """Which slots are left of those that fire, with what probability: all orders are tried."""
-    own, behind = np.array(fire), np.array(is_behind)
-    orders = list(itertools.permutations(range(sum(fire))))
-    left = [tuple(_thin(own, behind, InOrder(order, own)).tolist()) for order in orders]
-    return {slots: left.count(slots) / len(orders) for slots in set(left)}
-
-
-def step_all(
-    law: dict[str, float],
-    heads: dict[str, Heads],
-    time: float,
-    own: SamplingConfig,
-    schedule: KeepSchedule,
-) -> dict[str, float]:
-    """The law of the text after one step of the sampler, from the law before it."""
-    flat = [slot for text in law for slot in heads[text]]
-    zero_logit = torch.tensor([pi for pi, _, _ in flat], dtype=torch.float64).logit().clamp(-80, 80).float()
-    rate = torch.tensor([count / (1.0 - pi) if pi < 1.0 else 1.0 for pi, count, _ in flat], dtype=torch.float64)
-    canvases = [
-        Canvas(
-            key=text,
-            rng=Recorder(np.random.PCG64(0)),
-            text_time=time,
-            tokens=np.arange(len(text) + 1),
-            is_open=np.ones(len(text) + 1, dtype=bool),
-            born=np.zeros(len(text) + 1, dtype=np.int64),
-            making={},
-        )
-        for text in law
-    ]
-    prediction = Prediction(
-        zero_logit=zero_logit,
-        log_rate=rate.log().float(),
-        bag_loss=torch.zeros(()),
-        velocity=(),
-        slot_hidden=torch.zeros(len(flat), 1),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "_thin", lambda fire, is_behind, rng: (setattr(rng, "is_behind", is_behind), fire)[1])
-        _draw_fires(canvases, prediction, own, schedule)
-
-    after: dict[str, float] = defaultdict(float)
-    for canvas, (text, prob) in zip(canvases, law.items(), strict=True):
-        assert isinstance(canvas.rng, Recorder)
-        is_behind = tuple(canvas.rng.is_behind.tolist()) if own.thinning else ()
-        for fire in itertools.product((False, True), repeat=len(text) + 1):
-            chances = zip(canvas.rng.prob.tolist(), fire, strict=True)
-            fire_prob = prob * math.prod(p if is_fired else 1.0 - p for p, is_fired in chances)
-            if fire_prob <= 1e-12:
-                continue
-            for left, left_prob in (thinned(fire, is_behind) if own.thinning else {fire: 1.0}).items():
-                tokens = [
-                    q.items() if is_left else [("", 1.0)] for is_left, (_, _, q) in zip(left, heads[text], strict=True)
-                ]
-                for combination in itertools.product(*tokens):
-                    inserted = [letter for letter, _ in combination]
-                    longer = inserted[0] + "".join(old + new for old, new in zip(text, inserted[1:], strict=True))
-                    after[longer] += fire_prob * left_prob * math.prod(p for _, p in combination)
-    return {text: prob for text, prob in after.items() if prob > 1e-9}
-
-
-def law_after(data: dict[str, float], schedule: KeepSchedule, weight: Weight, own: SamplingConfig) -> dict[str, float]:
-    law, time = {"": 1.0}, 0.0
-    for step in range(1, own.steps + 1):
-        keep_prob = schedule.keep_prob(time)
-        heads = {text: exact_heads(text, tuple(data.items()), weight, keep_prob) for text in law}
-        law = step_all(law, heads, time, own, schedule)
-        time = 1.0 - (1.0 - step / own.steps) ** own.time_power
-    return law
-
-
-def distance(law: dict[str, float], data: dict[str, float]) -> float:
-    """Total variation."""
-    assert sum(law.values()) == pytest.approx(1.0, abs=1e-5)
-    return 0.5 * sum(abs(law.get(text, 0.0) - data.get(text, 0.0)) for text in set(law) | set(data))
-
-
-LINEAR, CUBE = KeepSchedule(kind="linear"), KeepSchedule(kind="power", exponent=3.0)
-TABLE = {
-    "variable length, heads that know the time": (VAR, LINEAR, at_time, [0.700, 0.413, 0.196, 0.125, 0.091, 0.041]),
-    "the same, cubic schedule": (VAR, CUBE, at_time, [0.700, 0.577, 0.366, 0.291, 0.233, 0.117]),
-    "heads that know no time": (VAR, LINEAR, at_any_time, [0.700, 0.419, 0.284, 0.260, 0.234, 0.243]),
-    "the same, tau in [0, 2]": (VAR, LINEAR, at_any_extended_time, [0.700, 0.499, 0.376, 0.340, 0.311, 0.233]),
-    "fixed length": (FIX, LINEAR, at_time, [1.0, 0.716, 0.448, 0.360, 0.304, 0.193]),
-}
-
-
-@pytest.fixture
-def _unchecked(unchecked: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    with unchecked():
-        yield
-
-
-@pytest.mark.parametrize(("data", "schedule", "weight", "expected"), TABLE.values(), ids=TABLE)
-@pytest.mark.usefixtures("_unchecked")
-def test_distance_to_the_data_after_n_steps_with_exact_heads(
-    data: dict[str, float], schedule: KeepSchedule, weight: Weight, expected: list[float]
-) -> None:
-    """Total variation for N = 1, 2, 4, 6, 8, 16; the sampler of the paper."""
-    ways = [sampling(num_steps, time_power=1.0, thinning=False) for num_steps in (1, 2, 4, 6, 8, 16)]
-    distances = [distance(law_after(data, schedule, weight, own), data) for own in ways]
-    assert distances == pytest.approx(expected, abs=0.002)
-
-
-LATER, THIN = {"time_power": 1.5, "thinning": False}, {"time_power": 1.0, "thinning": True}
-
-
-@pytest.mark.parametrize(
-    ("data", "changes", "expected"),
-    [
-        (VAR, LATER, [0.087, 0.064]),
-        (VAR, THIN, [0.127, 0.086]),
-        (VAR, {}, [0.096, 0.065]),
-        (FIX, LATER, [0.298, 0.244]),
-        (FIX, THIN, [0.250, 0.192]),
-        (FIX, {}, [0.151, 0.109]),
-    ],
-)
-@pytest.mark.usefixtures("_unchecked")
-def test_distance_with_smaller_late_steps_and_with_thinning(
-    data: dict[str, float], changes: dict[str, float], expected: list[float]
-) -> None:
-    """Total variation for N = 6 and 8, where the paper's sampler has .125 and .091 (VAR), .360 and .304 (FIX)."""
-    laws = [law_after(data, LINEAR, at_time, sampling(num_steps, **changes)) for num_steps in (6, 8)]
-    assert [distance(law, data) for law in laws] == pytest.approx(expected, abs=0.002)
-
-
-@pytest.mark.parametrize(
-    ("weight", "expected"), [(at_time, [0.95, 1.77, 2.18, 2.22]), (at_any_time, [0.86, 1.60, 2.13, 2.38])]
-)
-@pytest.mark.usefixtures("_unchecked")
-def test_without_the_time_texts_grow_with_the_number_of_steps(weight: Weight, expected: list[float]) -> None:
-    """Mean length for N = 1, 2, 4, 6; the data's is 2.20."""
-    ways = [sampling(num_steps, time_power=1.0, thinning=False) for num_steps in (1, 2, 4, 6)]
-    laws = [law_after(VAR, LINEAR, weight, own) for own in ways]
-    means = [sum(len(text) * prob for text, prob in law.items()) for law in laws]
-    assert means == pytest.approx(expected, abs=0.006)

@@ -106,6 +106,57 @@ def test_an_interval_has_the_ends_that_its_brackets_say(
 
 
 @dataclass(frozen=True)
+class Weighted:
+    weights: dict[str, float]
+    size: int = 3
+
+
+@dataclass(frozen=True)
+class WithNumbers:
+    part: Weighted
+
+
+@pytest.mark.parametrize(
+    "text", ["[part]\nweights = { b = 2.5, a = -1 }\n", "[part.weights]\nb = 2.5\na = -1\n", "[part]\nweights = {}"]
+)
+def test_a_table_of_numbers_by_name_reads_back_equal_and_in_its_order(text: str) -> None:
+    found = read_tables(WithNumbers, tomllib.loads(text))
+    assert list(found.part.weights.items()) == ([] if "{}" in text else [("b", 2.5), ("a", -1.0)])
+    assert all(type(weight) is float for weight in found.part.weights.values())
+    again = read_tables(WithNumbers, tomllib.loads(write_tables(found)))
+    assert again == found
+    assert list(again.part.weights) == list(found.part.weights)
+
+
+def test_an_override_replaces_a_table_of_numbers_or_one_of_them() -> None:
+    for override, expected in (
+        ("part.weights={ c = 3 }", {"c": 3.0}),
+        ("part.weights={}", {}),
+        ("part.weights.a=3", {"a": 3.0, "b": 2.5}),
+        ("part.weights.c=3", {"a": 1.0, "b": 2.5, "c": 3.0}),
+    ):
+        table = tomllib.loads("[part]\nweights = { a = 1.0, b = 2.5 }\n")
+        apply_override(table, override)
+        assert read_tables(WithNumbers, table) == WithNumbers(Weighted(expected))
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("weights = 3", ("part.weights", "{ NAME = 1.5 }", 3)),
+        ("weights = [1.0]", ("part.weights", "{ NAME = 1.5 }", "[1.0]")),
+        ("weights = { a = 'x' }", ("part.weights.a", "float", "'x'")),
+        ("weights = { a = 1.0, b = true }", ("part.weights.b", "float", True)),
+        ("weights = { a = { b = 1.0 } }", ("part.weights.a", "float", "{'b': 1.0}")),
+        ("size = 1", ("part.weights",)),
+    ],
+)
+def test_what_is_wrong_in_a_table_of_numbers_is_named_by_its_path(line: str, named: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=naming(*named)):
+        read_tables(WithNumbers, tomllib.loads(f"[part]\n{line}\n"))
+
+
+@dataclass(frozen=True)
 class Entry:
     names: tuple[str, ...]
     factor: float = 1.0

@@ -97,9 +97,10 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_and_falls(unbroken: Run) -> N
     assert np.mean([x["loss"] for x in lines[-5:]]) < 0.8 * np.mean([x["loss"] for x in lines[:5]])
 
 
-def test_before_the_first_update_the_heads_say_half_and_the_velocity_is_zero(unbroken: Run) -> None:
+def test_before_the_first_update_the_heads_are_undecided_and_the_velocity_is_zero(unbroken: Run) -> None:
+    """The odds that something is missing are 1 + left + left^2 of the time left, so the chance is 1/2 to 3/4."""
     first = read_metrics(unbroken.folder)[0]
-    assert first["loss/zero"] == pytest.approx(math.log(2.0), rel=1e-6)  # P(nothing is missing) = 1/2
+    assert math.log(4.0 / 3.0) < first["loss/zero"] < math.log(4.0)
     # E (patch - noise)^2 = E patch^2 + 1, and the pixels of digits lie in [-1, 1].
     assert 1.2 < first["loss/velocity_image"] < 2.0
 

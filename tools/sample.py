@@ -6,34 +6,44 @@ import argparse
 import dataclasses
 import io
 import json
-import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from oneflow_dist.config import RANGES, SamplingConfig
+from oneflow_dist.config import RANGES, check_config
 from oneflow_dist.files import naming
 from oneflow_dist.modality import GIVEN
 from oneflow_dist.runtime import bar_seconds, run_program, share_cores
+from oneflow_dist.sampling import Firing, SamplingConfig, Solver, WeakModel
 from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from oneflow_dist.canvas import Canvas, Making
+    from oneflow_dist.canvas import Canvas
     from oneflow_dist.config import Config
     from oneflow_dist.data.tokenizer import Tokenizer
+    from oneflow_dist.making import Making
     from oneflow_dist.modality import ModalityConfig
 
 NUMBERS = (
     ("steps", int),
     ("time_power", float),
-    ("guidance", float),
+    ("clock_share", float),
+    ("corrections", int),
+    ("corrected_from", float),
+    ("piece_steps", int),
+    ("shift", float),
+    ("churn", float),
+    ("guidance_from", float),
+    ("guidance_until", float),
+    ("weak_temperature", float),
     ("temperature", float),
     ("top_k", int),
     ("top_p", float),
     ("max_rows", int),
 )
+CHOICES = {"firing": get_args(Firing), "solver": get_args(Solver), "weak_model": get_args(WeakModel), "given": GIVEN}
 OWN_FILE = re.compile(r"\d{4,}(-[a-z0-9_]+-\d+\.(png|gif|wav|npy)|\.txt)")
 
 
@@ -123,19 +133,22 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
             f"--{name.replace('_', '-')}", type=kind, help=f"default: sampling.{name} of the checkpoint"
         )
     parser.add_argument(
-        "--thinning", action=argparse.BooleanOptionalAction, help="default: sampling.thinning of the checkpoint"
+        "--guidance",
+        action="append",
+        default=[],
+        metavar="NAME=WEIGHT",
+        help="of a modality's velocity, as image=3, or of the text: gate, rate and tokens; default: the checkpoint's",
     )
+    for name, choices in CHOICES.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", choices=choices, help=f"default: sampling.{name} of the checkpoint"
+        )
     parser.add_argument(
         "--codec",
         action="append",
         default=[],
         metavar="NAME=FOLDER",
         help="of a modality, between latents and files; default: the checkpoint's",
-    )
-    parser.add_argument(
-        "--given",
-        choices=GIVEN,
-        help="what stands for a given picture; default: sampling.given of the checkpoint",
     )
 
 
@@ -149,8 +162,9 @@ def check_sampling(args: argparse.Namespace) -> None:
 
 def with_arguments(config: Config, args: argparse.Namespace) -> Config:
     """The config with what the command line says instead."""
-    names = ("thinning", "given", *dict(NUMBERS))
+    names = (*CHOICES, *dict(NUMBERS))
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    changes["guidance"] = {**config.sampling.guidance, **read_weights(args.guidance)}
     modalities = dict(config.modality)
     for option in args.codec:
         name, _, codec = option.partition("=")
@@ -158,7 +172,21 @@ def with_arguments(config: Config, args: argparse.Namespace) -> Config:
             raise ValueError(f"--codec: {option!r} is not NAME=FOLDER of a modality ({', '.join(modalities)})")
         modalities[name] = dataclasses.replace(modalities[name], codec=codec)
     sampling = dataclasses.replace(config.sampling, **changes)
-    return dataclasses.replace(config, sampling=sampling, modality=modalities)
+    config = dataclasses.replace(config, sampling=sampling, modality=modalities)
+    check_config(config)
+    return config
+
+
+def read_weights(options: list[str]) -> dict[str, float]:
+    """The values of --guidance by name."""
+    found = {}
+    for option in options:
+        name, _, weight = option.partition("=")
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"--guidance: {option!r} is not NAME=WEIGHT, as image=3") from None
+    return found
 
 
 def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> None:
@@ -167,21 +195,15 @@ def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokeniz
 
     from oneflow_dist.sampler import generate_steps
 
-    def most_left(step: int) -> int:
-        return max(steps_left(canvas, config.sampling.steps, step) for canvas in canvases)
+    def most_left() -> int:
+        return max(canvas.steps_left(config.sampling) for canvas in canvases)
 
-    with tqdm(total=most_left(0), unit="step", desc="generating", mininterval=bar_seconds()) as bar:
+    with tqdm(total=most_left(), unit="step", desc="generating", mininterval=bar_seconds()) as bar:
         for step in generate_steps(model, canvases, config, tokenizer):
-            bar.total = step + most_left(step)
+            bar.total = step + most_left()
+            there, expected = sum(len(c.tokens) for c in canvases), sum(c.expected_length for c in canvases)
+            bar.set_postfix_str(f"{there} of about {expected:.0f} tokens", refresh=False)
             bar.update()
-
-
-def steps_left(canvas: Canvas, num_steps: int, step: int) -> int:
-    """At most: the text ends after `num_steps`, and a piece that appears in the last of them takes as many again."""
-    if canvas.is_writing:
-        return 2 * num_steps - step
-    rest = max((making.clock_left for making in canvas.making.values()), default=0.0)
-    return math.ceil(rest * num_steps - 1e-6)  # clocks are sums of 1/N
 
 
 def write_documents(
@@ -253,7 +275,8 @@ def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
             making = canvas.making[kind]
             entry |= {kind: file_name(index, kind, number, making.modality), "last_step": int(making.end[number])}
         entries.append(entry)
-    return {"index": index, "hit_cap": canvas.hit_cap, "tokens": entries}
+    lengths = [{"tokens": there, "expected": round(expected, 3)} for there, expected in canvas.lengths]
+    return {"index": index, "hit_cap": canvas.hit_cap, "lengths": lengths, "tokens": entries}
 
 
 if __name__ == "__main__":

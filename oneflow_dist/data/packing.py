@@ -26,7 +26,7 @@ def size_of(samples: list[NoisySample]) -> Capacity:
     return Capacity(
         rows=num_tokens + sum(patches),
         tokens=num_tokens,
-        bag_tokens=sum(len(s.bag_tokens) for s in samples),
+        bag_tokens=sum(len(s.bags.tokens) for s in samples),
         sequences=len(samples),
         pieces=tuple(sum(len(noisy.pieces) for noisy in kind) for kind in kinds),
         patches=patches,
@@ -80,7 +80,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
     piece_slot = np.concatenate(
         [first_slot[:0], *(_of_pack([n.pieces.token for n in kind], first_slot) for kind in kinds)]
     )
-    bag_slot = _of_pack([s.bag_slot for s in samples], first_slot)
+    bag_slot = _of_pack([s.bags.slot for s in samples], first_slot)
 
     is_open = np.concatenate([s.is_open for s in samples])
     num_open = np.add.reduceat(is_open.astype(np.int64), first_slot)
@@ -99,14 +99,16 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
         token_row=torch.from_numpy(layout.token_row),
         token_sequence=torch.from_numpy(np.repeat(sequence, lengths)),
         slot_weight=torch.from_numpy(slot_weight),
-        missing_count=torch.from_numpy(np.bincount(bag_slot, minlength=size.tokens).astype(np.float32)),
-        bag_tokens=_joined([s.bag_tokens for s in samples]),
+        missing_count=_joined([s.bags.missing_count for s in samples]),
+        filled_prob=_joined([s.bags.filled_prob for s in samples]),
+        bag_tokens=_joined([s.bags.tokens for s in samples]),
         bag_slot=torch.from_numpy(bag_slot),
-        bag_weight=torch.from_numpy(slot_weight[bag_slot]),
+        bag_weight=torch.from_numpy(np.concatenate([s.bags.weight for s in samples]) * slot_weight[bag_slot]),
         pieces=tuple(packed),
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
         text_time=torch.from_numpy(np.array([s.text_time for s in samples], dtype=np.float32)),
+        attention_scale=_attention_scale(samples, sequence_rows, room.rows),
         draw=torch.tensor(_draw_of(samples)),
         num_filled=num_filled,
         max_seqlen=_next_power_of_two(int(np.diff(layout.cu_seqlens).max())),
@@ -131,16 +133,30 @@ def _pack_pieces(kind: list[NoisyPieces], patch_row: Int64[np.ndarray, "p"], roo
     """Those of one modality, with times and grids for `room` of them."""
     num_patches = np.concatenate([noisy.pieces.num_patches for noisy in kind])
     num_pieces = len(num_patches)
+    sequence = torch.arange(len(kind)).repeat_interleave(torch.tensor([len(noisy.pieces) for noisy in kind]))
     is_moving = np.concatenate([noisy.is_moving for noisy in kind])
     return PackedPieces(
         time=F.pad(_joined([noisy.pieces.time.astype(np.float32) for noisy in kind]), (0, room - num_pieces)),
         grid=F.pad(_joined([noisy.pieces.grid for noisy in kind]), (0, 0, 0, room - num_pieces), value=1),
         patches=_joined([noisy.pieces.patches for noisy in kind]),
         velocity=_joined([noisy.velocity for noisy in kind]),
+        sequence=F.pad(sequence, (0, room - num_pieces)),
         patch_piece=torch.from_numpy(np.repeat(np.arange(num_pieces), num_patches)),
         patch_row=torch.from_numpy(patch_row),
         patch_weight=torch.from_numpy(is_moving.repeat(num_patches).astype(np.float32)),
     )
+
+
+def _attention_scale(
+    samples: list[NoisySample], sequence_rows: Int64[np.ndarray, "s"], num_rows: int
+) -> Float32[torch.Tensor, "T"] | None:
+    """That of each row; None where it is 1, as in training."""
+    of_samples = np.array([s.attention_scale for s in samples])
+    if (of_samples == 1.0).all():
+        return None
+    scale = np.ones(num_rows, dtype=np.float32)
+    scale[: sequence_rows.sum()] = of_samples.repeat(sequence_rows)
+    return torch.from_numpy(scale)
 
 
 def _draw_of(samples: list[NoisySample]) -> int:

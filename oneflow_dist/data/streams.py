@@ -16,9 +16,7 @@ from oneflow_dist.data.order import make_order
 from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.flow.noising import keyed_generator, noise_sample, set_key
-from oneflow_dist.flow.schedule import KeepSchedule
-from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.flow.noising import Noising, keyed_generator, noise_sample, set_key
 from oneflow_dist.modality import GIVEN
 
 LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be a mistake
@@ -45,9 +43,8 @@ class SourceStream:
         self.read = read  # `read_document`, or a cache of it
         self.order = make_order(self.shards, config.run.seed, lane, config.data.packs_per_step)
         self.prompt = tokenizer.encode(source.prompt)
-        self.schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
+        self.noising = Noising.of(config)
         self.capacity = capacity_of(config)
-        self.laws = tuple(TimeLaw.of(modality) for modality in config.modality.values())
         self.draws = 0
         self.note: Callable[[str], None] = lambda _: None  # is told each sample before it is read
         self._rng = keyed_generator(config.run.seed, 0, "")  # given the key of each sample in turn
@@ -74,9 +71,7 @@ class SourceStream:
     def sample_at(self, draw: int) -> NoisySample | None:
         """The sample of the n-th draw, noised; None if it is left out."""
         sample = self.clean_sample_at(draw)
-        if sample is None:
-            return None
-        return noise_sample(sample, self.schedule, self.config.flow.condition_dropout_prob, self.laws, self._rng)
+        return None if sample is None else noise_sample(sample, self.noising, self._rng)
 
     def clean_sample_at(self, draw: int) -> Sample | None:
         """The same before noising."""

@@ -14,11 +14,13 @@ from oneflow_dist.containers import Counts, Losses, PackedBatch, Prediction
 def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, config: Config) -> Losses:
     """This batch's part of the losses of a whole step: summed over the ranks and microbatches of a step they are means.
 
-        zero      BCE(pi, 1[k = 0])              per open slot
-        rate      1[k > 0] (rate - k log rate)   per open slot
-        bag       sum over the bag of -log Q     per open slot; the model has made this sum
-        velocity  (v - (patch - noise))^2        per element of a moving piece, for each modality by itself
+        zero      BCE(pi, P(k = 0))                      per open slot
+        rate      P(k > 0) rate - E[k] log rate          per open slot
+        bag       sum over the bag of weight * -log Q    per open slot; the model has made this sum
+        velocity  (v - (patch - noise))^2                per element of a moving piece, for each modality by itself
         total     zero + rate + bag + sum of loss_weight * velocity
+
+    Of a bag that is known P(k > 0) is 0 or 1, E[k] = k, and all weights are 1.
 
     Args:
         counts: of the whole step, over all ranks and microbatches.
@@ -30,12 +32,12 @@ def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, c
     Source: arXiv:2510.03506 Eq. 7 (text) and 9 (pieces).
     """
     denominator = max(1, counts.open_slots if config.flow.normalize == "batch" else counts.text_sequences)
-    slot_weight, k = batch.slot_weight, batch.missing_count
+    slot_weight, filled_prob = batch.slot_weight, batch.filled_prob
     is_open = slot_weight > 0.0
     zero_logit = where_scored(is_open, prediction.zero_logit)
-    log_rate = where_scored(is_open & (k > 0.0), prediction.log_rate)
-    zero_nll = F.binary_cross_entropy_with_logits(zero_logit, (k == 0.0).float(), reduction="none")
-    rate_nll = torch.where(k > 0.0, log_rate.exp() - k * log_rate, 0.0)
+    log_rate = where_scored(is_open & (filled_prob > 0.0), prediction.log_rate)
+    zero_nll = F.binary_cross_entropy_with_logits(zero_logit, 1.0 - filled_prob, reduction="none")
+    rate_nll = filled_prob * log_rate.exp() - batch.missing_count * log_rate
 
     zero = (slot_weight * zero_nll).sum() / denominator
     rate = (slot_weight * rate_nll).sum() / denominator

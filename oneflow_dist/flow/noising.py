@@ -7,18 +7,42 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Bags, NoisyPieces, NoisySample, Pieces, Sample
+from oneflow_dist.flow.alignments import averaged_bags
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
 
 Span = tuple[float, float]  # a part of [0, 1]
 WHOLE: Span = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noising:
+    """How samples are noised."""
+
+    schedule: KeepSchedule
+    laws: tuple[TimeLaw, ...]  # of the times of each modality
+    condition_dropout_prob: float = 0.0  # chance that a sample with moving pieces loses everything else
+    prompt_dropout_prob: float = 0.0  # chance that a sample with a prompt and open slots loses the prompt
+    averages_bags: bool = False  # over all ways in which the kept tokens may lie in the text
+
+    @classmethod
+    def of(cls, config: Config) -> Noising:
+        """As a config says."""
+        return cls(
+            schedule=KeepSchedule.of(config.flow),
+            laws=tuple(TimeLaw.of(modality) for modality in config.modality.values()),
+            condition_dropout_prob=config.flow.condition_dropout_prob,
+            prompt_dropout_prob=config.flow.prompt_dropout_prob,
+            averages_bags=config.flow.bags == "averaged",
+        )
 
 
 def keyed_generator(seed: int, pass_index: int, key: str) -> np.random.Generator:
@@ -58,30 +82,32 @@ def gaussian(rng: np.random.Generator, shape: tuple[int, ...]) -> Float32[np.nda
     return values.reshape(-1)[:num_values].reshape(shape)
 
 
-def noise_sample(
-    sample: Sample,
-    schedule: KeepSchedule,
-    condition_dropout_prob: float,
-    laws: Sequence[TimeLaw],
-    rng: np.random.Generator,
-) -> NoisySample:
+def noise_sample(sample: Sample, noising: Noising, rng: np.random.Generator) -> NoisySample:
     """Draw an instant of the sample's generation, then delete and noise accordingly.
 
+    What guidance will compare with is learnt from samples that lose their condition; with c and p the two chances:
+
+                                        whole        without its prompt    its moving pieces alone
+        moving pieces, open text        1 - c - p    p                     c
+        moving pieces alone             1 - c        -                     c
+        open text alone                 1 - p        p                     -
+
+    Open text without a prompt is the second row, or stays whole.
+
     Args:
-        condition_dropout_prob: chance that a sample with moving pieces loses everything else (for guidance).
-        laws: of the times of each modality.
         rng: the only source of randomness; the same state gives the same result.
     """
-    drop_condition = rng.random() < condition_dropout_prob
-    text_time, ages = draw_times(sample, schedule, laws, rng)
-    noisy = noise_at(sample, text_time, ages, schedule, rng)
-    return without_condition(noisy) if drop_condition and noisy.has_moving else noisy
+    draw = rng.random() - noising.condition_dropout_prob
+    text_time, ages = draw_times(sample, noising, rng)
+    noisy = noise_at(sample, text_time, ages, noising, rng)
+    if draw < 0.0:
+        return without_condition(noisy) if noisy.has_moving else noisy
+    return without_prompt(noisy) if draw < noising.prompt_dropout_prob and noisy.is_open.any() else noisy
 
 
 def draw_times(
     sample: Sample,
-    schedule: KeepSchedule,
-    laws: Sequence[TimeLaw],
+    noising: Noising,
     rng: np.random.Generator,
     text_span: Span = WHOLE,
     piece_span: Span = WHOLE,
@@ -102,12 +128,14 @@ def draw_times(
     if sample.is_interleaved:
         extended_time = 2.0 * _draw_in(text_span, rng.random())
         text_time = min(1.0, extended_time)
+    elif is_deletable(sample).any():
+        text_time = _draw_in(text_span, rng.random())
     else:
-        text_time = _draw_in(text_span, rng.random()) if is_deletable(sample).any() else 1.0
-    for pieces, law in zip(sample.pieces, laws, strict=True):
+        text_time = 1.0
+    for pieces, law in zip(sample.pieces, noising.laws, strict=True):
         draws = rng.random(len(pieces))
         if sample.is_interleaved:
-            age = extended_time - schedule.insertion_time(draws)
+            age = extended_time - noising.schedule.insertion_time(draws)
         else:
             age = law.time(_draw_in(piece_span, draws), pieces)
         age[~sample.is_target[pieces.token]] = 1.0
@@ -119,7 +147,7 @@ def noise_at(
     sample: Sample,
     text_time: float,
     ages: Sequence[Float[np.ndarray, "_"]],
-    schedule: KeepSchedule,
+    noising: Noising,
     rng: np.random.Generator,
 ) -> NoisySample:
     """Delete target tokens and noise target pieces, as at the instant (`text_time`, `ages`).
@@ -132,12 +160,12 @@ def noise_at(
         ages: for each modality those of its pieces.
 
     Returns:
-        The noisy sample. Bags hold the deleted tokens in reading order, sorted by slot.
+        The noisy sample. Bags are sorted by slot.
 
     Source: arXiv:2510.03506, Algorithm 3 lines 2-28, Eq. 2 and 28.
     """
     can_go = is_deletable(sample)
-    keep = ~can_go | (rng.random(sample.tokens.size) < schedule.keep_prob(text_time))
+    keep = ~can_go | (rng.random(sample.tokens.size) < noising.schedule.keep_prob(text_time))
     for pieces, age in zip(sample.pieces, ages, strict=True):
         keep[pieces.token] = age >= 0.0
     slot = keep.cumsum() - 1  # for each token the last kept one at or before it
@@ -150,12 +178,19 @@ def noise_at(
 
     is_open = can_go.copy()
     is_open[:-1] |= can_go[1:]
+    if noising.averages_bags:
+        is_bound = ~can_go
+        for pieces in sample.pieces:
+            is_bound[pieces.token] = True
+        bags = averaged_bags(sample.tokens, keep, is_bound, rng)
+    else:
+        bags = Bags.of_tokens(sample.tokens[~keep], slot[~keep], int(keep.sum()))
     return NoisySample(
         key=sample.key,
         tokens=sample.tokens[keep],
+        is_given=~sample.is_target[keep],
         is_open=is_open[keep],
-        bag_tokens=sample.tokens[~keep],
-        bag_slot=slot[~keep],
+        bags=bags,
         pieces=tuple(noisy),
         text_time=text_time,
     )
@@ -181,28 +216,53 @@ def noise_pieces(pieces: Pieces, is_moving: Bool[np.ndarray, "i"], rng: np.rando
 
 
 def without_condition(noisy: NoisySample) -> NoisySample:
-    """The first token and the moving pieces alone, every slot closed: the unconditional case of guidance.
+    """The first token and the moving pieces alone, every slot closed: what guidance of pieces compares with.
 
     Slots are closed because an empty text is no complete document: scored, it would teach the model to write none.
     """
-    moving = [of_kind.pieces.select(of_kind.is_moving) for of_kind in noisy.pieces]
-    kept = np.sort(np.concatenate([[0], *(pieces.token for pieces in moving)]).astype(np.int64))
-    pieces = tuple(
-        NoisyPieces(
-            pieces=replace(left, token=np.searchsorted(kept, left.token)),
-            velocity=of_kind.velocity[of_kind.pieces.per_patch(of_kind.is_moving)],
-            is_moving=np.ones(len(left), dtype=bool),
-        )
-        for left, of_kind in zip(moving, noisy.pieces, strict=True)
-    )
-    return NoisySample(
-        key=noisy.key,
-        tokens=noisy.tokens[kept],
-        is_open=np.zeros(kept.size, dtype=bool),
-        bag_tokens=noisy.bag_tokens[:0],
-        bag_slot=noisy.bag_slot[:0],
-        pieces=pieces,
-        text_time=1.0,
+    is_kept = np.arange(len(noisy.tokens)) == 0
+    for of_kind in noisy.pieces:
+        is_kept[of_kind.pieces.token[of_kind.is_moving]] = True
+    left = _keep_tokens(noisy, is_kept, is_kept)
+    bags = Bags.of_tokens(noisy.tokens[:0], noisy.bags.slot[:0], len(left.tokens))
+    return replace(left, is_open=np.zeros(len(left.tokens), dtype=bool), bags=bags, text_time=1.0)
+
+
+def without_prompt(noisy: NoisySample) -> NoisySample:
+    """One more first token in place of each stretch of the prompt: what guidance of text compares with.
+
+    Slots stay as they are. The token says that something stands there which is not told. Without it, this would be a
+    document that has no prompt, and free generation would write answers to no question.
+    """
+    is_prompt = noisy.is_given & (np.arange(len(noisy.tokens)) > 0)
+    is_last = is_prompt & (noisy.is_open | ~np.append(is_prompt[1:], False))  # of its stretch
+    untold = replace(noisy, tokens=np.where(is_last, noisy.tokens[0], noisy.tokens))
+    return _keep_tokens(untold, is_last | ~is_prompt, ~is_prompt)
+
+
+def _keep_tokens(noisy: NoisySample, is_kept: Bool[np.ndarray, "n"], has_piece: Bool[np.ndarray, "n"]) -> NoisySample:
+    """Some tokens, no bag of another among them, and the pieces of those that have theirs still."""
+    place = is_kept.cumsum() - 1
+    pieces = []
+    for of_kind in noisy.pieces:
+        stays = has_piece[of_kind.pieces.token]
+        left = of_kind.pieces.select(stays)
+        velocity = of_kind.velocity[of_kind.pieces.per_patch(stays)]
+        own = replace(left, token=place[left.token])
+        pieces.append(NoisyPieces(pieces=own, velocity=velocity, is_moving=of_kind.is_moving[stays]))
+    bags = noisy.bags
+    return replace(
+        noisy,
+        tokens=noisy.tokens[is_kept],
+        is_given=noisy.is_given[is_kept],
+        is_open=noisy.is_open[is_kept],
+        bags=replace(
+            bags,
+            slot=place[bags.slot],
+            missing_count=bags.missing_count[is_kept],
+            filled_prob=bags.filled_prob[is_kept],
+        ),
+        pieces=tuple(pieces),
     )
 
 

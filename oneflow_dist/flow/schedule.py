@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from oneflow_dist.config import FlowConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepSchedule:
@@ -21,6 +23,11 @@ class KeepSchedule:
 
     kind: Literal["linear", "cosine", "power"] = "linear"
     exponent: float = 1.0  # of "power" only
+
+    @classmethod
+    def of(cls, config: FlowConfig) -> KeepSchedule:
+        """That of a config."""
+        return cls(kind=config.keep_schedule, exponent=config.keep_exponent)
 
     def keep_prob(self, time: float) -> float:
         """kappa(time)."""

@@ -31,11 +31,12 @@ class TimeLaw:
 
     kind: Literal["uniform", "logit_normal"] = "uniform"
     shift_rows: int = 0  # 0: t = u for all
+    shift: float = 1.0  # s is as many times larger, for pieces of any size
 
     @classmethod
-    def of(cls, modality: ModalityConfig) -> TimeLaw:
+    def of(cls, modality: ModalityConfig, shift: float = 1.0) -> TimeLaw:
         """That of a modality."""
-        return cls(kind=modality.times, shift_rows=modality.shift_rows)
+        return cls(kind=modality.times, shift_rows=modality.shift_rows, shift=shift)
 
     def time(self, draws: Float[np.ndarray, "i"], pieces: Pieces) -> Float[np.ndarray, "i"]:
         """Uniform draws become times of training, where no schedule of insertion gives them."""
@@ -47,23 +48,28 @@ class TimeLaw:
 
     def at_clock(self, clock: Float[np.ndarray, "i"], pieces: Pieces) -> Float[np.ndarray, "i"]:
         """The time of each piece at its clock."""
-        if self.shift_rows == 0:
+        if self._is_even:
             return clock
         shift = self._shift(pieces)
         return clock / (shift - (shift - 1.0) * clock)
 
     def clock(self, time: Float[np.ndarray, "i"], pieces: Pieces) -> Float[np.ndarray, "i"]:
         """The inverse of `at_clock`."""
-        if self.shift_rows == 0:
+        if self._is_even:
             return time
         shift = self._shift(pieces)
         return shift * time / (1.0 + (shift - 1.0) * time)
 
     def step(self, time: Float[np.ndarray, "i"], step_size: float, pieces: Pieces) -> Float[np.ndarray, "i"]:
         """How far times go while clocks go `step_size`, and not beyond 1."""
-        if self.shift_rows == 0:
+        if self._is_even:
             return np.minimum(step_size, 1.0 - time)
         return self.at_clock(np.minimum(1.0, self.clock(time, pieces) + step_size), pieces) - time
 
+    @property
+    def _is_even(self) -> bool:
+        return self.shift_rows == 0 and self.shift == 1.0
+
     def _shift(self, pieces: Pieces) -> Float[np.ndarray, "i"]:
-        return np.sqrt(pieces.num_patches / self.shift_rows)
+        size = pieces.num_patches / self.shift_rows if self.shift_rows else np.ones(len(pieces))
+        return self.shift * np.sqrt(size)

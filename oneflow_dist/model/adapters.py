@@ -1,6 +1,6 @@
 """Between patches and trunk rows: an adapter for each modality."""
 
-# Shapes: I pieces, P patches of E elements (V of velocity), D trunk width.
+# Shapes: I pieces, S sequences, P patches of E elements (V of velocity), D trunk width.
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ class Encoded(NamedTuple):
 class Adapter(nn.Module):
     """Noisy patches in, their velocity out; each has the time of its piece. Ranks run it on no patches, too.
 
+    Where insertion heads know the text time, the velocity does too: it depends on what text may still come, and so on
+    how likely that is. As there, it modulates what comes out of the trunk, and the trunk knows nothing of it.
+
     Linear, of two layers, or a U-Net around the trunk (arXiv:2408.11039, section 3.4).
     """
 
-    def __init__(self, width: int, modality: ModalityConfig, norm_eps: float):
+    def __init__(self, width: int, modality: ModalityConfig, norm_eps: float, knows_text: bool = False):
         super().__init__()
         self.is_added = modality.time_conditioning == "added"
         self.time = TimeEmbedding(width)
+        self.text_modulation = Modulation(width, num_parts=2) if knows_text else None
         self.unet = UNet(width, modality, norm_eps) if modality.adapter == "unet" else None
         if self.unet is None:
             self.embed = TwoLayers(modality.patch_elements, modality.adapter_width, width)
@@ -54,15 +58,31 @@ class Adapter(nn.Module):
             rows, skips = self.unet.encode(patches, pieces, time)
         return Encoded(rows + spread(time, pieces.patch_piece) if self.is_added else rows, time, skips)
 
-    def decode(self, rows: Float[Tensor, "P D"], pieces: PackedPieces, encoded: Encoded) -> Float32[Tensor, "P V"]:
+    def decode(
+        self,
+        rows: Float[Tensor, "P D"],
+        pieces: PackedPieces,
+        encoded: Encoded,
+        text_time: Float[Tensor, "S D"] | None,
+    ) -> Float32[Tensor, "P V"]:
         """Velocity of each patch from the trunk's output on its row."""
         if encoded.skips is not None and self.unet is not None:
-            return self.unet.decode(rows, pieces, encoded.time, encoded.skips).float()
-        hidden = self.norm(rows)
+            return self.unet.decode(self._tell(rows, pieces, text_time), pieces, encoded.time, encoded.skips).float()
+        hidden = self._tell(self.norm(rows), pieces, text_time)
         if self.modulation is not None:
             shift, scale = (spread(part, pieces.patch_piece) for part in self.modulation(encoded.time))
             hidden = hidden * scale + shift
         return self.velocity(hidden).float()
+
+    def _tell(
+        self, rows: Float[Tensor, "P D"], pieces: PackedPieces, text_time: Float[Tensor, "S D"] | None
+    ) -> Float[Tensor, "P D"]:
+        """The rows, modulated by the text time where it is known."""
+        if self.text_modulation is None or text_time is None:
+            return rows
+        parts = (spread(part, pieces.sequence) for part in self.text_modulation(text_time))
+        shift, scale = (spread(part, pieces.patch_piece) for part in parts)
+        return rows * scale + shift
 
 
 class GivenAdapter(nn.Module):
@@ -101,7 +121,13 @@ class GivenAdapter(nn.Module):
         rows = self.embed(patches.to(self.embed.last.weight.dtype))
         return Encoded(rows, rows[:0])
 
-    def decode(self, rows: Float[Tensor, "P D"], pieces: PackedPieces, encoded: Encoded) -> Float32[Tensor, "P V"]:
+    def decode(
+        self,
+        rows: Float[Tensor, "P D"],
+        pieces: PackedPieces,
+        encoded: Encoded,
+        text_time: Float[Tensor, "S D"] | None,
+    ) -> Float32[Tensor, "P V"]:
         """Nothing: V is 0."""
         return rows[:, :0].float()
 

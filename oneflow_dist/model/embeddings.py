@@ -12,20 +12,35 @@ from torch import Tensor, nn
 
 from oneflow_dist.model.linear import Linear
 
+LEAST_TIME_LEFT = 1e-6  # of a text; samples that are done have no more either, so that logarithms stay finite
+
 
 class TimeEmbedding(nn.Module):
-    """A time in [0, 1] as a vector: sinusoids, then a two-layer MLP."""
+    """A time in [0, 1] as a vector: sinusoids, then a two-layer MLP.
+
+    With `is_of_text` there are sinusoids of the logarithm of the time that is left, too: chances that something is
+    missing go to 0 like powers of it.
+    """
 
     num_frequencies = 128
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, is_of_text: bool = False):
         super().__init__()
-        self.hidden = Linear(2 * self.num_frequencies, width)
+        self.is_of_text = is_of_text
+        self.hidden = Linear((4 if is_of_text else 2) * self.num_frequencies, width)
         self.out = Linear(width, width)
 
     def forward(self, time: Float32[Tensor, "n"]) -> Float[Tensor, "n D"]:
-        sinusoids = time_sinusoids(time, self.num_frequencies).to(self.hidden.weight.dtype)
-        return self.out(F.silu(self.hidden(sinusoids)))
+        sinusoids = time_sinusoids(time, self.num_frequencies)
+        if self.is_of_text:
+            share = log_time_left(time) / math.log(LEAST_TIME_LEFT)
+            sinusoids = torch.cat([sinusoids, time_sinusoids(share, self.num_frequencies)], dim=-1)
+        return self.out(F.silu(self.hidden(sinusoids.to(self.hidden.weight.dtype))))
+
+
+def log_time_left(text_time: Float32[Tensor, "n"]) -> Float32[Tensor, "n"]:
+    """log(1 - t), and no less than that of LEAST_TIME_LEFT."""
+    return (1.0 - text_time).clamp(min=LEAST_TIME_LEFT).log()
 
 
 class Modulation(nn.Module):

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
@@ -14,6 +17,8 @@ from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.sample_bag import sample_bag
 from oneflow_kernels.vocabulary_part import VocabularyPart
 
+ORDERS = 3  # of the polynomial of the time left: 1, (1 - t), (1 - t)^2
+
 
 class InsertionHeads(nn.Module):
     """Zero, rate and bag head; all three read the same hidden state of a slot.
@@ -22,17 +27,30 @@ class InsertionHeads(nn.Module):
     (arXiv:2510.03506, section 2.1.1 and Table 6). That is exact only where a document's length follows from what is
     there; see docs/decisions.
 
+    Where they do, the odds that something is missing are a polynomial of the time left:
+
+        (1 - pi) / pi = sum over k = 0, 1, 2 of exp(-zero_k) (1 - text time)^k
+
+    since each text of k more tokens is as likely as its part of the data times (1 - text time)^k. What stands between
+    its neighbours for sure is in the first term, which no lateness makes small; what may follow is in the others.
+
     `forward` scores the bag tokens instead of returning logits, since [N, V] logits would not fit; `draw` makes none
     either. The unembedding is an argument because it may be the embedding's weight; over the tensor axis each rank has
     v tokens of it.
     """
 
-    def __init__(self, width: int, norm_eps: float, is_modulated: bool, axis: TensorAxis = NO_TENSOR_AXIS):
+    def __init__(
+        self,
+        width: int,
+        norm_eps: float,
+        time_conditioning: Literal["none", "token", "adaln"],
+        axis: TensorAxis = NO_TENSOR_AXIS,
+    ):
         super().__init__()
         self.axis = axis
         self.norm = RMSNorm(width, eps=norm_eps)
-        self.modulation = Modulation(width, num_parts=2) if is_modulated else None
-        self.zero = Linear(width, 1)  # starts at P(nothing missing) = 1/2
+        self.modulation = Modulation(width, num_parts=2) if time_conditioning == "adaln" else None
+        self.zero = Linear(width, 1 if time_conditioning == "none" else ORDERS)
         self.rate = Linear(width, 1)  # starts at rate = 1
 
     def slot_hidden(
@@ -51,6 +69,7 @@ class InsertionHeads(nn.Module):
     def forward(
         self,
         slot_hidden: Float[Tensor, "N D"],
+        log_time_left: Float32[Tensor, "N"] | None,
         unembedding: Float[Tensor, "v D"],
         bag_tokens: Int64[Tensor, "B"],
         bag_slot: Int64[Tensor, "B"],
@@ -59,8 +78,14 @@ class InsertionHeads(nn.Module):
     ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""]]:
         """Zero logit and log rate of every slot, and the bags' weighted loss (this rank's share)."""
         bags = bag_tokens, bag_slot, bag_weight, num_filled
+        zero = self.zero(slot_hidden).float()
+        if log_time_left is None:
+            zero_logit = zero.squeeze(-1)
+        else:
+            order = torch.arange(ORDERS, device=zero.device)
+            zero_logit = -(order * log_time_left[:, None] - zero).logsumexp(-1)
         return (
-            self.zero(slot_hidden).squeeze(-1).float(),
+            zero_logit,
             self.rate(slot_hidden).squeeze(-1).float(),
             bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
 from oneflow_dist.model.adapters import Adapter, Encoded, GivenAdapter
-from oneflow_dist.model.embeddings import TimeEmbedding, place_rows, take_rows
+from oneflow_dist.model.embeddings import TimeEmbedding, log_time_left, place_rows, take_rows
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
 from oneflow_dist.model.lora import add_lora, draws_of_blocks
@@ -45,23 +45,25 @@ class OneFlow(nn.Module):
         self.embed = VocabularyEmbedding(model.vocab_size, model.width, axis)
         self.adapters = nn.ModuleDict()
         for name, modality in config.modality.items():
-            adapter = Adapter(model.width, modality, model.norm_eps) if modality.is_target else None
-            self.adapters[name] = adapter or GivenAdapter(model.width, modality)
+            own = (model.width, modality, model.norm_eps, config.heads.time_conditioning == "adaln")
+            self.adapters[name] = Adapter(*own) if modality.is_target else GivenAdapter(model.width, modality)
         self.is_modulated = [m.is_target and m.time_conditioning == "adaln" for m in config.modality.values()]
-        self.text_time = TimeEmbedding(model.width) if self.time_conditioning != "none" else None
+        self.text_time = TimeEmbedding(model.width, is_of_text=True) if self.time_conditioning != "none" else None
         self.blocks = nn.ModuleList(Block(model, any(self.is_modulated), axis) for _ in range(model.num_layers))
         add_lora(self.blocks, config.lora)
-        is_modulated = self.time_conditioning == "adaln"
-        self.heads = InsertionHeads(model.width, model.norm_eps, is_modulated, axis)
+        self.heads = InsertionHeads(model.width, model.norm_eps, self.time_conditioning, axis)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
 
     def forward(self, batch: PackedBatch) -> Prediction:
         """One pass over a packed batch."""
         adapters: list[Any] = list(self.adapters.values())
-        encoded = [adapter.encode(pieces) for adapter, pieces in zip(adapters, batch.pieces, strict=True)]
         text_time = self.text_time(batch.text_time) if self.text_time is not None else None
+        encoded = [adapter.encode(pieces) for adapter, pieces in zip(adapters, batch.pieces, strict=True)]
         x = self._embed_rows(batch, encoded, text_time)
         cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
+        if batch.attention_scale is not None:  # half of it on queries, half on keys
+            root = batch.attention_scale.sqrt()[:, None, None]
+            cos, sin = root * cos, root * sin
         condition, row_piece = self._condition(batch, encoded, x)
         draws = draws_of_blocks(batch.draw, len(self.blocks))
         for block, draw in zip(self.blocks, draws, strict=True):
@@ -72,11 +74,14 @@ class OneFlow(nn.Module):
         of_tokens, *of_patches = take_rows(x, torch.cat(places)).split([len(place) for place in places])
         slot_hidden = self.heads.slot_hidden(of_tokens, text_time, batch.token_sequence)
         velocity = [
-            adapter.decode(rows, pieces, own)
+            adapter.decode(rows, pieces, own, text_time)
             for adapter, rows, pieces, own in zip(adapters, of_patches, batch.pieces, encoded, strict=True)
         ]
         bags = batch.bag_tokens, batch.bag_slot, batch.bag_weight, batch.num_filled
-        zero_logit, log_rate, bag_loss = self.heads(slot_hidden, self._unembedding(), *bags)
+        time_left = None
+        if self.time_conditioning != "none":
+            time_left = log_time_left(batch.text_time)[batch.token_sequence]
+        zero_logit, log_rate, bag_loss = self.heads(slot_hidden, time_left, self._unembedding(), *bags)
         return Prediction(
             zero_logit=zero_logit,
             log_rate=log_rate,

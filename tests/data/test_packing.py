@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflow_dist.containers import Capacity, NoisyPieces, NoisySample, PackedBatch, PackedPieces, Pieces
+from oneflow_dist.containers import Bags, Capacity, NoisyPieces, NoisySample, PackedBatch, PackedPieces, Pieces
 from oneflow_dist.data.packing import FEWEST_SEQUENCES, choose_samples, pack, size_of
+from tests.noising import with_bags
 from tests.pieces import noisy_pieces
 
 ROOM = Capacity(rows=90, tokens=60, bag_tokens=40, sequences=8, pieces=(9,), patches=(36,))
@@ -137,10 +138,12 @@ def test_images_of_three_grids_lie_in_one_pack_as_they_do_alone(make_noisy: Call
 def test_bags_move_with_their_slots(samples: list[NoisySample]) -> None:
     batch = pack(samples, ROOM)
     first = np.cumsum([0, *[len(s.tokens) for s in samples]])
-    expected = np.concatenate([s.bag_slot + offset for s, offset in zip(samples, first, strict=False)])
+    expected = np.concatenate([s.bags.slot + offset for s, offset in zip(samples, first, strict=False)])
     assert batch.bag_slot.tolist() == expected.tolist()
-    assert batch.bag_tokens.tolist() == np.concatenate([s.bag_tokens for s in samples]).tolist()
-    assert batch.missing_count.tolist() == np.bincount(expected, minlength=len(batch.tokens)).tolist()
+    assert batch.bag_tokens.tolist() == np.concatenate([s.bags.tokens for s in samples]).tolist()
+    missing = np.bincount(expected, minlength=len(batch.tokens))
+    assert batch.missing_count.tolist() == missing.tolist()
+    assert batch.filled_prob.tolist() == (missing > 0).tolist()
     assert (batch.bag_slot.diff() >= 0).all()
 
 
@@ -149,7 +152,7 @@ def test_an_open_slot_weighs_one_or_its_part_of_its_sample(
     samples: list[NoisySample], normalize: str, weight: float
 ) -> None:
     is_open = np.array([False, True, False, True, True, False, False])
-    samples = [replace(samples[0], is_open=is_open, bag_slot=np.array([1, 1, 3, 4])), *samples[1:]]
+    samples = [with_bags(replace(samples[0], is_open=is_open), [1, 1, 3, 4]), *samples[1:]]
     batch = pack(samples, ROOM, normalize)
     assert batch.slot_weight[:7].tolist() == pytest.approx((is_open * weight).tolist())
     num_tokens = batch.counts.text_tokens
@@ -160,11 +163,38 @@ def test_an_open_slot_weighs_one_or_its_part_of_its_sample(
     assert torch.equal(batch.bag_weight[:num_bag], batch.slot_weight[batch.bag_slot[:num_bag]])
 
 
+@pytest.mark.parametrize("normalize", ["paper", "batch"])
+def test_averaged_bags_weigh_as_often_as_their_tokens_are_expected_in_slots_of_their_weight(
+    samples: list[NoisySample], normalize: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for number, sample in enumerate(samples):
+        names = ("weight", "missing_count", "filled_prob")
+        random = {name: rng.random(len(getattr(sample.bags, name)), dtype=np.float32) for name in names}
+        samples[number] = replace(sample, bags=replace(sample.bags, **random))
+    batch = pack(samples, ROOM, normalize)
+    weight = np.concatenate([s.bags.weight for s in samples])
+    np.testing.assert_allclose(batch.bag_weight, weight * batch.slot_weight[batch.bag_slot].numpy(), rtol=1e-6)
+    for name in ("missing_count", "filled_prob"):
+        np.testing.assert_array_equal(getattr(batch, name), np.concatenate([getattr(s.bags, name) for s in samples]))
+
+
+def test_rows_have_the_attention_scale_of_their_sample_and_padding_has_none(samples: list[NoisySample]) -> None:
+    assert pack(samples, ROOM).attention_scale is None
+    scales = [1.0, 0.5, 1.0, 0.25]
+    batch = pack([replace(s, attention_scale=scale) for s, scale in zip(samples, scales, strict=True)], ROOM)
+    assert batch.attention_scale is not None
+    lengths = [size_of([s]).rows for s in samples]
+    expected = np.repeat([*scales, 1.0], [*lengths, ROOM.rows - sum(lengths)])
+    assert batch.attention_scale.tolist() == expected.tolist()
+    assert len(batch.tensors()) == len(pack(samples, ROOM).tensors()) + 1
+
+
 def test_only_rows_and_images_are_padded_to_the_capacity(samples: list[NoisySample]) -> None:
     batch, plain = pack(samples, ROOM), pack(samples, None)
-    padded = {"position", "time", "grid", "cu_seqlens"}
-    lengths = (len(batch.position), len(packed(batch).time), len(packed(batch).grid))
-    assert lengths == (ROOM.rows, *ROOM.pieces, *ROOM.pieces)
+    padded = {"position", "time", "grid", "sequence", "cu_seqlens"}
+    lengths = (len(batch.position), *(len(getattr(packed(batch), name)) for name in ("time", "grid", "sequence")))
+    assert lengths == (ROOM.rows, *ROOM.pieces, *ROOM.pieces, *ROOM.pieces)
     for one, other in ((batch, plain), (packed(batch), packed(plain))):
         for name in (field.name for field in fields(one)):
             if name not in padded and isinstance(getattr(one, name), torch.Tensor):
@@ -181,9 +211,7 @@ def test_sequence_bounds_have_few_lengths(make_noisy: Callable[..., NoisySample]
 
 
 def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
-    samples[1] = replace(
-        samples[1], is_open=np.zeros(9, dtype=bool), bag_tokens=np.zeros(0, int), bag_slot=np.zeros(0, int)
-    )
+    samples[1] = with_bags(replace(samples[1], is_open=np.zeros(9, dtype=bool)), [], np.zeros(0, int))
     samples[3] = with_moving(samples[3], True, False, True)
     counts = pack(samples, ROOM).counts
     lengths = [7 + 3, 9, 1, 5 + 14]
@@ -195,7 +223,7 @@ def test_counts_are_those_of_the_samples(samples: list[NoisySample]) -> None:
     assert counts.padded_rows == ROOM.rows
     assert counts.text_tokens == 7 + 9 + 1 + 5
     assert counts.bag_tokens == 4 + 2
-    assert counts.filled_slots == len(set(samples[0].bag_slot.tolist())) + 1
+    assert counts.filled_slots == len(set(samples[0].bags.slot.tolist())) + 1
     assert counts.sequences == 4
     assert counts.attention_pairs == sum(length**2 for length in lengths)
 
@@ -216,6 +244,7 @@ def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:
         expected = np.concatenate(parts).astype(np.float32)
         np.testing.assert_array_equal(getattr(packed(batch), name)[: len(expected)], expected)
     assert packed(batch).grid[:4].tolist() == [[1, *grid] for grid in GRIDS]
+    assert packed(batch).sequence[:4].tolist() == [0, 3, 3, 3]
     weight = np.repeat([1.0, 1.0, 0.0, 1.0], NUM_PATCHES)
     assert packed(batch).patch_weight[: len(weight)].tolist() == weight.tolist()
     assert batch.keys == ("s0", "s1", "s2", "s3")
@@ -318,9 +347,9 @@ def mixed(kinds: tuple[str, ...], seed: int, num_text: int = 5, most: int = 2) -
     return NoisySample(
         key=f"s{seed}",
         tokens=tokens,
+        is_given=np.arange(len(tokens)) == 0,
         is_open=np.ones(len(tokens), dtype=bool),
-        bag_tokens=tokens[:0],
-        bag_slot=tokens[:0],
+        bags=Bags.of_tokens(tokens[:0], tokens[:0], len(tokens)),
         pieces=tuple(of_kinds),
         text_time=0.5,
     )
@@ -352,6 +381,9 @@ def test_rows_and_positions_of_all_modalities_are_those_of_the_definition(kinds:
     samples = [mixed(kinds, seed) for seed in range(20)]
     assert {len(noisy.pieces) for sample in samples for noisy in sample.pieces} == {0, 1, 2}
     batch = pack(samples, None)
+    for of_kind in batch.pieces:
+        sequence = torch.bucketize(of_kind.patch_row, batch.cu_seqlens[1:], right=True)
+        assert torch.equal(of_kind.sequence[of_kind.patch_piece], sequence)
     first_row = first_token = 0
     first_patch = [0] * len(kinds)
     for sample in samples:
@@ -379,9 +411,9 @@ def test_a_piece_stands_along_its_own_axes_and_text_goes_on_after_its_longest_si
     sample = NoisySample(
         key="s",
         tokens=tokens,
+        is_given=tokens == 0,
         is_open=tokens > 0,
-        bag_tokens=tokens[:0],
-        bag_slot=tokens[:0],
+        bags=Bags.of_tokens(tokens[:0], tokens[:0], 5),
         pieces=kinds,
         text_time=1.0,
     )

@@ -5,7 +5,6 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +13,12 @@ import pytest
 
 from oneflow_dist.containers import Capacity, NoisySample, Sample
 from oneflow_dist.data.decoding import Reading, decode_record, read_fields
-from oneflow_dist.data.packing import size_of
+from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.samples import make_sample as make_complete
 from oneflow_dist.data.streams import SourceStream, fit_sample
 from tests.data.making import BYTES, NUM_LANES, MakeLane, source
 from tests.messages import naming
+from tests.pieces import is_same_pack
 from tests.tars import npy, png, write_sources, write_tar
 
 MakeStream = Callable[..., SourceStream]
@@ -49,12 +49,7 @@ def made_by(stream: SourceStream, num_draws: int) -> list[NoisySample]:
 
 
 def is_same(one: NoisySample, other: NoisySample) -> bool:
-    tables = []
-    for noisy in (one, other):
-        (images,) = noisy.pieces
-        tables.append({**asdict(noisy), **asdict(images), **asdict(images.pieces), "pieces": ()})
-    first, second = tables
-    return all(np.array_equal(first[name], second[name]) for name in first)
+    return is_same_pack(pack([one], None), pack([other], None))
 
 
 def test_the_second_pass_has_the_same_samples_in_another_order(make_stream: MakeStream, counting: str) -> None:
@@ -128,7 +123,7 @@ def test_captions_come_as_often_as_their_weights(make_stream: MakeStream, tmp_pa
         members[f"{number}.txt"] = b"t" * 20
     path = write_tar(tmp_path / "x.tar", members)
     stream = make_stream(source(path, "tasks: {text_only: 1}, caption: {txt: 1, short: 3}"), 0, BYTES)
-    lengths = [len(noisy.tokens) + len(noisy.bag_tokens) - 1 for noisy in made_by(stream, 100)]
+    lengths = [len(noisy.tokens) + len(noisy.bags.tokens) - 1 for noisy in made_by(stream, 100)]
     assert set(lengths) == {10, 20}
     assert np.mean([length == 10 for length in lengths]) == pytest.approx(0.75, abs=4 * (0.25 * 0.75 / 100) ** 0.5)
 
@@ -139,7 +134,7 @@ def test_questions_with_answers_are_learned_from(make_stream: MakeStream, tmp_pa
     stream = make_stream(source(path, "tasks: {instruct: 1}, question: q, answer: a, prompt: 'say: '"), 0, BYTES)
     for noisy in made_by(stream, 2):
         assert noisy.tokens[:17].tolist() == [256, *b"say: ", 259, *b"how many?", 260]
-        assert len(noisy.tokens) + len(noisy.bag_tokens) == 17 + 1
+        assert len(noisy.tokens) + len(noisy.bags.tokens) == 17 + 1
         assert noisy.is_open.tolist() == [False] * 16 + [True] * (len(noisy.tokens) - 16)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -10,23 +11,28 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from oneflow_dist.containers import NoisyPieces, NoisySample, Pieces, Sample
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Bags, NoisyPieces, NoisySample, Pieces, Sample
 from oneflow_dist.flow.noising import (
+    Noising,
     draw_times,
     gaussian,
+    is_deletable,
     keyed_generator,
     noise_at,
     noise_pieces,
     noise_sample,
     set_key,
     without_condition,
+    without_prompt,
 )
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
+from tests.noising import ChosenKeep, noising
 from tests.pieces import pieces
 
 SCHEDULES = {
@@ -36,7 +42,6 @@ SCHEDULES = {
     "cosine": KeepSchedule(kind="cosine"),
 }
 IMAGE = 258
-LAWS = [TimeLaw()]  # of one modality: uniform
 NUM_DRAWS = {"linear": 200_000, "power": 100_000, "cosine": 100_000}
 Unchecked = Callable[[], AbstractContextManager[None]]
 
@@ -82,14 +87,14 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def noise(sample: Sample, schedule: KeepSchedule, seed: int) -> NoisySample:
-    return noise_sample(sample, schedule, 0.0, LAWS, np.random.default_rng(seed))
+    return noise_sample(sample, noising(schedule), np.random.default_rng(seed))
 
 
 def rebuild(noisy: NoisySample) -> list[int]:
     """The tokens with every bag put back into its slot."""
     tokens: list[int] = []
     for slot, token in enumerate(noisy.tokens):
-        tokens += [token, *noisy.bag_tokens[noisy.bag_slot == slot]]
+        tokens += [token, *noisy.bags.tokens[noisy.bags.slot == slot]]
     return tokens
 
 
@@ -97,22 +102,22 @@ def rebuild(noisy: NoisySample) -> list[int]:
 def test_bags_and_kept_tokens_rebuild_the_sample(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
     assert rebuild(noisy) == sample.tokens.tolist()
-    assert len(noisy.tokens) + len(noisy.bag_tokens) == len(sample.tokens)
+    assert len(noisy.tokens) + len(noisy.bags.tokens) == len(sample.tokens)
     assert noisy.tokens[0] == sample.tokens[0]
 
 
 @given(samples(), some_schedule, seeds)
 def test_bags_lie_in_open_slots_in_ascending_order(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
-    assert (np.diff(noisy.bag_slot) >= 0).all()
-    assert noisy.is_open[noisy.bag_slot].all()
+    assert (np.diff(noisy.bags.slot) >= 0).all()
+    assert noisy.is_open[noisy.bags.slot].all()
 
 
 @given(samples(), some_schedule, seeds)
 def test_prompt_tokens_and_prompt_images_are_untouched(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     noisy = noise(sample, schedule, seed)
     prompt_text = [t for t in sample.tokens[~sample.is_target].tolist() if t != IMAGE]
-    assert not set(prompt_text) & set(noisy.bag_tokens.tolist())
+    assert not set(prompt_text) & set(noisy.bags.tokens.tolist())
     images, noisy_images = split(only(sample)), split(only(noisy))
     clean = [p.tolist() for p, is_scored in zip(noisy_images, noisy.pieces[0].is_moving, strict=True) if not is_scored]
     assert all(images[i].tolist() in clean for i in np.flatnonzero(~sample.is_target[only(sample).token]))
@@ -133,7 +138,7 @@ def test_images_stay_with_their_tokens_and_keep_their_patches(
     place = 0
     for slot in range(len(noisy.tokens)):
         place += slot in only(noisy).token
-        for token in noisy.bag_tokens[noisy.bag_slot == slot]:
+        for token in noisy.bags.tokens[noisy.bags.slot == slot]:
             if token == IMAGE:
                 is_missing[place] = True
                 place += 1
@@ -158,7 +163,7 @@ def test_an_inserted_image_is_never_older_than_the_text(sample: Sample, schedule
 @given(samples(), some_schedule, seeds)
 def test_images_that_are_not_inserted_are_never_deleted(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
     if not sample.is_interleaved:
-        assert IMAGE not in noise(sample, schedule, seed).bag_tokens
+        assert IMAGE not in noise(sample, schedule, seed).bags.tokens
 
 
 @given(samples(), some_schedule, seeds)
@@ -170,7 +175,7 @@ def test_the_same_generator_state_gives_the_same_noise(sample: Sample, schedule:
 def test_a_slot_is_open_where_a_target_can_be_missing(make_sample: Callable[..., Sample]) -> None:
     """The slot after the prompt's last token is open, those inside the prompt are closed."""
     sample = make_sample([256, 1, 2, 3, None, 4], num_prompt=3)
-    noisy = noise_at(sample, 1.0, [np.ones(1)], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 1.0, [np.ones(1)], noising(), np.random.default_rng(0))
     assert noisy.is_open.tolist() == [False, False, True, True, True, True]
 
 
@@ -184,10 +189,10 @@ def test_all_slots_are_closed_where_only_images_are_painted(make_sample: Callabl
 
 def test_text_after_a_given_image_is_deleted_and_the_image_is_clean(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None, 1, 2], num_prompt=2, is_interleaved=False)
-    noisy = noise_at(sample, 0.0, [np.ones(1)], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 0.0, [np.ones(1)], noising(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, IMAGE]
     assert noisy.is_open.tolist() == [False, True]
-    assert noisy.bag_tokens.tolist() == [1, 2]
+    assert noisy.bags.tokens.tolist() == [1, 2]
     np.testing.assert_array_equal(only(noisy).patches, only(sample).patches)
     assert noisy.pieces[0].is_moving.tolist() == [False]
 
@@ -199,10 +204,10 @@ def test_deleting_the_first_and_the_third_image_puts_each_into_the_slot_it_fell_
     make_sample: Callable[..., Sample],
 ) -> None:
     sample = make_sample(THREE_IMAGES, grid=[(1, 2), (3, 2), (2, 2)])
-    noisy = noise_at(sample, 1.0, [np.array([-0.1, 0.5, -0.2])], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 1.0, [np.array([-0.1, 0.5, -0.2])], noising(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, 1, 2, IMAGE, 3, 4]
-    assert noisy.bag_tokens.tolist() == [IMAGE, IMAGE]
-    assert noisy.bag_slot.tolist() == [1, 4]
+    assert noisy.bags.tokens.tolist() == [IMAGE, IMAGE]
+    assert noisy.bags.slot.tolist() == [1, 4]
     assert only(noisy).token.tolist() == [3]
     assert only(noisy).time.tolist() == [0.5]
     assert only(noisy).grid.tolist() == [[1, 3, 2]]
@@ -213,10 +218,10 @@ def test_deleting_the_first_and_the_third_image_puts_each_into_the_slot_it_fell_
 
 def test_a_deleted_image_merges_the_bags_before_and_after_it(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample(THREE_IMAGES)
-    noisy = noise_at(sample, 0.0, [np.array([-0.1, 0.5, -0.2])], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 0.0, [np.array([-0.1, 0.5, -0.2])], noising(), np.random.default_rng(0))
     assert noisy.tokens.tolist() == [256, IMAGE]
-    assert noisy.bag_tokens.tolist() == [1, IMAGE, 2, 3, IMAGE, 4]
-    assert noisy.bag_slot.tolist() == [0, 0, 0, 1, 1, 1]
+    assert noisy.bags.tokens.tolist() == [1, IMAGE, 2, 3, IMAGE, 4]
+    assert noisy.bags.slot.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -226,7 +231,7 @@ def test_the_kept_part_follows_the_schedule(
 ) -> None:
     num_targets = 40_000
     sample = make_sample([256] + [1] * num_targets)
-    noisy = noise_at(sample, text_time, [np.zeros(0)], schedule, np.random.default_rng(0))
+    noisy = noise_at(sample, text_time, [np.zeros(0)], noising(schedule), np.random.default_rng(0))
     prob = schedule.keep_prob(text_time)
     deviation = (prob * (1.0 - prob) / num_targets) ** 0.5
     assert (len(noisy.tokens) - 1) / num_targets == pytest.approx(prob, abs=4 * deviation)
@@ -234,7 +239,7 @@ def test_the_kept_part_follows_the_schedule(
 
 def test_noise_is_standard_normal(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None], grid=(32, 32))
-    noisy = noise_at(sample, 0.0, [np.zeros(1)], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 0.0, [np.zeros(1)], noising(), np.random.default_rng(0))
     assert stats.kstest(only(noisy).patches.ravel(), "norm").pvalue > 0.01
 
 
@@ -331,7 +336,7 @@ def test_each_image_has_its_own_time(make_sample: Callable[..., Sample]) -> None
     """The same noise at times 0, 1/2 and 1, on images of three grids."""
     sample = make_sample([256, None, None, None], grid=[(2, 3), (1, 4), (5, 1)], is_interleaved=False)
     age = np.array([0.0, 0.5, 1.0])
-    noisy = noise_at(sample, 1.0, [age], KeepSchedule(), np.random.default_rng(0))
+    noisy = noise_at(sample, 1.0, [age], noising(), np.random.default_rng(0))
     noise = only(sample).patches - noisy.pieces[0].velocity
     time = np.repeat(age, [6, 4, 5]).astype(np.float32)[:, None]
     np.testing.assert_allclose(only(noisy).patches, time * only(sample).patches + (1.0 - time) * noise, atol=1e-6)
@@ -383,7 +388,7 @@ def test_noising_leaves_the_sample_as_it_is() -> None:
 def test_a_sample_of_clean_images_alone_draws_for_its_tokens_alone(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample([256, None, 1, 2], num_prompt=2, is_interleaved=False)
     rng, again = np.random.default_rng(0), np.random.default_rng(0)
-    noise_at(sample, 0.5, [np.ones(1)], KeepSchedule(), rng)
+    noise_at(sample, 0.5, [np.ones(1)], noising(), rng)
     again.random(4)
     assert rng.random() == again.random()
 
@@ -407,7 +412,7 @@ def draw(make_sample: Callable[..., Sample], unchecked: Unchecked) -> Callable[[
     def draw_once(schedule: KeepSchedule) -> Draws:
         rng = np.random.default_rng(0)
         with unchecked():
-            times = [draw_times(sample, schedule, LAWS, rng) for _ in range(NUM_DRAWS[schedule.kind])]
+            times = [draw_times(sample, noising(schedule), rng) for _ in range(NUM_DRAWS[schedule.kind])]
         return Draws(schedule, np.array([text for text, _ in times]), np.array([age[0] for _, (age,) in times]))
 
     return draw_once
@@ -482,7 +487,7 @@ def test_independent_times_are_uniform_and_uncorrelated(
 ) -> None:
     sample, rng = make_sample([256, 1, None, None], is_interleaved=False), np.random.default_rng(0)
     with unchecked():
-        times = [draw_times(sample, KeepSchedule(), LAWS, rng) for _ in range(10_000)]
+        times = [draw_times(sample, noising(), rng) for _ in range(10_000)]
     table = np.array([(text, *ages) for text, (ages,) in times])
     for column in table.T:
         assert stats.kstest(column, "uniform").pvalue > 0.01
@@ -502,9 +507,9 @@ def test_expected_numbers_of_kept_tokens_and_filled_slots(
     samples are complete."""
     sample, rng = make_sample([256] + [1] * LENGTH, is_interleaved=is_interleaved), np.random.default_rng(0)
     with unchecked():
-        noisy = [noise_sample(sample, KeepSchedule(), 0.0, LAWS, rng) for _ in range(10_000)]
+        noisy = [noise_sample(sample, noising(), rng) for _ in range(10_000)]
     kept = np.array([len(s.tokens) - 1 for s in noisy])
-    filled = np.array([len(set(s.bag_slot.tolist())) for s in noisy])
+    filled = np.array([len(set(s.bags.slot.tolist())) for s in noisy])
     part = 0.5 if is_interleaved else 1.0
     expected = {
         "kept": (kept, (1 - part) * LENGTH + part * LENGTH / 2),
@@ -524,7 +529,8 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
     sample: Sample, schedule: KeepSchedule, seed: int
 ) -> None:
     whole = noise(sample, schedule, seed)
-    dropped = noise_sample(sample, schedule, 1.0, LAWS, np.random.default_rng(seed))
+    dropping = noising(schedule, condition_dropout_prob=1.0)
+    dropped = noise_sample(sample, dropping, np.random.default_rng(seed))
     moving = whole.pieces[0].is_moving
     if not moving.any():
         np.testing.assert_array_equal(dropped.tokens, whole.tokens)
@@ -532,7 +538,7 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
     assert dropped.tokens.tolist() == [256] + [IMAGE] * int(moving.sum())
     assert only(dropped).token.tolist() == list(range(1, int(moving.sum()) + 1))
     assert not dropped.is_open.any()
-    assert dropped.bag_tokens.size == 0
+    assert dropped.bags.tokens.size == 0
     moving_patches = only(whole).per_patch(moving)
     np.testing.assert_array_equal(only(dropped).patches, only(whole).patches[moving_patches])
     np.testing.assert_array_equal(dropped.pieces[0].velocity, whole.pieces[0].velocity[moving_patches])
@@ -543,8 +549,9 @@ def test_a_dropped_condition_leaves_the_first_token_and_the_moving_images(
 
 def test_the_condition_is_dropped_as_often_as_asked(make_sample: Callable[..., Sample], unchecked: Unchecked) -> None:
     sample, rng = make_sample([256, 1, None], num_prompt=2, is_interleaved=False), np.random.default_rng(0)
+    dropping = noising(condition_dropout_prob=0.1)
     with unchecked():
-        lengths = [len(noise_sample(sample, KeepSchedule(), 0.1, LAWS, rng).tokens) for _ in range(10_000)]
+        lengths = [len(noise_sample(sample, dropping, rng).tokens) for _ in range(10_000)]
     assert np.mean(np.array(lengths) == 2) == pytest.approx(0.1, abs=0.012)
 
 
@@ -555,10 +562,213 @@ def test_dropping_the_condition_twice_changes_nothing_more(sample: Sample, sched
     np.testing.assert_equal(asdict(once), asdict(twice))
 
 
+# Prompt dropout.
+
+prompted = samples().filter(lambda sample: not sample.is_target[1:].all())
+
+
+def untold_by_definition(noisy: NoisySample) -> list[int]:
+    """The tokens with one more first token for each stretch of prompt; an open slot ends a stretch."""
+    tokens, num_tokens = [256], len(noisy.tokens)
+    for place in range(1, num_tokens):
+        goes_on = place + 1 < num_tokens and noisy.is_given[place + 1] and not noisy.is_open[place]
+        if not noisy.is_given[place]:
+            tokens.append(int(noisy.tokens[place]))
+        elif not goes_on:
+            tokens.append(256)
+    return tokens
+
+
+@given(prompted, some_schedule, seeds)
+def test_a_lost_prompt_leaves_one_more_first_token_for_each_stretch_of_it(
+    sample: Sample, schedule: KeepSchedule, seed: int
+) -> None:
+    whole = noise(sample, schedule, seed)
+    untold = without_prompt(whole)
+    assert untold.tokens.tolist() == untold_by_definition(whole)
+    assert (untold.tokens[untold.is_given] == 256).all()
+    np.testing.assert_array_equal(untold.tokens[~untold.is_given], whole.tokens[~whole.is_given])
+
+
+@given(prompted, some_schedule, st.booleans(), seeds)
+def test_without_a_prompt_open_slots_stay_one_for_one_and_so_do_their_bags(
+    sample: Sample, schedule: KeepSchedule, averages_bags: bool, seed: int
+) -> None:
+    whole = noise_sample(sample, noising(schedule, averages_bags=averages_bags), np.random.default_rng(seed))
+    untold = without_prompt(whole)
+    before, after = np.flatnonzero(whole.is_open), np.flatnonzero(untold.is_open)
+    assert len(before) == len(after)
+    np.testing.assert_array_equal(after.searchsorted(untold.bags.slot), before.searchsorted(whole.bags.slot))
+    for name in ("tokens", "weight"):
+        np.testing.assert_array_equal(getattr(untold.bags, name), getattr(whole.bags, name))
+    for name in ("missing_count", "filled_prob"):
+        own, of_whole = getattr(untold.bags, name), getattr(whole.bags, name)
+        np.testing.assert_array_equal(own[after], of_whole[before])
+        assert own.sum() == of_whole.sum()
+    assert untold.text_time == whole.text_time
+
+
+@given(prompted, some_schedule, seeds)
+def test_without_a_prompt_its_images_are_gone_and_all_others_as_they_were(
+    sample: Sample, schedule: KeepSchedule, seed: int
+) -> None:
+    whole = noise(sample, schedule, seed)
+    untold = without_prompt(whole)
+    stays = ~whole.is_given[only(whole).token]
+    assert (untold.tokens[only(untold).token] == IMAGE).all()
+    assert (untold.tokens == IMAGE).sum() == len(only(untold)) == stays.sum()
+    patches = only(whole).per_patch(stays)
+    np.testing.assert_array_equal(only(untold).patches, only(whole).patches[patches])
+    np.testing.assert_array_equal(untold.pieces[0].velocity, whole.pieces[0].velocity[patches])
+    np.testing.assert_array_equal(untold.pieces[0].is_moving, whole.pieces[0].is_moving[stays])
+    for name in ("grid", "time"):
+        np.testing.assert_array_equal(getattr(only(untold), name), getattr(only(whole), name)[stays])
+
+
+def test_stretches_of_a_prompt_between_what_is_written_are_lost_one_by_one(make_sample: Callable[..., Sample]) -> None:
+    """A given image and a word, then two words, then one after a slot that misses all of its text."""
+    sample = make_sample([256, None, 1, 2, 3, 4, 5, 6, None], is_interleaved=False)
+    sample = replace(sample, is_target=np.array([0, 0, 0, 1, 0, 0, 1, 0, 1], dtype=bool))
+    keep = [token != 5 for token in sample.tokens[1:].tolist()]
+    noisy = noise_at(sample, 0.5, [np.array([1.0, 0.3])], noising(), ChosenKeep(keep))
+    assert noisy.tokens.tolist() == [256, IMAGE, 1, 2, 3, 4, 6, IMAGE]
+    untold = without_prompt(noisy)
+    assert untold.tokens.tolist() == [256, 256, 2, 256, 256, IMAGE]
+    assert untold.is_given.tolist() == [True, True, False, True, True, False]
+    assert untold.is_open.tolist() == [False, True, True, True, False, False]
+    assert (untold.bags.tokens.tolist(), untold.bags.slot.tolist()) == ([5], [3])
+    assert only(untold).token.tolist() == [5]
+
+
+@given(samples(), some_schedule, seeds)
+def test_losing_the_prompt_twice_changes_nothing_more(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    once = without_prompt(noise(sample, schedule, seed))
+    np.testing.assert_equal(asdict(without_prompt(once)), asdict(once))
+
+
+@given(samples(), some_schedule, seeds)
+def test_a_free_document_has_no_prompt_to_lose(sample: Sample, schedule: KeepSchedule, seed: int) -> None:
+    free = replace(sample, is_target=np.arange(len(sample.tokens)) > 0)
+    whole = noise(free, schedule, seed)
+    np.testing.assert_equal(asdict(without_prompt(whole)), asdict(whole))
+    dropping = noising(schedule, prompt_dropout_prob=1.0)
+    np.testing.assert_equal(asdict(noise_sample(free, dropping, np.random.default_rng(seed))), asdict(whole))
+
+
+PROMPT_AND_BOTH = ([256, 1, 2, None, 3, 4], 3)
+LOST = {  # a sample, and how often it stays whole, loses its prompt, and is left with its moving pieces alone
+    "moving pieces, open text": (PROMPT_AND_BOTH, (0.5, 0.3, 0.2)),
+    "moving pieces alone": (([256, 1, 2, None], 3), (0.8, 0.0, 0.2)),
+    "open text alone": (([256, 1, None, 3, 4], 3), (0.7, 0.3, 0.0)),
+    "moving pieces, open text, no prompt": (([256, None, 3, 4], 1), (0.8, 0.0, 0.2)),
+    "open text, no prompt": (([256, 3, 4], 1), (1.0, 0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize(("made_of", "expected"), LOST.values(), ids=LOST)
+def test_prompts_and_conditions_are_lost_as_often_as_asked(
+    make_sample: Callable[..., Sample],
+    unchecked: Unchecked,
+    made_of: tuple[list[int | None], int],
+    expected: tuple[float, float, float],
+) -> None:
+    sample, rng = make_sample(*made_of, is_interleaved=False), np.random.default_rng(0)
+    dropping = noising(condition_dropout_prob=0.2, prompt_dropout_prob=0.3)
+    found: Counter[str] = Counter()
+    with unchecked():
+        for _ in range(10_000):
+            noisy = noise_sample(sample, dropping, rng)
+            is_open, num_given = noisy.is_open.any(), noisy.is_given.sum()
+            if is_open == is_deletable(sample).any() and num_given == (~sample.is_target).sum():
+                found["whole"] += 1
+            else:
+                found["untold" if is_open else "alone"] += 1
+    for name, prob in zip(("whole", "untold", "alone"), expected, strict=True):
+        deviation = (prob * (1.0 - prob) / 10_000) ** 0.5
+        assert found[name] / 10_000 == pytest.approx(prob, abs=4 * deviation), name
+
+
+def test_the_two_dropouts_draw_as_much_as_none(make_sample: Callable[..., Sample]) -> None:
+    """What is left of a sample is as it would have been: the same instant, the same noise."""
+    sample = make_sample(*PROMPT_AND_BOTH, is_interleaved=False)
+    found = []
+    for changes in ({}, {"prompt_dropout_prob": 1.0}, {"condition_dropout_prob": 1.0}):
+        rng = np.random.default_rng(5)
+        noisy = noise_sample(sample, noising(**changes), rng)
+        found.append((only(noisy).patches.tolist(), only(noisy).time.tolist(), rng.random()))
+    assert found[0] == found[1] == found[2]
+
+
+# As a config says.
+
+
+def test_a_config_says_how_its_samples_are_noised(make_config: Callable[..., Config]) -> None:
+    config = make_config(
+        "flow.keep_schedule=power",
+        "flow.keep_exponent=3",
+        "flow.condition_dropout_prob=0.125",
+        "flow.prompt_dropout_prob=0.25",
+        "flow.bags=averaged",
+        "modality.image.shift_rows=9",
+    )
+    assert Noising.of(config) == Noising(
+        schedule=SCHEDULES["cube"],
+        laws=(TimeLaw(shift_rows=9),),
+        condition_dropout_prob=0.125,
+        prompt_dropout_prob=0.25,
+        averages_bags=True,
+    )
+
+
+# Averaged bags.
+
+
+def spread_out(bags: Bags) -> np.ndarray:
+    """For each slot its expected size, the chance that it is not empty, and how often each token is expected in it."""
+    weight = np.zeros((len(bags.missing_count), 300))
+    np.add.at(weight, (bags.slot, bags.tokens), bags.weight)
+    return np.column_stack([bags.missing_count, bags.filled_prob, weight])
+
+
+@pytest.mark.parametrize("is_interleaved", [False, True])
+def test_averaged_bags_are_the_mean_over_all_ways_in_which_the_kept_tokens_may_lie(
+    make_sample: Callable[..., Sample], is_interleaved: bool
+) -> None:
+    """By enumeration. Prompt and images are where they are, and their tokens stand for no others."""
+    sample = make_sample([256, 1, 1, None, 1, 2, None, 1, 1], num_prompt=2, is_interleaved=is_interleaved)
+    ages = [np.array([0.5, -0.1 if is_interleaved else 0.5])]
+    drawn, averaged = defaultdict(list), []
+    for text in itertools.product([True, False], repeat=5):
+        keep = np.ones(8, dtype=bool)
+        keep[[1, 3, 4, 6, 7]] = text
+        noisy, mean = (
+            noise_at(sample, 0.5, ages, noising(averages_bags=averages), ChosenKeep(keep.tolist()))
+            for averages in (False, True)
+        )
+        for name in ("tokens", "is_given", "is_open"):
+            np.testing.assert_array_equal(getattr(mean, name), getattr(noisy, name))
+        drawn[tuple(noisy.tokens.tolist())].append(noisy.bags)
+        averaged.append(mean)
+    assert max(len(ways) for ways in drawn.values()) > 1
+    for mean in averaged:
+        ways = drawn[tuple(mean.tokens.tolist())]
+        expected = np.mean([spread_out(bags) for bags in ways], axis=0)
+        np.testing.assert_allclose(spread_out(mean.bags), expected, atol=1e-6)
+
+
+@given(samples(), some_schedule, seeds)
+def test_where_no_token_is_there_twice_averaged_bags_are_the_drawn_ones(
+    sample: Sample, schedule: KeepSchedule, seed: int
+) -> None:
+    assume(len(np.unique(sample.tokens)) == len(sample.tokens))
+    averaged = noise_sample(sample, noising(schedule, averages_bags=True), np.random.default_rng(seed))
+    np.testing.assert_equal(asdict(averaged), asdict(noise(sample, schedule, seed)))
+
+
 # Several modalities.
 
 KINDS = ((258, 16), (260, 5))  # token and elements of a patch
-TWO_LAWS = [TimeLaw(), TimeLaw(kind="logit_normal", shift_rows=2)]
+TWO_LAWS = (TimeLaw(), TimeLaw(kind="logit_normal", shift_rows=2))
 
 
 def story(num_prompt: int = 1, is_interleaved: bool = True) -> Sample:
@@ -579,7 +789,7 @@ def test_each_modality_keeps_its_own_tokens_grids_and_noise(
 ) -> None:
     """Whatever of them is missing: patch = noisy patch + (1 - t) velocity in each, and no noise is used twice."""
     sample = story(num_prompt, is_interleaved)
-    noisy = noise_sample(sample, schedule, 0.0, TWO_LAWS, np.random.default_rng(seed))
+    noisy = noise_sample(sample, noising(schedule, TWO_LAWS), np.random.default_rng(seed))
     assert rebuild(noisy) == sample.tokens.tolist()
     noises = []
     for (token, _), clean, of_kind in zip(KINDS, sample.pieces, noisy.pieces, strict=True):
@@ -598,7 +808,7 @@ def test_a_modality_more_changes_neither_times_nor_text_of_the_first() -> None:
     """Of the same state of the generator, with a sample of images alone: new data do not move the old."""
     both = story(is_interleaved=False)
     alone = replace(both, pieces=(both.pieces[0], pieces([], (1, 1, 1), 5)))
-    ages = [draw_times(each, KeepSchedule(), TWO_LAWS, np.random.default_rng(3)) for each in (both, alone)]
+    ages = [draw_times(each, noising(laws=TWO_LAWS), np.random.default_rng(3)) for each in (both, alone)]
     assert ages[0][0] == ages[1][0]
     np.testing.assert_array_equal(ages[0][1][0], ages[1][1][0])
 
@@ -607,7 +817,7 @@ def test_a_modality_more_changes_neither_times_nor_text_of_the_first() -> None:
 def test_a_dropped_condition_leaves_moving_pieces_of_all_modalities_in_reading_order(
     num_prompt: int, seed: int
 ) -> None:
-    whole = noise_sample(story(num_prompt), KeepSchedule(), 0.0, TWO_LAWS, np.random.default_rng(seed))
+    whole = noise_sample(story(num_prompt), noising(laws=TWO_LAWS), np.random.default_rng(seed))
     dropped = without_condition(whole)
     moving = np.sort(np.concatenate([noisy.pieces.token[noisy.is_moving] for noisy in whole.pieces]))
     assert dropped.tokens.tolist() == [256, *whole.tokens[moving].tolist()]
@@ -620,6 +830,19 @@ def test_a_dropped_condition_leaves_moving_pieces_of_all_modalities_in_reading_o
         assert len(after.pieces) == before.is_moving.sum()
 
 
+@given(st.integers(2, 6), st.booleans(), seeds)
+def test_a_lost_prompt_takes_its_pieces_of_all_modalities_along(
+    num_prompt: int, is_interleaved: bool, seed: int
+) -> None:
+    whole = noise_sample(story(num_prompt, is_interleaved), noising(laws=TWO_LAWS), np.random.default_rng(seed))
+    untold = without_prompt(whole)
+    assert untold.tokens.tolist() == [256, 256, *whole.tokens[num_prompt:].tolist()]
+    for before, after in zip(whole.pieces, untold.pieces, strict=True):
+        own = before.pieces.token >= num_prompt
+        assert after.pieces.token.tolist() == (before.pieces.token[own] - num_prompt + 2).tolist()
+        np.testing.assert_array_equal(after.pieces.patches, before.pieces.patches[before.pieces.per_patch(own)])
+
+
 def test_the_condition_of_a_sound_is_dropped_too() -> None:
     """Whatever modality moves."""
     sample = story(num_prompt=5, is_interleaved=False)  # the last two pieces are targets: a sound and an image
@@ -629,7 +852,7 @@ def test_the_condition_of_a_sound_is_dropped_too() -> None:
         is_target=sample.is_target[:6],
         pieces=(sample.pieces[0].take(np.array([0])), sample.pieces[1]),
     )
-    dropped = noise_sample(sample, KeepSchedule(), 1.0, TWO_LAWS, np.random.default_rng(0))
+    dropped = noise_sample(sample, noising(laws=TWO_LAWS, condition_dropout_prob=1.0), np.random.default_rng(0))
     assert dropped.tokens.tolist() == [256, 260]
     assert [len(noisy.pieces) for noisy in dropped.pieces] == [0, 1]
 
@@ -647,7 +870,7 @@ def test_what_is_only_given_has_no_velocity_and_draws_no_noise(num_given: int) -
         is_interleaved=False,
     )
     rng, again = np.random.default_rng(0), np.random.default_rng(0)
-    noisy = noise_at(sample, 1.0, [np.ones(num_given), np.array([0.5])], KeepSchedule(), rng)
+    noisy = noise_at(sample, 1.0, [np.ones(num_given), np.array([0.5])], noising(), rng)
     seen, painted = noisy.pieces
     assert seen.velocity.shape == (4 * num_given, 0)
     assert not seen.is_moving.any()

@@ -10,8 +10,8 @@ from scipy import stats
 
 from oneflow_dist.containers import Pieces, Sample
 from oneflow_dist.flow.noising import draw_times
-from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
+from tests.noising import noising
 from tests.pieces import modality, pieces
 
 ROWS = [1, 2, 4, 9, 16, 64]  # of pieces
@@ -145,7 +145,7 @@ def test_inserted_pieces_follow_the_schedule_whatever_their_law(make_sample: Cal
     for is_interleaved in (True, False):
         sample = make_sample([256, 1, None, None], is_interleaved=is_interleaved)
         for name, of in (("uniform", TimeLaw()), ("law", law)):
-            _, (age,) = draw_times(sample, KeepSchedule(), [of], np.random.default_rng(1))
+            _, (age,) = draw_times(sample, noising(laws=[of]), np.random.default_rng(1))
             ages[is_interleaved, name] = age
     np.testing.assert_array_equal(ages[True, "uniform"], ages[True, "law"])
     assert not np.array_equal(ages[False, "uniform"], ages[False, "law"])

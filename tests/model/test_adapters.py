@@ -48,7 +48,7 @@ def adaln(modality: ModalityConfig) -> Adapter:
 
 
 def decode(adapter: Adapter, rows: Tensor, pieces: PackedPieces = PIECES) -> Tensor:
-    return adapter.decode(rows, pieces, adapter.encode(pieces))
+    return adapter.decode(rows, pieces, adapter.encode(pieces), None)
 
 
 def test_added_time_moves_every_row_of_its_piece(modality: ModalityConfig) -> None:
@@ -79,6 +79,18 @@ def test_without_modulation_decoding_knows_no_time(modality: ModalityConfig) -> 
     assert torch.equal(decode(adapter, rows), decode(adapter, rows, AT_OTHER_TIMES))
 
 
+@pytest.mark.parametrize("adapter", ["linear", "two_layer", "unet"])
+def test_where_heads_know_the_text_time_velocities_know_that_of_their_sequence(config: Config, adapter: str) -> None:
+    modality = replace(config.modality["image"], adapter=adapter, adapter_width=8 * (adapter != "linear"))
+    torch.manual_seed(0)
+    knowing, pieces = Adapter(WIDTH, modality, 1e-5, knows_text=True), replace(PIECES, sequence=torch.tensor([0, 1]))
+    rows, time = torch.randn(5, WIDTH), torch.randn(2, WIDTH)
+    later = time + torch.tensor([[0.0], [1.0]])
+    encoded = knowing.encode(pieces)
+    before, after = (knowing.decode(rows, pieces, encoded, text_time) for text_time in (time, later))
+    assert torch.equal((before != after).any(dim=1), PATCH_PIECE == 1)
+
+
 def test_each_patch_of_the_velocity_comes_from_its_own_row(modality: ModalityConfig) -> None:
     adapter, rows = make_adapter(modality), torch.randn(5, WIDTH)
     changed = rows.clone()
@@ -91,7 +103,7 @@ def test_each_patch_of_the_velocity_comes_from_its_own_row(modality: ModalityCon
 def test_an_adapter_without_pieces_gives_none(modality: ModalityConfig) -> None:
     adapter, nothing = make_adapter(modality), packed([], 16)
     encoded = adapter.encode(nothing)
-    velocity = adapter.decode(encoded.rows, nothing, encoded)
+    velocity = adapter.decode(encoded.rows, nothing, encoded, None)
     assert velocity.shape == (0, 16)
     velocity.sum().backward()
     assert [name for name, p in adapter.named_parameters() if p.grad is None] == []
@@ -108,7 +120,7 @@ def test_two_layers_are_two_products_with_silu_between(modality: ModalityConfig)
 
     for name, x, found in (
         ("embed", PIECES.patches, encoded.rows - encoded.time[PATCH_PIECE]),
-        ("velocity", F.rms_norm(rows, (WIDTH,), eps=1e-5), adapter.decode(rows, PIECES, encoded)),
+        ("velocity", F.rms_norm(rows, (WIDTH,), eps=1e-5), adapter.decode(rows, PIECES, encoded, None)),
     ):
         first, *second = layers(name)
         hidden = x @ first.weight.T + first.bias
@@ -131,7 +143,7 @@ def test_rows_of_features_are_those_of_their_patches_alone(make_config: Callable
     expected = F.silu(pieces.patches @ first.weight.T + first.bias) @ last.weight.T + last.bias
     torch.testing.assert_close(rows, expected)
     assert torch.equal(rows, adapter.encode(replace(pieces, time=1.0 - pieces.time)).rows)
-    assert adapter.decode(rows, pieces, adapter.encode(pieces)).shape == (5, 0)
+    assert adapter.decode(rows, pieces, adapter.encode(pieces), None).shape == (5, 0)
     adapter.load_encoder(CPU)  # there is none to be loaded
     assert adapter.encoder is None
 

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from oneflow_dist.model.embeddings import Modulation, TimeEmbedding, place_rows, spread, take_rows, time_sinusoids
+from oneflow_dist.model.embeddings import (
+    LEAST_TIME_LEFT,
+    Modulation,
+    TimeEmbedding,
+    log_time_left,
+    place_rows,
+    spread,
+    take_rows,
+    time_sinusoids,
+)
 
 
 def test_sinusoids_at_time_zero_are_one_and_zero() -> None:
@@ -34,8 +43,24 @@ def test_time_embedding_tells_times_apart() -> None:
     assert not torch.isclose(embedding[1], embedding[3]).any()
 
 
-def test_time_embedding_computes_in_the_dtype_of_its_weights() -> None:
-    assert TimeEmbedding(16).bfloat16()(torch.tensor([0.3])).dtype == torch.bfloat16
+def test_the_embedding_of_a_text_tells_apart_how_little_time_is_left() -> None:
+    """1e-4 and 2e-4 of it, which are nearly one to other embeddings; below LEAST_TIME_LEFT all is nearly the same."""
+    late = 1.0 - torch.tensor([1e-4, 2e-4, LEAST_TIME_LEFT / 2, 0.0])
+    torch.manual_seed(0)
+    plain, of_text = (TimeEmbedding(16, is_of_text)(late) for is_of_text in (False, True))
+    assert (plain[0] - plain[1]).norm() < 0.1 * (of_text[0] - of_text[1]).norm()
+    assert (of_text[2] - of_text[3]).norm() < 1e-3
+
+
+def test_the_logarithm_of_the_time_left_is_finite() -> None:
+    found = log_time_left(torch.tensor([0.0, 0.5, 0.75, 1.0]))
+    expected = [0.0, math.log(0.5), math.log(0.25), math.log(LEAST_TIME_LEFT)]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("is_of_text", [False, True])
+def test_time_embedding_computes_in_the_dtype_of_its_weights(is_of_text: bool) -> None:
+    assert TimeEmbedding(16, is_of_text).bfloat16()(torch.tensor([0.3])).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("num_parts", [2, 6])

@@ -107,7 +107,7 @@ class Way(nn.Module):
 
     def forward(self, pieces: PackedPieces) -> Tensor:
         encoded = self.adapter.encode(pieces)
-        velocity = self.adapter.decode(encoded.rows, pieces, encoded)
+        velocity = self.adapter.decode(encoded.rows, pieces, encoded, None)
         return velocity if velocity.shape[1] else encoded.rows
 
 
@@ -129,7 +129,7 @@ def test_flops_of_adapters_are_those_of_the_products_that_torch_counts(
     products = [
         name
         for name, layer in way.named_modules()
-        if isinstance(layer, nn.Linear) and not {"time", "modulation"} & set(name.split("."))
+        if isinstance(layer, nn.Linear) and not {"time", "modulation", "text_modulation"} & set(name.split("."))
     ]
     counted = sum(sum(counts[f"Way.{name}"].values()) for name in products)
     assert flops_by_part(config, 0, 0, 0, (0, len(pieces.patches)))["adapters"] == counted > 0

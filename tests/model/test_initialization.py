@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import NoisySample
+from oneflow_dist.containers import Bags, NoisySample
 from oneflow_dist.data.packing import pack
 from oneflow_dist.model.initialization import all_indices, first_value, initialize
 from oneflow_dist.model.oneflow import OneFlow
@@ -30,12 +30,13 @@ BLOCKS = ("elements_in", "patches_in", "patches_out", "elements_out")
 
 def text_of(length: int) -> NoisySample:
     """As many tokens, with nothing missing."""
+    nothing = np.zeros(0, dtype=np.int64)
     return NoisySample(
         key="test/text",
         tokens=np.arange(length),
+        is_given=np.arange(length) == 0,
         is_open=np.ones(length, dtype=bool),
-        bag_tokens=np.zeros(0, dtype=np.int64),
-        bag_slot=np.zeros(0, dtype=np.int64),
+        bags=Bags.of_tokens(nothing, nothing, length),
         pieces=(),
         text_time=0.5,
     )
@@ -61,13 +62,18 @@ def test_a_new_model_is_undecided(
     conditioning: str,
     image_conditioning: str,
 ) -> None:
-    """P(nothing missing) = 1/2, rate 1, all tokens alike, no velocity."""
+    """P(nothing missing) = 1/2, rate 1, all tokens alike, no velocity.
+
+    Where heads know the time, something is missing the less likely the later it is.
+    """
     config = make_config(
         f"heads.time_conditioning={conditioning}", f"modality.image.time_conditioning={image_conditioning}"
     )
     batch = pack([make_noisy(np.random.default_rng(0), num_images=2)], None)
     prediction = first_model(config)(batch)
-    assert prediction.zero_logit.unique().tolist() == [0.0]
+    left = 1.0 - batch.text_time.item()
+    odds = 1.0 if conditioning == "none" else 1.0 + left + left**2  # that something is missing
+    assert prediction.zero_logit.unique().tolist() == [pytest.approx(-math.log(odds))]
     assert prediction.log_rate.unique().tolist() == [0.0]
     assert prediction.velocity[0].unique().tolist() == [0.0]
     assert prediction.bag_loss.item() == pytest.approx(4 * math.log(config.model.vocab_size))  # of four bag tokens
@@ -81,6 +87,7 @@ def test_a_new_model_passes_gradients_to_all_that_feeds_its_silent_outputs(
     assert sorted(names) == sorted(
         [
             "adapters.image.modulation.linear.weight",
+            "adapters.image.text_modulation.linear.weight",
             "adapters.image.velocity.last.weight",
             "blocks.0.modulation.linear.weight",
             "blocks.1.modulation.linear.weight",
@@ -99,6 +106,7 @@ def test_every_kind_of_adapter_starts_silent_and_passes_gradients_on(make_config
     model = first_model(config)
     blocks = [f"unet.{part}.{layer}" for part in BLOCKS for layer in ("last", "modulation.linear")]
     silent = {f"adapters.image.{name}.weight" for name in ("unet.last", *blocks)}
+    silent |= {f"adapters.{kind}.text_modulation.linear.weight" for kind in ("image", "sound")}
     silent.add("adapters.sound.velocity.last.weight")
     adapters = {name: p for name, p in model.named_parameters() if name.startswith("adapters.")}
     assert {name for name, p in adapters.items() if not p.any() and name.endswith("weight")} == silent

@@ -251,16 +251,14 @@ def test_order_of_tokens_matters(config: Config, samples: list[NoisySample], mak
 
 
 @pytest.mark.parametrize("conditioning", ["none", "token", "adaln"])
-def test_text_time_reaches_the_heads_only_where_they_are_conditioned(
+def test_text_time_reaches_heads_and_velocities_only_where_heads_are_conditioned(
     make_config: Callable[..., Config], samples: list[NoisySample], make_model: Maker, conditioning: str
 ) -> None:
     config = make_config(f"heads.time_conditioning={conditioning}")
     model = make_model(config)
     early, late = (predict(model, [replace(samples[0], text_time=time)]) for time in (0.1, 0.9))
     assert torch.equal(early.zero_logit, late.zero_logit) == (conditioning == "none")
-    assert torch.equal(velocity_of(early), velocity_of(late)) == (
-        conditioning != "token"
-    )  # the token is seen by all rows
+    assert torch.equal(velocity_of(early), velocity_of(late)) == (conditioning == "none")
 
 
 def encode(model: OneFlow, batch: PackedBatch) -> list[Encoded]:

@@ -153,6 +153,7 @@ def piece_of(pieces: PackedPieces, number: int) -> PackedPieces:
         grid=pieces.grid[number : number + 1],
         patches=pieces.patches[own],
         velocity=pieces.velocity[own],
+        sequence=pieces.sequence[number : number + 1],
         patch_piece=torch.zeros_like(pieces.patch_piece[own]),
         patch_row=torch.arange(int(own.sum())),
         patch_weight=pieces.patch_weight[own],

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.config import Config
-from oneflow_dist.containers import NoisySample, PackedBatch
+from oneflow_dist.containers import Bags, NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.parallel.mesh import tensor_axis
@@ -58,9 +58,9 @@ def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
     return NoisySample(
         key=f"{kind} {number}",
         tokens=tokens,
+        is_given=np.arange(len(tokens)) == 0,
         is_open=np.full(len(tokens), has_text),
-        bag_tokens=bag_tokens,
-        bag_slot=bag_slot,
+        bags=Bags.of_tokens(bag_tokens, bag_slot, len(tokens)),
         pieces=tuple(pieces),
         text_time=float(rng.random()),
     )

@@ -145,7 +145,7 @@ NORMS = ("adapters.image.norm", "heads.norm")
 NORMS += tuple(f"blocks.{n}.{part}_norm" for n in range(2) for part in ("attention", "mlp"))
 LAYERS = (
     *(f"adapters.image.{part}" for part in ("embed.last", "velocity.last", "time.hidden", "time.out")),
-    *("text_time.hidden", "text_time.out"),
+    *("adapters.image.text_modulation.linear", "text_time.hidden", "text_time.out"),
     *(f"{part}.modulation.linear" for part in ("adapters.image", "heads", "blocks.0", "blocks.1")),
     *("heads.zero", "heads.rate"),
 )

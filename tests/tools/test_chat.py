@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from tests.launching import Finished, Launcher, Run, only_error
 from tests.messages import names, refused
 from tools.chat import HELP, Chat, answer, appearing, open_chat
 from tools.digits.grammar import load_split
+from tools.sample import CHOICES, NUMBERS
 
 Say = Callable[..., Finished]
-NOTHING = dict.fromkeys(("steps", "time_power", "guidance", "temperature", "top_k", "top_p", "max_rows", "thinning"))
+NOTHING: dict[str, Any] = {**dict.fromkeys((*dict(NUMBERS), *CHOICES)), "guidance": [], "codec": []}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def say(launcher: Launcher, unbroken: Run) -> Say:
 
 @pytest.fixture(scope="module")
 def opened(unbroken: Run) -> Chat:
-    options = {**NOTHING, "steps": 6, "max_rows": 300, "given": None, "codec": [], "seed": 0, "output": None}
+    options = {**NOTHING, "steps": 6, "max_rows": 300, "seed": 0, "output": None}
     return open_chat(argparse.Namespace(checkpoint=unbroken.folder, **options))
 
 
@@ -246,7 +248,7 @@ def test_a_checkpoint_without_the_tokens_of_turns_is_refused(
     opened: Chat, unbroken: Run, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("oneflow_dist.trained.config_at_home", lambda folder: make_config("model.vocab_size=256"))
-    options = argparse.Namespace(checkpoint=unbroken.folder, output=None, seed=0, given=None, codec=[], **NOTHING)
+    options = argparse.Namespace(checkpoint=unbroken.folder, output=None, seed=0, **NOTHING)
     assert names(refused(open_chat, options), "model.vocab_size", 256, opened.tokenizer.vocab_size)
 
 

@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from oneflow_dist.canvas import blank_canvas, parse_prompt
-from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.sampler import generate_steps
 from tests.launching import Finished, Launcher, Run, only_error
 from tools.digits.grammar import load_split
-from tools.sample import remove_old, steps_left
+from tools.sample import remove_old
 
 ROOT = Path(__file__).parents[2]
 Sample = Callable[..., Finished]
@@ -50,13 +46,18 @@ def test_documents_continue_the_given_text_and_image(
     sample: Sample, digit: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     prompt = ["--text", "zero", "--image", digit, "--text", "count up:"]
-    end = sample(tmp_path / "out", *prompt, "--count", "24", "--seed", "2", "--time-power", "1.25", "--no-thinning")
+    options = ["--firing", "independent", "--guidance", "gate=1.5", "--guidance", "tokens=0.5"]
+    end = sample(tmp_path / "out", *prompt, "--count", "24", "--seed", "2", "--time-power", "1.25", *options)
     assert end.code == 0, end.stderr
     table = read_trace(tmp_path / "out")
-    assert (table["settings"]["time_power"], table["settings"]["thinning"]) == (1.25, False)
+    assert (table["settings"]["time_power"], table["settings"]["firing"]) == (1.25, "independent")
     assert table["seed"] == 2
     assert table["settings"]["steps"] == 6
-    assert table["settings"]["guidance"] == 2.0  # of configs/debug.toml
+    assert table["settings"]["guidance"] == {
+        "image": 2.0,
+        "gate": 1.5,
+        "tokens": 0.5,
+    }  # that of configs/debug.toml, too
     assert [document["index"] for document in table["documents"]] == list(range(24))
     given = [tokenizer.bos, *tokenizer.encode("zero"), tokenizer.piece_of["image"], *tokenizer.encode("count up:")]
     names = {"trace.json", "documents.png"}
@@ -75,6 +76,14 @@ def test_documents_continue_the_given_text_and_image(
         assert all(entry["step"] + 6 <= entry["last_step"] <= 12 for entry in images[1:])
 
         num_painted += len(images) - 1
+
+        lengths = [(entry["tokens"], entry["expected"]) for entry in document["lengths"]]
+        assert len(lengths) == 6  # before each step of the text
+        assert lengths[0][0] == len(given)
+        assert all(there <= expected for there, expected in lengths)
+        assert [there for there, _ in lengths] == [
+            sum(entry["step"] < step for entry in tokens) for step in range(1, 7)
+        ]
 
         text = (tmp_path / "out" / f"{index:04d}.txt").read_text()
         assert text == words_of(tokens, tokenizer) + "\n"
@@ -202,23 +211,6 @@ def test_what_is_not_of_an_earlier_call_stays(tmp_path: Path) -> None:
     assert (tmp_path / "0001.txt").exists()
 
 
-@pytest.mark.parametrize("late", [0, 2, 4, 5])
-def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
-    late: int, make_config: Callable[..., Config], tokenizer: Tokenizer, make_model: Callable[..., OneFlow]
-) -> None:
-    """Whenever the last image begins."""
-    config = make_config("sampling.steps=5", "sampling.time_power=1.5", "sampling.max_rows=40")
-    prompt = parse_prompt("one<|image|><|hole|>", tokenizer)
-    canvases = [blank_canvas(prompt, tokenizer, config.modality, 0, index) for index in range(4)]
-    totals = [max(steps_left(canvas, 5, 0) for canvas in canvases)]
-    for step in generate_steps(make_model(config), canvases, config, tokenizer):
-        if step == late:
-            canvases[1].insert(np.array([1]), np.array([tokenizer.piece_of["image"]]), step)
-        totals.append(step + max(steps_left(canvas, 5, step) for canvas in canvases))
-    assert totals == sorted(totals, reverse=True)
-    assert totals[-1] == len(totals) - 1
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -227,7 +219,21 @@ def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
         (["--seed", str(2**63)], f"--seed: {2**63} must lie in [0, 2^63)"),
         (["--steps", "0"], "--steps: 0 must lie in [1, inf)"),
         (["--temperature", "0"], "--temperature: 0.0 must lie in [1e-30, inf)"),
-        (["--guidance", "nan"], "--guidance: nan must lie in (-inf, inf)"),
+        (["--guidance", "3"], "--guidance: '3' is not NAME=WEIGHT, as image=3"),
+        (["--guidance", "image=much"], "--guidance: 'image=much' is not NAME=WEIGHT, as image=3"),
+        (["--guidance", "image=nan"], "sampling.guidance.image: nan must lie in (-inf, inf)"),
+        (
+            ["--guidance", "sound=2"],
+            "sampling.guidance.sound: nothing that is generated; known are gate, rate, tokens, image",
+        ),
+        (
+            ["--guidance-from", "0.75", "--guidance-until", "0.5"],
+            "sampling.guidance_from (0.75) is later than sampling.guidance_until (0.5); swap them",
+        ),
+        (
+            ["--solver", "heun", "--churn", "1"],
+            'sampling.churn: is 1.0, but sampling.solver is "heun"; set it to 0, or take "euler"',
+        ),
         (["--top-p", "0"], "--top-p: 0.0 must lie in (0, 1]"),
         (
             ["--text", "a" * 20, "--max-rows", "4"],

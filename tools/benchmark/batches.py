@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from oneflow_dist.config import Config
@@ -9,9 +11,7 @@ from oneflow_dist.containers import NoisySample, PackedBatch, Sample
 from oneflow_dist.data.codec import cut_pieces
 from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.data.streams import capacity_of
-from oneflow_dist.flow.noising import gaussian, keyed_generator, noise_sample
-from oneflow_dist.flow.schedule import KeepSchedule
-from oneflow_dist.flow.times import TimeLaw
+from oneflow_dist.flow.noising import Noising, gaussian, keyed_generator, noise_sample
 from oneflow_dist.modality import ModalityConfig, first_picture
 
 
@@ -25,8 +25,7 @@ def make_batch(config: Config, number: int) -> PackedBatch:
     rng = keyed_generator(config.run.seed, number, "made-up samples")
     capacity, modality = capacity_of(config), picture_modality(config)
     shape = (modality.channels, *modality.shape)
-    laws = [TimeLaw.of(each) for each in config.modality.values()]
-    schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
+    noising = replace(Noising.of(config), condition_dropout_prob=0.0, prompt_dropout_prob=0.0)
     room = config.data.max_sample_rows - modality.num_rows - 2
     noisy: list[NoisySample] = []
     while size_of(noisy).rows < 1.2 * capacity.rows:
@@ -42,6 +41,6 @@ def make_batch(config: Config, number: int) -> PackedBatch:
             ),
             is_interleaved=False,
         )
-        noisy.append(noise_sample(sample, schedule, 0.0, laws, rng))
+        noisy.append(noise_sample(sample, noising, rng))
     chosen = choose_samples([size_of([sample]) for sample in noisy], capacity)
     return pack([noisy[index] for index in chosen], capacity, config.flow.normalize)

@@ -18,9 +18,8 @@ from oneflow_dist.containers import Counts, NoisySample, PackedBatch, Pieces, Sa
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.flow.losses import compute_losses
-from oneflow_dist.flow.noising import keyed_generator, noise_sample
+from oneflow_dist.flow.noising import Noising, keyed_generator, noise_sample
 from oneflow_dist.flow.schedule import KeepSchedule
-from oneflow_dist.flow.times import TimeLaw
 from oneflow_dist.model.flops import flops_by_part
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.activations import checkpoint_block
@@ -115,7 +114,7 @@ def expected(config: Config, length: int, image_rows: int, is_interleaved: bool)
 
     Image: it stays where it is not inserted like text. Where it moves, condition dropout leaves nothing beside it.
     """
-    schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
+    schedule = KeepSchedule.of(config.flow)
     num_images = int(image_rows > 0)
     time = (np.arange(2 * MOMENTS if is_interleaved else MOMENTS) + 0.5) / MOMENTS
     keep = np.array([schedule.keep_prob(t) for t in np.minimum(time, 1.0).tolist()])
@@ -177,12 +176,11 @@ def draw(
         ),
         is_interleaved=is_interleaved,
     )
-    schedule = KeepSchedule(kind=config.flow.keep_schedule, exponent=config.flow.keep_exponent)
-    laws = [TimeLaw.of(modality) for modality in config.modality.values()]
+    noising = replace(Noising.of(config), prompt_dropout_prob=0.0, averages_bags=False)
     rng = keyed_generator(config.run.seed, 0, "FLOPs")
     for first in range(0, documents, PACKED):
         count = min(PACKED, documents - first)
-        yield [noise_sample(sample, schedule, config.flow.condition_dropout_prob, laws, rng) for _ in range(count)]
+        yield [noise_sample(sample, noising, rng) for _ in range(count)]
 
 
 def count_groups(config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int) -> list[Counts]:

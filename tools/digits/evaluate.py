@@ -8,6 +8,7 @@ from pathlib import Path
 from oneflow_dist.config import RANGES
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
+from tools.sample import read_weights
 
 
 def main() -> None:
@@ -16,16 +17,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="run folder with a checkpoint, as runs/quickstart")
     parser.add_argument("--samples", type=int, default=256, help="documents of each kind")
     parser.add_argument("--steps", type=int, help="sampler steps; default: sampling.steps of the run")
-    parser.add_argument("--guidance", type=float, help="default: sampling.guidance of the run")
+    parser.add_argument(
+        "--guidance", action="append", default=[], metavar="NAME=WEIGHT", help="as image=3; default: that of the run"
+    )
     args = parser.parse_args()
     check_range("--samples", args.samples, "[1, inf)")
-    given = {key: value for key, value in (("steps", args.steps), ("guidance", args.guidance)) if value is not None}
-    for key, value in given.items():
-        check_range(f"--{key}", value, RANGES["sampling"][key])
+    if args.steps is not None:
+        check_range("--steps", args.steps, RANGES["sampling"]["steps"])
+    weights = read_weights(args.guidance)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from tools.digits.judging import evaluate
 
-    evaluate(args.folder, args.samples, given)
+    evaluate(args.folder, args.samples, args.steps, weights)
 
 
 if __name__ == "__main__":

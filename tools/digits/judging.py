@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, check_config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import naming
@@ -53,18 +53,22 @@ class Writer:
         return canvases
 
 
-def evaluate(folder: Path, num_samples: int, changes: dict[str, Any]) -> None:
+def evaluate(folder: Path, num_samples: int, num_steps: int | None, weights: dict[str, float]) -> None:
     """Write, judge and draw documents of each kind.
 
     Args:
-        changes: to `sampling` of the run's config.
+        num_steps: of the sampler; None: those of the run's config.
+        weights: of guidance, beside those of the config.
     """
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(folder)
     history, tokenizer = read_metrics(folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer, config.modality)
     check_digits(folder, config, tokenizer)
     print(f"{folder}: writing and judging {num_samples} documents of each of five kinds", flush=True)
-    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **changes))
+    own = config.sampling
+    sampling = dataclasses.replace(own, steps=num_steps or own.steps, guidance={**own.guidance, **weights})
+    config = dataclasses.replace(config, sampling=sampling)
+    check_config(config)
     writer = Writer(model, config, tokenizer)
 
     single = writer.write("single", [[]] * num_samples, SEEDS["single"])

@@ -46,7 +46,7 @@ class Speaker:
 
     def in_few_steps(self) -> Speaker:
         """The same, for answers of a few words."""
-        sampling = dataclasses.replace(self.config.sampling, steps=FEW_STEPS, guidance=1.0)
+        sampling = dataclasses.replace(self.config.sampling, steps=FEW_STEPS, guidance={})
         return dataclasses.replace(self, config=dataclasses.replace(self.config, sampling=sampling))
 
     def write(self, prompts: Sequence[Prompt]) -> list[Canvas]:

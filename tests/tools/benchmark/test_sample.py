@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def small(make_config: Callable[..., Config]) -> Config:
-    return make_config("sampling.steps=12", "sampling.guidance=1")
+    return make_config("sampling.steps=12", "sampling.guidance={}")
 
 
 def test_cases_are_every_batch_at_every_length(small: Config) -> None:

@@ -41,7 +41,7 @@ def test_the_report_of_a_run_has_all_its_numbers(evaluated: Run) -> None:
     for section in ("single", "both", "interleaved", "prompted"):
         shares = [value for key, value in report[section].items() if key not in size]
         assert all(0.0 <= share <= 1.0 for share in shares)
-        assert [report[section][key] for key in ("num_samples", "sampler_steps", "guidance")] == [8, 4, 2.0]
+        assert [report[section][key] for key in ("num_samples", "sampler_steps", "guidance")] == [8, 4, {"image": 2.0}]
 
 
 def test_the_report_is_printed_and_the_pages_are_named(evaluated: Run) -> None:
@@ -73,6 +73,8 @@ def test_the_gallery_of_a_run_is_a_page(evaluated: Run) -> None:
     ("arguments", "message"),
     [
         (["--samples", "0"], "--samples: 0 must lie in [1, inf)"),
+        (["--steps", "0"], "--steps: 0 must lie in [1, inf)"),
+        (["--guidance", "3"], "--guidance: '3' is not NAME=WEIGHT, as image=3"),
         ([], "{folder}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"),
     ],
 )

@@ -1,0 +1,207 @@
+"""Small worlds of text in which exact heads are known, and the sampler's law after each step: nothing is random."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from oneflow_dist import sampler
+from oneflow_dist.canvas import Canvas
+from oneflow_dist.containers import Prediction
+from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.making import MOVING_TOLERANCE
+from oneflow_dist.sampler import _draw_fires, _draw_systematically, step_size
+from oneflow_dist.sampling import SamplingConfig
+from tests.sampling import sampling
+
+VAR = {"": 0.05, "a": 0.15, "b": 0.10, "ab": 0.20, "ba": 0.10, "aab": 0.15, "abb": 0.10, "baba": 0.15}
+FIX = {"aab": 0.3, "abb": 0.2, "bab": 0.25, "bba": 0.25}
+LINEAR = KeepSchedule(kind="linear")
+Weight = Callable[[int, int, float], float]
+
+
+def settings_of(steps: int, **changes: Any) -> SamplingConfig:
+    """The sampler's defaults."""
+    return sampling(**{"steps": steps, "time_power": 1.5} | changes)
+
+
+def at_time(n: int, m: int, keep_prob: float) -> float:
+    """What the posterior of a text of n letters weighs when m are there: heads that know the time."""
+    return (1.0 - keep_prob) ** (n - m)
+
+
+def at_any_time(n: int, m: int, keep_prob: float) -> float:
+    """The same averaged over tau ~ U[0, 1], linear schedule: heads that do not know it."""
+    return math.factorial(m) * math.factorial(n - m) / math.factorial(n + 1)
+
+
+def at_any_extended_time(n: int, m: int, keep_prob: float) -> float:
+    """tau ~ U[0, 2]: half of the texts are complete."""
+    return 0.5 * at_any_time(n, m, keep_prob) + 0.5 * (n == m)
+
+
+class Recorder(np.random.Generator):
+    """A generator that never lets a slot fire, and keeps the probability with which it would have."""
+
+    def random(self, size: int) -> Recorder:  # type: ignore[override]
+        return self
+
+    def __lt__(self, prob: np.ndarray) -> np.ndarray:
+        self.prob = prob
+        return np.zeros(len(prob), dtype=bool)
+
+
+Heads = list[tuple[float, float, dict[str, float]]]  # of each slot: pi, expected count, Q
+
+
+@functools.cache
+def exact_heads(text: str, data: tuple[tuple[str, float], ...], weight: Weight, keep_prob: float) -> Heads:
+    """Posterior means over all texts and alignments that `text` may have come from."""
+    total = 0.0
+    empty = np.zeros(len(text) + 1)
+    counts: list[dict[str, float]] = [defaultdict(float) for _ in range(len(text) + 1)]
+    for whole, prob in data:
+        for places in itertools.combinations(range(len(whole)), len(text)):
+            if "".join(whole[place] for place in places) != text:
+                continue
+            own = prob * weight(len(whole), len(text), keep_prob)
+            total += own
+            edges = [-1, *places, len(whole)]
+            for slot, (before, after) in enumerate(itertools.pairwise(edges)):
+                bag = whole[before + 1 : after]
+                empty[slot] += own * (not bag)
+                for letter in bag:
+                    counts[slot][letter] += own
+    if total == 0.0:  # the text cannot become one of the data: nothing is missing
+        return [(1.0, 0.0, {})] * (len(text) + 1)
+    heads = []
+    for slot, bag_counts in enumerate(counts):
+        expected = sum(bag_counts.values())
+        heads.append((empty[slot] / total, expected / total, {a: c / expected for a, c in bag_counts.items()}))
+    return heads
+
+
+def step_all(
+    law: dict[str, float],
+    heads: dict[str, Heads],
+    time: float,
+    own: SamplingConfig,
+    schedule: KeepSchedule,
+) -> dict[str, float]:
+    """The law of the text after one step of the sampler, from the law before it."""
+    flat = [slot for text in law for slot in heads[text]]
+    zero_logit = torch.tensor([pi for pi, _, _ in flat], dtype=torch.float64).logit().clamp(-80, 80).float()
+    rate = torch.tensor([count / (1.0 - pi) if pi < 1.0 else 1.0 for pi, count, _ in flat], dtype=torch.float64)
+    canvases = [
+        Canvas(
+            key=text,
+            rng=Recorder(np.random.PCG64(0)),
+            text_time=time,
+            tokens=np.arange(len(text) + 1),
+            is_open=np.ones(len(text) + 1, dtype=bool),
+            born=np.minimum(np.arange(len(text) + 1), 1),
+            making={},
+        )
+        for text in law
+    ]
+    prediction = Prediction(
+        zero_logit=zero_logit,
+        log_rate=rate.log().float(),
+        bag_loss=torch.zeros(()),
+        velocity=(),
+        slot_hidden=torch.zeros(len(flat), 1),
+    )
+    fires = fire_laws(canvases, prediction, own, schedule)
+    after: dict[str, float] = defaultdict(float)
+    for text, prob, of_text in zip(law, law.values(), fires, strict=True):
+        for fire, fire_prob in of_text.items():
+            if prob * fire_prob <= 1e-12:
+                continue
+            tokens = [
+                q.items() if is_fired else [("", 1.0)] for is_fired, (_, _, q) in zip(fire, heads[text], strict=True)
+            ]
+            for combination in itertools.product(*tokens):
+                inserted = [letter for letter, _ in combination]
+                longer = inserted[0] + "".join(old + new for old, new in zip(text, inserted[1:], strict=True))
+                after[longer] += prob * fire_prob * math.prod(p for _, p in combination)
+    return {text: prob for text, prob in after.items() if prob > 1e-9}
+
+
+Fires = dict[tuple[bool, ...], float]  # which slots get a token, and how likely that is
+
+
+def fire_laws(
+    canvases: list[Canvas], prediction: Prediction, own: SamplingConfig, schedule: KeepSchedule
+) -> list[Fires]:
+    """What the sampler may draw for each document, with its probability."""
+    found: list[Fires] = []
+
+    def record(prob: np.ndarray, rng: Recorder) -> np.ndarray:
+        found.append(systematic_law(prob))
+        return np.zeros(len(prob), dtype=bool)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_draw_systematically", record)
+        _draw_fires(canvases, prediction, own, schedule)
+    return found or [independent_law(canvas.rng.prob) for canvas in canvases]  # type: ignore[attr-defined]
+
+
+def independent_law(prob: np.ndarray) -> Fires:
+    """Each slot for itself."""
+    return {
+        fire: math.prod(p if is_fired else 1.0 - p for p, is_fired in zip(prob.tolist(), fire, strict=True))
+        for fire in itertools.product((False, True), repeat=len(prob))
+    }
+
+
+def systematic_law(prob: np.ndarray) -> Fires:
+    """Of the one draw between all the values at which the outcome changes."""
+    edges = np.unique(np.concatenate([[0.0, 1.0], -np.cumsum(prob) % 1.0]))
+    law: Fires = defaultdict(float)
+    for low, high in itertools.pairwise(edges.tolist()):
+        rng = SimpleNamespace(random=lambda middle=0.5 * (low + high): middle)
+        law[tuple(_draw_systematically(prob, rng).tolist())] += high - low  # type: ignore[arg-type]
+    return law
+
+
+def law_after(
+    data: dict[str, float],
+    schedule: KeepSchedule,
+    weight: Weight,
+    own: SamplingConfig,
+    law: dict[str, float] | None = None,
+    time: float = 0.0,
+) -> dict[str, float]:
+    """The law of the text at its end, from one at some time; from nothing, unless told."""
+    law = law or {"": 1.0}
+    while time < 1.0 - MOVING_TOLERANCE:
+        keep_prob = schedule.keep_prob(time)
+        heads = {text: exact_heads(text, tuple(data.items()), weight, keep_prob) for text in law}
+        law = step_all(law, heads, time, own, schedule)
+        time += step_size(SimpleNamespace(is_writing=True, text_time=time), own)  # type: ignore[arg-type]
+    return law
+
+
+def noised(law: dict[str, float], keep_prob: float) -> dict[str, float]:
+    """The law after each letter has stayed with a probability."""
+    after: dict[str, float] = defaultdict(float)
+    for text, prob in law.items():
+        for kept in itertools.product((False, True), repeat=len(text)):
+            way = math.prod(keep_prob if is_kept else 1.0 - keep_prob for is_kept in kept)
+            after["".join(letter for letter, is_kept in zip(text, kept, strict=True) if is_kept)] += prob * way
+    return dict(after)
+
+
+def distance(law: dict[str, float], data: dict[str, float]) -> float:
+    """Total variation."""
+    assert sum(law.values()) == pytest.approx(1.0, abs=1e-5)
+    return 0.5 * sum(abs(law.get(text, 0.0) - data.get(text, 0.0)) for text in set(law) | set(data))
