@@ -72,7 +72,7 @@ def test_all_but_the_products_of_the_trunk_move_as_by_adamw(
     config = make_config("optim.matrices=muon")
     ours, theirs = make_model(config), make_model(config)
     muon = make_optimizer(ours, config)
-    adamw = make_optimizer(theirs, make_config())
+    adamw = make_optimizer(theirs, make_config("optim.matrices=adamw"))
     assert type(adamw) is AdamW
     for model, optimizer in ((ours, muon), (theirs, adamw)):
         generator = torch.Generator().manual_seed(0)

@@ -30,5 +30,5 @@ def test_an_uploaded_batch_is_the_batch(make_noisy: Callable[..., NoisySample]) 
     batch = pack([make_noisy(np.random.default_rng(0), num_images=2)], None)
     there = Uploads(CPU).upload(batch)
     assert (there.keys, there.counts, there.num_filled) == (batch.keys, batch.counts, batch.num_filled)
-    assert len(there.tensors()) == len(batch.tensors()) == 12 + 7  # of the pack, and of its one modality
+    assert len(there.tensors()) == len(batch.tensors()) == 13 + 8  # of the pack, and of its one modality
     assert all(torch.equal(*pair) for pair in zip(there.tensors(), batch.tensors(), strict=True))
