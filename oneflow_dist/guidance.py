@@ -32,7 +32,7 @@ def predict(
 ) -> Prediction:
     """What the model says of documents, guided; all of their copies go through the same forward.
 
-    With c what it says of a document, u of its copy, and a weight w for each of the five:
+    With c what it says of a document, u of its copy, and a weight w of each:
 
         zero_logit   u + w (c - u)        text: the copy has no prompt, and its slots are those of the document
         log_rate     u + w (c - u)
@@ -68,15 +68,13 @@ def predict(
     velocities = []
     for number, velocity in enumerate(prediction.velocity):
         moving = [s.pieces[number].pieces.per_patch(s.pieces[number].is_moving) for s in samples]
+        of_weak = []
+        for n, _ in weak:
+            of_patches = documents[n].pieces[number].pieces.per_patch(weights[n][number])
+            of_weak.append(of_patches[moving[n]])
+        weight = torch.from_numpy(np.concatenate([np.zeros(0), *of_weak])).to(velocity)
         patches = _pairs(moving, weak, len(documents), offset=len(untold))
-        of_patches = [
-            documents[copy.original]
-            .pieces[number]
-            .pieces.per_patch(weights[copy.original][number])[moving[copy.original]]
-            for copy in weak
-        ]
-        weight = torch.from_numpy(np.concatenate([np.zeros(0), *of_patches])).to(velocity)
-        num_patches = sum(len(s.pieces[number].pieces.patches) for s in documents)
+        num_patches = sum(len(mask) for mask in moving[: len(documents)])
         velocities.append(_mix(velocity, *patches, weight[:, None])[:num_patches])
     return Prediction(
         zero_logit=zero_logit,

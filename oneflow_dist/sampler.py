@@ -18,6 +18,7 @@ from oneflow_dist.clock import at_time
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Prediction
 from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.flow.draws import draw_systematically
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.guidance import predict
 from oneflow_dist.model.oneflow import OneFlow
@@ -176,18 +177,8 @@ def _draw_fires(
         q = schedule.insertion_prob(canvas.text_time, step_size(canvas, sampling))
         prob[canvas.is_open] = filled * np.minimum(1.0, q * size)
         is_alone = sampling.firing == "independent"
-        fires.append(canvas.rng.random(count) < prob if is_alone else _draw_systematically(prob, canvas.rng))
+        fires.append(canvas.rng.random(count) < prob if is_alone else draw_systematically(prob, canvas.rng))
     return fires
-
-
-def _draw_systematically(prob: Float[np.ndarray, "n"], rng: np.random.Generator) -> Bool[np.ndarray, "n"]:
-    """Events with these chances, of which neighbours exclude each other as far as their chances allow.
-
-    One draw for all: the chances are laid end to end, and events are where a comb of teeth one apart hits. So as many
-    happen as are expected, rounded up or down, and where chances are small, no two side by side.
-    """
-    teeth = np.floor(np.cumsum(np.append(rng.random(), prob)))
-    return np.diff(teeth) > 0.0
 
 
 def _fit(canvas: Canvas, tokens: Int64[np.ndarray, "F"], max_rows: int) -> Bool[np.ndarray, "F"]:

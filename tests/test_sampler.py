@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -26,7 +24,6 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.sampler import (
-    _draw_systematically,
     _draw_tokens,
     _fit,
     generate,
@@ -398,41 +395,6 @@ def test_what_is_not_finite_ends_with_an_error_and_leaves_the_documents_as_they_
 
 
 # One draw for all slots of a document.
-
-Chances = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=12)
-
-
-@given(Chances, st.integers(0, 99))
-def test_as_many_slots_fire_as_are_expected_up_to_rounding(chances: list[float], seed: int) -> None:
-    fire = _draw_systematically(np.array(chances), np.random.default_rng(seed))
-    assert abs(fire.sum() - sum(chances)) < 1.0 + 1e-9
-    assert not fire[np.array(chances) == 0.0].any()
-
-
-class Chosen(np.random.Generator):
-    """A generator whose next number is known."""
-
-    number = 0.0
-
-    def random(self) -> float:  # type: ignore[override]
-        return self.number
-
-
-@given(Chances)
-def test_each_slot_fires_with_its_own_chance(chances: list[float]) -> None:
-    """Over evenly spaced draws."""
-    prob, num, rng = np.array(chances), 100, Chosen(np.random.PCG64(0))
-    fires = np.zeros(len(prob))
-    for n in range(num):
-        rng.number = (n + 0.5) / num
-        fires += _draw_systematically(prob, rng)
-    np.testing.assert_allclose(fires / num, prob, atol=1.0 / num + 1e-9)
-
-
-@given(st.lists(st.floats(0.0, 0.5), min_size=2, max_size=12), st.integers(0, 99))
-def test_neighbours_with_small_chances_do_not_fire_together(chances: list[float], seed: int) -> None:
-    fire = _draw_systematically(np.array(chances), np.random.default_rng(seed))
-    assert not (fire[:-1] & fire[1:])[np.add(chances[:-1], chances[1:]) < 1.0].any()
 
 
 def test_a_document_takes_one_number_for_all_its_slots(

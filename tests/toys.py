@@ -17,9 +17,10 @@ import torch
 from oneflow_dist import sampler
 from oneflow_dist.canvas import Canvas
 from oneflow_dist.containers import Prediction
+from oneflow_dist.flow.draws import draw_systematically
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.making import MOVING_TOLERANCE
-from oneflow_dist.sampler import _draw_fires, _draw_systematically, step_size
+from oneflow_dist.sampler import _draw_fires, step_size
 from oneflow_dist.sampling import SamplingConfig
 from tests.sampling import sampling
 
@@ -150,7 +151,7 @@ def fire_laws(
         return np.zeros(len(prob), dtype=bool)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "_draw_systematically", record)
+        patch.setattr(sampler, "draw_systematically", record)
         _draw_fires(canvases, prediction, own, schedule)
     return found or [independent_law(canvas.rng.prob) for canvas in canvases]  # type: ignore[attr-defined]
 
@@ -169,7 +170,7 @@ def systematic_law(prob: np.ndarray) -> Fires:
     law: Fires = defaultdict(float)
     for low, high in itertools.pairwise(edges.tolist()):
         rng = SimpleNamespace(random=lambda middle=0.5 * (low + high): middle)
-        law[tuple(_draw_systematically(prob, rng).tolist())] += high - low  # type: ignore[arg-type]
+        law[tuple(draw_systematically(prob, rng).tolist())] += high - low  # type: ignore[arg-type]
     return law
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from oneflow_dist.containers import Bags
+from oneflow_dist.flow.draws import draw_systematically
 
 NEGLIGIBLE = 1e-9  # chances up to here are rounding errors, or as good as
 MOST_PLACES = 2**19  # of all slots together that are averaged over: thousands of equal tokens would take seconds
@@ -145,6 +146,5 @@ def _thin(
     left_at = np.arange(len(floors), 0, -1) + (floors.cumsum() - floors) / floors
     floor = floors[np.argmax(left_at <= room)]
     is_light = weight < floor
-    passed = np.floor(np.where(is_light, weight / floor, 0.0).cumsum() + rng.random())
-    left = ~is_light | (np.diff(passed, prepend=0.0) > 0.0)
+    left = ~is_light | draw_systematically(np.where(is_light, weight / floor, 0.0), rng)
     return left, np.maximum(weight[left], floor)
