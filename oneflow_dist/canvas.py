@@ -121,9 +121,8 @@ class Canvas:
         is_kept = was_given | (self.rng.random(len(self.tokens)) < keep_prob)
         for making in self.making.values():
             is_kept[making.pieces.token] = was_given[making.pieces.token] | (making.clock() >= way)
-        place = is_kept.cumsum() - 1
         self.making = {
-            kind: making.rewind(way, ~was_given[making.pieces.token], place, self.rng)
+            kind: making.rewind(way, ~was_given[making.pieces.token], is_kept, self.rng)
             for kind, making in self.making.items()
         }
         self.tokens, self.is_open, self.born = self.tokens[is_kept], self.is_open[is_kept], self.born[is_kept]
@@ -133,8 +132,7 @@ class Canvas:
         """At most: a piece that appears in the last step of the text takes as many again."""
         if self.is_writing:
             passes = [self.text_time, *[sampling.corrected_from] * (sampling.corrections - self.corrections)]
-            of_text = sum((1.0 - time) ** (1.0 / sampling.time_power) for time in passes)
-            return math.ceil(sampling.steps * of_text - 1e-6) + sampling.steps_of_pieces
+            return math.ceil(sum(map(sampling.steps_after, passes)) - 1e-6) + sampling.steps_of_pieces
         rest = max((making.clock_left(self._shift(sampling)) for making in self.making.values()), default=0.0)
         return math.ceil(rest * sampling.steps_of_pieces - 1e-6)  # clocks are sums of 1/N
 

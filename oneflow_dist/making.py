@@ -112,10 +112,10 @@ class Making:
         self,
         way: float,
         is_written: Bool[np.ndarray, "i"],
-        place: Int64[np.ndarray, "n"],
+        is_kept: Bool[np.ndarray, "n"],
         rng: np.random.Generator,
     ) -> Making:
-        """Those that were written as they may have looked a way earlier, on their clock; younger ones are gone.
+        """Those whose tokens are kept; what was written looks as it may have a way earlier, on its clock.
 
         From time t back to s, as noise covers a piece:
 
@@ -123,20 +123,19 @@ class Making:
 
         Args:
             is_written: whose tokens were inserted; the others were there from the start, and stay as they are.
-            place: where each token of the document is afterwards.
+            is_kept: of the document's tokens.
         """
-        clock = self.clock() - way
-        time = TimeLaw.of(self.modality).at_clock(np.maximum(0.0, clock), self.pieces)
+        time = TimeLaw.of(self.modality).at_clock(np.maximum(0.0, self.clock() - way), self.pieces)
         time = np.where(is_written, time, self.pieces.time)
         share = time / np.maximum(self.pieces.time, MOVING_TOLERANCE)
         share = np.where(is_written, share, 1.0)
         fresh = np.sqrt(np.maximum(0.0, (1.0 - time) ** 2 - (share * (1.0 - self.pieces.time)) ** 2))
         patches = _of_patches(self.pieces, share) * self.pieces.patches
         patches += _of_patches(self.pieces, fresh) * gaussian(rng, patches.shape)
-        stays = ~is_written | (clock >= 0.0)
+        stays, token = is_kept[self.pieces.token], (is_kept.cumsum() - 1)[self.pieces.token]
         return replace(
             self,
-            pieces=replace(self.pieces, token=place[self.pieces.token], time=time, patches=patches).select(stays),
+            pieces=replace(self.pieces, token=token, time=time, patches=patches).select(stays),
             is_target=self.is_target[stays],
             end=np.where(is_written, 0, self.end)[stays],
             half=None,

@@ -71,8 +71,8 @@ def step_size(canvas: Canvas, sampling: SamplingConfig) -> float:
     """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""
     if not canvas.is_writing:
         return 1.0 / sampling.steps_of_pieces
-    steps_left = sampling.steps * (1.0 - canvas.text_time) ** (1.0 / sampling.time_power)
-    return 1.0 - (max(0.0, steps_left - 1.0) / sampling.steps) ** sampling.time_power - canvas.text_time
+    left_after = max(0.0, sampling.steps_after(canvas.text_time) - 1.0)
+    return 1.0 - (left_after / sampling.steps) ** sampling.time_power - canvas.text_time
 
 
 @torch.no_grad()
@@ -157,9 +157,8 @@ def _draw_fires(
 ) -> list[Bool[np.ndarray, "n"]]:
     """Per document, which of its slots get a token in this step."""
     num_slots = [len(canvas.tokens) for canvas in canvases]
-    total = sum(num_slots)
-    filled_prob = torch.sigmoid(-prediction.zero_logit[:total].double()).cpu().numpy()
-    rate = prediction.log_rate[:total].double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
+    filled_prob = torch.sigmoid(-prediction.zero_logit.double()).cpu().numpy()
+    rate = prediction.log_rate.double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
     fires, first = [], 0
     for canvas, count in zip(canvases, num_slots, strict=True):
         slots = np.arange(first, first + count)[canvas.is_open]

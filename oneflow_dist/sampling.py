@@ -52,6 +52,10 @@ class SamplingConfig:
     given: Given = "latents"  # what the model sees of a given picture
     prompts: tuple[str, ...]  # in them a modality's token is a piece to make, "<|hole|>" a place to write text in
 
+    def steps_after(self, text_time: float) -> float:
+        """Of the text's grid, from this time on; whole on the grid itself."""
+        return self.steps * (1.0 - text_time) ** (1.0 / self.time_power)
+
     @property
     def steps_of_pieces(self) -> int:
         """That a piece takes when the text is done."""

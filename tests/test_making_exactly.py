@@ -91,7 +91,7 @@ def test_pieces_taken_back_are_as_noisy_as_those_of_that_time(config: Config) ->
     later = 0.8 * data + 0.2 * rng.standard_normal(data.shape)
     count = len(making.pieces)
     pieces = replace(making.pieces, patches=later.astype(np.float32), time=np.full(count, 0.8))
-    back = replace(making, pieces=pieces).rewind(0.5, np.ones(count, dtype=bool), np.arange(count + 1), rng)
+    back = replace(making, pieces=pieces).rewind(0.5, np.ones(count, dtype=bool), np.ones(count + 1, dtype=bool), rng)
     np.testing.assert_allclose(back.pieces.time, 0.3)
     assert back.pieces.patches.mean() == pytest.approx(0.3 * MEAN, abs=0.02)
     assert back.pieces.patches.std() == pytest.approx(math.hypot(0.3 * STD, 0.7), rel=0.02)
@@ -99,12 +99,12 @@ def test_pieces_taken_back_are_as_noisy_as_those_of_that_time(config: Config) ->
     assert correlation == pytest.approx(0.3 * STD / math.hypot(0.3 * STD, 0.7), abs=0.03)
 
 
-def test_younger_pieces_are_gone_and_those_that_were_asked_for_stay_as_they_are(config: Config) -> None:
+def test_pieces_go_with_their_tokens_and_those_that_were_asked_for_stay_as_they_are(config: Config) -> None:
     making = begin(config, 4)
     pieces = replace(making.pieces, time=np.array([0.6, 0.2, 0.5, 0.1]))
     is_written = np.array([True, True, True, False])
-    place = np.array([0, 1, 1, 2, 3])  # of tokens, of which the second piece's goes
-    back = replace(making, pieces=pieces).rewind(0.5, is_written, place, np.random.default_rng(0))
+    is_kept = np.array([True, True, False, True, True])  # the second piece's token goes
+    back = replace(making, pieces=pieces).rewind(0.5, is_written, is_kept, np.random.default_rng(0))
     np.testing.assert_allclose(back.pieces.time, [0.1, 0.0, 0.1])
     assert back.pieces.token.tolist() == [1, 2, 3]
     own = pieces.patches.reshape(4, -1)

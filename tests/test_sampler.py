@@ -18,6 +18,7 @@ from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import PackedBatch, Pieces, Prediction
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
 from oneflow_dist.guidance import _pack_evenly
 from oneflow_dist.model.oneflow import OneFlow
@@ -406,6 +407,48 @@ def test_a_document_takes_one_number_for_all_its_slots(
     next(generate_steps(scripted, [canvas], settings(config, 9), tokenizer))
     twin.random()
     assert canvas.rng.random() == twin.random()
+
+
+# Corrections.
+
+
+def test_a_finished_text_is_taken_back_and_written_on_as_often_as_asked(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer
+) -> None:
+    """Of 8 even steps the last 4 are made again for each correction; what was given stays."""
+    own = settings(config, 8, time_power=1.0, corrections=2, corrected_from=0.5)
+    canvas = blank_canvas([5, 6, ...], tokenizer, config.modality, 1, 0)
+    most = canvas.steps_left(own.sampling)
+    assert most == 8 + 2 * 4 + 8
+    steps = list(generate_steps(make_writer(config), [canvas], own, tokenizer))
+    assert canvas.corrections == 2
+    assert len(canvas.lengths) == 8 + 2 * 4
+    assert len(canvas.lengths) <= len(steps) <= most
+    assert canvas.tokens[:3].tolist() == [tokenizer.bos, 5, 6]
+    assert canvas.is_done
+    assert (canvas.tokens[images_of(canvas).token] == tokenizer.piece_of["image"]).all()
+
+
+def test_going_back_keeps_tokens_by_their_chance_and_pieces_that_are_old_enough(
+    config: Config, tokenizer: Tokenizer
+) -> None:
+    image = tokenizer.piece_of["image"]
+    canvas = blank_canvas([5, ...], tokenizer, config.modality, 1, 0)
+    for step, (text_time, token) in enumerate([(0.2, image), (0.7, image), (1.0, 65)], start=1):
+        canvas.advance([np.zeros_like(images_of(canvas).patches)], text_time - canvas.text_time, sampling(4), step)
+        canvas.insert(np.array([1]), np.array([token]), step)
+    before = canvas.copy()
+    kept = 0
+    for _ in range(400):
+        again = before.copy()
+        again.rewind(0.4, KeepSchedule())
+        assert again.tokens[:2].tolist() == [tokenizer.bos, 5]
+        (piece,) = images_of(again).token.tolist()  # the one of .2; that of .7 was not there yet
+        assert again.tokens[piece] == image
+        assert images_of(again).time.tolist() == pytest.approx([0.2])
+        kept += int((again.tokens == 65).sum())
+    assert abs(kept / 400 - 0.4) < 5 * math.sqrt(0.24 / 400)
+    assert len(images_of(before)) == 2
 
 
 # The expected length.
