@@ -154,10 +154,11 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def check_sampling(args: argparse.Namespace) -> None:
     """Refuse numbers, the seed's too, out of their ranges."""
-    ranges = {**RANGES["sampling"], "seed": RANGES["run"]["seed"]}
-    for name in ("seed", *dict(NUMBERS)):
-        if getattr(args, name) is not None:
-            check_range(f"--{name.replace('_', '-')}", getattr(args, name), ranges[name])
+    ranges = {"seed": RANGES["run"]["seed"], **RANGES["sampling"]}
+    for name, interval in ranges.items():
+        if getattr(args, name, None) is not None:
+            check_range(f"--{name.replace('_', '-')}", getattr(args, name), interval)
+    read_weights(args.guidance)
 
 
 def with_arguments(config: Config, args: argparse.Namespace) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
-from oneflow_dist.config import Config, check_config
+from oneflow_dist.config import Config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import naming
@@ -23,6 +24,7 @@ from oneflow_dist.sampler import generate, generate_steps
 from oneflow_dist.trained import load_model
 from tools.digits.gallery import draw_gallery
 from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images
+from tools.sample import with_arguments
 
 NEXT = """next, after `source .venv/bin/activate`:
   python tools/sample.py {folder} out --text "a handwritten seven" --paint --count 4
@@ -53,36 +55,32 @@ class Writer:
         return canvases
 
 
-def evaluate(folder: Path, num_samples: int, num_steps: int | None, weights: dict[str, float]) -> None:
+def evaluate(folder: Path, num_samples: int, args: argparse.Namespace) -> None:
     """Write, judge and draw documents of each kind.
 
     Args:
-        num_steps: of the sampler; None: those of the run's config.
-        weights: of guidance, beside those of the config.
+        args: what to change in the run's settings of the sampler, see tools/sample.py.
     """
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(folder)
     history, tokenizer = read_metrics(folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer, config.modality)
     check_digits(folder, config, tokenizer)
     print(f"{folder}: writing and judging {num_samples} documents of each of five kinds", flush=True)
-    own = config.sampling
-    sampling = dataclasses.replace(own, steps=num_steps or own.steps, guidance={**own.guidance, **weights})
-    config = dataclasses.replace(config, sampling=sampling)
-    check_config(config)
-    writer = Writer(model, config, tokenizer)
+    writer = Writer(model, with_arguments(config, args), tokenizer)
 
     single = writer.write("single", [[]] * num_samples, SEEDS["single"])
     hole, count = (parse_prompt(prompt, writer.tokenizer) for prompt in ("<|hole|><|image|>", COUNT_PROMPT))
     both = writer.write("both", [hole] * num_samples, SEEDS["both"])
     interleaved = writer.write("interleaved", [count] * num_samples, SEEDS["interleaved"])
-    size = {"num_samples": num_samples, "sampler_steps": config.sampling.steps, "guidance": config.sampling.guidance}
     report = {
         **history,
         "num_parameters": num_parameters(model),
-        "single": {**judge_single(single, writer.tokenizer), **size},
-        "both": {**judge_single(both, writer.tokenizer), **size},
-        "interleaved": {**judge_interleaved(interleaved, writer.tokenizer), **size},
-        "prompted": {**judge_prompted(writer, num_samples), **size},
+        "num_samples": num_samples,
+        "sampling": dataclasses.asdict(writer.config.sampling),
+        "single": judge_single(single, writer.tokenizer),
+        "both": judge_single(both, writer.tokenizer),
+        "interleaved": judge_interleaved(interleaved, writer.tokenizer),
+        "prompted": judge_prompted(writer, num_samples),
     }
     states = rewrite(writer, interleaved)
     with naming(folder):
@@ -166,7 +164,7 @@ def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str,
 
 
 def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
-    """Given the caption, the image; given a held-out image, the caption."""
+    """Given the caption, the image, and how far images are from held-out ones; given a held-out image, the caption."""
     digits = np.arange(num_samples) % 10
     captions = [CAPTIONS[index // 10 % len(CAPTIONS)].format(WORDS[digit]) for index, digit in enumerate(digits)]
     prompts = [parse_prompt(f"{caption}<|image|>", writer.tokenizer) for caption in captions]
@@ -175,10 +173,26 @@ def judge_prompted(writer: Writer, num_samples: int) -> dict[str, float]:
     latents = [pixels_to_latent(images[index % len(images)]) for index in range(num_samples)]
     described = writer.write("image_to_text", [[("image", latent)] for latent in latents], SEEDS["image_to_text"])
     named = [read_caption(text_of(canvas, writer.tokenizer)) for canvas in described]
+    images_made = [latent for canvas in painted for latent in canvas.latents("image")]
     return {
-        "text_to_image": mean(read_images([latent for c in painted for latent in c.latents("image")]) == digits),
+        "text_to_image": mean(read_images(images_made) == digits),
+        "distance": frechet_distance(np.stack(images_made), np.stack(latents)),
         "image_to_text": mean([a == b for a, b in zip(named, read_images(latents), strict=True)]),
     }
+
+
+def frechet_distance(made: np.ndarray, real: np.ndarray) -> float:
+    """Between normal laws of the pixels of two sets of images [n, ...], as arXiv:1706.08500 takes it of features.
+
+    |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of their means and covariances: 0 where these are equal.
+    """
+    made, real = (images.reshape(len(images), -1).astype(np.float64) for images in (made, real))
+    of_made, of_real = np.cov(made.T), np.cov(real.T)
+    values, vectors = np.linalg.eigh(of_real)
+    root = vectors * np.sqrt(values.clip(0.0)) @ vectors.T
+    products = np.linalg.eigvalsh(root @ of_made @ root).clip(0.0)  # the eigenvalues of C C'
+    shift = ((made.mean(0) - real.mean(0)) ** 2).sum()
+    return round(float(shift + np.trace(of_made + of_real) - 2.0 * np.sqrt(products).sum()), 4)
 
 
 def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:

@@ -18,7 +18,9 @@ def evaluated(launcher: Launcher, unbroken: Run, tmp_path_factory: pytest.TempPa
     """A run of 20 steps, evaluated."""
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(unbroken.folder, folder)
-    return Run(folder, launcher.run("tools/digits/evaluate.py", folder, "--samples", "8", "--steps", "4"))
+    return Run(
+        folder, launcher.run("tools/digits/evaluate.py", folder, "--samples", "8", "--steps", "4", "--solver", "heun")
+    )
 
 
 def refuse(constant: str) -> None:
@@ -28,20 +30,21 @@ def refuse(constant: str) -> None:
 def test_the_report_of_a_run_has_all_its_numbers(evaluated: Run) -> None:
     assert evaluated.end.code == 0, evaluated.end.stderr
     report: dict[str, Any] = json.loads((evaluated.folder / "report.json").read_text(), parse_constant=refuse)
-    size = {"num_samples", "sampler_steps", "guidance"}
     assert list(report) == [
-        "steps", "train_seconds", "padding", "num_parameters", "single", "both", "interleaved", "prompted"
-    ]  # fmt: skip
-    assert set(report["single"]) == set(report["both"]) == {"valid_text", "has_image", "agreement"} | size
+        *("steps", "train_seconds", "padding", "num_parameters", "num_samples", "sampling"),
+        *("single", "both", "interleaved", "prompted"),
+    ]
+    assert set(report["single"]) == set(report["both"]) == {"valid_text", "has_image", "agreement"}
     assert report["both"]["has_image"] > 0.0  # it is there from the start, and needs no luck
-    assert set(report["interleaved"]) == {"valid_text", "has_image", "agreement", "documents_right"} | size
-    assert set(report["prompted"]) == {"text_to_image", "image_to_text"} | size
+    assert set(report["interleaved"]) == {"valid_text", "has_image", "agreement", "documents_right"}
+    assert set(report["prompted"]) == {"text_to_image", "distance", "image_to_text"}
     assert report["steps"] == 20
     assert report["num_parameters"] > 100_000
     for section in ("single", "both", "interleaved", "prompted"):
-        shares = [value for key, value in report[section].items() if key not in size]
-        assert all(0.0 <= share <= 1.0 for share in shares)
-        assert [report[section][key] for key in ("num_samples", "sampler_steps", "guidance")] == [8, 4, {"image": 2.0}]
+        assert all(0.0 <= share <= 1.0 for key, share in report[section].items() if key != "distance")
+    assert report["prompted"]["distance"] > 0.0
+    assert report["num_samples"] == 8
+    assert [report["sampling"][key] for key in ("steps", "solver", "guidance")] == [4, "heun", {"image": 2.0}]
 
 
 def test_the_report_is_printed_and_the_pages_are_named(evaluated: Run) -> None:

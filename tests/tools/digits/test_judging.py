@@ -13,7 +13,14 @@ from oneflow_dist.config import Config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer, train_ranks, write_ranks
 from tools.digits.grammar import load_split, read_images
-from tools.digits.judging import check_digits, count_parts, judge_interleaved, judge_single, read_metrics
+from tools.digits.judging import (
+    check_digits,
+    count_parts,
+    frechet_distance,
+    judge_interleaved,
+    judge_single,
+    read_metrics,
+)
 
 Write = Callable[..., Canvas]
 
@@ -140,3 +147,13 @@ def test_a_model_of_something_else_is_refused(config: Config, tokenizer: Tokeniz
     other = dataclasses.replace(config, data=data)
     with pytest.raises(ValueError, match=r"other\.tiktoken is not the vocabulary of digits"):
         check_digits(tmp_path, other, load_tokenizer(data.tokenizer, config.modality))
+
+
+def test_images_are_as_far_apart_as_their_means_and_deviations() -> None:
+    images = np.random.default_rng(0).normal(size=(200, 1, 4, 4))
+    deviations = images.reshape(200, 16).std(0, ddof=1)
+    assert frechet_distance(images, images[::-1]) == pytest.approx(0.0, abs=1e-4)
+    assert frechet_distance(images + 0.5, images) == pytest.approx(16 * 0.25, abs=1e-4)
+    centred = images - images.mean(0)
+    assert frechet_distance(3.0 * centred, centred) == pytest.approx(4.0 * (deviations**2).sum(), abs=1e-4)
+    assert frechet_distance(images[:8], images) > 1.0  # of fewer images than pixels
