@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="documents of each kind (%(default)s)")
     add_sampling(parser)
     args = parser.parse_args()
-    check_range("--samples", args.samples, "[1, inf)")
+    check_range("--samples", args.samples, "[2, inf)")  # a distance needs two
     check_sampling(args)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from tools.digits.judging import evaluate

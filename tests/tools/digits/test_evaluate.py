@@ -75,7 +75,7 @@ def test_the_gallery_of_a_run_is_a_page(evaluated: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples", "0"], "--samples: 0 must lie in [1, inf)"),
+        (["--samples", "1"], "--samples: 1 must lie in [2, inf)"),
         (["--steps", "0"], "--steps: 0 must lie in [1, inf)"),
         (["--guidance", "3"], "--guidance: '3' is not NAME=WEIGHT, as image=3"),
         ([], "{folder}: no complete checkpoint here or in its checkpoints/; train first, or name another folder"),
