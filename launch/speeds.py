@@ -14,7 +14,7 @@ import torch.distributed as dist
 from oneflow_dist.runtime import GLOO
 
 COMPUTE_SECONDS = 0.5
-LINK_SECONDS = 0.5  # of one link, however slow or fast: a core may be away for all of a few milliseconds
+LINK_SECONDS = 0.5  # of one link, however slow or fast: a busy core is away for many milliseconds at a time
 LINK_BYTES = {"cuda": 16 * 2**20, "cpu": 256 * 2**10}  # of a message
 WITHIN_BYTES = 64 * 2**20
 

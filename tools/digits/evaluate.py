@@ -22,7 +22,7 @@ def main() -> None:
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from tools.digits.judging import evaluate
 
-    evaluate(args.folder, args.samples, args)
+    evaluate(args)
 
 
 if __name__ == "__main__":

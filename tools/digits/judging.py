@@ -55,12 +55,9 @@ class Writer:
         return canvases
 
 
-def evaluate(folder: Path, num_samples: int, args: argparse.Namespace) -> None:
-    """Write, judge and draw documents of each kind.
-
-    Args:
-        args: what to change in the run's settings of the sampler, see tools/sample.py.
-    """
+def evaluate(args: argparse.Namespace) -> None:
+    """Write, judge and draw documents of each kind, as the command line of evaluate.py says."""
+    folder, num_samples = args.folder, args.samples
     share_cores(others=1)  # with whatever else runs here
     model, config = load_model(folder)
     history, tokenizer = read_metrics(folder / "metrics.jsonl"), load_tokenizer(config.data.tokenizer, config.modality)
