@@ -16,19 +16,19 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from oneflow_dist.containers import Bags, NoisySample, Sample
-from oneflow_dist.data.codec import cut_pieces, to_latent
+from oneflow_dist.data.codec import check_sides, cut_pieces, to_latents
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.flow.noising import gaussian
+from oneflow_dist.flow.noising import gaussian, is_deletable
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.making import MOVING_TOLERANCE, Making
-from oneflow_dist.modality import Modalities
+from oneflow_dist.modality import Modalities, ModalityConfig
 from oneflow_dist.sampling import SamplingConfig
 
 HOLE = "<|hole|>"
 
-# A token id, `...`: a hole, where text may be written, or a modality's name with a clean latent, or with None: a piece
-# to make.
-PromptPart = int | EllipsisType | tuple[str, np.ndarray | None]
+# A token id; `...`: a hole, where tokens may be inserted; or a modality's name with a clean latent, with None: a piece
+# to make from noise, or with a latent and a time: one to make from what that looks like then.
+PromptPart = int | EllipsisType | tuple[str, np.ndarray | None] | tuple[str, np.ndarray, float]
 Prompt = Sequence[PromptPart]
 
 
@@ -43,6 +43,9 @@ class Canvas:
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
     making: Mapping[str, Making]  # by modality
+    block_ends: tuple[
+        int, ...
+    ]  # tokens before the end of each finished block, of which the prompt in front is the first
     corrections: int = 0  # how often the text was taken back
     hit_cap: bool = False  # an insertion was refused because the document was full
     lengths: tuple[tuple[int, float], ...] = ()  # before each step of the text: tokens, and how many are expected
@@ -62,6 +65,11 @@ class Canvas:
         return not self.is_writing and not self.is_moving
 
     @property
+    def is_given(self) -> Bool[np.ndarray, "n"]:
+        """Which tokens were there when the block that is being written was begun."""
+        return (self.born == 0) | (np.arange(len(self.tokens)) < self.block_ends[-1])
+
+    @property
     def expected_length(self) -> float:
         """How many tokens the document may have in the end, as far as the model could tell before the last step."""
         return self.lengths[-1][1] if self.is_writing and self.lengths else float(len(self.tokens))
@@ -73,7 +81,7 @@ class Canvas:
 
     def snapshot(self) -> NoisySample:
         """What the network sees: the same type that training noises samples into."""
-        is_given, nothing = self.born == 0, np.zeros(0, dtype=np.int64)
+        is_given, nothing = self.is_given, np.zeros(0, dtype=np.int64)
         for making in self.making.values():
             is_given[making.pieces.token[making.is_target]] = False
         return NoisySample(
@@ -84,6 +92,7 @@ class Canvas:
             bags=Bags.of_tokens(nothing, nothing, len(self.tokens)),
             pieces=tuple(making.noisy() for making in self.making.values()),
             text_time=min(1.0, self.text_time),
+            block_ends=self.block_ends,
         )
 
     def copy(self) -> Canvas:
@@ -93,12 +102,16 @@ class Canvas:
     def advance(
         self, velocities: Sequence[Float32[np.ndarray, "_ _"]], step_size: float, sampling: SamplingConfig, step: int
     ) -> None:
-        """Move every moving piece along its velocity, and the clocks of text and moving pieces."""
-        shift = self._shift(sampling)
-        self.making = {
-            kind: making.advance(velocity, step_size, shift, sampling, self.rng, step)
-            for (kind, making), velocity in zip(self.making.items(), velocities, strict=True)
-        }
+        """Move every moving piece along its velocity, and the clocks of text and moving pieces.
+
+        Args:
+            step_size: of the text, with which all clocks go while it is written; then pieces have their own.
+        """
+        shift, making = self._shift(sampling), {}
+        for (kind, of_kind), velocity in zip(self.making.items(), velocities, strict=True):
+            own = step_size if self.is_writing else 1.0 / sampling.steps_of(kind)
+            making[kind] = of_kind.advance(velocity, own, shift, sampling, self.rng, step)
+        self.making = making
         self.text_time = min(1.0, self.text_time + step_size)
 
     def insert(self, slots: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], step: int) -> None:
@@ -110,14 +123,17 @@ class Canvas:
         self.is_open = np.insert(self.is_open, slots + 1, True)
         self.making = {kind: making.insert(slots, tokens, self.rng) for kind, making in self.making.items()}
 
-    def rewind(self, text_time: float, schedule: KeepSchedule) -> None:
+    def rewind(self, text_time: float, schedule: KeepSchedule) -> Bool[np.ndarray, "n"]:
         """Noise what was written back to an earlier text time; what is written on from there may come out better.
 
         A token stays with the probability that it was there before, given that it is there now; a piece, if it is old
         enough. So of documents that follow the law of the data at one time this makes those of the other.
+
+        Returns:
+            Which tokens stay.
         """
         way, keep_prob = self.text_time - text_time, schedule.keep_prob(text_time) / schedule.keep_prob(self.text_time)
-        was_given = self.born == 0
+        was_given = self.is_given
         is_kept = was_given | (self.rng.random(len(self.tokens)) < keep_prob)
         for making in self.making.values():
             is_kept[making.pieces.token] = was_given[making.pieces.token] | (making.clock() >= way)
@@ -127,14 +143,31 @@ class Canvas:
         }
         self.tokens, self.is_open, self.born = self.tokens[is_kept], self.is_open[is_kept], self.born[is_kept]
         self.text_time, self.corrections = text_time, self.corrections + 1
+        return is_kept
+
+    def begin_block(self) -> None:
+        """What stands there becomes prompt, and the document goes on at its end."""
+        self.is_open = np.arange(len(self.tokens)) == len(self.tokens) - 1
+        self.making = {
+            kind: replace(making, is_target=np.zeros_like(making.is_target), half=None)
+            for kind, making in self.making.items()
+        }
+        self.block_ends = (*self.block_ends, len(self.tokens))
+        self.text_time, self.corrections = 0.0, 0
 
     def steps_left(self, sampling: SamplingConfig) -> int:
         """At most: a piece that appears in the last step of the text takes as many again."""
         if self.is_writing:
             passes = [self.text_time, *[sampling.corrected_from] * (sampling.corrections - self.corrections)]
-            return math.ceil(sum(map(sampling.steps_after, passes)) - 1e-6) + sampling.steps_of_pieces
-        rest = max((making.clock_left(self._shift(sampling)) for making in self.making.values()), default=0.0)
-        return math.ceil(rest * sampling.steps_of_pieces - 1e-6)  # clocks are sums of 1/N
+            last_piece = max(
+                (sampling.steps_of(kind) for kind, m in self.making.items() if m.modality.is_target), default=0
+            )
+            left = math.ceil(sum(map(sampling.steps_after, passes)) - 1e-6) + last_piece
+        else:  # clocks are sums of 1/N
+            shift = self._shift(sampling)
+            rest = [making.clock_left(shift) * sampling.steps_of(kind) for kind, making in self.making.items()]
+            left = math.ceil(max(rest, default=0.0) - 1e-6)
+        return left
 
     def _shift(self, sampling: SamplingConfig) -> float:
         """Of the clocks of pieces: while text is written they go with it, as in training."""
@@ -153,6 +186,14 @@ class Canvas:
             for number, token in enumerate(making.pieces.token)
         }
 
+    def as_prompt(self) -> list[PromptPart]:
+        """What stands here, as `blank_canvas` takes it: to be edited as a list, all that stays to the bit as it is."""
+        parts: list[PromptPart] = [*self.tokens.tolist()]
+        latents = {kind: making.latents() for kind, making in self.making.items()}
+        for token, (kind, number) in self.piece_at.items():
+            parts[token] = (kind, latents[kind][number])
+        return parts[1:]
+
     def parts(self, tokenizer: Tokenizer, after_prompt: int = 0) -> list[str | tuple[str, int]]:
         """The document as a reader sees it: stretches of text, and modality and number of pieces; BOS left out.
 
@@ -163,7 +204,8 @@ class Canvas:
         found: list[str | tuple[str, int]] = []
         for before, after in itertools.pairwise([after_prompt, *sorted(at), len(self.tokens)]):
             found += [at[before]] if before in at else []
-            text = tokenizer.decode(self.tokens[before + 1 : after].tolist()).strip()
+            between = self.tokens[before + 1 : after]
+            text = tokenizer.decode(between[between != tokenizer.eos].tolist()).strip()
             found += [text] if text else []
         return found
 
@@ -183,57 +225,63 @@ def parse_prompt(text: str, tokenizer: Tokenizer) -> list[PromptPart]:
 
 
 def prompt_of(sample: Sample, modalities: Modalities) -> list[PromptPart]:
-    """What of a sample is no target, as `blank_canvas` takes it; its targets stand at its end."""
-    prompt: list[PromptPart] = [*sample.tokens[~sample.is_target].tolist()]
+    """A sample as `blank_canvas` takes it: targets are holes, or pieces to make if they are there from the start."""
+    parts: list[PromptPart] = [*sample.tokens.tolist()]
     for (kind, modality), pieces in zip(modalities.items(), sample.pieces, strict=True):
-        given = pieces.select(~sample.is_target[pieces.token])
-        patches = np.split(given.patches, np.cumsum(given.num_patches)[:-1]) if len(given) else []
-        for token, part, grid in zip(given.token.tolist(), patches, given.grid.tolist(), strict=True):
-            prompt[token] = (kind, to_latent(part, grid, modality))
-    return prompt[1:]
+        for token, latent in zip(pieces.token.tolist(), to_latents(pieces, modality), strict=True):
+            parts[token] = (kind, None if sample.is_target[token] else latent)
+    prompt: list[PromptPart] = []
+    for part, is_missing in zip(parts[1:], is_deletable(sample)[1:].tolist(), strict=True):
+        if not is_missing:
+            prompt.append(part)
+        elif not prompt or prompt[-1] is not ...:
+            prompt.append(...)
+    return prompt
 
 
 def blank_canvas(prompt: Prompt, tokenizer: Tokenizer, modalities: Modalities, seed: int, index: int) -> Canvas:
     """A canvas with a prompt and nothing else.
 
     Args:
-        prompt: what follows BOS. Text is written in its holes. Without any it is written at the end, unless a piece to
-            make stands there: then everything asked for is there.
+        prompt: what follows BOS. Text is written in its holes. Without any it is written at the end, unless there is a
+            piece to make: then everything asked for is there.
         seed: with `index` the key of everything random about this document, whatever it is generated with.
 
     Raises:
-        ValueError: a piece to make of a modality that is only ever given.
+        ValueError: a piece to make of a modality that is only ever given, or one of other channels or sides than its
+            modality.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
     tokens, is_open = [tokenizer.bos], [False]
     at: dict[str, list[int]] = {kind: [] for kind in modalities}
-    latents: dict[str, list[np.ndarray | None]] = {kind: [] for kind in modalities}
+    pieces: dict[str, list[tuple[np.ndarray | None, float]]] = {kind: [] for kind in modalities}
     for part in prompt:
         if part is ...:
             is_open[-1] = True
             continue
         if isinstance(part, tuple):
-            kind, latent = part
-            if latent is None and not modalities[kind].is_target:
-                raise ValueError(
-                    f"{modalities[kind].token}: modality.{kind} is only ever given; leave it out, or give one"
-                )
+            kind, latent, time = (*part, float(part[1] is not None))[:3]
+            _check_piece(kind, latent, time, modalities[kind])
             at[kind].append(len(tokens))
-            latents[kind].append(latent)
+            pieces[kind].append((latent, time))
         tokens.append(part if isinstance(part, int) else tokenizer.piece_of[kind])
         is_open.append(False)
-    if not any(is_open):
-        is_open[-1] = len(prompt) == 0 or not (isinstance(prompt[-1], tuple) and prompt[-1][1] is None)
+    is_target = np.zeros(len(tokens), dtype=bool)
     making = {}
     for kind, modality in modalities.items():
-        shape = (modality.channels, *modality.shape)
-        is_target = np.array([latent is None for latent in latents[kind]], dtype=bool)
-        whole = [gaussian(rng, shape) if latent is None else latent for latent in latents[kind]]
-        pieces = replace(cut_pieces(whole, at[kind], modality), time=np.where(is_target, 0.0, 1.0))
-        end = np.zeros(len(whole), dtype=np.int64)
+        time = np.array([time for _, time in pieces[kind]], dtype=np.float64)
+        is_target[at[kind]] = time < 1.0
+        noisy = [_noisy(latent, time, modality, rng) for latent, time in pieces[kind]]
         making[kind] = Making(
-            modality=modality, token=tokenizer.piece_of[kind], pieces=pieces, is_target=is_target, end=end
+            modality=modality,
+            token=tokenizer.piece_of[kind],
+            pieces=replace(cut_pieces(noisy, at[kind], modality), time=time),
+            is_target=time < 1.0,
+            end=np.zeros(len(noisy), dtype=np.int64),
         )
+    if not any(is_open):
+        is_open[-1] = not is_target.any()
+    is_behind = np.append(False, is_open) | np.append(is_target, True)  # what is made, or comes after an open slot
     return Canvas(
         key=f"canvas-{index}",
         rng=rng,
@@ -242,4 +290,31 @@ def blank_canvas(prompt: Prompt, tokenizer: Tokenizer, modalities: Modalities, s
         is_open=np.array(is_open),
         born=np.zeros(len(tokens), dtype=np.int64),
         making=making,
+        block_ends=(int(is_behind.argmax()),),
     )
+
+
+def _noisy(
+    latent: Float32[np.ndarray, "C *_"] | None, time: float, modality: ModalityConfig, rng: np.random.Generator
+) -> Float32[np.ndarray, "C *_"]:
+    """A piece as it looks at a time: noise, clean, or between."""
+    if latent is None:
+        return gaussian(rng, (modality.channels, *modality.shape))
+    if time == 1.0:
+        return latent
+    return np.float32(time) * latent + np.float32(1.0 - time) * gaussian(rng, latent.shape)
+
+
+def _check_piece(kind: str, latent: Float32[np.ndarray, "C *_"] | None, time: float, modality: ModalityConfig) -> None:
+    """Refuse a piece that a model cannot have been trained with."""
+    if time < 1.0 and not modality.is_target:
+        raise ValueError(f"{modality.token}: modality.{kind} is only ever given; leave it out, or give one")
+    if not 0.0 <= time <= 1.0:
+        raise ValueError(f"{modality.token}: a time of {time}, which goes from 0 (noise) to 1 (clean)")
+    if latent is not None and modality.understanding != "live":
+        if len(latent) != modality.channels:
+            raise ValueError(
+                f"{modality.token}: a piece of {len(latent)} channels, but modality.{kind}.channels is "
+                f"{modality.channels}; encode it with the codec of the model"
+            )
+        check_sides(latent.shape[1:], modality, modality.token)

@@ -37,6 +37,7 @@ PATHS = {
 MAY_BE_EMPTY = ("init.path", "validation.mixture")
 Product = Literal["attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"]  # of a block of the trunk
 PRODUCTS: tuple[Product, ...] = get_args(Product)
+PromptSees = Literal["all", "prompt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,9 @@ class ModelConfig:
     rope_scaling: PositiveFloat  # Llama 3's stretching of slow frequencies: 8 for 3.1, 32 for 3.2, 1 for none
     is_causal: bool  # rows see what stands before them only: a language model, not an insertion model
     qk_norm: bool = False  # queries and keys are normed before they meet
+    # What rows of the prompt see: all, or the prompt in front alone, and of blocks that are finished those before, so
+    # that generation computes their keys and values once.
+    prompt_sees: PromptSees = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,7 @@ class DataConfig:
     bag_tokens_per_pack: Positive
     sequences_per_pack: Annotated[int, "[2, inf)"]  # one is for padding
     max_sample_rows: Positive  # of a complete sample
+    block_rows: NonNegative = 0  # the most of a block, in the task blocks; 0: no source has it
     overlong: Literal["error", "drop", "window"]  # a longer sample: stop, leave it out, take a random part of it
     window_samples: Positive  # how many wait for packing
     workers: NonNegative = 1  # processes per rank; 0 loads in the training process
@@ -322,6 +327,11 @@ def check_config(config: Config) -> None:
             f"data.max_sample_rows ({data.max_sample_rows}) must not exceed data.rows_per_pack ({data.rows_per_pack}) "
             f"or what data.tokens_per_pack ({data.tokens_per_pack}) can hold; lower it or raise the capacities"
         )
+    if data.block_rows >= data.max_sample_rows:
+        raise ValueError(
+            f"data.block_rows ({data.block_rows}) must be less than data.max_sample_rows ({data.max_sample_rows}): a "
+            "sample is a block and the prompt before it; lower it"
+        )
     if data.max_sample_rows > data.bag_tokens_per_pack:
         raise ValueError(
             f"data.bag_tokens_per_pack ({data.bag_tokens_per_pack}) must be at least "
@@ -338,6 +348,11 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"validation.every_steps: is {validation.every_steps}, but validation.mixture is {validation.mixture!r}; "
             "set both, or neither (0 and an empty text)"
+        )
+    if model.prompt_sees == "prompt" and (model.is_causal or config.heads.time_conditioning == "token"):
+        raise ValueError(
+            'model.prompt_sees: is "prompt", which needs model.is_causal = false and heads.time_conditioning "none" or '
+            '"adaln": the text time on the first token would change all rows of the prompt with every step'
         )
     check_sampling(config.sampling, config.modality, config.heads.time_conditioning)
     if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):

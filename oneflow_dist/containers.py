@@ -129,6 +129,8 @@ class Sample:
     is_target: Bool[np.ndarray, "n"]  # to be generated; the others are prompt. The first token never is one.
     pieces: tuple[Pieces, ...]  # clean: of time 1
     is_interleaved: bool  # pieces are inserted like tokens (Algorithm 3); else they are there from the start
+    # Where the finished blocks of a prompt end, as numbers of tokens before; (): what stands before targets is one.
+    block_ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokens.size == 0 or self.is_target[0]:
@@ -138,6 +140,11 @@ class Sample:
     def num_rows(self) -> int:
         """Trunk rows of the complete sample."""
         return len(self.tokens) + sum(len(pieces.patches) for pieces in self.pieces)
+
+    @property
+    def front(self) -> int:
+        """Tokens before the first target."""
+        return int(self.is_target.argmax()) if self.is_target.any() else len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +176,7 @@ class NoisySample:
     bags: Bags
     pieces: tuple[NoisyPieces, ...]
     text_time: float
+    block_ends: tuple[int, ...] = ()  # as in `Sample`; what follows the last is being written
     attention_scale: float = 1.0  # of logits; in generation, for a look that is less sharp
 
     @property
@@ -205,7 +213,7 @@ class Counts:
     bag_tokens: int
     filled_slots: int  # with at least one bag token
     sequences: int
-    attention_pairs: int  # sum of squared sequence lengths, padding not counted
+    attention_pairs: int  # (row, key that it sees): squared sequence lengths, unless prompts see less; no padding
     patches: tuple[int, ...]  # of each modality
     moving_elements: tuple[int, ...]  # of pieces that are scored
 
@@ -281,6 +289,7 @@ class PackedBatch:
     # Sequence layout.
     position: Float32[Tensor, "T 3"]  # place in the text, or of a patch along time, height and width; mostly whole
     cu_seqlens: Int32[Tensor, "C"]  # first row of each sequence and of the padding; then T, to a power of two and one
+    row_end: Int32[Tensor, "T"] | None  # a row sees those of its sequence before this one; None: all
     text_time: Float32[Tensor, "S"]
     attention_scale: Float32[Tensor, "T"] | None  # of each row; None: 1
     draw: Int64[Tensor, ""]  # stands for what is in the pack; from it comes whatever is random in the network

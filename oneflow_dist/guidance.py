@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
-from oneflow_dist.data.packing import pack, size_of
+from oneflow_dist.containers import NoisySample, Prediction
 from oneflow_dist.flow.noising import without_condition, without_prompt
-from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.forward import Forward
 from oneflow_dist.sampling import GUIDED_TEXT, SamplingConfig
 
 
@@ -28,7 +27,7 @@ class Copy(NamedTuple):
 
 
 def predict(
-    model: OneFlow, documents: list[NoisySample], kinds: Sequence[str], sampling: SamplingConfig, step: int
+    forward: Forward, documents: list[NoisySample], kinds: Sequence[str], sampling: SamplingConfig, step: int
 ) -> Prediction:
     """What the model says of documents, guided; all of their copies go through the same forward.
 
@@ -55,7 +54,8 @@ def predict(
     is_guided = [any((of_kind != 1.0).any() for of_kind in of_sample) for of_sample in weights]
     weak = [Copy(n, _weaken(s, sampling)) for n, s in enumerate(documents) if is_guided[n]]
     samples = [*documents, *(copy.sample for copy in (*untold, *weak))]
-    prediction = model(_pack_evenly(samples, model.axis.size).to(next(model.parameters()).device))
+    of_copies = [(copy.sample.key, what) for copies, what in ((untold, "untold"), (weak, "weak")) for copy in copies]
+    prediction = forward(samples, [*((s.key, "") for s in documents), *of_copies])
     _check_finite(prediction, kinds, step)
 
     slots = _pairs([s.is_open for s in samples], untold, len(documents))
@@ -145,10 +145,3 @@ def _check_finite(prediction: Prediction, kinds: Sequence[str], step: int) -> No
                 f"sampling step {step}: {name} of the model is not finite; its weights are broken, or too large for "
                 "the dtype of its products: take an earlier checkpoint"
             )
-
-
-def _pack_evenly(samples: list[NoisySample], multiple: int) -> PackedBatch:
-    """A pack of these samples alone, whose rows a tensor axis can deal out."""
-    size = size_of(samples)
-    rows = -(-size.rows // multiple) * multiple
-    return pack(samples, replace(size, rows=rows))

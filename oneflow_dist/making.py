@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from oneflow_dist.containers import NoisyPieces, Pieces
-from oneflow_dist.data.codec import cut_pieces, to_latent
+from oneflow_dist.data.codec import cut_pieces, to_latents
 from oneflow_dist.flow.noising import gaussian
 from oneflow_dist.flow.times import TimeLaw
 from oneflow_dist.modality import ModalityConfig
@@ -143,10 +143,7 @@ class Making:
 
     def latents(self) -> list[Float32[np.ndarray, "C *_"]]:
         """The pieces as they stand now, each of its own shape."""
-        ends = np.cumsum(self.pieces.num_patches)[:-1]
-        patches = np.split(self.pieces.patches, ends) if len(self.pieces) else []
-        grids = self.pieces.grid.tolist()
-        return [to_latent(part, grid, self.modality) for part, grid in zip(patches, grids, strict=True)]
+        return to_latents(self.pieces, self.modality)
 
 
 def _of_patches(pieces: Pieces, values: Float[np.ndarray, "i"]) -> Float32[np.ndarray, "p 1"]:

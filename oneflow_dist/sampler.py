@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from oneflow_dist.containers import Prediction
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.draws import draw_systematically
 from oneflow_dist.flow.schedule import KeepSchedule
+from oneflow_dist.forward import Forward
 from oneflow_dist.guidance import predict
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampling import SamplingConfig
@@ -29,6 +33,28 @@ PACK_ROWS = 16384  # documents are packed to at most this for one forward
 LOGIT_SLOTS = 512  # whose logits of the whole vocabulary are written at once, where some tokens are to be left out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one step did to one document: tokens were inserted, then some were taken back by a correction."""
+
+    document: int  # its number
+    place: Int64[np.ndarray, "k"]  # of each inserted token, when all of them are there
+    token: Int64[np.ndarray, "k"]
+    prob: Float[np.ndarray, "k"]  # of the token, as the model says for its slot: before temperature, top_k and top_p
+    removed: Int64[np.ndarray, "r"]  # places of those taken back, before any of them goes
+    text_time: float
+    piece_times: dict[str, Float[np.ndarray, "_"]]  # by modality, of all its pieces in reading order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a generation: every document that is not done gets one."""
+
+    number: int  # from 1
+    num_rows: int  # that the model computed
+    changes: tuple[Change, ...]
+
+
 def generate(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> list[Canvas]:
     """Finish the canvases, in place, as [sampling] says; `hit_cap` tells which of them were full."""
     for _ in generate_steps(model, canvases, config, tokenizer):
@@ -36,8 +62,10 @@ def generate(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: 
     return canvases
 
 
-def generate_steps(model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> Iterator[int]:
-    """Generate, and stop after every step for whoever wants to look at the canvases.
+def generate_steps(
+    model: OneFlow, canvases: list[Canvas], config: Config, tokenizer: Tokenizer, keeps_prompts: bool = True
+) -> Iterator[Step]:
+    """Generate, and stop after every step for whoever wants to look at the canvases, or at what changed.
 
     Each step is one forward for the pieces and the text of all documents:
 
@@ -50,61 +78,119 @@ def generate_steps(model: OneFlow, canvases: list[Canvas], config: Config, token
     and steps are smaller towards the end of the text (`time_power`), when what is missing depends most on what has just
     appeared beside it.
 
-    Yields:
-        The number of the step, from 1.
+    With `blocks`, what is written becomes prompt when it is done, and the document goes on behind it.
+
+    Args:
+        keeps_prompts: where `model.prompt_sees` allows it, compute prompts once; the result is the same without.
 
     Raises:
         FloatingPointError: what the model says is not finite; what went through that forward is as it was before.
+        ValueError: two canvases have one key, or blocks are asked for where a hole is not at the end.
 
     Source: arXiv:2510.03506 Algorithms 1 and 2.
     """
-    schedule = KeepSchedule.of(config.flow)
-    step = 0
-    while active := [canvas for canvas in canvases if not canvas.is_done]:
-        step += 1
-        for group in _groups(active):
-            _step_group(model, group, step, config.sampling, schedule, tokenizer)
-        yield step
+    _check_canvases(canvases, config.sampling)
+    forward = Forward(model, config.model.prompt_sees, keeps_prompts)
+    schedule, number = KeepSchedule.of(config.flow), itertools.count(1)
+    while active := [place for place, canvas in enumerate(canvases) if not canvas.is_done]:
+        step, rows_before, changes = next(number), forward.num_rows, []
+        for group in _groups(canvases, active):
+            changes += _step_group(forward, canvases, group, step, config.sampling, schedule, tokenizer)
+        for canvas in (canvases[place] for place in active):
+            if canvas.is_done and _goes_on(canvas, config.sampling, tokenizer):
+                canvas.begin_block()
+            elif canvas.is_done:
+                forward.forget(canvas.key)
+        yield Step(number=step, num_rows=forward.num_rows - rows_before, changes=tuple(changes))
+
+
+def _check_canvases(canvases: list[Canvas], sampling: SamplingConfig) -> None:
+    keys = collections.Counter(canvas.key for canvas in canvases)
+    if len(keys) < len(canvases):
+        raise ValueError(f"two documents are called {keys.most_common(1)[0][0]}; give each canvas another index")
+    if sampling.blocks and any(canvas.is_open[:-1].any() or canvas.is_moving for canvas in canvases):
+        raise ValueError(
+            f"sampling.blocks: is {sampling.blocks}, but a prompt has a hole or a piece to make before its end; block "
+            "by block a document grows at its end alone: leave them out, or set it to 0"
+        )
+
+
+def _goes_on(canvas: Canvas, sampling: SamplingConfig, tokenizer: Tokenizer) -> bool:
+    """Whether a document of blocks, whose block is done, has another one to come."""
+    block = canvas.tokens[canvas.block_ends[-1] :]
+    if len(canvas.block_ends) >= sampling.blocks or len(block) == 0 or canvas.hit_cap:
+        return False
+    canvas.hit_cap = canvas.num_rows >= sampling.max_rows
+    return not canvas.hit_cap and tokenizer.eos not in block
 
 
 def step_size(canvas: Canvas, sampling: SamplingConfig) -> float:
-    """How far all clocks of a document go in its next step: along the grid of the text, then evenly."""
-    if not canvas.is_writing:
-        return 1.0 / sampling.steps_of_pieces
+    """How far the text of a document goes in its next step, along its grid; 0 when it is done."""
     left_after = max(0.0, sampling.steps_after(canvas.text_time) - 1.0)
     return 1.0 - (left_after / sampling.steps) ** sampling.time_power - canvas.text_time
 
 
 @torch.no_grad()
 def _step_group(
-    model: OneFlow,
+    forward: Forward,
     canvases: list[Canvas],
+    group: list[int],
     step: int,
     sampling: SamplingConfig,
     schedule: KeepSchedule,
     tokenizer: Tokenizer,
-) -> None:
+) -> list[Change]:
     """One step of the documents that go through one forward."""
-    prediction = predict(model, [c.snapshot() for c in canvases], list(canvases[0].making), sampling, step)
-    fires = _draw_fires(canvases, prediction, sampling, schedule)
+    model, own = forward.model, [canvases[place] for place in group]
+    prediction = predict(forward, [c.snapshot() for c in own], list(own[0].making), sampling, step)
+    fires = _draw_fires(own, prediction, sampling, schedule)
     firing = torch.from_numpy(np.flatnonzero(np.concatenate(fires))).to(prediction.slot_hidden.device)
-    generators = [c.rng for c, fire in zip(canvases, fires, strict=True) for _ in range(int(fire.sum()))]
+    generators = [c.rng for c, fire in zip(own, fires, strict=True) for _ in range(int(fire.sum()))]
     tokens = _draw_tokens(model, prediction.slot_hidden[firing], generators, sampling, tokenizer.vocab_size)
+    probs = _probs_of(model, prediction.slot_hidden[firing], tokens)
 
-    patches = [[len(making.pieces.patches) for making in canvas.making.values()] for canvas in canvases]
+    patches = [[len(making.pieces.patches) for making in canvas.making.values()] for canvas in own]
     parts = zip(prediction.velocity, zip(*patches, strict=True), strict=True)
     of_kinds = [[part.numpy() for part in velocity.cpu().split(counts)] for velocity, counts in parts]
-    first = 0
-    for number, (canvas, fire) in enumerate(zip(canvases, fires, strict=True)):
+    first, changes = 0, []
+    for number, (canvas, fire) in enumerate(zip(own, fires, strict=True)):
         slots = np.flatnonzero(fire)
-        new_tokens = tokens[first : first + len(slots)]
+        drawn = slice(first, first + len(slots))
         first += len(slots)
         was_writing = canvas.is_writing
         canvas.advance([of_kind[number] for of_kind in of_kinds], step_size(canvas, sampling), sampling, step)
-        fits = _fit(canvas, new_tokens, sampling.max_rows)
-        canvas.insert(slots[fits], new_tokens[fits], step)
+        fits = _fit(canvas, tokens[drawn], sampling.max_rows)
+        canvas.insert(slots[fits], tokens[drawn][fits], step)
+        is_kept = np.ones(len(canvas.tokens), dtype=bool)
         if was_writing and not canvas.is_writing and canvas.corrections < sampling.corrections:
-            canvas.rewind(sampling.corrected_from, schedule)
+            is_kept = canvas.rewind(sampling.corrected_from, schedule)
+        changes.append(
+            Change(
+                document=group[number],
+                place=slots[fits] + 1 + np.arange(int(fits.sum())),
+                token=tokens[drawn][fits],
+                prob=probs[drawn][fits],
+                removed=np.flatnonzero(~is_kept),
+                text_time=canvas.text_time,
+                piece_times={kind: np.minimum(1.0, m.pieces.time) for kind, m in canvas.making.items()},
+            )
+        )
+    return changes
+
+
+def _probs_of(
+    model: OneFlow, slot_hidden: Float[Tensor, "F D"], tokens: Int64[np.ndarray, "F"]
+) -> Float[np.ndarray, "F"]:
+    """Of each token, in the distribution of its slot. Over a tensor axis each rank looks at some slots."""
+    axis, found = model.axis, [np.zeros(0)]
+    for first in range(0, len(tokens), LOGIT_SLOTS):
+        own = torch.from_numpy(tokens[first : first + LOGIT_SLOTS]).to(slot_hidden.device)
+        padding = -len(own) % axis.size
+        hidden = F.pad(slot_hidden[first : first + LOGIT_SLOTS], (0, 0, 0, padding))
+        dealt = F.pad(own, (0, padding))[axis.local_slice(len(hidden))]
+        probs = axis.deal_rows(model.bag_logits(hidden)).double().softmax(-1)
+        found.append(axis.gather(probs.gather(1, dealt[:, None]).squeeze(1))[: len(own)].cpu().numpy())
+    return np.concatenate(found)
 
 
 def _draw_tokens(
@@ -168,7 +254,7 @@ def _draw_fires(
             continue
         filled, size = filled_prob[slots], rate[slots]
         if sampling.clock_share:
-            num_written = int((canvas.born > 0).sum())
+            num_written = int((~canvas.is_given).sum())
             keep_prob = schedule.keep_prob(canvas.text_time)
             filled, size = at_time(filled, size, num_written, keep_prob, sampling.clock_share)
         canvas.lengths = (*canvas.lengths, (count, count + float((filled * size).sum())))
@@ -230,15 +316,15 @@ def _below(x: Tensor, limit: Tensor) -> Tensor:
     return torch.minimum(x, torch.nextafter(limit, torch.zeros_like(limit)))
 
 
-def _groups(canvases: list[Canvas]) -> Iterator[list[Canvas]]:
+def _groups(canvases: list[Canvas], active: list[int]) -> Iterator[list[int]]:
     """Documents that fit in one forward, in order; a larger one goes alone."""
-    group: list[Canvas] = []
+    group: list[int] = []
     rows = 0
-    for canvas in canvases:
-        if group and rows + canvas.num_rows > PACK_ROWS:
+    for place in active:
+        if group and rows + canvases[place].num_rows > PACK_ROWS:
             yield group
             group, rows = [], 0
-        group.append(canvas)
-        rows += canvas.num_rows
+        group.append(place)
+        rows += canvases[place].num_rows
     if group:
         yield group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from oneflow_dist.modality import Given, Modalities
@@ -41,7 +41,8 @@ class SamplingConfig:
     # at weak_temperature ("entropy", arXiv:2504.13987), which nothing has to be trained for.
     weak_model: WeakModel = "unconditional"
     weak_temperature: PositiveFloat = 2.0
-    piece_steps: NonNegative = 0  # of pieces when the text is done, or there is none; 0: `steps`
+    # Of the pieces of a modality when the text is done, or there is none; what is not named has `steps`.
+    piece_steps: dict[str, int] = field(default_factory=dict)
     solver: Solver = "euler"  # of velocities; heun takes one forward a step, too
     churn: NonNegativeFloat = 0.0  # noise that is exchanged on the way, of euler; 0: none
     shift: PositiveFloat = 1.0  # of the steps that pieces take when the text is done: above 1 more of them in the noise
@@ -49,6 +50,8 @@ class SamplingConfig:
     top_k: NonNegative = 0  # draw from the k likeliest tokens; 0: from all
     top_p: Annotated[float, "(0, 1]"]
     max_rows: Positive  # of one document
+    # A document is written in so many blocks at most, each after those before it, until <|eos|> comes; 0: as a whole.
+    blocks: NonNegative = 0
     given: Given = "latents"  # what the model sees of a given picture
     prompts: tuple[str, ...]  # in them a modality's token is a piece to make, "<|hole|>" a place to write text in
 
@@ -56,10 +59,9 @@ class SamplingConfig:
         """Of the text's grid, from this time on; whole on the grid itself."""
         return self.steps * (1.0 - text_time) ** (1.0 / self.time_power)
 
-    @property
-    def steps_of_pieces(self) -> int:
-        """That a piece takes when the text is done."""
-        return self.piece_steps or self.steps
+    def steps_of(self, kind: str) -> int:
+        """That a piece of a modality takes when the text is done."""
+        return self.piece_steps.get(kind, self.steps)
 
 
 def check_sampling(sampling: SamplingConfig, modalities: Modalities, time_conditioning: str) -> None:
@@ -71,7 +73,12 @@ def check_sampling(sampling: SamplingConfig, modalities: Modalities, time_condit
     Raises:
         ValueError: names the key, its value and a way out.
     """
-    known = (*GUIDED_TEXT, *(name for name, modality in modalities.items() if modality.is_target))
+    made = tuple(name for name, modality in modalities.items() if modality.is_target)
+    for name, steps in sampling.piece_steps.items():
+        if name not in made:
+            raise ValueError(f"sampling.piece_steps.{name}: nothing that is generated; known are {', '.join(made)}")
+        check_range(f"sampling.piece_steps.{name}", steps, "[1, inf)")
+    known = (*GUIDED_TEXT, *made)
     for name, weight in sampling.guidance.items():
         if name not in known:
             raise ValueError(f"sampling.guidance.{name}: nothing that is generated; known are {', '.join(known)}")

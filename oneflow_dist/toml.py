@@ -69,7 +69,7 @@ def read_tables(kind: type, table: Any, prefix: str = "") -> Any:
             values[field.name] = read_tables(hint, table.get(field.name, {}), path)  # type: ignore[arg-type]
         elif field.name in table:
             values[field.name] = _convert(hint, table[field.name], path)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"{path}: missing; it changes results, so it has no default: write it in the config")
     return kind(**values)
 

@@ -61,7 +61,9 @@ class Validation:
             for group, samples in group_samples(source.name, draw_documents(config, source), config):
                 number = len(self.groups)
                 if number % num_ranks == rank or number == 0:
-                    self.packs[number] = count_once(pack(samples, capacity, config.flow.normalize), axis)
+                    self.packs[number] = count_once(
+                        pack(samples, capacity, config.flow.normalize, config.model.prompt_sees), axis
+                    )
                 self.groups.append(group)
 
     def is_due(self, step: int) -> bool:

@@ -79,7 +79,7 @@ def with_images(canvas: Canvas, **changes: np.ndarray) -> None:
 def advance(canvas: Canvas, step_size: float, step: int, velocity: float = 1.0, **changes: Any) -> None:
     """All pieces along the same velocity."""
     kinds = [np.full_like(making.noisy().velocity, velocity) for making in canvas.making.values()]
-    canvas.advance(kinds, step_size, sampling(**changes), step)
+    canvas.advance(kinds, step_size, sampling(steps=round(1 / step_size), **changes), step)
 
 
 # A canvas before the first step.
@@ -172,7 +172,7 @@ def test_a_prompt_marks_pieces_to_make_and_holes(text: str, expected: Prompt, ki
 
 
 def test_moving_images_and_text_advance_and_prompt_images_stay(config: Config) -> None:
-    canvas = blank(config, wide(0.5), PAINT, 7)
+    canvas = blank(config, wide(0.5), PAINT, 7, ...)
     before = canvas.latents("image")[1]
     advance(canvas, 0.25, 1)
     first, painted = canvas.latents("image")
@@ -185,7 +185,7 @@ def test_moving_images_and_text_advance_and_prompt_images_stay(config: Config) -
 @pytest.mark.parametrize("num_steps", [1, 3, 7, 10, 49, 128])
 def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps: int) -> None:
     """Also where N times 1/N is not 1 in floating point."""
-    canvas = blank(config, PAINT, 7)
+    canvas = blank(config, PAINT, 7, ...)
     start = images_of(canvas).patches
     for step in range(1, num_steps + 1):
         assert canvas.is_writing, step
@@ -199,7 +199,7 @@ def test_clocks_are_done_after_n_steps_and_not_before(config: Config, num_steps:
 
 def test_pieces_go_with_the_text_and_by_their_shift_when_it_is_done(config: Config) -> None:
     """As in training: there a clock that is shifted belongs to no instant of a text that is being written."""
-    for prompt, time in (([PAINT, 7], 0.25), ([7, PAINT], 0.1)):  # .25 / (3 - 2 * .25)
+    for prompt, time in (([PAINT, 7, ...], 0.25), ([7, PAINT], 0.1)):  # .25 / (3 - 2 * .25)
         canvas = blank(config, *prompt)
         advance(canvas, 0.25, 1, shift=3.0)
         np.testing.assert_allclose(images_of(canvas).time, [time], rtol=1e-12)
@@ -245,7 +245,7 @@ def test_inserting_nothing_changes_nothing(config: Config) -> None:
 
 
 def test_a_copy_stays_as_it_was(config: Config) -> None:
-    canvas = blank(config, 1, PAINT, 2)
+    canvas = blank(config, 1, PAINT, 2, ...)
     before = canvas.copy()
     tokens, patches = canvas.tokens.tolist(), images_of(canvas).patches.copy()
     insert(canvas, [1, 3], [IMAGE, 9])
@@ -312,6 +312,7 @@ def canvas_of(noisy: NoisySample, is_target: np.ndarray, config: Config) -> Canv
         is_open=noisy.is_open,
         born=(~noisy.is_given).astype(np.int64),
         making={"image": making},
+        block_ends=noisy.block_ends,
     )
 
 
@@ -410,7 +411,9 @@ def test_no_slot_is_open_when_the_text_is_done(config: Config) -> None:
 # How many steps are left.
 
 
-@pytest.mark.parametrize("changes", [(), ("sampling.piece_steps=3", "sampling.shift=2.5")], ids=["even", "other"])
+@pytest.mark.parametrize(
+    "changes", [(), ("sampling.piece_steps={image=3}", "sampling.shift=2.5")], ids=["even", "other"]
+)
 @pytest.mark.parametrize("late", [0, 2, 4, 5])
 def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
     late: int,
@@ -424,7 +427,7 @@ def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
     prompt = parse_prompt("one<|image|><|hole|>", tokenizer)
     canvases = [blank_canvas(prompt, tokenizer, config.modality, 0, index) for index in range(4)]
     totals = [max(canvas.steps_left(config.sampling) for canvas in canvases)]
-    for step in generate_steps(make_model(config), canvases, config, tokenizer):
+    for step in (step.number for step in generate_steps(make_model(config), canvases, config, tokenizer)):
         if step == late:
             canvases[1].insert(np.array([1]), np.array([tokenizer.piece_of["image"]]), step)
         totals.append(step + max(canvas.steps_left(config.sampling) for canvas in canvases))

@@ -14,6 +14,7 @@ from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import without_condition, without_prompt
+from oneflow_dist.forward import Forward
 from oneflow_dist.guidance import predict
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampling import SamplingConfig
@@ -69,7 +70,7 @@ def ask(model: OneFlow, documents: list[NoisySample], sampling: SamplingConfig) 
     """The guided prediction, and the one pack that went through the model."""
     seen: list[PackedBatch] = []
     hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    prediction = predict(model, documents, ["image"], sampling, 1)
+    prediction = predict(Forward(model, "all"), documents, ["image"], sampling, 1)
     hook.remove()
     (batch,) = seen
     return prediction, batch

@@ -20,7 +20,7 @@ from oneflow_dist.containers import PackedBatch, Pieces, Prediction
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
-from oneflow_dist.guidance import _pack_evenly
+from oneflow_dist.forward import Forward
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
@@ -117,7 +117,7 @@ def make_canvases(config: Config, tokenizer: Tokenizer) -> list[Canvas]:
     """Free, with a prompt, an image to paint, a given image, a wide one with one to paint beside it, and with holes."""
     given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
     first, wide = ("image", given), ("image", given.reshape(1, 4, 16))
-    prompts: list[Prompt] = [[], [5, 6, 7], [5, PAINT], [first], [wide, 9, PAINT, 8], [..., PAINT, 9, ...]]
+    prompts: list[Prompt] = [[], [5, 6, 7], [5, PAINT], [first], [wide, 9, PAINT, 8, ...], [..., PAINT, 9, ...]]
     return [blank_canvas(prompt, tokenizer, config.modality, 1, index) for index, prompt in enumerate(prompts)]
 
 
@@ -261,7 +261,7 @@ def test_with_even_steps_text_is_done_after_n_and_an_image_n_after_its_birth(
     canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     ends: dict[int, set[int]] = defaultdict(set)
     steps = []
-    for step in generate_steps(scripted, [canvas], even, tokenizer):
+    for step in (step.number for step in generate_steps(scripted, [canvas], even, tokenizer)):
         steps.append(step)
         assert canvas.is_writing == (step < 4)
         born = canvas.born[images_of(canvas).token]
@@ -331,7 +331,7 @@ def test_an_image_moves_along_the_velocity_for_one_unit_of_time(
     canvas = blank_canvas([PAINT], tokenizer, config.modality, 1, 0)
     start = images_of(canvas).patches
     scripted.velocity = 0.75
-    assert list(generate_steps(scripted, [canvas], settings(config, num_steps), tokenizer))[-1] == num_steps
+    assert list(generate_steps(scripted, [canvas], settings(config, num_steps), tokenizer))[-1].number == num_steps
     np.testing.assert_allclose(images_of(canvas).patches, start + 0.75, atol=1e-5)
 
 
@@ -604,7 +604,7 @@ def test_pieces_of_each_modality_are_guided_by_their_own_velocities(kinds: Confi
     model = InCompany(kinds)
     model.zero_logit = 40.0
     sound = ("sound", np.zeros((2, 6), dtype=np.float32))
-    prompts: list[Prompt] = [[sound, PAINT, ("sound", None), 5, ...], [], [look(0.0), ("sound", None), 5]]
+    prompts: list[Prompt] = [[sound, PAINT, ("sound", None), 5, ...], [], [look(0.0), ("sound", None), 5, ...]]
     canvases = [blank_canvas(prompt, tokens_of, kinds.modality, 1, n) for n, prompt in enumerate(prompts)]
     before = [{kind: c.latents(kind) for kind in kinds.modality} for c in canvases]
     sizes = [step_size(canvas, sampling(4)) for canvas in canvases]
@@ -634,7 +634,7 @@ def test_pieces_of_each_modality_end_n_steps_after_their_birth(kinds: Config, to
     model.image_token, model.image_logit = tokens_of.piece_of["image"], 3.5
     canvas = blank_canvas([PAINT, ...], tokens_of, config.modality, 3, 0)
     start = images_of(canvas).patches[:4]
-    for step in generate_steps(model, [canvas], even, tokens_of):
+    for step in (step.number for step in generate_steps(model, [canvas], even, tokens_of)):
         for kind, making in canvas.making.items():
             clock = np.minimum(1.0, (step - canvas.born[making.pieces.token]) / 5)
             expected = law.at_clock(clock, making.pieces) if kind == "image" else clock
@@ -805,12 +805,13 @@ def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one_process(launc
         assert found == [tokens.tolist() for tokens in expected]
 
 
-def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas]) -> None:
+def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas], scripted: Scripted) -> None:
     snapshots = [canvas.snapshot() for canvas in canvases]
     num_rows = sum(canvas.num_rows for canvas in canvases)
     assert num_rows == 38
     for multiple, padded in ((1, 38), (2, 38), (4, 40), (19, 38), (8, 40), (5, 40)):
-        batch = _pack_evenly(snapshots, multiple)
+        scripted.axis = TensorAxis(size=multiple)
+        batch = Forward(scripted, "all")._pack_evenly(snapshots)
         assert (len(batch.position), batch.counts.rows) == (padded, num_rows)
         assert len(batch.tokens) == sum(len(s.tokens) for s in snapshots)
         assert batch.cu_seqlens[-1] == padded

@@ -111,6 +111,7 @@ def step_all(
             is_open=np.ones(len(text) + 1, dtype=bool),
             born=np.minimum(np.arange(len(text) + 1), 1),
             making={},
+            block_ends=(1,),
         )
         for text in law
     ]

@@ -190,7 +190,7 @@ class Chat:
             print(f"(left out, for lack of room: the {what} and what was answered)", file=sys.stderr)
         prompt = prompt_of(sample, self.config.modality)
         canvas = blank_canvas(prompt, self.tokenizer, self.config.modality, self.seed, len(self.turns))
-        return canvas, len(prompt)
+        return canvas, sample.front - 1
 
     def close_turn(self, canvas: Canvas, num_given: int) -> list[str | Path]:
         """The answer becomes a turn, its pieces files: its texts and the files' paths. An empty one is forgotten."""
@@ -259,7 +259,7 @@ def answer(chat: Chat, is_shown: bool) -> None:
     screen = Screen(size.columns, size.lines)
     for step in generate_steps(chat.model, [canvas], chat.config, chat.tokenizer):
         if is_shown:
-            screen.draw(appearing(canvas, num_given, step, chat.tokenizer))
+            screen.draw(appearing(canvas, num_given, step.number, chat.tokenizer))
     if is_shown:
         screen.clear()
     found = chat.close_turn(canvas, num_given)

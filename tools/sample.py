@@ -32,7 +32,6 @@ NUMBERS = (
     ("clock_share", float),
     ("corrections", int),
     ("corrected_from", float),
-    ("piece_steps", int),
     ("shift", float),
     ("churn", float),
     ("guidance_from", float),
@@ -201,7 +200,7 @@ def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokeniz
 
     with tqdm(total=most_left(), unit="step", desc="generating", mininterval=bar_seconds()) as bar:
         for step in generate_steps(model, canvases, config, tokenizer):
-            bar.total = step + most_left()
+            bar.total = step.number + most_left()
             there, expected = sum(len(c.tokens) for c in canvases), sum(c.expected_length for c in canvases)
             bar.set_postfix_str(f"{there} of about {expected:.0f} tokens", refresh=False)
             bar.update()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,24 @@ SHARD_SAMPLES = 1024
 PREFIXES = {"train": "", "heldout": "heldout-"}  # of keys, by split
 
 
-def parse_arguments(description: str | None, documents: str) -> argparse.Namespace:
-    """The command line of a program that makes shards: `folder`, which then exists, `documents` and `seed`.
+def parse_arguments(
+    description: str | None, documents: str, others: Mapping[str, tuple[int, str]] | None = None
+) -> argparse.Namespace:
+    """The command line of a program that makes shards: `folder`, which then exists, `documents`, `seed` and others.
 
     Args:
         documents: what --documents counts.
+        others: numbers from 1 on, by name, with their default and what they count.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path, help="where the shards and the vocabulary go")
-    parser.add_argument("--documents", type=int, default=4096, help=documents)
     parser.add_argument("--seed", type=int, default=0)
+    counts = {"documents": (4096, documents), **(others or {})}
+    for name, (default, what) in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (%(default)s)")
     args = parser.parse_args()
-    check_range("--documents", args.documents, "[1, inf)")
+    for name in counts:
+        check_range(f"--{name}", getattr(args, name), "[1, inf)")
     check_range("--seed", args.seed, RANGES["run"]["seed"])
     args.folder.mkdir(parents=True, exist_ok=True)
     return args

@@ -1,6 +1,6 @@
 """Attention in which each row attends to one interval of keys."""
 
-# Shapes: T rows, h query heads, g key and value heads, d head width.
+# Shapes: T rows, U keys, h query heads, g key and value heads, d head width.
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)  # of a Triton kernel
 
 def interval_attention(
     query: Float[Tensor, "T h d"],
-    key: Float[Tensor, "T g d"],
-    value: Float[Tensor, "T g d"],
+    key: Float[Tensor, "U g d"],
+    value: Float[Tensor, "U g d"],
     intervals: KeyIntervals,
     max_keys: int,
 ) -> Float[Tensor, "T h d"]:
@@ -39,7 +39,7 @@ def interval_attention(
         max_keys: at least the longest interval; what plans count with.
 
     Raises:
-        ValueError: h is not a multiple of g, dtypes differ, or the intervals are of other rows.
+        ValueError: h is not a multiple of g, dtypes differ, or the intervals are of other rows or keys.
 
     Numerics: scores, softmax and all sums in float32; probabilities and the gradients of scores are rounded to the
     dtype of the inputs before they are multiplied. No atomic sums: two runs give the same bits. Keys outside of a row's
@@ -51,8 +51,8 @@ def interval_attention(
 
 def interval_attention_with_sums(
     query: Float[Tensor, "T h d"],
-    key: Float[Tensor, "T g d"],
-    value: Float[Tensor, "T g d"],
+    key: Float[Tensor, "U g d"],
+    value: Float[Tensor, "U g d"],
     intervals: KeyIntervals,
     max_keys: int,
 ) -> tuple[Float[Tensor, "T h d"], Float[Tensor, "h T"]]:
@@ -66,6 +66,8 @@ def interval_attention_with_sums(
         raise ValueError(f"query is {query.dtype}, key {key.dtype} and value {value.dtype}; cast them to one")
     if len(intervals.start) != len(query):
         raise ValueError(f"intervals are of {len(intervals.start)} rows, but query has {len(query)}")
+    if len(intervals.query_start) != len(key):
+        raise ValueError(f"intervals are of {len(intervals.query_start)} keys, but key has {len(key)}")
     out, logsumexp = _forward(query.contiguous(), key.contiguous(), value.contiguous(), *intervals, max_keys)
     return out, logsumexp
 
@@ -173,7 +175,7 @@ def _triton_backward(
     from oneflow_kernels import interval_attention_kernels as kernels
 
     rows, heads, width = query.shape
-    num_kv_heads = key.shape[1]
+    keys, num_kv_heads, _ = key.shape
     d_query, d_key, d_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
     delta = torch.empty_like(logsumexp)
     inputs = query, key, value, grad, logsumexp, delta
@@ -187,8 +189,8 @@ def _triton_backward(
     )  # fmt: skip
     launch = kernels.launches_of(kernels.KEY_GRADIENT, query.itemsize, width).best(query)
     launch.run(
-        kernels.attention_key_gradient, (-(-rows // launch.tiles["BLOCK_N"]), num_kv_heads), query,
-        *inputs, intervals.query_start, intervals.query_end, d_key, d_value, *sizes, **widths,
+        kernels.attention_key_gradient, (-(-keys // launch.tiles["BLOCK_N"]), num_kv_heads), query,
+        *inputs, intervals.query_start, intervals.query_end, d_key, d_value, keys, *sizes, **widths,
     )  # fmt: skip
     launch = kernels.launches_of(kernels.QUERY_GRADIENT, query.itemsize, width).best(query)
     launch.run(

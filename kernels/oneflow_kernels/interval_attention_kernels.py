@@ -1,7 +1,7 @@
 """Attention in which each row attends to one interval of keys, as Triton kernels."""
 
-# Shapes: T rows, h query heads, g key and value heads, d head width. Tensors are contiguous: query, out [T, h, d],
-# key, value [T, g, d], logsumexp and delta [h, T], interval ends [T].
+# Shapes: T rows, U keys, h query heads, g key and value heads, d head width. Tensors are contiguous: query, out
+# [T, h, d], key, value [U, g, d], logsumexp and delta [h, T], interval ends [T] of keys and [U] of queries.
 #
 # Ends never move left from row to row, so a tile of rows attends to keys from the first row's start to the last row's
 # end. What lies between the last row's start and the first row's end is seen by all of the tile: blocks of it, the
@@ -181,25 +181,25 @@ def _add_key_gradient(
 
 
 @no_type_check
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "num_keys"])
 def attention_key_gradient(
     query, key, value, grad, logsumexp, delta, query_start, query_end, d_key, d_value,
-    num_rows, num_heads, group, scale,
+    num_keys, num_rows, num_heads, group, scale,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of keys and values, summed over all query heads that share it; `scale` is 1 / sqrt(d)."""
     first, head = tl.program_id(0) * BLOCK_N, tl.program_id(1)
     row = first + tl.arange(0, BLOCK_N)
     stride, kv_stride = num_heads * WIDTH, num_heads // group * WIDTH
-    last = tl.minimum(first + BLOCK_N, num_rows) - 1
+    last = tl.minimum(first + BLOCK_N, num_keys) - 1
     lowest, num_before, middle, num_middle, after, num_after, end = _blocks(
         query_start, query_end, first, last, BLOCK_M
     )
-    row_start = tl.load(query_start + row, mask=row < num_rows, other=0)
-    row_end = tl.load(query_end + row, mask=row < num_rows, other=0)
+    row_start = tl.load(query_start + row, mask=row < num_keys, other=0)
+    row_end = tl.load(query_end + row, mask=row < num_keys, other=0)
 
-    k = _load_rows(key + head * WIDTH, first, num_rows, kv_stride, BLOCK_N, WIDTH, PADDED, True)
-    v = _load_rows(value + head * WIDTH, first, num_rows, kv_stride, BLOCK_N, WIDTH, PADDED, True)
+    k = _load_rows(key + head * WIDTH, first, num_keys, kv_stride, BLOCK_N, WIDTH, PADDED, True)
+    v = _load_rows(value + head * WIDTH, first, num_keys, kv_stride, BLOCK_N, WIDTH, PADDED, True)
     dk = tl.zeros([BLOCK_N, PADDED], tl.float32)
     dv = tl.zeros([BLOCK_N, PADDED], tl.float32)
     num_edges = num_before + num_after
@@ -218,8 +218,8 @@ def attention_key_gradient(
             dk, dv, k, v, query + query_head * WIDTH, grad + query_head * WIDTH, logsumexp + sums, delta + sums,
             block, end, row_start, row_end, stride, scale * LOG2_E, BLOCK_M, WIDTH, PADDED, False,
         )  # fmt: skip
-    _store_rows(d_key + head * WIDTH, dk * scale, first, num_rows, kv_stride, BLOCK_N, WIDTH, PADDED)
-    _store_rows(d_value + head * WIDTH, dv, first, num_rows, kv_stride, BLOCK_N, WIDTH, PADDED)
+    _store_rows(d_key + head * WIDTH, dk * scale, first, num_keys, kv_stride, BLOCK_N, WIDTH, PADDED)
+    _store_rows(d_value + head * WIDTH, dv, first, num_keys, kv_stride, BLOCK_N, WIDTH, PADDED)
 
 
 @no_type_check

@@ -16,7 +16,7 @@ SHAPES += [("bf16", 32), ("bf16", 96)]  # the last is padded to 128
 
 # Types of arguments, as Triton writes them; a tensor that is not named has the dtype of the form.
 ATTENTION = {
-    **dict.fromkeys(("num_rows", "num_heads", "group"), "i32"),
+    **dict.fromkeys(("num_rows", "num_keys", "num_heads", "group"), "i32"),
     **dict.fromkeys(("logsumexp", "delta", "grad_logsumexp"), "*fp32"),
     **dict.fromkeys(("key_start", "key_end", "query_start", "query_end"), "*i32"),
     "scale": "fp32",

@@ -54,6 +54,12 @@ def to_latent(
     return latent.reshape(channels, *sides[modality.dimensions])
 
 
+def to_latents(pieces: Pieces, modality: ModalityConfig) -> list[Float32[np.ndarray, "C *_"]]:
+    """Each piece of a modality as a latent of its own shape: the inverse of `cut_pieces`."""
+    patches = np.split(pieces.patches, np.cumsum(pieces.num_patches)[:-1]) if len(pieces) else []
+    return [to_latent(part, grid, modality) for part, grid in zip(patches, pieces.grid.tolist(), strict=True)]
+
+
 def cut_pieces(
     latents: Sequence[Float32[np.ndarray, "C *_"]], token: Sequence[int], modality: ModalityConfig
 ) -> Pieces:

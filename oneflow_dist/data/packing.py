@@ -7,12 +7,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 
+from oneflow_dist.config import PromptSees
 from oneflow_dist.containers import Capacity, Counts, NoisyPieces, NoisySample, PackedBatch, PackedPieces
 
 FEWEST_SEQUENCES = 64  # that cu_seqlens has room for; more are a power of two
@@ -61,7 +63,12 @@ def choose_samples(sizes: list[Capacity], capacity: Capacity) -> list[int]:
     return chosen
 
 
-def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str = "batch") -> PackedBatch:
+def pack(
+    samples: list[NoisySample],
+    capacity: Capacity | None,
+    normalize: Literal["batch", "paper"] = "batch",
+    prompt_sees: PromptSees = "all",
+) -> PackedBatch:
     """Lay samples end to end. Training and generation both come through here.
 
     Args:
@@ -69,6 +76,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
         capacity: whose rows and pieces it is padded to, as compiled blocks want it; None pads nothing.
         normalize: what an open slot weighs in the text losses, see `compute_losses`: 1 ("batch"), or 1 / open slots of
             its sample ("paper").
+        prompt_sees: which rows the rows of a prompt see, see `_lay_rows`.
     """
     size = size_of(samples)
     room = size if capacity is None else capacity
@@ -89,7 +97,8 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
 
     grid = np.concatenate([np.zeros((0, 3), np.int64), *(p.grid for p in pieces)])
     stride = np.concatenate([np.zeros(0), *(p.stride for p in pieces)])
-    layout = _lay_rows(lengths, piece_slot, grid, stride, room)
+    block_end = _ends_in_pack(samples, first_slot) if prompt_sees == "prompt" else None
+    layout = _lay_rows(lengths, piece_slot, grid, stride, block_end, room)
     patch_rows = np.split(layout.patch_row, np.cumsum(size.patches, dtype=np.int64))[:-1]
     packed = [_pack_pieces(*own) for own in zip(kinds, patch_rows, room.pieces, strict=True)]
     sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1]).astype(np.int64)
@@ -107,6 +116,7 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
         pieces=tuple(packed),
         position=torch.from_numpy(layout.position),
         cu_seqlens=torch.from_numpy(layout.cu_seqlens),
+        row_end=None if layout.row_end is None else torch.from_numpy(layout.row_end),
         text_time=torch.from_numpy(np.array([s.text_time for s in samples], dtype=np.float32)),
         attention_scale=_attention_scale(samples, sequence_rows, room.rows),
         draw=torch.tensor(_draw_of(samples)),
@@ -121,11 +131,62 @@ def pack(samples: list[NoisySample], capacity: Capacity | None, normalize: str =
             bag_tokens=size.bag_tokens,
             filled_slots=num_filled,
             sequences=len(samples),
-            attention_pairs=int(np.square(sequence_rows).sum()),
+            attention_pairs=_attention_pairs(layout, sequence_rows),
             patches=size.patches,
             moving_elements=tuple(int(p.patch_weight.sum()) * p.velocity.shape[1] for p in packed),
         ),
         keys=tuple(s.key for s in samples),
+    )
+
+
+def rows_of(batch: PackedBatch, is_kept: Bool[torch.Tensor, "T"], multiple: int) -> PackedBatch:
+    """Some rows of a pack without bags, padded to a multiple: each stands where it stood in its document.
+
+    A sequence may have no rows left. What was counted is still of the whole.
+
+    Args:
+        is_kept: of the patches of a piece all or none.
+    """
+    new_row = is_kept.cumsum(0) - 1
+    has_token = is_kept[batch.token_row]
+    num_kept = F.pad(is_kept.cumsum(0), (1, 0))
+    num_rows = int(num_kept[-1])
+    padding = -num_rows % multiple
+    cu_seqlens = num_kept[batch.cu_seqlens.long()].int()
+    cu_seqlens[len(batch.text_time) + 1 :] += padding
+    scale = batch.attention_scale
+    return replace(
+        batch,
+        tokens=batch.tokens[has_token],
+        token_row=new_row[batch.token_row[has_token]],
+        token_sequence=batch.token_sequence[has_token],
+        slot_weight=batch.slot_weight[has_token],
+        missing_count=batch.missing_count[has_token],
+        filled_prob=batch.filled_prob[has_token],
+        pieces=tuple(_pieces_of(pieces, is_kept, new_row) for pieces in batch.pieces),
+        position=F.pad(batch.position[is_kept], (0, 0, 0, padding)),
+        cu_seqlens=cu_seqlens,
+        row_end=None,
+        attention_scale=None if scale is None else F.pad(scale[is_kept], (0, padding), value=1.0),
+    )
+
+
+def _pieces_of(
+    pieces: PackedPieces, is_kept: Bool[torch.Tensor, "T"], new_row: Int64[torch.Tensor, "T"]
+) -> PackedPieces:
+    """Those whose patches have rows among the kept ones."""
+    has_patch = is_kept[pieces.patch_row]
+    has_piece = torch.zeros(len(pieces.time), dtype=torch.bool)
+    has_piece[pieces.patch_piece[has_patch]] = True
+    return PackedPieces(
+        time=pieces.time[has_piece],
+        grid=pieces.grid[has_piece],
+        patches=pieces.patches[has_patch],
+        velocity=pieces.velocity[has_patch],
+        sequence=pieces.sequence[has_piece],
+        patch_piece=(has_piece.cumsum(0) - 1)[pieces.patch_piece[has_patch]],
+        patch_row=new_row[pieces.patch_row[has_patch]],
+        patch_weight=pieces.patch_weight[has_patch],
     )
 
 
@@ -173,6 +234,7 @@ class _Layout:
     patch_row: Int64[np.ndarray, "p"]
     position: Float32[np.ndarray, "T 3"]
     cu_seqlens: Int32[np.ndarray, "C"]
+    row_end: Int32[np.ndarray, "T"] | None
 
 
 def _lay_rows(
@@ -180,6 +242,7 @@ def _lay_rows(
     piece_slot: Int64[np.ndarray, "i"],
     grid: Int64[np.ndarray, "i 3"],
     stride: Float[np.ndarray, "i"],
+    block_end: Int64[np.ndarray, "b"] | None,
     room: Capacity,
 ) -> _Layout:
     """Rows, their inputs and their positions.
@@ -193,9 +256,13 @@ def _lay_rows(
     A token stands at (p, p, p), patch (t, r, c) of a piece whose token stands at p at (p+1+t, p+1+r, p+1+c), t, r and c
     in strides, and what follows the piece at p + 1 + the longest side of its grid: no two rows share a position.
 
+    With `block_end`, rows of a block see those of their sequence up to its end. The slot behind the last token of a
+    block is one of the next, so that the token's row is the next one's first; that of a piece comes after its patches.
+
     Args:
         lengths: tokens of each sample.
         piece_slot: which tokens of the pack are pieces: modality by modality, in each in order.
+        block_end: the token of the pack before which each finished block ends; None: every row sees its sequence.
     """
     num_tokens, num_patches = int(lengths.sum()), grid.prod(axis=1)
     rows_of_token, steps_of_token = np.ones((2, num_tokens), dtype=np.int64)
@@ -210,6 +277,10 @@ def _lay_rows(
     patch_piece = np.repeat(np.arange(len(grid)), num_patches)
     in_piece = np.arange(num_patches.sum()) - (np.cumsum(num_patches) - num_patches)[patch_piece]
     patch_row = token_row[piece_slot][patch_piece] + 1 + in_piece
+    if block_end is not None:
+        is_last = np.isin(piece_slot + 1, block_end)
+        patch_row -= is_last[patch_piece]
+        token_row[piece_slot] += is_last * num_patches
 
     position = np.zeros((room.rows, 3), dtype=np.float32)
     position[token_row] = token_position[:, None]
@@ -221,14 +292,32 @@ def _lay_rows(
     # few, and compiled code sees few lengths.
     num_bounds = max(FEWEST_SEQUENCES, _next_power_of_two(len(lengths) + 1)) + 1
     cu_seqlens = np.full(num_bounds, room.rows, dtype=np.int32)
-    cu_seqlens[: len(lengths)] = token_row[first_slot]
-    cu_seqlens[len(lengths)] = rows_of_token.sum()
+    cu_seqlens[0] = 0
+    cu_seqlens[1 : len(lengths) + 1] = rows_of_token.cumsum()[np.append(first_slot[1:], num_tokens) - 1]
+    row_end = None
+    if block_end is not None:
+        ends = np.sort(np.concatenate([token_row[block_end - 1], cu_seqlens[1:]]))
+        row_end = ends[np.searchsorted(ends, np.arange(room.rows), side="right")].astype(np.int32)
     return _Layout(
         token_row=token_row,
         patch_row=patch_row,
         position=position,
         cu_seqlens=cu_seqlens,
+        row_end=row_end,
     )
+
+
+def _ends_in_pack(samples: list[NoisySample], first_slot: Int64[np.ndarray, "s"]) -> Int64[np.ndarray, "b"]:
+    """Before which tokens of the pack the finished blocks of all samples end."""
+    return _of_pack([np.array(s.block_ends, dtype=np.int64) for s in samples], first_slot)
+
+
+def _attention_pairs(layout: _Layout, sequence_rows: Int64[np.ndarray, "s"]) -> int:
+    """How many pairs of a row and a key that it sees there are, padding not counted."""
+    if layout.row_end is None:
+        return int(np.square(sequence_rows).sum())
+    start = layout.cu_seqlens[: len(sequence_rows)].repeat(sequence_rows)
+    return int((layout.row_end[: len(start)].astype(np.int64) - start).sum())
 
 
 def _of_pack(slots: list[Int64[np.ndarray, "_"]], first_slot: Int64[np.ndarray, "s"]) -> Int64[np.ndarray, "m"]:

@@ -10,12 +10,23 @@ import numpy as np
 
 from oneflow_dist.containers import Document, PiecePart, Sample, TextPart
 from oneflow_dist.data.codec import cut_pieces
+from oneflow_dist.data.excerpts import take_block
 from oneflow_dist.data.latents import CHECK, draw_latent
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.modality import Modalities
 
 LEFT_OUT = {"text_only": "pieces", "image_only": "text"}  # what a task does not look at
-TASKS = ("text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only", "instruct")
+TASKS = (
+    "text_to_image",
+    "image_to_text",
+    "both",
+    "interleaved",
+    "text_only",
+    "image_only",
+    "instruct",
+    "infill",
+    "blocks",
+)
 
 
 def make_sample(
@@ -26,6 +37,7 @@ def make_sample(
     tokenizer: Tokenizer,
     modalities: Modalities,
     rng: np.random.Generator,
+    block_rows: int = 0,
 ) -> Sample:
     """Tokens and latents of a document for one task.
 
@@ -39,9 +51,12 @@ def make_sample(
         instruct        in reading order, each turn after the token of its role; one turn of the assistant is target,
                         its pieces inserted like tokens, and what follows it is left out
         answer          the same of the last turn; no mixture has it: an empty turn is where generation begins
+        infill          in reading order, everything is target, until `leave_holes` says what is
+        blocks          in reading order, `<|eos|>` at the end; one block is target, what follows it is left out
 
     Args:
         given: what stands for a picture that is no target: its latent, its features, or these and then that.
+        block_rows: the most that a block of the task blocks has.
         rng: chooses the turn, draws each piece from its posterior, and whether it is mirrored where both are stored.
 
     Raises:
@@ -55,6 +70,8 @@ def make_sample(
     else:
         is_target = [False] * first + [True] * (end - first)
     sample = _lay_out(document.key, parts, is_target, has_turns, given, prompt, tokenizer, modalities, rng)
+    if task == "blocks":
+        return take_block(sample, block_rows, tokenizer, rng)
     return replace(sample, is_interleaved=task == "interleaved" or (has_turns and any(is_piece[first:])))
 
 
@@ -117,31 +134,6 @@ def _as_given(part: PiecePart, given: str) -> list[PiecePart]:
     if given == "latents" or part.features is None:
         return [part]
     return [part.features] if given == "features" else [part.features, part]
-
-
-def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sample:
-    """A random stretch of the targets of an overlong sample, after its prompt, of at most `max_rows` rows."""
-    rows = np.ones(len(sample.tokens), dtype=np.int64)  # of each token, with its patches
-    for pieces in sample.pieces:
-        rows[pieces.token] += pieces.num_patches
-    targets = np.flatnonzero(sample.is_target)
-    room = max_rows - int(rows[~sample.is_target].sum())
-    if room < 1:
-        raise ValueError(f"sample {sample.key}: its prompt alone needs {max_rows - room} rows, the limit is {max_rows}")
-    rows_to_end = np.cumsum(rows[targets][::-1])[::-1]
-    num_starts = int((rows_to_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
-    start = int(rng.integers(num_starts))
-    fits = np.cumsum(rows[targets][start:]) <= room
-    keep = ~sample.is_target
-    keep[targets[start:][fits]] = True
-    kept = [pieces.select(keep[pieces.token]) for pieces in sample.pieces]
-    return Sample(
-        key=sample.key,
-        tokens=sample.tokens[keep],
-        is_target=sample.is_target[keep],
-        pieces=tuple(replace(pieces, token=(np.cumsum(keep) - 1)[pieces.token]) for pieces in kept),
-        is_interleaved=sample.is_interleaved,
-    )
 
 
 def _order(document: Document, task: str) -> list[TextPart | PiecePart]:

@@ -10,10 +10,11 @@ import numpy as np
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, Document, NoisySample, Sample
 from oneflow_dist.data.decoding import decode_record, list_pieces, read_fields
+from oneflow_dist.data.excerpts import cut_window, leave_holes
 from oneflow_dist.data.held_out import HeldOut
 from oneflow_dist.data.mixture import Source
 from oneflow_dist.data.order import make_order
-from oneflow_dist.data.samples import LEFT_OUT, cut_window, make_sample
+from oneflow_dist.data.samples import LEFT_OUT, make_sample
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import Noising, keyed_generator, noise_sample, set_key
@@ -35,6 +36,11 @@ class SourceStream:
         read: Read,
         held_out: HeldOut | None = None,
     ):
+        if "blocks" in source.tasks and not config.data.block_rows:
+            raise ValueError(
+                f"data.block_rows: is 0, but source {source.name} has the task blocks; say how many rows a block may "
+                "have, as 64"
+            )
         self.source = source
         self.held_out = held_out
         self.shards = shards.for_lane()
@@ -85,8 +91,10 @@ class SourceStream:
         document = self.read(self, index, caption, LEFT_OUT.get(task, ""), given != GIVEN[0])
         if document is None:
             return None
-        sample = make_sample(document, task, given, self.prompt, self.tokenizer, config.modality, rng)
-        return fit_sample(sample, config.data.max_sample_rows, self.capacity, config.data.overlong, rng)
+        own, data = (self.prompt, self.tokenizer, config.modality, rng), config.data
+        sample = make_sample(document, task, given, *own, data.block_rows)
+        fitting = fit_sample(sample, data.max_sample_rows, self.capacity, data.overlong, rng)
+        return fitting if fitting is None or task != "infill" else leave_holes(fitting, rng)
 
 
 Read = Callable[[SourceStream, int, str, str, bool], Document | None]

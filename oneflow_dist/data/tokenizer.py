@@ -36,6 +36,7 @@ class Tokenizer:
     content: bytes = field(repr=False)  # of its ranks file; "bytes" for that of single bytes
     sha256: str  # of the content
     bos: int
+    eos: int  # after the last block of a document
     piece_of: dict[str, int]  # modality -> the token that stands for one of its pieces
     role_of: dict[str, int]  # role -> the token with which its turns begin
     separator: tuple[int, ...]  # between two texts of a document: an empty line
@@ -93,6 +94,7 @@ def _load(path: str, pieces: tuple[tuple[str, str], ...]) -> Tokenizer:
         content=content,
         sha256=sha256,
         bos=special["<|bos|>"],
+        eos=special["<|eos|>"],
         piece_of={name: special[token] for name, token in pieces},
         role_of={role: special[f"<|{role}|>"] for role in ROLES},
         separator=tuple(encoding.encode_ordinary("\n\n")),

@@ -193,6 +193,7 @@ def noise_at(
         bags=bags,
         pieces=tuple(noisy),
         text_time=text_time,
+        block_ends=sample.block_ends or (sample.front,),
     )
 
 
@@ -263,6 +264,7 @@ def _keep_tokens(noisy: NoisySample, is_kept: Bool[np.ndarray, "n"], has_piece: 
             filled_prob=bags.filled_prob[is_kept],
         ),
         pieces=tuple(pieces),
+        block_ends=tuple(int(is_kept[:end].sum()) for end in noisy.block_ends),
     )
 
 

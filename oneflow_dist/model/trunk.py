@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,19 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
 from oneflow_dist.model.embeddings import Modulation
+from oneflow_dist.model.kept_keys import KeptKeys
 from oneflow_dist.model.linear import Linear, RMSNorm
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.packed_attention import packed_attention
+
+
+class Sight(NamedTuple):
+    """Which keys a row sees: those of its sequence, before `row_end` where there is one, and what earlier rows left."""
+
+    cu_seqlens: Int32[Tensor, "S1"]
+    max_seqlen: int  # of keys
+    row_end: Int32[Tensor, "T"] | None = None
+    kept: KeptKeys | None = None
 
 
 class Attention(nn.Module):
@@ -42,8 +53,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "t D"],
         cos: Float32[Tensor, "T 1 f"],
         sin: Float32[Tensor, "T 1 f"],
-        cu_seqlens: Int32[Tensor, "S1"],
-        max_seqlen: int,
+        sight: Sight,
         draw: Int64[Tensor, "4"],
     ) -> Float[Tensor, "t D"]:
         x = self.axis.gather(x)
@@ -54,7 +64,11 @@ class Attention(nn.Module):
         cos, sin = cos[:, None], sin[:, None]
         query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
         value = value.squeeze(2)
-        attended = packed_attention(query, key, value, cu_seqlens, max_seqlen, self.is_causal).flatten(1)
+        key_seqlens = None
+        if sight.kept is not None:
+            (key, value), key_seqlens = sight.kept.join(key, value), sight.kept.seqlens
+        rows = sight.cu_seqlens, sight.max_seqlen, self.is_causal, sight.row_end, key_seqlens
+        attended = packed_attention(query, key, value, *rows).flatten(1)
         return self.axis.scatter_sum(self.out(attended, draw[1]))
 
 
@@ -95,8 +109,7 @@ class Block(nn.Module):
         row_piece: Int64[Tensor, "_"],
         cos: Float32[Tensor, "T 1 f"],
         sin: Float32[Tensor, "T 1 f"],
-        cu_seqlens: Int32[Tensor, "S1"],
-        max_seqlen: int,
+        sight: Sight,
         draw: Int64[Tensor, "4"],
     ) -> Float[Tensor, "t D"]:
         """One layer; `condition` (of a piece's time) modulates the rows of piece `row_piece`: t of them, or of none.
@@ -105,7 +118,7 @@ class Block(nn.Module):
             draw: of the dropout in each product that has a Lora.
         """
         if self.modulation is None:
-            x = x + self.attention(self.attention_norm(x), cos, sin, cu_seqlens, max_seqlen, draw)
+            x = x + self.attention(self.attention_norm(x), cos, sin, sight, draw)
             return x + self.mlp(self.mlp_norm(x), draw)
         # Rows that are no patches take the extra last line: shift 0, scale 1, gate 1.
         parts = self.modulation(condition)
@@ -114,7 +127,7 @@ class Block(nn.Module):
             for part, neutral in zip(parts, (0.0, 1.0, 1.0) * 2, strict=True)
         )
         h = self.attention_norm(x) * scale + shift
-        x = x + gate * self.attention(h, cos, sin, cu_seqlens, max_seqlen, draw)
+        x = x + gate * self.attention(h, cos, sin, sight, draw)
         h = self.mlp_norm(x) * mlp_scale + mlp_shift
         return x + mlp_gate * self.mlp(h, draw)
 

@@ -174,6 +174,7 @@ def full_pack(config: Config) -> PackedBatch:
         pieces=tuple(pieces),
         position=torch.zeros(room.rows, 3),
         cu_seqlens=(torch.arange(sequences + 1, dtype=torch.int32) * longest).clamp(max=room.rows),
+        row_end=None,
         text_time=torch.zeros(sequences),
         attention_scale=None,
         draw=torch.zeros((), dtype=torch.int64),

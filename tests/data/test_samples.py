@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.containers import Document, PiecePart, Sample, TextPart
-from oneflow_dist.data.codec import cut_pieces, to_patches
+from oneflow_dist.data.codec import to_patches
+from oneflow_dist.data.excerpts import cut_window
 from oneflow_dist.data.latents import CHECK
-from oneflow_dist.data.samples import TASKS, cut_window, make_sample
+from oneflow_dist.data.samples import TASKS, make_sample
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
 from oneflow_dist.modality import TAKEN_TOKENS
@@ -23,6 +24,7 @@ IMAGES = {"image": GREY}
 TOKENIZER = load_tokenizer("bytes", IMAGES)
 BOS, IMAGE, BREAK = TOKENIZER.bos, TOKENIZER.piece_of["image"], [*b"\n\n"]
 KEY = "pets/cats-000/0001"
+WHOLE = [task for task in TASKS if task != "blocks"]  # nothing of the document is left out at random
 
 
 def text(content: str, role: str = "user") -> TextPart:
@@ -69,7 +71,7 @@ ROLE_SIGNS = {TOKENIZER.role_of[role]: f"{{{role[0].upper()}}}" for role in TOKE
 
 def make(source: Document, task: str, prompt: str = "", seed: int = 0) -> Sample:
     rng = np.random.default_rng(seed)
-    return make_sample(source, task, "latents", TOKENIZER.encode(prompt), TOKENIZER, IMAGES, rng)
+    return make_sample(source, task, "latents", TOKENIZER.encode(prompt), TOKENIZER, IMAGES, rng, block_rows=8)
 
 
 def images(sample: Sample) -> Pieces:
@@ -178,7 +180,7 @@ def test_a_text_that_spells_a_special_token_is_no_such_token(token: str) -> None
 
 def test_every_task_is_tested() -> None:
     tested = {"text_to_image", "image_to_text", "both", "interleaved", "text_only", "image_only", "instruct"}
-    assert set(TASKS) == tested
+    assert set(TASKS) == tested | {"infill", "blocks"}  # of which test_excerpts.py tests what is target
 
 
 def test_the_tokens_of_a_sample_in_closed_form() -> None:
@@ -232,16 +234,16 @@ def test_a_task_uses_each_part_at_most_once_and_prompts_nothing_it_generates(
     assert sample.is_target.any()
     shown = images(sample).patches[::4, 0].tolist() if len(images(sample).patches) else []
     held = [] if task == "text_only" else [i for i, content in enumerate(contents) if content is None]
-    assert shown == (held[: len(shown)] if task == "instruct" else held)
+    assert shown == (held[: len(shown)] if task in ("instruct", "blocks") else held)
     assert (sample.tokens[images(sample).token] == IMAGE).all()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", WHOLE)
 def test_images_are_inserted_in_the_interleaved_task_alone(task: str) -> None:
     assert make(document(*PAIR.parts, answer("yes")), task).is_interleaved == (task == "interleaved")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", WHOLE)
 def test_a_prompt_comes_first_and_is_no_target(task: str) -> None:
     sample = make(document(*PAIR.parts, answer("yes")), task, "say:")
     assert sample.tokens[:5].tolist() == [BOS, *b"say:"]
@@ -436,76 +438,3 @@ def test_a_window_keeps_the_pieces_of_each_modality_with_their_tokens() -> None:
             assert np.flatnonzero(window.tokens == token).tolist() == of_kind.token.tolist(), kind
         seen.add(tuple(map(len, window.pieces)))
     assert {(1, 1, 0), (1, 2, 0), (2, 1, 0)} <= seen
-
-
-# Windows of overlong samples.
-
-
-@st.composite
-def overlong(draw: st.DrawFn) -> tuple[Sample, int]:
-    """A sample with a prompt of at most 4 rows, and a limit of at least one row more; image i shows the number i."""
-    kinds = draw(st.lists(st.booleans(), min_size=1, max_size=30))
-    num_prompt = draw(st.integers(1, 4))
-    tokens = np.array(
-        [256, *range(num_prompt - 1), *(258 if is_image else i + 100 for i, is_image in enumerate(kinds))]
-    )
-    image_at = np.flatnonzero(tokens == 258)
-    sides = draw(st.lists(st.integers(1, 3), min_size=2 * len(image_at), max_size=2 * len(image_at)))
-    grid = np.pad(np.array(sides, dtype=np.int64).reshape(-1, 2), ((0, 0), (1, 0)), constant_values=1)
-    number = np.arange(len(image_at), dtype=np.float32)
-    sample = Sample(
-        key=KEY,
-        tokens=tokens,
-        is_target=np.arange(len(tokens)) >= num_prompt,
-        pieces=(replace(pieces(image_at, grid, elements=1), patches=np.repeat(number, grid.prod(axis=1))[:, None]),),
-        is_interleaved=True,
-    )
-    return sample, draw(st.integers(num_prompt + 1, max(num_prompt + 1, sample.num_rows - 1)))
-
-
-@given(overlong(), st.integers(0, 2**32 - 1))
-def test_a_window_is_the_prompt_and_a_stretch_of_the_targets(case: tuple[Sample, int], seed: int) -> None:
-    sample, max_rows = case
-    window = cut_window(sample, max_rows, np.random.default_rng(seed))
-    assert window.num_rows <= max_rows
-    prompt = sample.tokens[~sample.is_target].tolist()
-    assert window.tokens[: len(prompt)].tolist() == prompt
-    stretch = window.tokens[len(prompt) :].tolist()
-    targets = sample.tokens[sample.is_target].tolist()
-    assert any(targets[i : i + len(stretch)] == stretch for i in range(len(targets) + 1))
-    assert (window.tokens[images(window).token] == 258).all()
-    assert len(images(window)) == (window.tokens == 258).sum()
-    numbers = np.unique(images(window).patches)
-    assert np.array_equal(images(window).patches[:, 0], images(window).per_patch(numbers))
-    assert np.array_equal(images(window).grid, images(sample).grid[numbers.astype(int)])
-
-
-def text_sample(num_targets: int) -> Sample:
-    return Sample(
-        key=KEY,
-        tokens=np.arange(num_targets + 1),
-        is_target=np.arange(num_targets + 1) > 0,
-        pieces=(cut_pieces([], [], GREY),),
-        is_interleaved=True,
-    )
-
-
-def test_windows_of_text_are_full_and_reach_every_token_alike() -> None:
-    """Of ten tokens four fit: seven places to start, from the first token to the seventh, so that the last is read."""
-    rng = np.random.default_rng(0)
-    starts = []
-    for _ in range(700):
-        window = cut_window(text_sample(10), 5, rng)
-        assert len(window.tokens) == 5
-        starts.append(int(window.tokens[1]))
-    counts = np.bincount(starts, minlength=8)[1:]
-    assert counts.sum() == 700
-    assert len(counts) == 7
-    assert counts.min() > 60
-
-
-def test_a_prompt_that_fills_the_window_is_named(make_sample: Callable[..., Sample]) -> None:
-    sample = make_sample([256, *range(9)], num_prompt=8, key=KEY)
-    with pytest.raises(ValueError) as error:
-        cut_window(sample, 8, np.random.default_rng(0))
-    assert Message(error.value) == f"sample {KEY}: its prompt alone needs 8 rows, the limit is 8"

@@ -14,7 +14,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_kernels.interval_attention import interval_attention, interval_attention_with_sums
-from oneflow_kernels.key_intervals import KeyIntervals, document_intervals, key_intervals, transfusion_intervals
+from oneflow_kernels.key_intervals import (
+    KeyIntervals,
+    block_intervals,
+    cached_intervals,
+    document_intervals,
+    key_intervals,
+    transfusion_intervals,
+)
 from oneflow_kernels.launches import Launch, chosen
 from tests.launching import Launcher
 from tests.messages import Message
@@ -59,15 +66,21 @@ def intervals_of(documents: list[tuple[str, int]]) -> KeyIntervals:
         starts.append(start)
         ends.append(end.get(rule, (row + 1).clamp(min=first + rows // 3 if rule == "prefix" else 0)))
         first = last
-    return key_intervals(torch.cat(starts).int(), torch.cat(ends).int())
+    return key_intervals(torch.cat(starts).int(), torch.cat(ends).int(), first)
 
 
 def inputs_of(
-    num_rows: int, heads: int = 2, kv_heads: int = 1, width: int = 16, dtype: torch.dtype = torch.float32
+    num_rows: int,
+    heads: int = 2,
+    kv_heads: int = 1,
+    width: int = 16,
+    dtype: torch.dtype = torch.float32,
+    num_keys: int | None = None,
 ) -> list[Tensor]:
-    """Query, key, value, and the gradients of the output and of the log-sum-exp."""
+    """Query, key, value, and the gradients of the output and of the log-sum-exp; as many keys as rows if not said."""
     generator = torch.Generator().manual_seed(num_rows)
-    shapes = ((num_rows, heads, width), *((num_rows, kv_heads, width),) * 2, (num_rows, heads, width))
+    num_keys = num_rows if num_keys is None else num_keys
+    shapes = ((num_rows, heads, width), *((num_keys, kv_heads, width),) * 2, (num_rows, heads, width))
     rows = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     return [*rows, torch.randn(heads, num_rows, generator=generator)]
 
@@ -77,8 +90,8 @@ Attention = Callable[[Tensor, Tensor, Tensor, KeyIntervals], tuple[Tensor, Tenso
 
 def dense_attention(query: Tensor, key: Tensor, value: Tensor, intervals: KeyIntervals) -> tuple[Tensor, Tensor]:
     """All pairs of rows under a mask, in the dtype of its arguments; rows that see nothing are cut out by hand."""
-    row, group = torch.arange(len(query)), query.shape[1] // key.shape[1]
-    is_seen = (intervals.start[:, None] <= row) & (row < intervals.end[:, None])
+    index, group = torch.arange(len(key)), query.shape[1] // key.shape[1]
+    is_seen = (intervals.start[:, None] <= index) & (index < intervals.end[:, None])
     is_empty = ~is_seen.any(1)
     key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
     scores = torch.einsum("thd,uhd->htu", query, key) / query.shape[-1] ** 0.5
@@ -146,6 +159,41 @@ def test_the_definition_is_attention_of_any_documents(parts: list[tuple[str, int
     torch.testing.assert_close(found, exact, rtol=0.0, atol=1e-12)
 
 
+def cumulate(lengths: tuple[int, ...]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+
+
+@given(st.lists(st.tuples(st.integers(0, 70), st.integers(0, 70)), min_size=1, max_size=50), st.integers(1, 70))
+@settings(max_examples=10)
+def test_keys_may_be_of_other_rows(ends: list[tuple[int, int]], num_keys: int) -> None:
+    """Any intervals, in which there are rows without keys and keys without rows."""
+    pairs = torch.tensor(ends, dtype=torch.int32).clamp(max=num_keys).sort(dim=1).values.sort(dim=0).values
+    intervals = key_intervals(*(bound.contiguous() for bound in pairs.unbind(1)), num_keys)
+    inputs = inputs_of(len(ends), num_keys=num_keys)
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("triton", "reference"):
+            patch.setenv("ONEFLOW_KERNELS", variable)
+            check(inputs, intervals)
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys"),
+    [((20, 0, 1, 30, 5), (50, 9, 40, 30, 0)), ((1, 1, 1), (70, 3, 33)), ((60, 7), (10, 7)), ((3, 4, 0), (80, 0, 0))],
+)
+def test_rows_attend_to_the_kept_keys_of_their_sequence(
+    rows: tuple[int, ...], keys: tuple[int, ...], backend: str
+) -> None:
+    """Of many tiles, or few; also where a sequence has no row or no key."""
+    intervals = cached_intervals(cumulate(rows), cumulate(keys), sum(rows), sum(keys))
+    check(inputs_of(sum(rows), 4, 2, 16, torch.bfloat16, sum(keys)), intervals)
+
+
+def test_rows_attend_to_what_is_before_the_end_of_their_block(backend: str) -> None:
+    blocks, of_sequence = (20, 1, 33, 2, 7, 30), (54, 39)
+    row_end = cumulate(blocks)[1:].repeat_interleave(torch.tensor(blocks))
+    check(inputs_of(93, 4, 2), block_intervals(cumulate(of_sequence), row_end))
+
+
 MIXED = [("document", 37), ("causal", 30), ("prefix", 13)]
 
 
@@ -188,8 +236,11 @@ def test_images_at_both_ends_of_a_document(image: int, triton: None) -> None:
     check(inputs_of(len(row_image)), transfusion_intervals(cu_seqlens, row_image, 3))
 
 
-def test_rows_without_keys_have_zeros_no_sum_and_no_gradient(backend: str) -> None:
-    out, sums, *gradients = results(attention, inputs_of(40), intervals_of([("nothing", 40)]))
+@pytest.mark.parametrize("num_keys", [40, 3, 0])
+def test_rows_without_keys_have_zeros_no_sum_and_no_gradient(num_keys: int, backend: str) -> None:
+    nothing = torch.zeros(40, dtype=torch.int32)
+    intervals = intervals_of([("nothing", 40)]) if num_keys == 40 else key_intervals(nothing, nothing, num_keys)
+    out, sums, *gradients = results(attention, inputs_of(40, num_keys=num_keys), intervals)
     assert (out == 0.0).all()
     assert sums.isneginf().all()
     assert all((gradient == 0.0).all() for gradient in gradients)
@@ -241,11 +292,13 @@ def test_large_scores_neither_overflow_nor_vanish(triton: None) -> None:
     check(inputs, intervals_of([("causal", 40)]))
 
 
-def test_operators_keep_what_torch_asks_of_an_operator(backend: str) -> None:
+@pytest.mark.parametrize("num_keys", [8, 11])
+def test_operators_keep_what_torch_asks_of_an_operator(num_keys: int, backend: str) -> None:
     """Among it: inputs are not changed, fake results have the shapes, dtypes and strides of real ones."""
     dtype = torch.float32 if backend == "triton" else torch.float64
-    *rows, grad, grad_sums = (x.to(dtype) for x in inputs_of(8, 2, 1, 16))
-    intervals = intervals_of([("causal", 5), ("document", 3)])
+    *rows, grad, grad_sums = (x.to(dtype) for x in inputs_of(8, 2, 1, 16, num_keys=num_keys))
+    start, end, *_ = intervals_of([("causal", 5), ("document", 3)])
+    intervals = key_intervals(start, end, num_keys)
     operators = torch.ops.oneflow
     out, sums = operators.interval_attention(*rows, *intervals, 5)
     for of_sums in (grad_sums, None):
@@ -298,6 +351,7 @@ def test_flops_are_those_of_rows_that_all_see_as_many_keys() -> None:
             "query is torch.float16, key torch.float32 and value torch.float32; cast them to one",
         ),
         ({"num_rows": 9}, "intervals are of 8 rows, but query has 9"),
+        ({"num_keys": 9}, "intervals are of 8 keys, but key has 9"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:

@@ -10,10 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from oneflow_kernels.key_intervals import (
     KeyIntervals,
+    block_intervals,
+    cached_intervals,
     causal_intervals,
     document_intervals,
     key_intervals,
-    prefix_intervals,
     transfusion_intervals,
 )
 
@@ -25,9 +26,9 @@ def cumulate(lengths: list[int]) -> Tensor:
 
 
 def check(intervals: KeyIntervals, is_seen: Tensor) -> None:
-    """The intervals say the same as the mask, of rows and of keys, and keep what they promise."""
-    row = torch.arange(len(is_seen))
-    assert torch.equal((intervals.start[:, None] <= row) & (row < intervals.end[:, None]), is_seen)
+    """The intervals say the same as the mask of rows by keys, and keep what they promise."""
+    row, key = (torch.arange(count) for count in is_seen.shape)
+    assert torch.equal((intervals.start[:, None] <= key) & (key < intervals.end[:, None]), is_seen)
     assert torch.equal((intervals.query_start[:, None] <= row) & (row < intervals.query_end[:, None]), is_seen.T)
     assert all((ends.diff() >= 0).all() for ends in intervals)
     assert (intervals.start <= intervals.end).all()
@@ -52,13 +53,25 @@ def test_causal_rows_see_themselves_and_what_stands_before(lengths: list[int]) -
 
 
 @settings(max_examples=30)
-@given(layouts, st.lists(st.integers(0, 12), min_size=6, max_size=6))
-def test_rows_see_the_prefix_of_their_sequence_too(lengths: list[int], prefixes: list[int]) -> None:
-    cu_seqlens, prefix_lengths = cumulate(lengths), torch.tensor(prefixes[: len(lengths)], dtype=torch.int32)
-    in_prefix = torch.cat([torch.arange(rows) < prefix for rows, prefix in zip(lengths, prefixes, strict=False)])
-    is_before = torch.ones(sum(lengths), sum(lengths), dtype=torch.bool).tril()
-    expected = same_sequence(lengths) & (is_before | in_prefix)
-    check(prefix_intervals(cu_seqlens, prefix_lengths, sum(lengths)), expected)
+@given(st.lists(st.lists(st.integers(1, 5), max_size=4), min_size=1, max_size=5).filter(any))
+def test_rows_of_a_block_see_it_and_the_blocks_before(sequences: list[list[int]]) -> None:
+    lengths = [sum(blocks) for blocks in sequences]
+    blocks = torch.tensor([rows for blocks in sequences for rows in blocks])
+    block = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
+    row_end = blocks.cumsum(0).int()[block]
+    check(block_intervals(cumulate(lengths), row_end), same_sequence(lengths) & (block[:, None] >= block))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=6))
+def test_rows_see_all_kept_keys_of_their_sequence(sizes: list[tuple[int, int]]) -> None:
+    """Also where a sequence has no row, or no key."""
+    rows, keys = ([size[i] for size in sizes] for i in (0, 1))
+    of_row, of_key = (
+        torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(lengths)) for lengths in (rows, keys)
+    )
+    intervals = cached_intervals(cumulate(rows), cumulate(keys), sum(rows), sum(keys))
+    check(intervals, of_row[:, None] == of_key)
 
 
 @settings(max_examples=30)
@@ -83,13 +96,14 @@ def test_an_image_of_one_row_is_as_text() -> None:
 
 
 @settings(max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=9))
-def test_any_ends_that_never_move_left_have_an_inverse(ends: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=9), st.integers(0, 12))
+def test_any_ends_that_never_move_left_have_an_inverse(ends: list[tuple[int, int]], num_keys: int) -> None:
     """Also where rows see nothing, where keys are seen by nobody, and where rows do not see themselves."""
-    pairs = torch.tensor(ends, dtype=torch.int32).clamp(max=len(ends)).sort(dim=1).values.cummax(0).values
+    pairs = torch.tensor(ends, dtype=torch.int32).clamp(max=num_keys).sort(dim=1).values.cummax(0).values
     start, end = pairs.unbind(1)
-    row = torch.arange(len(ends))
-    check(key_intervals(start.contiguous(), end.contiguous()), (start[:, None] <= row) & (row < end[:, None]))
+    key = torch.arange(num_keys)
+    intervals = key_intervals(start.contiguous(), end.contiguous(), num_keys)
+    check(intervals, (start[:, None] <= key) & (key < end[:, None]))
 
 
 def test_intervals_are_made_without_looking_at_values() -> None:
@@ -100,6 +114,8 @@ def test_intervals_are_made_without_looking_at_values() -> None:
             document_intervals(cu_seqlens, 7),
             causal_intervals(cu_seqlens, 7),
             transfusion_intervals(cu_seqlens, row_image, 2),
-            prefix_intervals(cu_seqlens, torch.zeros(3, dtype=torch.int32), 7),
+            block_intervals(cu_seqlens, torch.zeros(7, dtype=torch.int32)),
         ):
             assert [tuple(ends.shape) for ends in found] == [(7,)] * 4
+        found = cached_intervals(cu_seqlens, cu_seqlens, 7, 9)
+        assert [tuple(ends.shape) for ends in found] == [(7,), (7,), (9,), (9,)]

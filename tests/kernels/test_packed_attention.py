@@ -26,19 +26,37 @@ from tests.messages import Message
 
 module = importlib.import_module("oneflow_kernels.packed_attention")
 CU_SEQLENS = torch.tensor([0, 5, 5, 8], dtype=torch.int32)
+ROW_END = torch.tensor([1, 5, 5, 5, 5, 7, 7, 8], dtype=torch.int32)  # of all LAYOUTS
+KEY_SEQLENS = torch.tensor([0, 7, 10, 14], dtype=torch.int32)
+RULES: dict[str, dict[str, Any]] = {
+    "both ways": {},
+    "causal": {"is_causal": True},
+    "blocks": {"row_end": ROW_END},
+    "kept keys": {"key_seqlens": KEY_SEQLENS},
+}
+every_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def rows(num_heads: int, num_kv_heads: int, dtype: torch.dtype = torch.float32, width: int = 6) -> list[Tensor]:
+def rows(
+    num_heads: int, num_kv_heads: int, dtype: torch.dtype = torch.float32, width: int = 6, rule: str = ""
+) -> list[Tensor]:
+    """Of CU_SEQLENS, and keys of KEY_SEQLENS where they are kept."""
     generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(8, heads, width, generator=generator).to(dtype) for heads in (num_heads, num_kv_heads, num_kv_heads)
-    ]
+    shapes = (8, num_heads), *[(14 if rule == "kept keys" else 8, num_kv_heads)] * 2
+    return [torch.randn(*shape, width, generator=generator).to(dtype) for shape in shapes]
 
 
 def test_query_heads_must_be_a_multiple_of_key_heads() -> None:
     with pytest.raises(ValueError) as error:
         packed_attention(*rows(4, 3), CU_SEQLENS, 5)
     assert Message(error.value) == "query has 4 heads, not a multiple of key's 3"
+
+
+@pytest.mark.parametrize("rule", ["causal", "blocks"])
+def test_two_rules_at_once_are_refused(rule: str) -> None:
+    with pytest.raises(ValueError) as error:
+        packed_attention(*rows(4, 2), CU_SEQLENS, 7, **RULES[rule], key_seqlens=KEY_SEQLENS)
+    assert Message(error.value) == "is_causal, row_end and key_seqlens exclude each other: give one of them at most"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -54,6 +72,30 @@ def test_each_sequence_attends_to_itself(num_kv_heads: int, dtype: torch.dtype, 
         k, v = (x[first:last].repeat_interleave(group, dim=1).transpose(0, 1) for x in (key, value))
         expected = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal).transpose(0, 1)
         torch.testing.assert_close(out[first:last], expected, rtol=0.0, atol=16 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("variable", ["reference", "triton"])
+def test_a_row_attends_to_what_comes_before_its_end(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if these rows were a sequence."""
+    monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+    query, key, value = rows(4, 2)
+    out = packed_attention(query, key, value, CU_SEQLENS, 5, row_end=ROW_END)
+    for row, first, end in zip(range(8), [0] * 5 + [5] * 3, ROW_END.tolist(), strict=True):
+        seen = slice(first, end)
+        whole = torch.tensor([0, end - first], dtype=torch.int32)
+        expected = packed_attention(query[row : row + 1].expand(end - first, -1, -1), key[seen], value[seen], whole, 5)
+        torch.testing.assert_close(out[row], expected[0], rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variable", ["reference", "triton"])
+def test_rows_attend_to_kept_keys_as_to_those_of_their_own(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the last rows of a sequence that has them all."""
+    monkeypatch.setenv("ONEFLOW_KERNELS", variable)
+    _, key, value = rows(2, 2, rule="kept keys")
+    query, is_last = torch.randn(14, 2, 6), torch.tensor([0, 0, *[1] * 5, 0, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
+    out = packed_attention(query[is_last], key, value, CU_SEQLENS, 7, key_seqlens=KEY_SEQLENS)
+    expected = packed_attention(query, key, value, KEY_SEQLENS, 7)[is_last]
+    torch.testing.assert_close(out, expected, rtol=0.0, atol=1e-6)
 
 
 def test_output_keeps_the_dtype_of_its_input() -> None:
@@ -80,11 +122,12 @@ OPERATORS = torch.ops.oneflow
 LAYOUTS = ([5, 0, 3], [1, 6, 1])  # lengths of sequences
 
 
-@pytest.mark.parametrize(("num_kv_heads", "is_causal"), [(1, True), (4, False)])
-def test_the_operator_and_its_gradient_keep_what_torch_asks_of_an_operator(num_kv_heads: int, is_causal: bool) -> None:
+@pytest.mark.parametrize(("num_kv_heads", "rule"), [(1, "causal"), (4, "both ways"), (2, "blocks"), (2, "kept keys")])
+def test_the_operator_and_its_gradient_keep_what_torch_asks_of_an_operator(num_kv_heads: int, rule: str) -> None:
     """Among it: inputs are not changed, fake results have the shapes, dtypes and strides of real ones."""
-    inputs = rows(4, num_kv_heads, torch.float64)
-    settings = (CU_SEQLENS, 5, is_causal)
+    inputs = rows(4, num_kv_heads, torch.float64, rule=rule)
+    named = {"is_causal": False, "row_end": None, "key_seqlens": None} | RULES[rule]
+    settings = (CU_SEQLENS, 7, *named.values())
     grad = torch.randn(8, 4, 6, dtype=torch.float64)
     torch.library.opcheck(OPERATORS.packed_attention_backward.default, (grad, *inputs, *settings))
     inputs = [row.requires_grad_() for row in inputs]
@@ -92,30 +135,35 @@ def test_the_operator_and_its_gradient_keep_what_torch_asks_of_an_operator(num_k
 
 
 @pytest.mark.parametrize("variable", ["auto", "triton"])
+@every_rule
 def test_without_values_attention_and_its_gradients_have_their_shapes(
-    variable: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan is the same wherever it is made, also where no Triton could run."""
     monkeypatch.setenv("ONEFLOW_KERNELS", variable)
     monkeypatch.delenv("TRITON_INTERPRET")
+    shapes = [tuple(row.shape) for row in rows(4, 2, rule=rule)]
+
+    def found(device: str) -> list[tuple[int, ...]]:
+        like = [torch.zeros(shape, requires_grad=True, device=device) for shape in shapes]
+        zeros = {x: torch.zeros(x.shape, dtype=torch.int32, device=device) for x in (ROW_END, KEY_SEQLENS, CU_SEQLENS)}
+        settings = {name: zeros.get(x, x) for name, x in RULES[rule].items()}
+        out = packed_attention(*like, zeros[CU_SEQLENS], 7, **settings)
+        return [tuple(x.shape) for x in (out, *torch.autograd.grad(out.sum(), like))]
+
     with FakeTensorMode():
-        fake = [torch.zeros(8, heads, 6, requires_grad=True) for heads in (4, 2, 2)]
-        out = packed_attention(*fake, torch.zeros(4, dtype=torch.int32), 5)
-        gradients = torch.autograd.grad(out.sum(), fake)
-    meta = [torch.zeros(8, heads, 6, requires_grad=True, device="meta") for heads in (4, 2, 2)]
-    other = packed_attention(*meta, torch.zeros(4, dtype=torch.int32, device="meta"), 5)
-    for found in ([out, *gradients], [other, *torch.autograd.grad(other.sum(), meta)]):
-        assert [tuple(tensor.shape) for tensor in found] == [(8, 4, 6), (8, 4, 6), (8, 2, 6), (8, 2, 6)]
+        assert found("cpu") == [shapes[0], *shapes]
+    assert found("meta") == [shapes[0], *shapes]
 
 
 def compiled_and_eager(dtype: torch.dtype) -> list[list[Tensor]]:
-    """Output and gradients, both ways and causal, in two layouts; on a rank of its own, whose shapes nothing checks."""
+    """Output and gradients, of every rule and in two layouts; on a rank of its own, whose shapes nothing checks."""
     compiled = torch.compile(packed_attention, fullgraph=True, backend="aot_eager")  # the graph, without its code
     results = []
-    for function, is_causal, lengths in itertools.product((compiled, packed_attention), (False, True), LAYOUTS):
-        inputs = [row.requires_grad_() for row in rows(4, 2, dtype)]
+    for function, rule, lengths in itertools.product((compiled, packed_attention), RULES, LAYOUTS):
+        inputs = [row.requires_grad_() for row in rows(4, 2, dtype, rule=rule)]
         cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-        out = function(*inputs, cu_seqlens, 8, is_causal)
+        out = function(*inputs, cu_seqlens, 8, **RULES[rule])
         up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
         results.append([out.detach(), *torch.autograd.grad(out, inputs, up)])
     return results
@@ -125,7 +173,7 @@ def test_compiled_attention_is_one_graph_and_computes_what_eager_does(launcher: 
     for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         (found,) = launcher.call(1, compiled_and_eager, dtype)
         half = len(found) // 2
-        assert half == 4
+        assert half == 8
         torch.testing.assert_close(found[:half], found[half:], rtol=0.0, atol=bound)
 
 
@@ -208,22 +256,38 @@ def test_on_cuda_ours_runs_where_it_is_asked_for_and_where_torch_has_none(
 
 
 @pytest.mark.parametrize(("variable", "dtype"), [("reference", torch.bfloat16), ("auto", torch.float64)])
+@every_rule
 def test_on_cuda_the_definition_runs_where_it_is_asked_for_and_where_no_kernel_is(
-    variable: str, dtype: torch.dtype, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
+    variable: str, dtype: torch.dtype, rule: str, chosen: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONEFLOW_KERNELS", variable)
-    inputs = rows(4, 2, dtype, 8)
-    assert packed_attention(*inputs, CU_SEQLENS, 5).ne(0.0).all()
+    inputs = rows(4, 2, dtype, 8, rule)
+    assert packed_attention(*inputs, CU_SEQLENS, 7, **RULES[rule]).ne(0.0).all()
     assert chosen == []
 
 
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_the_kernel_computes_what_the_definition_does(is_causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@every_rule
+def test_on_cuda_rules_that_flash_attention_does_not_know_are_ours(
+    rule: str, chosen: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_announced", set())
+    with caplog.at_level(logging.INFO):
+        packed_attention(*rows(4, 2, torch.bfloat16, 8, rule), CU_SEQLENS, 7, **RULES[rule])
+    (call,) = chosen
+    is_ours = rule in ("blocks", "kept keys")
+    assert ("intervals" in call.arguments) == is_ours
+    (record,) = caplog.records
+    to, which = (" to blocks or kept keys", module.TRITON) if is_ours else ("", module.FLASH)
+    assert record.getMessage() == f"packed attention{to} is {which}"
+
+
+@every_rule
+def test_the_kernel_computes_what_the_definition_does(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for variable in ("triton", "reference"):
         monkeypatch.setenv("ONEFLOW_KERNELS", variable)
-        inputs = [row.requires_grad_() for row in rows(4, 2)]
-        out = packed_attention(*inputs, CU_SEQLENS, 5, is_causal)
+        inputs = [row.requires_grad_() for row in rows(4, 2, rule=rule)]
+        out = packed_attention(*inputs, CU_SEQLENS, 7, **RULES[rule])
         up = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
         results.append([out, *torch.autograd.grad(out, inputs, up)])
     torch.testing.assert_close(*results, rtol=0.0, atol=1e-5)

@@ -43,4 +43,4 @@ def make_batch(config: Config, number: int) -> PackedBatch:
         )
         noisy.append(noise_sample(sample, noising, rng))
     chosen = choose_samples([size_of([sample]) for sample in noisy], capacity)
-    return pack([noisy[index] for index in chosen], capacity, config.flow.normalize)
+    return pack([noisy[index] for index in chosen], capacity, config.flow.normalize, config.model.prompt_sees)

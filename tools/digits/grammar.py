@@ -28,11 +28,11 @@ def load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], data.target[chosen]
 
 
-def count_up(rng: np.random.Generator) -> range:
-    """One to five consecutive digits."""
-    length = int(rng.integers(1, MAX_COUNT + 1))
-    start = int(rng.integers(0, 10 - length + 1))
-    return range(start, start + length)
+def count_up(rng: np.random.Generator, longest: int = MAX_COUNT) -> list[int]:
+    """One to `longest` consecutive digits; where these are more than ten, zero follows nine."""
+    length = int(rng.integers(1, longest + 1))
+    start = int(rng.integers(0, 10 if longest > 10 else 10 - length + 1))
+    return [(start + number) % 10 for number in range(length)]
 
 
 def read_caption(text: str) -> int | None:
@@ -42,12 +42,13 @@ def read_caption(text: str) -> int | None:
     return WORDS.index(text.rpartition(" ")[2])
 
 
-def read_count(words: list[str]) -> list[int] | None:
-    """The digits that the words of a counting document name; None unless one to five words count up."""
-    if not 1 <= len(words) <= MAX_COUNT or any(word not in WORDS for word in words):
+def read_count(words: list[str], longest: int = MAX_COUNT) -> list[int] | None:
+    """The digits that the words of a counting document name; None unless one to `longest` words count up."""
+    if not 1 <= len(words) <= longest or any(word not in WORDS for word in words):
         return None
     digits = [WORDS.index(word) for word in words]
-    return digits if all(b - a == 1 for a, b in itertools.pairwise(digits)) else None
+    steps = (1, -9) if longest > 10 else (1,)
+    return digits if all(b - a in steps for a, b in itertools.pairwise(digits)) else None
 
 
 @functools.cache

@@ -77,7 +77,7 @@ class Speaker:
     def answered(self, canvas: Canvas, prompt: Prompt) -> list[str | np.ndarray]:
         """Texts and latents after a prompt, in reading order."""
         latents = canvas.latents("image")
-        parts = canvas.parts(self.tokenizer, after_prompt=len(prompt))
+        parts = canvas.parts(self.tokenizer, after_prompt=sum(part is not ... for part in prompt))
         return [part if isinstance(part, str) else latents[part[1]] for part in parts]
 
 

@@ -99,6 +99,7 @@ def measure_overdispersion(writer: Writer, captions: list[str]) -> float:
     from oneflow_dist.containers import Document, TextPart
     from oneflow_dist.data.samples import make_sample
     from oneflow_dist.flow.noising import Noising, noise_sample
+    from oneflow_dist.forward import Forward
     from oneflow_dist.guidance import predict
 
     config, rng = writer.config, np.random.default_rng(SEED)
@@ -110,7 +111,8 @@ def measure_overdispersion(writer: Writer, captions: list[str]) -> float:
         noisy.append(noise_sample(sample, noising, rng))
     unguided = dataclasses.replace(config.sampling, guidance={})
     with torch.no_grad():
-        said = predict(writer.model, noisy, list(config.modality), unguided, step=0)
+        forward = Forward(writer.model, config.model.prompt_sees, keeps=False)
+        said = predict(forward, noisy, list(config.modality), unguided, step=0)
     expected = (torch.sigmoid(-said.zero_logit) * said.log_rate.clamp(min=0.0).exp()).double().cpu().numpy()
     surplus = np.concatenate([sample.bags.missing_count for sample in noisy]) - expected
     surplus[~np.concatenate([sample.is_open for sample in noisy])] = 0.0

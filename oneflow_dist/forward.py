@@ -1,0 +1,149 @@
+"""Passes of the model over documents that are being written; prompts that see only themselves are computed once."""
+
+# Shapes: T rows, N tokens, S sequences of one pack; L layers, p rows of a document that are kept, g key heads, d width.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+from torch import Tensor
+
+from oneflow_dist.config import PromptSees
+from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
+from oneflow_dist.data.packing import pack, rows_of, size_of
+from oneflow_dist.model.kept_keys import KeptKeys
+from oneflow_dist.model.oneflow import OneFlow
+
+Name = tuple[str, str]  # of a document, and of a copy of it
+
+
+class Forward:
+    """The model as generation sees it: samples in, a prediction for all of their tokens and patches out.
+
+    Where rows of a prompt see the prompt alone (`model.prompt_sees`), they are the same in every step: their keys and
+    values are kept, and a step computes the rows of what is being written. Of closed slots and given patches, whose
+    rows are not computed, a prediction says zeros, which nobody reads.
+    """
+
+    def __init__(self, model: OneFlow, prompt_sees: PromptSees, keeps: bool = True):
+        """`keeps`: False computes all rows in every step, with the same result."""
+        self.model = model
+        self.prompt_sees = prompt_sees
+        self.keeps = keeps and prompt_sees == "prompt"
+        self.num_rows = 0  # that have been computed
+        self._kept: dict[Name, Float[Tensor, "L 2 p g d"]] = {}
+        self._joined: tuple[tuple[Name, ...], Tensor | None] | None = None  # those of the last pass, end to end
+
+    def __call__(self, samples: list[NoisySample], names: Sequence[Name]) -> Prediction:
+        """One pass over whole documents.
+
+        Args:
+            names: of the samples; under one name a prompt only ever grows by whole blocks.
+        """
+        batch = self._pack_evenly(samples)
+        if not self.keeps:
+            self.num_rows += batch.counts.rows
+            return self.model(batch.to(self._device))
+        assert batch.row_end is not None
+        start, end = batch.cu_seqlens[: len(samples)].numpy(), batch.cu_seqlens[1 : len(samples) + 1].numpy()
+        while True:
+            first = start + self._num_kept(names)
+            block_end = batch.row_end[torch.from_numpy(first)].numpy()
+            is_finished = block_end < end  # a block that has not been computed yet
+            if not is_finished.any():
+                break
+            self._keep(batch, first, np.where(is_finished, block_end, first), names)
+        is_computed = _between(first, end, len(batch.position))
+        _, prediction = self._run(batch, is_computed, names)
+        return _spread(prediction, batch, is_computed)
+
+    def forget(self, key: str) -> None:
+        """Let go of a document that is finished, and of its copies."""
+        self._kept = {name: kept for name, kept in self._kept.items() if name[0] != key}
+        self._joined = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Of keys and values that are kept."""
+        return sum(kept.nbytes for kept in self._kept.values())
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _num_kept(self, names: Sequence[Name]) -> Int64[np.ndarray, "S"]:
+        return np.array([self._kept[name].shape[2] if name in self._kept else 0 for name in names])
+
+    def _pack_evenly(self, samples: list[NoisySample]) -> PackedBatch:
+        """A pack of these samples alone, whose rows a tensor axis can deal out."""
+        size, multiple = size_of(samples), self.model.axis.size
+        rows = -(-size.rows // multiple) * multiple
+        return pack(samples, replace(size, rows=rows), prompt_sees=self.prompt_sees)
+
+    def _keep(
+        self,
+        batch: PackedBatch,
+        first: Int64[np.ndarray, "S"],
+        last: Int64[np.ndarray, "S"],
+        names: Sequence[Name],
+    ) -> None:
+        """Compute rows [first, last) of each sequence, and keep their keys and values."""
+        layers, _ = self._run(batch, _between(first, last, len(batch.position)), names)
+        new = torch.stack([layer.new for layer in layers if layer.new is not None])
+        counts = (last - first).tolist()
+        for name, part in zip(names, new[:, :, : sum(counts)].split(counts, dim=2), strict=True):
+            self._kept[name] = torch.cat([self._kept[name], part], dim=2) if name in self._kept else part.clone()
+        self._joined = None
+
+    def _run(
+        self, batch: PackedBatch, is_computed: Bool[np.ndarray, "T"], names: Sequence[Name]
+    ) -> tuple[list[KeptKeys], Prediction]:
+        """One pass over some rows of a pack, which see what is kept of the rows before them."""
+        part = rows_of(batch, torch.from_numpy(is_computed), self.model.axis.size).to(self._device)
+        self.num_rows += int(is_computed.sum())
+        num_kept = np.zeros(len(part.cu_seqlens) - 1, dtype=np.int64)
+        num_kept[: len(names)] = self._num_kept(names)
+        num_new = part.cu_seqlens.diff().cpu().numpy()
+        sequence = np.arange(len(num_new))
+        order = np.argsort(np.append(sequence.repeat(num_kept), sequence.repeat(num_new)), kind="stable")
+        seqlens = np.append(0, np.cumsum(num_kept + num_new)).astype(np.int32)
+        where = torch.from_numpy(order).to(self._device), torch.from_numpy(seqlens).to(self._device)
+        before = self._joined_keys(names)
+        layers = [KeptKeys(None if before is None else before[n], *where) for n in range(len(self.model.blocks))]
+        return layers, self.model(part, layers)
+
+    def _joined_keys(self, names: Sequence[Name]) -> Float[Tensor, "L 2 P g d"] | None:
+        """What is kept of some documents, end to end; of the same ones step after step, it is joined once."""
+        if self._joined is None or self._joined[0] != tuple(names):
+            parts = [self._kept[name] for name in names if name in self._kept]
+            self._joined = tuple(names), torch.cat(parts, dim=2) if parts else None
+        return self._joined[1]
+
+
+def _between(first: Int64[np.ndarray, "S"], last: Int64[np.ndarray, "S"], num_rows: int) -> Bool[np.ndarray, "T"]:
+    """Whether a row is in [first, last) of any sequence; they are in order."""
+    change = np.zeros(num_rows + 1, dtype=np.int64)
+    np.add.at(change, first, 1)
+    np.add.at(change, last, -1)
+    return change[:-1].cumsum() > 0
+
+
+def _spread(part: Prediction, batch: PackedBatch, is_computed: Bool[np.ndarray, "T"]) -> Prediction:
+    """What is said of some tokens and patches of a pack as said of all, with zeros for the others."""
+    is_there = torch.from_numpy(is_computed)
+
+    def spread(values: Shaped[Tensor, "m *v"], rows: Int64[Tensor, "n"]) -> Shaped[Tensor, "n *v"]:
+        place = is_there[rows].nonzero().flatten().to(values.device)
+        return values.new_zeros(len(rows), *values.shape[1:]).index_copy(0, place, values)
+
+    return Prediction(
+        zero_logit=spread(part.zero_logit, batch.token_row),
+        log_rate=spread(part.log_rate, batch.token_row),
+        bag_loss=part.bag_loss,
+        velocity=tuple(spread(v, own.patch_row) for v, own in zip(part.velocity, batch.pieces, strict=True)),
+        slot_hidden=spread(part.slot_hidden, batch.token_row),
+    )

@@ -1,0 +1,35 @@
+"""Keys and values that rows of earlier passes have left behind."""
+
+# Shapes: T rows of this pass, P rows of earlier ones, U = P + T keys, S1 sequences + 1, g key heads, d head width.
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor
+
+
+class KeptKeys:
+    """Of one layer and one pass: keys and values of rows that are not computed again, beside those of its own rows."""
+
+    def __init__(
+        self,
+        before: Float[Tensor, "2 P g d"] | None,
+        order: Int64[Tensor, "U"],
+        seqlens: Int32[Tensor, "S1"],
+    ):
+        """`order`: all keys, sequence by sequence, as numbers of `before`, then of this pass's rows."""
+        self.before = before
+        self.order = order
+        self.seqlens = seqlens  # the first key of each sequence, then U
+        self.new: Float[Tensor, "2 T g d"] | None = None  # what this pass adds
+
+    def join(
+        self, key: Float[Tensor, "T g d"], value: Float[Tensor, "T g d"]
+    ) -> tuple[Float[Tensor, "U g d"], Float[Tensor, "U g d"]]:
+        """All keys and values, sequence by sequence."""
+        self.new = torch.stack([key, value])
+        if self.before is None:
+            return key, value
+        keys, values = torch.cat([self.before, self.new], dim=1).index_select(1, self.order)
+        return keys, values
