@@ -49,10 +49,11 @@ class Forward:
             self.num_rows += batch.counts.rows
             return self.model(batch.to(self._device))
         assert batch.row_end is not None
-        start, end = batch.cu_seqlens[: len(samples)].numpy(), batch.cu_seqlens[1 : len(samples) + 1].numpy()
+        bounds = batch.cu_seqlens[: len(samples) + 1].long().numpy()
+        start, end = bounds[:-1], bounds[1:]
         while True:
             first = start + self._num_kept(names)
-            block_end = batch.row_end[torch.from_numpy(first)].numpy()
+            block_end = batch.row_end[torch.from_numpy(first)].long().numpy()
             is_finished = block_end < end  # a block that has not been computed yet
             if not is_finished.any():
                 break

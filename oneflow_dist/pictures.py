@@ -71,13 +71,20 @@ def draw_document(canvas: Canvas, tokenizer: Tokenizer, width: int = PAGE_WIDTH,
 
 def draw_page(canvases: list[Canvas], tokenizer: Tokenizer) -> Image.Image:
     """Documents with their numbers, short ones beside each other; the page is no larger than what it shows."""
-    documents = [
-        stack([text_line(f"{index:04d}", 13, FAINT), draw_document(canvas, tokenizer)], gap=4)
-        for index, canvas in enumerate(canvases)
-    ]
+    documents = [draw_numbered(canvas, index, tokenizer) for index, canvas in enumerate(canvases)]
+    return with_margin(beside(documents), 24)
+
+
+def draw_numbered(canvas: Canvas, index: int, tokenizer: Tokenizer, width: int = PAGE_WIDTH) -> Image.Image:
+    """A document below its number."""
+    return stack([text_line(f"{index:04d}", 13, FAINT), draw_document(canvas, tokenizer, width)], gap=4)
+
+
+def beside(documents: list[Image.Image], width: int = PAGE_WIDTH) -> Image.Image:
+    """As many documents beside each other as fit in `width` pixels."""
     gap, widest = 24, max(document.width for document in documents)
-    columns = min(len(documents), max(1, (PAGE_WIDTH + gap) // (widest + gap)))
-    return with_margin(grid(documents, columns, gap, align="left"), 24)
+    columns = min(len(documents), max(1, (width + gap) // (widest + gap)))
+    return grid(documents, columns, gap, align="left")
 
 
 def flow(boxes: list[Box], width: int, image_height: int) -> Image.Image:

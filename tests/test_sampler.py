@@ -25,6 +25,8 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.sampler import (
+    Change,
+    Step,
     _draw_tokens,
     _fit,
     generate,
@@ -36,7 +38,7 @@ from oneflow_dist.sampling import SamplingConfig
 from oneflow_dist.training import build_model
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
-from tests.messages import Message
+from tests.messages import Message, naming
 from tests.modalities import SOUND, UNET, VIDEO, VISION
 
 Maker = Callable[..., OneFlow]
@@ -449,6 +451,156 @@ def test_going_back_keeps_tokens_by_their_chance_and_pieces_that_are_old_enough(
         kept += int((again.tokens == 65).sum())
     assert abs(kept / 400 - 0.4) < 5 * math.sqrt(0.24 / 400)
     assert len(images_of(before)) == 2
+
+
+# What each step changed.
+
+
+def replay(tokens: list[int], changes: list[Change]) -> list[int]:
+    for change in changes:
+        for place, token in zip(change.place.tolist(), change.token.tolist(), strict=True):
+            tokens.insert(place, token)
+        tokens = [token for place, token in enumerate(tokens) if place not in change.removed.tolist()]
+    return tokens
+
+
+def test_changes_replay_a_generation(config: Config, make_writer: Maker, tokenizer: Tokenizer) -> None:
+    """With tokens that corrections take back, a document that is full, and several in one pack."""
+    own = settings(config, 8, corrections=2, corrected_from=0.5, max_rows=40)
+    canvases = make_canvases(config, tokenizer)
+    before, times = [canvas.tokens.tolist() for canvas in canvases], [canvas.text_time for canvas in canvases]
+    changes: list[list[Change]] = [[] for _ in canvases]
+    for number, step in enumerate(generate_steps(make_writer(config), canvases, own, tokenizer), start=1):
+        assert step.number == number
+        for change in step.changes:
+            changes[change.document].append(change)
+            canvas = canvases[change.document]
+            assert change.text_time == canvas.text_time
+            assert change.piece_times["image"].tolist() == np.minimum(1.0, images_of(canvas).time).tolist()
+            assert (change.prob > 0.0).all()
+    assert sum(len(change.removed) for of_document in changes for change in of_document) > 5
+    assert any(len(of_document) != len(changes[0]) for of_document in changes)
+    assert [replay(*pair) for pair in zip(before, changes, strict=True)] == [c.tokens.tolist() for c in canvases]
+    assert times == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_each_token_comes_with_its_probability(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    """Of 26 letters and an image that is as likely as e of them, whatever the temperature."""
+    scripted.image_logit = 1.0
+    canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
+    own = settings(config, 6, temperature=0.7)
+    changes = [change for step in generate_steps(scripted, [canvas], own, tokenizer) for change in step.changes]
+    token, prob = (np.concatenate([getattr(change, name) for change in changes]) for name in ("token", "prob"))
+    assert len(token) > 20
+    is_image = token == scripted.image_token
+    assert is_image.any()
+    np.testing.assert_allclose(prob, np.where(is_image, math.e, 1.0) / (26 + math.e), rtol=1e-6)
+
+
+# Block by block.
+
+
+class Ending(Scripted):
+    """Writes in the last slot of a document alone, until so many tokens are there."""
+
+    last = 6
+
+    def forward(self, batch: PackedBatch) -> Prediction:
+        prediction = super().forward(batch)
+        is_last = torch.ones(len(batch.tokens), dtype=torch.bool)
+        is_last[:-1] = batch.token_sequence[1:] != batch.token_sequence[:-1]
+        is_over = torch.bincount(batch.token_sequence)[batch.token_sequence] > self.last
+        zero_logit = torch.where(is_last & ~is_over, -40.0, 40.0)
+        return replace(prediction, zero_logit=zero_logit)
+
+
+def write_blocks(config: Config, tokenizer: Tokenizer, blocks: int, **changes: Any) -> tuple[Canvas, list[Step]]:
+    model = Ending(config)
+    model.image_logit, model.log_rate = -40.0, 5.0
+    own = settings(config, 2, blocks=blocks, time_power=1.0, **changes)
+    canvas = blank_canvas([5, 6], tokenizer, config.modality, 1, 0)
+    return canvas, list(generate_steps(model, [canvas], own, tokenizer))
+
+
+def test_a_document_grows_block_by_block_and_what_is_finished_stays(config: Config, tokenizer: Tokenizer) -> None:
+    canvas, steps = write_blocks(config, tokenizer, blocks=2)
+    ends = [3, *canvas.block_ends[1:]]
+    assert list(canvas.block_ends) == ends
+    assert len(ends) == 2
+    born = canvas.born.tolist()
+    assert born[:3] == [0, 0, 0]
+    assert all(born[place] <= 2 for place in range(3, ends[1]))
+    assert all(born[place] > 2 for place in range(ends[1], len(born)))
+    assert len(born) > ends[1] > 3
+    assert [step.number for step in steps] == [1, 2, 3, 4]
+
+
+def test_no_block_follows_an_empty_one(config: Config, tokenizer: Tokenizer) -> None:
+    """Of blocks that write until seven tokens are there, the one that finds them writes nothing."""
+    canvas, _ = write_blocks(config, tokenizer, blocks=50)
+    assert len(canvas.tokens) == 7
+    assert canvas.block_ends[-1] == 7
+    assert canvas.is_done
+    assert not canvas.hit_cap
+
+
+def test_no_block_follows_the_end_of_a_document(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    scripted.log_rate, scripted.image_logit, scripted.image_token = 0.0, 0.5, tokenizer.eos
+    canvases = [blank_canvas([5], tokenizer, config.modality, 1, index) for index in range(24)]
+    generate(scripted, canvases, settings(config, 2, blocks=6, max_rows=2000), tokenizer)
+    for canvas in canvases:
+        ends = np.flatnonzero(canvas.tokens == tokenizer.eos)
+        assert (ends >= canvas.block_ends[-1]).all()
+        assert len(ends) > 0 or len(canvas.block_ends) == 6
+    assert len({len(canvas.block_ends) for canvas in canvases}) > 1
+
+
+def test_a_full_document_has_no_further_block(config: Config, make_writer: Maker, tokenizer: Tokenizer) -> None:
+    canvas = blank_canvas([5], tokenizer, config.modality, 1, 0)
+    generate(make_writer(config), [canvas], settings(config, 4, blocks=100, max_rows=30), tokenizer)
+    assert canvas.num_rows <= 30
+    assert canvas.hit_cap
+
+
+def test_blocks_are_the_same_with_prompts_that_are_computed_once(
+    make_config: Callable[..., Config], make_writer: Maker, tokenizer: Tokenizer
+) -> None:
+    """Text, images and what both are; and fewer rows are computed."""
+    config = make_config("model.prompt_sees=prompt", "heads.time_conditioning=adaln")
+    given = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    model, own = (
+        make_writer(config),
+        settings(config, 5, blocks=4, guidance={"image": 2.0, "tokens": 1.5}, max_rows=200),
+    )
+    found = []
+    for keeps in (True, False):
+        prompts: list[Prompt] = [[], [5, 6], [("image", given), 7]]
+        canvases = [blank_canvas(prompt, tokenizer, config.modality, 3, n) for n, prompt in enumerate(prompts)]
+        rows = sum(step.num_rows for step in generate_steps(model, canvases, own, tokenizer, keeps_prompts=keeps))
+        found.append((rows, canvases))
+    (kept_rows, kept), (all_rows, anew) = found
+    assert kept_rows < 0.7 * all_rows
+    for own_canvas, other in zip(kept, anew, strict=True):
+        assert own_canvas.tokens.tolist() == other.tokens.tolist()
+        assert own_canvas.block_ends == other.block_ends
+        np.testing.assert_allclose(images_of(own_canvas).patches, images_of(other).patches, atol=1e-5)
+    assert any(len(canvas.block_ends) == 4 for canvas in kept)
+    assert any(len(images_of(canvas)) > 1 for canvas in kept)
+
+
+@pytest.mark.parametrize("prompt", [[5, ..., 6], [5, ("image", None)], [..., ("image", None), 5, ...]])
+def test_blocks_are_refused_where_something_is_made_before_the_end(
+    config: Config, scripted: Scripted, tokenizer: Tokenizer, prompt: Prompt
+) -> None:
+    canvas = blank_canvas(prompt, tokenizer, config.modality, 1, 0)
+    with pytest.raises(ValueError, match=naming("sampling.blocks", 3)):
+        generate(scripted, [canvas], settings(config, 2, blocks=3), tokenizer)
+
+
+def test_two_documents_of_one_key_are_refused(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
+    canvases = [blank_canvas([], tokenizer, config.modality, 1, 4) for _ in range(2)]
+    with pytest.raises(ValueError, match=naming("canvas-4")):
+        generate(scripted, canvases, settings(config, 2), tokenizer)
 
 
 # The expected length.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program, share_cores
-from tools.sample import add_sampling, check_sampling, encode_files, file_name, with_arguments
+from tools.sample import add_sampling, check_sampling, with_arguments
+from tools.sample_files import encode_files, file_name
 from tools.screen import FAINT, NEW, Run, Screen, half_blocks, printable
 
 if TYPE_CHECKING:

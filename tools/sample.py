@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
-import json
-import re
+import difflib
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from oneflow_dist.config import RANGES, check_config
 from oneflow_dist.files import naming
 from oneflow_dist.modality import GIVEN
-from oneflow_dist.runtime import bar_seconds, run_program, share_cores
-from oneflow_dist.sampling import Firing, SamplingConfig, Solver, WeakModel
+from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
+from oneflow_dist.sampling import Firing, Solver, WeakModel
 from oneflow_dist.toml import check_range
+from tools.sample_files import (
+    FILM,
+    STEPS,
+    TRACE,
+    claim,
+    describe_call,
+    read_lines,
+    write_documents,
+    write_film,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-    from oneflow_dist.canvas import Canvas
+    from oneflow_dist.canvas import Prompt
     from oneflow_dist.config import Config
     from oneflow_dist.data.tokenizer import Tokenizer
-    from oneflow_dist.making import Making
-    from oneflow_dist.modality import ModalityConfig
+    from oneflow_dist.model.oneflow import OneFlow
 
 NUMBERS = (
     ("steps", int),
@@ -41,13 +49,19 @@ NUMBERS = (
     ("top_k", int),
     ("top_p", float),
     ("max_rows", int),
+    ("blocks", int),
 )
 CHOICES = {"firing": get_args(Firing), "solver": get_args(Solver), "weak_model": get_args(WeakModel), "given": GIVEN}
-OWN_FILE = re.compile(r"\d{4,}(-[a-z0-9_]+-\d+\.(png|gif|wav|npy)|\.txt)")
+# What has a value for each name: its kind, what the value is called, an example, what it is.
+TABLES: dict[str, tuple[type, str, str, str]] = {
+    "guidance": (float, "WEIGHT", "image=3", "of a modality's velocity, or of the text: gate, rate and tokens"),
+    "piece_steps": (int, "N", "image=16", "steps of a modality's pieces once the text is done"),
+}
+FORMATS = {"jsonl": f"what each step changed in {STEPS}", "gif": f"how they came about in {FILM}"}
 
 
 class _Append(argparse.Action):
-    """Collects --text, --image, --piece, --paint and --hole into one list, in the order in which they were given."""
+    """Collects the parts of the prompt into one list, in the order in which they were given."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         namespace.parts = [*namespace.parts, (self.dest, values)]
@@ -56,44 +70,104 @@ class _Append(argparse.Action):
 def main() -> None:
     """Entry point."""
     args = parse_arguments()
-    print(f"loading {args.checkpoint}", flush=True)
+    log(f"loading {args.checkpoint}")
+    start_process(data_workers=1)  # with whatever else runs here
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
-    from oneflow_dist.canvas import blank_canvas
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.pictures import check_decoders
     from oneflow_dist.progress import read_progress
     from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
-    from tools.prompts import read_prompt
+    from tools.prompts import check_prompts, read_prompts
 
-    share_cores(others=1)  # with whatever else runs here
     folder = find_checkpoint(args.checkpoint)
-    config = with_arguments(config_at_home(folder), args)
-    check_decoders(config, read_progress(folder).data)
-    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
-    prompt = read_prompt(args.parts, tokenizer, config)
-    canvases = [blank_canvas(prompt, tokenizer, config.modality, args.seed, index) for index in range(args.count)]
-    max_rows = config.sampling.max_rows
-    if canvases[0].num_rows > max_rows:
-        raise ValueError(
-            f"--max-rows: {max_rows}, but the prompt alone takes {canvases[0].num_rows} rows; raise it, or "
-            "shorten the prompt"
-        )
-    write(load_weights(folder, config), canvases, config, tokenizer)
-    with naming(args.output):
-        write_documents(args.output, canvases, config.sampling, args.seed, tokenizer)
+    home, settings = config_at_home(folder), settings_of(args.axes)
+    configs = [with_arguments(home, with_setting(args, setting)) for setting in settings]
+    check_decoders(configs[0], read_progress(folder).data)
+    tokenizer = load_tokenizer(configs[0].data.tokenizer, configs[0].modality)
+    prompts: dict[str, list[tuple[str, list[Any]]]] = {}  # by what the model sees of given pictures
+    for config in configs:
+        given = config.sampling.given
+        prompts[given] = prompts.get(given) or read_prompts(args.parts, args.lines, tokenizer, config)
+        check_prompts(prompts[given], tokenizer, config)
+    model = load_weights(folder, configs[0])
+    asked = [[prompt for _, prompt in prompts[config.sampling.given]] for config in configs]
+    if args.axes:
+        from tools.comparing import compare
+
+        compare(model, asked, configs, settings, tokenizer, args)
+    else:
+        write_files(model, asked[0], configs[0], tokenizer, args)
+    end_process()
+
+
+def write_files(model: OneFlow, prompts: Sequence[Prompt], config: Config, tokenizer: Tokenizer, args: Any) -> None:
+    """Write the documents, and the files of each."""
+    from tools.writing import write
+
+    folder, call = args.output, describe_call(config.sampling, args.seed)
+    with naming(folder):
+        if is_main():
+            claim(folder, TRACE, {**call, "documents": []})
+    steps_file, has_film = folder / STEPS if "jsonl" in args.format else None, "gif" in args.format
+    written = write(model, prompts, config, tokenizer, args.seed, args.count, steps_file=steps_file, has_film=has_film)
+    if not is_main():
+        return
+    canvases = [*written.documents.values()]
+    with naming(folder):
+        write_documents(folder, canvases, config.sampling, args.seed, tokenizer)
+        if has_film:
+            write_film(folder / FILM, written.film.frames(tokenizer))
+    also = "".join(f", {what}" for name, what in FORMATS.items() if name in args.format)
+    print(
+        f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json{also}"
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; numbers out of their ranges are refused here."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="The prompt is --text, --image, --paint and --hole in the order given; without any, it starts from "
-        'nothing. A caption: --image FILE. An image: --text "a handwritten seven" --paint, or --text "a handwritten '
-        'seven<|image|>". Both: --hole --paint',
+        epilog="The prompt is --text, --image, --piece, --vary, --paint and --hole in the order given; without any, it "
+        'starts from nothing. A caption: --image FILE. An image: --text "a handwritten seven" --paint, or --text "a '
+        'handwritten seven<|image|>". Both: --hole --paint. Under torchrun the ranks share the documents',
     )
-    parser.set_defaults(parts=[])
     parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
     parser.add_argument("output", type=Path, help="folder for text, pictures and trace.json; those of a call before go")
+    add_prompt(parser)
+    parser.add_argument("--count", type=int, default=1, help="documents, of each prompt")
+    parser.add_argument("--seed", type=int, default=0, help="with a document's number, of all that is random about it")
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"write more: {'; '.join(f'{name}: {what}' for name, what in FORMATS.items())}; several, or a list with ,",
+    )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="KEY=V1,V2",
+        help="instead, the same documents with each value of an option, as steps=10,40 or guidance.image=1,3, in "
+        "compare.png; twice: with each pair",
+    )
+    add_sampling(parser)
+    args = parser.parse_args()
+    check_range("--count", args.count, "[1, inf)")
+    check_sampling(args)
+    args.format = read_formats(args.format)
+    args.axes = read_axes(args)
+    if args.format and args.axes:
+        raise ValueError(f"--format: {', '.join(args.format)} is not written with --compare; leave one of them out")
+    if args.prompts and args.parts:
+        raise ValueError(f"--prompts: is given beside --{args.parts[0][0]}; write all of the prompt into its lines")
+    args.lines = None if args.prompts is None else read_lines(args.prompts)
+    return args
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is given and what is to be made."""
+    parser.set_defaults(parts=[])
     parser.add_argument(
         "--text",
         action=_Append,
@@ -109,6 +183,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--piece", action=_Append, metavar="NAME=FILE", help="given piece of a modality, as sound=seven.wav"
     )
+    parser.add_argument(
+        "--vary",
+        action=_Append,
+        metavar="TIME=FILE",
+        help="an image to make anew from what this one looks like at a time between 0 (noise) and 1, as 0.6=photo.jpg",
+    )
     parser.add_argument("--paint", action=_Append, nargs=0, help="an image to paint")
     parser.add_argument(
         "--hole",
@@ -116,32 +196,25 @@ def parse_arguments() -> argparse.Namespace:
         nargs=0,
         help="a place to write text in; without any, text is written at the end, unless that is an image to paint",
     )
-    parser.add_argument("--count", type=int, default=1, help="documents")
-    parser.add_argument("--seed", type=int, default=0)
-    add_sampling(parser)
-    args = parser.parse_args()
-    check_range("--count", args.count, "[1, inf)")
-    check_sampling(args)
-    return args
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="instead of all these, a prompt in each line, written as --text"
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """The options by which `with_arguments` changes what a checkpoint says of generation."""
     for name, kind in NUMBERS:
+        parser.add_argument(option_of(name), type=kind, help=f"default: sampling.{name} of the checkpoint")
+    for name, (_, value, example, what) in TABLES.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, help=f"default: sampling.{name} of the checkpoint"
+            option_of(name),
+            action="append",
+            default=[],
+            metavar=f"NAME={value}",
+            help=f"{what}, as {example}; default: the checkpoint's",
         )
-    parser.add_argument(
-        "--guidance",
-        action="append",
-        default=[],
-        metavar="NAME=WEIGHT",
-        help="of a modality's velocity, as image=3, or of the text: gate, rate and tokens; default: the checkpoint's",
-    )
     for name, choices in CHOICES.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", choices=choices, help=f"default: sampling.{name} of the checkpoint"
-        )
+        parser.add_argument(option_of(name), choices=choices, help=f"default: sampling.{name} of the checkpoint")
     parser.add_argument(
         "--codec",
         action="append",
@@ -156,15 +229,16 @@ def check_sampling(args: argparse.Namespace) -> None:
     ranges = {"seed": RANGES["run"]["seed"], **RANGES["sampling"]}
     for name, interval in ranges.items():
         if getattr(args, name, None) is not None:
-            check_range(f"--{name.replace('_', '-')}", getattr(args, name), interval)
-    read_weights(args.guidance)
+            check_range(option_of(name), getattr(args, name), interval)
+    for name in TABLES:
+        read_table(args, name)
 
 
 def with_arguments(config: Config, args: argparse.Namespace) -> Config:
     """The config with what the command line says instead."""
     names = (*CHOICES, *dict(NUMBERS))
     changes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    changes["guidance"] = {**config.sampling.guidance, **read_weights(args.guidance)}
+    changes |= {name: {**getattr(config.sampling, name), **read_table(args, name)} for name in TABLES}
     modalities = dict(config.modality)
     for option in args.codec:
         name, _, codec = option.partition("=")
@@ -177,106 +251,97 @@ def with_arguments(config: Config, args: argparse.Namespace) -> Config:
     return config
 
 
-def read_weights(options: list[str]) -> dict[str, float]:
-    """The values of --guidance by name."""
+def option_of(name: str) -> str:
+    """As the command line spells it."""
+    return f"--{name.replace('_', '-')}"
+
+
+def read_table(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The values of an option of TABLES by name."""
+    kind, value, example, _ = TABLES[name]
     found = {}
-    for option in options:
-        name, _, weight = option.partition("=")
+    for option in getattr(args, name):
+        key, _, text = option.partition("=")
         try:
-            found[name] = float(weight)
+            found[key] = kind(text)
         except ValueError:
-            raise ValueError(f"--guidance: {option!r} is not NAME=WEIGHT, as image=3") from None
+            raise ValueError(f"{option_of(name)}: {option!r} is not NAME={value}, as {example}") from None
     return found
 
 
-def write(model: Any, canvases: list[Canvas], config: Config, tokenizer: Tokenizer) -> None:
-    """Finish the canvases, with a bar that ends full: its total is the most that can be left, which only shrinks."""
-    from tqdm import tqdm
-
-    from oneflow_dist.sampler import generate_steps
-
-    def most_left() -> int:
-        return max(canvas.steps_left(config.sampling) for canvas in canvases)
-
-    with tqdm(total=most_left(), unit="step", desc="generating", mininterval=bar_seconds()) as bar:
-        for step in generate_steps(model, canvases, config, tokenizer):
-            bar.total = step.number + most_left()
-            there, expected = sum(len(c.tokens) for c in canvases), sum(c.expected_length for c in canvases)
-            bar.set_postfix_str(f"{there} of about {expected:.0f} tokens", refresh=False)
-            bar.update()
+def read_formats(options: list[str]) -> list[str]:
+    """The names of all --format, each of them one or several."""
+    names = [name.strip() for option in options for name in option.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise ValueError(f"--format: {name!r} is not one of {', '.join(FORMATS)}")
+    return names
 
 
-def write_documents(
-    folder: Path,
-    canvases: list[Canvas],
-    sampling: SamplingConfig,
-    seed: int,
-    tokenizer: Tokenizer,
-) -> None:
-    """Text and pieces of each document, a picture of all of them, and the trace; those of a call before are removed."""
-    from oneflow_dist.pictures import draw_page
+def read_axes(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """The keys of --compare with their values.
 
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_old(folder)
-    documents = [trace(canvas, index, tokenizer) for index, canvas in enumerate(canvases)]
-    report = {"seed": seed, "settings": dataclasses.asdict(sampling), "documents": documents}
-    (folder / "trace.json").write_text(json.dumps(report, indent=2) + "\n")  # first: it tells whose files these are
-    for index, canvas in enumerate(canvases):
-        for kind, making in canvas.making.items():
-            for number, content in enumerate(encode_files(making)):
-                (folder / file_name(index, kind, number, making.modality)).write_bytes(content)
-        text = " ".join(
-            part if isinstance(part, str) else f"[{file_name(index, *part, canvas.making[part[0]].modality)}]"
-            for part in canvas.parts(tokenizer)
+    Raises:
+        ValueError: no such key, one that has a value already, more than two, or a value that it cannot have.
+    """
+    axes: dict[str, list[Any]] = {}
+    given = {name for name in (*dict(NUMBERS), *CHOICES) if getattr(args, name) is not None}
+    given |= {f"{name}.{key}" for name in TABLES for key in read_table(args, name)}
+    for option in args.compare:
+        key, _, values = option.partition("=")
+        if key in given or key in axes:
+            raise ValueError(f"--compare: {key} has been given already; leave one of them out")
+        axes[key] = [read_value(key, text.strip()) for text in values.split(",")]
+    if len(axes) > 2:
+        raise ValueError(
+            f"--compare: a page has rows and columns, but {', '.join(axes)} are {len(axes)} keys; take two"
         )
-        (folder / f"{index:04d}.txt").write_text(text + "\n", encoding="utf-8")
-        print(text + (" (stopped at max_rows)" if canvas.hit_cap else ""))
-    draw_page(canvases, tokenizer).save(folder / "documents.png")
-    print(f"wrote {len(canvases)} documents to {folder}; all of them in documents.png, their history in trace.json")
+    return axes
 
 
-def encode_files(making: Making) -> Iterator[bytes]:
-    """The content of a file of each piece: of pictures as their codec decodes them."""
-    from oneflow_dist.data.media import decode_file
-    from oneflow_dist.pictures import draw_pieces
-
-    if making.modality.dimensions != 2:
-        yield from (decode_file(latent, making.modality) for latent in making.latents())
-        return
-    for picture in draw_pieces(making.latents(), making.modality):
-        file = io.BytesIO()
-        picture.save(file, "PNG")
-        yield file.getvalue()
-
-
-def file_name(index: int, kind: str, number: int, modality: ModalityConfig) -> str:
-    """Of a piece: pictures are PNG, what moves is GIF, sounds are WAV, and what has no file is an array."""
-    extension = {2: "png", 3: "gif"}.get(modality.dimensions, "wav" if modality.has_sound else "npy")
-    return f"{index:04d}-{kind}-{number}.{extension}"
+def read_value(key: str, text: str) -> Any:
+    """A value of a key of --compare."""
+    if key in CHOICES:
+        if text not in CHOICES[key]:
+            raise ValueError(f"--compare: {key} is one of {', '.join(CHOICES[key])}, not {text!r}")
+        return text
+    kind = _kind_of(key)
+    try:
+        value = kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"--compare: {key} takes {what}, not {text!r}; write several as {key}=1,2") from None
+    if key in RANGES["sampling"]:
+        check_range(f"--compare {key}", value, RANGES["sampling"][key])
+    return value
 
 
-def remove_old(folder: Path) -> None:
-    """The files of an earlier call go, also those of a longer one; without its trace.json they are not ours."""
-    if (folder / "trace.json").exists():
-        for path in folder.iterdir():
-            if OWN_FILE.fullmatch(path.name):
-                path.unlink()
-        (folder / "documents.png").unlink(missing_ok=True)
+def _kind_of(key: str) -> type:
+    """Of the numbers that a key of --compare takes."""
+    name, _, of_what = key.partition(".")
+    if name in TABLES and of_what:
+        return TABLES[name][0]
+    kinds = dict(NUMBERS)
+    if key in kinds:
+        return kinds[key]
+    known = [*kinds, *CHOICES, *(f"{table}.NAME" for table in TABLES)]
+    near = [f"{name}.NAME"] if name in TABLES else difflib.get_close_matches(key, known, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    raise ValueError(f"--compare: {key!r} is no key; {advice}")
 
 
-def trace(canvas: Canvas, index: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Every token of a document with the step at which it appeared (0: it was given), pieces with their last step."""
-    entries: list[dict[str, Any]] = []
-    piece_at = canvas.piece_at
-    for row, (token, born) in enumerate(zip(canvas.tokens.tolist(), canvas.born.tolist(), strict=True)):
-        entry = {"token": token, "text": tokenizer.decode([token]), "step": born}
-        if row in piece_at:
-            kind, number = piece_at[row]
-            making = canvas.making[kind]
-            entry |= {kind: file_name(index, kind, number, making.modality), "last_step": int(making.end[number])}
-        entries.append(entry)
-    lengths = [{"tokens": there, "expected": round(expected, 3)} for there, expected in canvas.lengths]
-    return {"index": index, "hit_cap": canvas.hit_cap, "lengths": lengths, "tokens": entries}
+def settings_of(axes: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Each combination of values, those of the first key outermost; without keys the one that changes nothing."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def with_setting(args: argparse.Namespace, setting: dict[str, Any]) -> argparse.Namespace:
+    """The command line as if it had these values."""
+    changed = dict(vars(args))
+    for key, value in setting.items():
+        name, _, of_what = key.partition(".")
+        changed[name] = [*changed[name], f"{of_what}={value}"] if of_what else value
+    return argparse.Namespace(**changed)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.containers import Bags, Capacity, NoisyPieces, NoisySample, PackedBatch, PackedPieces, Pieces
-from oneflow_dist.data.packing import FEWEST_SEQUENCES, choose_samples, pack, size_of
+from oneflow_dist.data.packing import FEWEST_SEQUENCES, choose_samples, pack, rows_of, size_of
 from tests.noising import with_bags
 from tests.pieces import noisy_pieces
 
@@ -481,3 +481,83 @@ def test_the_room_of_each_modality_is_kept_for_itself() -> None:
     size = size_of([many[i] for i in chosen])
     assert len(chosen) > 1
     assert all(need <= there for need, there in zip(size.to_list(), room.to_list(), strict=True))
+
+
+# Prompts and blocks that see no more than themselves and what is before them.
+
+
+def block_of_rows(sample: NoisySample) -> list[tuple[tuple[str, int, int], int]]:
+    """Row by row, as `lay_by_definition`, with the block it is of: that of a patch, or of the slot behind a token."""
+    rows, _ = lay_by_definition(sample)
+    places = [n for kind in sample.pieces for n in kind.pieces.token.tolist()]
+    numbers = [(kind, i) for kind, noisy in enumerate(sample.pieces) for i in range(len(noisy.pieces))]
+    token_of = {}
+    for (kind, piece), place in zip(numbers, places, strict=True):
+        pieces = sample.pieces[kind].pieces
+        first = int(pieces.num_patches[:piece].sum())
+        token_of |= {(kind, first + n): place for n in range(int(pieces.num_patches[piece]))}
+    found = []
+    for what, kind, number in rows:
+        token = number + 1 if what == "token" else token_of[kind, number]
+        found.append(((what, kind, number), sum(token >= end for end in sample.block_ends)))
+    return found
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 12), max_size=4, unique=True).map(sorted))
+def test_rows_see_their_sequence_up_to_the_end_of_their_block(seed: int, ends: list[int]) -> None:
+    samples = [mixed(("image", "sound"), seed + n) for n in range(3)]
+    samples = [replace(s, block_ends=tuple(e for e in ends if e <= len(s.tokens))) for s in samples]
+    size = size_of(samples)
+    batch = pack(samples, replace(size, rows=size.rows + 3, pieces=size.pieces), prompt_sees="prompt")
+    plain = pack(samples, replace(size, rows=size.rows + 3, pieces=size.pieces))
+    assert batch.row_end is not None
+    assert plain.row_end is None
+    starts, pairs, first_token, first_patch = batch.cu_seqlens.tolist(), 0, 0, [0, 0]
+    for sample, start, end in zip(samples, starts, starts[1:], strict=False):
+        expected = sorted(block_of_rows(sample), key=lambda row: row[1])  # stable: in reading order otherwise
+        for row, ((what, kind, number), block) in enumerate(expected, start=start):
+            rows, first = (
+                (batch.token_row, first_token) if what == "token" else (batch.pieces[kind].patch_row, first_patch[kind])
+            )
+            assert rows[first + number] == row
+            seen = start + sum(other <= block for _, other in expected)
+            assert batch.row_end[row] == seen
+            pairs += seen - start
+        assert len(expected) == end - start
+        first_token += len(sample.tokens)
+        first_patch = [first + len(own.pieces.patches) for first, own in zip(first_patch, sample.pieces, strict=True)]
+    assert batch.counts.attention_pairs == pairs
+    assert batch.row_end[-3:].tolist() == [size.rows + 3] * 3
+    assert batch.tokens.equal(plain.tokens)
+    assert batch.position[batch.token_row].equal(plain.position[plain.token_row])
+    for own, other in zip(batch.pieces, plain.pieces, strict=True):
+        assert batch.position[own.patch_row].equal(plain.position[other.patch_row])
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_some_rows_of_a_pack_stand_where_they_stood(seed: int, multiple: int) -> None:
+    """Of each document those behind its prompt, padded to a multiple."""
+    samples = [replace(mixed(("image", "sound"), seed + n), block_ends=(2 + n,)) for n in range(3)]
+    batch = pack(samples, None, prompt_sees="prompt")
+    assert batch.row_end is not None
+    ends = batch.cu_seqlens[torch.bucketize(torch.arange(len(batch.position)), batch.cu_seqlens, right=True).long()]
+    is_kept = batch.row_end == ends
+    part = rows_of(batch, is_kept, multiple)
+    num_kept = int(is_kept.sum())
+    assert len(part.position) == part.cu_seqlens[-1] == -(-num_kept // multiple) * multiple
+    assert part.position[:num_kept].equal(batch.position[is_kept])
+    kept_rows = is_kept.nonzero().flatten()
+    has_token = is_kept[batch.token_row]
+    assert part.tokens.equal(batch.tokens[has_token])
+    assert kept_rows[part.token_row].equal(batch.token_row[has_token])
+    for own, whole in zip(part.pieces, batch.pieces, strict=True):
+        has_patch = is_kept[whole.patch_row]
+        assert kept_rows[own.patch_row].equal(whole.patch_row[has_patch])
+        assert own.patches.equal(whole.patches[has_patch])
+        assert own.time[own.patch_piece].equal(whole.time[whole.patch_piece][has_patch])
+        assert own.grid[own.patch_piece].equal(whole.grid[whole.patch_piece][has_patch])
+        assert len(own.time) == len(own.grid) == len(own.sequence) == len(own.patch_piece.unique())
+    starts, kept = batch.cu_seqlens[:4].tolist(), part.cu_seqlens[:4].tolist()
+    assert [b - a for a, b in itertools.pairwise(kept)] == [
+        int(is_kept[a:b].sum()) for a, b in itertools.pairwise(starts)
+    ]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +16,7 @@ from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.noising import keyed_generator
 from oneflow_dist.modality import TAKEN_TOKENS
 from tests.messages import Message
-from tests.pieces import SOUND, VISION, modality, pieces
+from tests.pieces import SOUND, VISION, modality
 
 GREY = modality()
 IMAGES = {"image": GREY}

@@ -21,7 +21,7 @@ from tools.digits.grammar import load_split
 from tools.sample import CHOICES, NUMBERS
 
 Say = Callable[..., Finished]
-NOTHING: dict[str, Any] = {**dict.fromkeys((*dict(NUMBERS), *CHOICES)), "guidance": [], "codec": []}
+NOTHING: dict[str, Any] = {**dict.fromkeys((*dict(NUMBERS), *CHOICES)), "guidance": [], "piece_steps": [], "codec": []}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.messages import names
 from tests.modalities import LOOKS, overrides
 from tests.precompute.making import save_siglip
 from tools.autoencoder import make_model
-from tools.prompts import encode_photo, read_prompt
+from tools.prompts import check_prompts, encode_photo, read_prompt, read_prompts
 
 PAINT = ("image", None)
 PHOTO = np.random.default_rng(0).integers(256, size=(300, 400, 3)).astype(np.uint8)
@@ -107,6 +107,34 @@ def test_a_prompt_is_its_parts_in_order(config: Config, tokenizer: Tokenizer, tm
     assert prompt[place + 1 :] == [PAINT, ...]
 
 
+def test_a_variation_is_the_latent_with_its_time_whatever_the_model_sees_of_given_pictures(
+    config: Config, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(PHOTO[:8, :8, 0], "PNG"))
+    ((_, given),) = read_prompt([("image", tmp_path / "a.png")], tokenizer, config)
+    features = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, given="features"))
+    ((kind, latent, time),) = read_prompt([("vary", f"0.25={tmp_path / 'a.png'}")], tokenizer, features)
+    assert (kind, time) == ("image", 0.25)
+    assert np.array_equal(latent, given)
+
+
+def test_lines_are_prompts_and_what_is_wrong_with_one_is_told_with_its_place(
+    make_config: Callable[..., Config], config: Config, tokenizer: Tokenizer
+) -> None:
+    lines = [("a, line 1", "one<|image|>"), ("a, line 3", "<|hole|>")]
+    prompts = read_prompts([], lines, tokenizer, config)
+    assert prompts == [("a, line 1", [*tokenizer.encode("one"), PAINT]), ("a, line 3", [...])]
+    check_prompts(prompts, tokenizer, config)
+    assert read_prompts([("paint", [])], None, tokenizer, config) == [("the prompt", [PAINT])]
+    blank = [("a, line 7", "one" + " " * 100_001)]
+    with pytest.raises(ValueError, match=r"^a, line 7: .* 100001 blanks"):
+        read_prompts([], blank, tokenizer, config)
+    with pytest.raises(ValueError, match=r"^a, line 1: .*sampling\.blocks is 2"):
+        check_prompts(prompts, tokenizer, make_config("sampling.blocks=2"))
+    with pytest.raises(ValueError, match=r"^a, line 1: takes \d+ rows alone, more than sampling\.max_rows \(2\)"):
+        check_prompts(prompts, tokenizer, make_config("sampling.max_rows=2"))
+
+
 def test_what_is_no_picture_for_this_model_is_refused(config: Config, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^text\.png: its picture is no readable PNG"):
         encode_photo(b"no picture", config, "text.png")
@@ -116,9 +144,11 @@ def test_what_is_no_picture_for_this_model_is_refused(config: Config, tokenizer:
     of_latents = dataclasses.replace(config, modality={"image": wide})
     with pytest.raises(ValueError, match=r"^--image: .* 16 channels; .* --codec$"):
         encode_photo(encoded(PHOTO, "PNG"), of_latents, "a.png")
+    with pytest.raises(ValueError, match=r"^--vary: .* 16 channels; .* --codec$"):
+        read_prompt([("vary", f"0.5={Path(__file__).parents[2] / 'docs/gallery.png'}")], tokenizer, of_latents)
     without = dataclasses.replace(config, modality={})
     (tmp_path / "a.png").write_bytes(encoded(PHOTO, "PNG"))
-    for option, value in (("paint", []), ("image", tmp_path / "a.png")):
+    for option, value in (("paint", []), ("image", tmp_path / "a.png"), ("vary", f"0.5={tmp_path / 'a.png'}")):
         message = rf"^--{option}: the model has no pictures, but text alone; take one with a \[modality\.NAME\] "
         with pytest.raises(ValueError, match=message):
             read_prompt([(option, value)], tokenizer, without)
