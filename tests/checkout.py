@@ -79,6 +79,8 @@ WAYS = {
     "tools/chat.py": Way(("--steps=2",)),  # nobody says anything
     "tools/digits/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
     "tools/digits/make.py": Way(("--documents=1025",)),
+    "tools/counting/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
+    "tools/bound.py": Way(("--documents=2", "--instants=2")),
     "tools/sounds/make.py": Way(("--documents=1025",)),
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
     "tools/styles/make.py": Way(("--documents=1025",)),
@@ -100,6 +102,7 @@ WAYS = {
     "tools.benchmark flops": Way(("--documents=64",), MODEL, reads_data=False),
     "tools.benchmark data": Way(("--samples=256", "--rounds=1")),
     "tools.benchmark sample": Way(("--rounds=1",), needs="data/digits"),
+    "tools.benchmark prompts": Way(("--rows=8", "--documents=1", "--lengths=70", "--steps=2"), needs="data/digits"),
     "tools.benchmark kernels": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
     "tools.benchmark checkpoint": Way(
         ("--rounds=1", "--steps=1", "model.width=64", "model.num_layers=2", "run.folder=runs/measured")
@@ -365,6 +368,8 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",
     "data/digits": r"digits/make\.py data/digits$",
+    "data/counting": r"digits/make\.py data/counting ",
+    "runs/counting": r"^oneflow_dist\.train configs/counting\.toml$",
     "data/sounds": r"sounds/make\.py data/sounds$",
     "runs/sounds": r"^oneflow_dist\.train configs/sounds\.toml$",
     "data/styles": r"styles/make\.py data/styles$",

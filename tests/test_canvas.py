@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import fields, replace
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt, prompt_of
+from oneflow_dist.canvas import Canvas, Prompt, PromptPart, blank_canvas, parse_prompt, prompt_of
 from oneflow_dist.config import Config
 from oneflow_dist.containers import NoisySample, PackedBatch, Pieces, Sample, ShardRecord
 from oneflow_dist.data.decoding import Reading, decode_record, read_fields
@@ -21,16 +20,16 @@ from oneflow_dist.data.packing import pack
 from oneflow_dist.data.samples import make_sample as make_complete
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.noising import noise_at, noise_sample, without_condition, without_prompt
+from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.making import Making
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampler import generate_steps
-from tests.messages import names
+from tests.messages import names, naming
 from tests.modalities import SOUND, VIDEO, VISION
 from tests.noising import noising
 from tests.sampling import sampling
 
-Part = int | EllipsisType | tuple[str, np.ndarray | None]
-PAINT: Part = ("image", None)
+PAINT: PromptPart = ("image", None)
 
 
 def tokenizer_of(config: Config) -> Tokenizer:
@@ -48,7 +47,7 @@ BOS = TOKENIZER.bos
 IMAGE = TOKENIZER.encoding.encode_single_token("<|image|>")
 
 
-def blank(config: Config, *prompt: Part) -> Canvas:
+def blank(config: Config, *prompt: PromptPart) -> Canvas:
     return blank_canvas(prompt, tokenizer_of(config), config.modality, seed=0, index=3)
 
 
@@ -166,6 +165,110 @@ def test_a_canvas_depends_on_seed_and_index_alone(config: Config) -> None:
 )
 def test_a_prompt_marks_pieces_to_make_and_holes(text: str, expected: Prompt, kinds: Config) -> None:
     assert parse_prompt(text, tokenizer_of(kinds)) == expected
+
+
+# Editing: a document is a list.
+
+
+def test_a_document_as_a_list_is_that_document_again(config: Config) -> None:
+    canvas = blank(config, 5, wide(0.5), 6, PAINT, 7, ...)
+    insert(canvas, [2, 5], [9, IMAGE])
+    advance(canvas, 0.25, 1)
+    again = blank(config, *canvas.as_prompt())
+    assert again.tokens.tolist() == canvas.tokens.tolist()
+    assert len(again.latents("image")) == 3
+    for one, other in zip(again.latents("image"), canvas.latents("image"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_edited_is_open_or_moves_and_the_rest_is_prompt(config: Config) -> None:
+    parts = blank(config, 5, wide(0.5), 6, wide(0.25), 7).as_prompt()
+    hole = blank(config, *parts[:2], ..., *parts[3:])
+    assert hole.is_open.tolist() == [False, False, True, False, False]
+    assert not hole.is_moving
+    repainted = blank(config, *parts[:3], PAINT, *parts[4:])
+    assert not repainted.is_open.any()
+    assert (repainted.text_time, repainted.is_writing) == (1.0, False)
+    assert images_of(repainted).time.tolist() == [1.0, 0.0]
+    assert repainted.is_moving
+
+
+@pytest.mark.parametrize("time", [0.25, 0.5, 0.99])
+def test_a_variation_starts_between_noise_and_its_picture(config: Config, time: float) -> None:
+    kind, latent = wide(0.5)
+    canvas = blank(config, 5, (kind, latent, time))
+    assert images_of(canvas).time.tolist() == [time]
+    assert canvas.snapshot().pieces[0].is_moving.tolist() == [True]
+    assert not canvas.is_writing
+    noise = (canvas.latents("image")[0] - time * latent) / (1.0 - time)
+    assert noise.shape == latent.shape
+    assert abs(float(noise.mean())) < 0.6
+    assert 0.7 < float(noise.std()) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (("image", np.zeros((3, 8, 8), dtype=np.float32)), ("<|image|>", 3, "modality.image.channels", 1)),
+        (("image", np.zeros((1, 8, 9), dtype=np.float32)), ("<|image|>", "[8, 9]")),
+        (("image", np.zeros((1, 8, 8), dtype=np.float32), 1.5), ("<|image|>", 1.5)),
+        (("image", np.zeros((1, 8, 8), dtype=np.float32), -0.1), ("<|image|>", -0.1)),
+    ],
+)
+def test_pieces_that_the_model_cannot_have_seen_are_refused(
+    config: Config, part: PromptPart, said: tuple[object, ...]
+) -> None:
+    with pytest.raises(ValueError, match=naming(*said)):
+        blank(config, 5, part)
+
+
+def test_the_prompt_in_front_ends_at_the_first_hole_or_piece_to_make(config: Config) -> None:
+    for parts, end in (
+        ([], 1),
+        ([5, 6], 3),
+        ([5, ..., 6, ...], 2),
+        ([5, 6, PAINT], 3),
+        ([wide(0.5)], 2),
+        ([5, PAINT, 6, ...], 2),
+        ([5, wide(0.5), 6, (*wide(0.5), 0.5), 7], 4),
+    ):
+        assert blank(config, *parts).block_ends == (end,), parts
+
+
+def test_a_finished_block_is_prompt_and_the_next_begins_at_its_end(config: Config) -> None:
+    canvas = blank(config, 5)
+    insert(canvas, [1, 1], [9, IMAGE])
+    advance(canvas, 1.0, 1)
+    assert canvas.is_done
+    before = canvas.latents("image")[0]
+    canvas.begin_block()
+    assert canvas.block_ends == (2, 4)
+    assert canvas.snapshot().is_given.tolist() == [True] * 4
+    assert canvas.is_open.tolist() == [False, False, False, True]
+    assert (canvas.is_writing, canvas.is_moving) == (True, False)
+    insert(canvas, [3], [IMAGE], step=2)
+    advance(canvas, 0.5, 2)
+    canvas.rewind(0.1, KeepSchedule())
+    assert canvas.tokens.tolist()[:4] == [BOS, 5, 9, IMAGE]
+    np.testing.assert_array_equal(canvas.latents("image")[0], before)
+
+
+@pytest.mark.parametrize("is_interleaved", [True, False])
+def test_a_sample_is_a_prompt_with_holes(
+    config: Config, make_sample: Callable[..., Sample], is_interleaved: bool
+) -> None:
+    """Of scattered targets: stretches that can go are holes, images that stand there are to make."""
+    sample = make_sample([BOS, 1, 2, None, 3, 4, None, 5], num_prompt=2, is_interleaved=is_interleaved)
+    sample = replace(sample, is_target=np.array([False, False, True, True, True, False, True, False]))
+    first, second = (None, None) if is_interleaved else (PAINT, PAINT)
+    expected = [1, ..., 4, ..., 5] if is_interleaved else [1, ..., first, ..., 4, second, 5]
+    found = prompt_of(sample, config.modality)
+    assert found == expected
+    noisy = noise_at(sample, 0.0, [np.zeros(2) - is_interleaved], noising(), np.random.default_rng(0))
+    snapshot = blank(config, *found).snapshot()
+    np.testing.assert_array_equal(snapshot.tokens, noisy.tokens)
+    np.testing.assert_array_equal(snapshot.is_open, noisy.is_open)
+    assert snapshot.block_ends == noisy.block_ends
 
 
 # Moving.

@@ -312,3 +312,22 @@ def test_held_out_losses_need_a_mixture_and_a_number_of_steps() -> None:
     assert load(*without).validation.mixture == ""
     assert names(refusal("validation.every_steps=0"), "validation.every_steps", "validation.mixture")
     assert names(refusal("validation.mixture=''"), "validation.mixture")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (
+            ["model.prompt_sees=prompt", "heads.time_conditioning=token"],
+            ("model.prompt_sees", "heads.time_conditioning"),
+        ),
+        (["model.prompt_sees=prompt", "model.is_causal=true"], ("model.prompt_sees", "model.is_causal")),
+        (["model.prompt_sees=some"], ("model.prompt_sees", "'some'", "'all'", "'prompt'")),
+        (["data.block_rows=128"], ("data.block_rows", 128, "data.max_sample_rows", 128)),
+        (["data.block_rows=-1"], ("data.block_rows", -1)),
+    ],
+)
+def test_prompts_and_blocks_that_cannot_be_are_refused(
+    make_config: Callable[..., Config], overrides: list[str], named: tuple[object, ...]
+) -> None:
+    assert names(refused(make_config, *overrides), *named)

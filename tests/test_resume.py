@@ -113,22 +113,34 @@ def test_a_run_continues_on_one_layout_after_another(
 
 
 PART = [
-    *("sampling.every_steps=0", "optim.matrices=muon", "model.qk_norm=true", "lora.rank=4", "lora.dropout=0.2"),
+    *(
+        "model.prompt_sees=prompt",
+        "data.block_rows=16",
+        "sampling.every_steps=0",
+        "optim.matrices=muon",
+        "model.qk_norm=true",
+        "lora.rank=4",
+        "lora.dropout=0.2",
+    ),
     *('lora.products=["attention.qkv", "mlp.down"]', 'optim.group=[{names=["embed*", "heads.*"], frozen=true}]'),
 ]
 
 
 def test_a_run_that_trains_a_part_goes_on_bitwise_after_a_kill(
-    launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
+    launcher: Launcher, train_command: Callable[..., list[str]], digits: Path, tmp_path: Path
 ) -> None:
-    """Low-rank products with dropout, Muon, frozen weights."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert launcher.run(*train_command(whole, *PART)).code == 0
-    job = launcher.start(*train_command(killed, *PART))
+    """Low-rank products with dropout, Muon, frozen weights; holes and blocks, of prompts that see themselves alone."""
+    whole, killed, mixture = tmp_path / "whole", tmp_path / "killed", tmp_path / "mixture.yaml"
+    text = (digits / "mixture.yaml").read_text()
+    assert "interleaved: 1" in text
+    mixture.write_text(text.replace("interleaved: 1", "interleaved: 1, infill: 1, blocks: 1"))
+    part = [*PART, f"data.mixture={mixture}"]
+    assert launcher.run(*train_command(whole, *part)).code == 0
+    job = launcher.start(*train_command(killed, *part))
     wait_for_step(killed, 12)
     job.kill()
     job.wait()
-    assert launcher.run(*train_command(killed, *PART)).code == 0
+    assert launcher.run(*train_command(killed, *part)).code == 0
     assert without_timings(read_metrics(killed)) == without_timings(read_metrics(whole))
     last = "checkpoints/step-00000020"
     state, expected = (read_checkpoint(path / last, tmp_path / f"{path.name}.pt") for path in (killed, whole))

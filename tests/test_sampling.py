@@ -55,5 +55,16 @@ def test_no_modality_is_called_like_a_part_of_the_text_that_is_guided() -> None:
 
 
 def test_pieces_take_as_many_steps_as_the_text_unless_told_otherwise() -> None:
-    assert sampling(steps=7).steps_of_pieces == 7
-    assert sampling(steps=7, piece_steps=3).steps_of_pieces == 3
+    assert sampling(steps=7).steps_of("image") == 7
+    own = sampling(steps=7, piece_steps={"image": 3})
+    assert (own.steps_of("image"), own.steps_of("sound")) == (3, 7)
+
+
+def test_steps_are_of_modalities_that_are_made(make_config: Callable[..., Config]) -> None:
+    assert make_config(*SOUND, "sampling.piece_steps={ image = 3, sound = 9 }").sampling.steps_of("sound") == 9
+    for entry, named in (
+        ("vision = 3", ("sampling.piece_steps.vision", "image")),
+        ("image = 0", ("sampling.piece_steps.image", 0)),
+        ("image = 2.5", ("sampling.piece_steps.image", 2.5)),
+    ):
+        assert names(refused(make_config, *VISION, f"sampling.piece_steps={{ {entry} }}"), *named)

@@ -33,21 +33,38 @@ def leave_holes(sample: Sample, rng: np.random.Generator) -> Sample:
 
 
 def take_block(sample: Sample, most_rows: int, tokenizer: Tokenizer, rng: np.random.Generator) -> Sample:
-    """One block of a sample as target, all blocks before it as prompt, and nothing of what follows.
+    """One of the blocks of a sample, see `cut_blocks`."""
+    whole, ends = _with_ends(sample, most_rows, tokenizer, rng)
+    return _block(whole, ends, int(rng.integers(1, len(ends))))
+
+
+def cut_blocks(sample: Sample, most_rows: int, tokenizer: Tokenizer, rng: np.random.Generator) -> list[Sample]:
+    """Each block of a sample as target, with all blocks before it as prompt and nothing of what follows.
 
     A block is as many whole sentences and pieces as `most_rows` hold, and `<|eos|>` ends the last one. The first one is
     shorter at random, so that in another pass blocks begin elsewhere. A sentence that is longer by itself is cut.
     """
-    sample = replace(
-        sample, tokens=np.append(sample.tokens, tokenizer.eos), is_target=np.append(sample.is_target, True)
-    )
-    ends = _block_ends(sample, most_rows, tokenizer, int(rng.integers(1, most_rows + 1)))
-    number = int(rng.integers(1, len(ends)))
+    whole, ends = _with_ends(sample, most_rows, tokenizer, rng)
+    return [_block(whole, ends, number) for number in range(1, len(ends))]
+
+
+def _with_ends(
+    sample: Sample, most_rows: int, tokenizer: Tokenizer, rng: np.random.Generator
+) -> tuple[Sample, list[int]]:
+    """The sample with `<|eos|>`, and after how many of its tokens the prompt and each block end."""
+    whole = replace(sample, tokens=np.append(sample.tokens, tokenizer.eos), is_target=np.append(sample.is_target, True))
+    return whole, _block_ends(whole, most_rows, tokenizer, int(rng.integers(1, most_rows + 1)))
+
+
+def _block(sample: Sample, ends: list[int], number: int) -> Sample:
     first, end = ends[number - 1], ends[number]
     is_target = np.arange(end) >= first
-    pieces = tuple(of_kind.select(of_kind.token < end) for of_kind in sample.pieces)
     block = replace(
-        sample, tokens=sample.tokens[:end], is_target=is_target, pieces=pieces, block_ends=tuple(ends[:number])
+        sample,
+        tokens=sample.tokens[:end],
+        is_target=is_target,
+        pieces=tuple(of_kind.select(of_kind.token < end) for of_kind in sample.pieces),
+        block_ends=tuple(ends[:number]),
     )
     return replace(block, is_interleaved=_has_piece(block, is_target))
 

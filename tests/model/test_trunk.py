@@ -9,9 +9,12 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding
 
 from oneflow_dist.config import Config, ModelConfig
-from oneflow_dist.model.trunk import MLP, Attention, Block, rotary_frequency, rotary_table, rotate
+from oneflow_dist.model.kept_keys import KeptKeys
+from oneflow_dist.model.trunk import MLP, Attention, Block, Sight, rotary_frequency, rotary_table, rotate
+from tests.launching import Launcher
 
 CU_SEQLENS = torch.tensor([0, 4, 9], dtype=torch.int32)
+SIGHT = Sight(CU_SEQLENS, 5)
 DRAW = torch.zeros(4, dtype=torch.int64)
 ROWS = 9
 
@@ -104,9 +107,9 @@ def test_row_at_position_zero_is_not_turned() -> None:
     assert torch.equal(rotate(x, cos, sin), x)
 
 
-def run_attention(attention: Attention, x: Tensor) -> Tensor:
+def run_attention(attention: Attention, x: Tensor, sight: Sight = SIGHT) -> Tensor:
     cos, sin = rotary_table(text_positions(ROWS), attention.head_width, 10000.0, 1.0)
-    return attention(x, cos, sin, CU_SEQLENS, 5, DRAW)
+    return attention(x, cos, sin, sight, DRAW)
 
 
 def test_every_row_sees_all_rows_of_its_sequence_and_no_other(model_config: ModelConfig) -> None:
@@ -126,6 +129,52 @@ def test_a_causal_row_sees_itself_and_what_stands_before_it(model_config: ModelC
         (grad,) = torch.autograd.grad(run_attention(attention, x)[row].sum(), x)
         seen = range(row + 1) if row < 4 else range(4, row + 1)
         assert (grad != 0.0).any(dim=1).nonzero().flatten().tolist() == list(seen)
+
+
+def test_a_row_sees_its_sequence_up_to_where_it_may(model_config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(model_config), torch.randn(ROWS, model_config.width, requires_grad=True)
+    ends = [1, 3, 3, 4, 6, 6, 9, 9, 9]
+    sight = Sight(CU_SEQLENS, 5, torch.tensor(ends, dtype=torch.int32))
+    for row, end in enumerate(ends):
+        (grad,) = torch.autograd.grad(run_attention(attention, x, sight)[row].sum(), x)
+        seen = range(0 if row < 4 else 4, end)
+        assert (grad != 0.0).any(dim=1).nonzero().flatten().tolist() == list(seen)
+
+
+def pass_by_pass(config: ModelConfig, is_compiled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Of sequences of 4 and 5 rows, whose first 2 and 3 see themselves alone: these, then the others; and all at once.
+
+    Returns:
+        Rows of both passes, those of the one, and what the second has left.
+    """
+    torch.manual_seed(0)
+    block, x = Block(config, is_modulated=False), torch.randn(ROWS, config.width)
+    if is_compiled:
+        block.compile(fullgraph=True, backend="aot_eager")
+    cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0, 1.0)
+
+    def run(rows: list[int], lengths: list[int], kept: KeptKeys | None, row_end: Tensor | None = None) -> Tensor:
+        sight = Sight(torch.tensor([0, *lengths]).cumsum(0).int(), 5, row_end, kept)
+        return block(x[rows], torch.zeros(2, config.width), ROW_PIECE, cos[rows], sin[rows], sight, DRAW)
+
+    with torch.no_grad():
+        whole = run([*range(ROWS)], [4, 5], None, torch.tensor([2, 2, 4, 4, 7, 7, 7, 9, 9]).int())
+        first = KeptKeys(None, torch.arange(5), torch.tensor([0, 2, 5]).int())
+        in_front = run([0, 1, 4, 5, 6], [2, 3], first)
+        second = KeptKeys(first.new, torch.tensor([0, 1, 5, 6, 2, 3, 4, 7, 8]), CU_SEQLENS)
+        behind = run([2, 3, 7, 8], [2, 2], second)
+    assert second.new is not None
+    return torch.cat([in_front, behind]), whole[[0, 1, 4, 5, 6, 2, 3, 7, 8]], second.new
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_rows_that_are_not_computed_again_are_seen_by_what_they_left(
+    model_config: ModelConfig, launcher: Launcher, is_compiled: bool
+) -> None:
+    ((found, expected, left),) = launcher.call(1, pass_by_pass, model_config, is_compiled)
+    torch.testing.assert_close(found, expected)
+    assert left.shape == (2, 4, model_config.num_kv_heads, model_config.width // model_config.num_attention_heads)
 
 
 def test_grouped_queries_equal_repeated_keys_and_values(model_config: ModelConfig) -> None:
@@ -148,9 +197,9 @@ def test_mlp_is_a_gated_product(model_config: ModelConfig) -> None:
     torch.testing.assert_close(mlp(x, DRAW), expected)
 
 
-def run_block(block: Block, x: Tensor, condition: Tensor, row_piece: Tensor) -> Tensor:
+def run_block(block: Block, x: Tensor, condition: Tensor, row_piece: Tensor, sight: Sight = SIGHT) -> Tensor:
     cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0, 1.0)
-    return block(x, condition, row_piece, cos, sin, CU_SEQLENS, 5, DRAW)
+    return block(x, condition, row_piece, cos, sin, sight, DRAW)
 
 
 ROW_PIECE = torch.tensor([2, 0, 0, 2, 2, 1, 1, 1, 2])  # of two pieces; 2: text

@@ -63,12 +63,14 @@ def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
         bags=Bags.of_tokens(bag_tokens, bag_slot, len(tokens)),
         pieces=tuple(pieces),
         text_time=float(rng.random()),
+        block_ends=(2, 4) if number % 2 else (5,),
     )
 
 
 def make_packs(parts: list[list[NoisySample]], config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
     """A pack of each part, as this rank of a tensor group answers for it."""
-    return [count_once(pack(part, capacity_of(config), config.flow.normalize), tensor_axis(mesh)) for part in parts]
+    how = config.flow.normalize, config.model.prompt_sees
+    return [count_once(pack(part, capacity_of(config), *how), tensor_axis(mesh)) for part in parts]
 
 
 @torch.no_grad()

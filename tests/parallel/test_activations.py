@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_dist.config import ModelConfig
-from oneflow_dist.model.trunk import Block, rotary_table
+from oneflow_dist.model.trunk import Block, Sight, rotary_table
 from oneflow_dist.parallel.activations import Mode, checkpoint_block
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
@@ -43,17 +45,17 @@ def make_block(mode: Mode, is_modulated: bool = False, is_float8: bool = False) 
     return block
 
 
-def inputs() -> tuple[Tensor, ...]:
+def inputs() -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(1)
     x, condition = (torch.randn(n, WIDTH, generator=generator).requires_grad_() for n in (ROWS, 3))
     row_piece = torch.randint(4, (ROWS,), generator=generator)
     cos, sin = rotary_table(torch.arange(ROWS).float()[:, None].expand(ROWS, 3), WIDTH // HEADS, 1e4, 1.0)
-    return x, condition, row_piece, cos, sin, torch.tensor([0, 64, 128, ROWS], dtype=torch.int32)
+    return x, condition, row_piece, cos, sin, Sight(torch.tensor([0, 64, 128, ROWS], dtype=torch.int32), ROWS)
 
 
 def output_and_gradients(block: Block) -> dict[str, Tensor]:
     x, condition, *rest = inputs()
-    y = block(x, condition, *rest, ROWS, DRAW)
+    y = block(x, condition, *rest, DRAW)
     y.square().sum().backward()
     found = {name: parameter.grad for name, parameter in block.named_parameters()} | {"y": y.detach(), "dx": x.grad}
     return found | ({"d condition": condition.grad} if block.modulation is not None else {})
@@ -84,9 +86,9 @@ def test_names_of_parameters_and_of_the_state_stay(mode: Mode) -> None:
 def kept_values(block: Block) -> float:
     """How many float32 values of a row a block's forward pass leaves in memory for its backward pass."""
     arguments = inputs()
-    block(*arguments, ROWS, DRAW)  # what is allocated once and for all
+    block(*arguments, DRAW)  # what is allocated once and for all
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        y = block(*arguments, ROWS, DRAW)
+        y = block(*arguments, DRAW)
     num_bytes = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
     return num_bytes / 4 / ROWS - y.shape[1]
 
@@ -104,7 +106,7 @@ def product_flops(block: Block) -> float:
     """FLOPs of all products of linear layers, for one value of all weights and one row."""
     arguments = inputs()
     with FlopCounterMode(display=False) as counter:
-        block(*arguments, ROWS, DRAW).sum().backward()
+        block(*arguments, DRAW).sum().backward()
     return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "mm" in str(op)) / (2 * ROWS)
 
 
@@ -123,8 +125,8 @@ def test_forward_passes_that_have_no_backward_pass_leave_the_next_one_alone() ->
     expected = output_and_gradients(make_block("selective"))
     block = make_block("selective")
     with torch.no_grad():
-        block(*inputs(), ROWS, DRAW)
-    block(*inputs(), ROWS, DRAW)
+        block(*inputs(), DRAW)
+    block(*inputs(), DRAW)
     found = output_and_gradients(block)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
@@ -140,7 +142,7 @@ def compiled_steps(mode: Mode, is_compiled: bool) -> tuple[dict[str, Tensor], in
     x, *rest = inputs()
     y = x
     for block in blocks:
-        y = block(y, *rest, ROWS, DRAW)
+        y = block(y, *rest, DRAW)
     y.square().mean().backward()
     found = {f"{n} {name}": p.grad for n, block in enumerate(blocks) for name, p in block.named_parameters()}
     return found | {"dx": x.grad}, counters["stats"]["unique_graphs"]

@@ -73,12 +73,13 @@ LAYOUTS = {
 }
 
 
-# Some products with a Lora and some moved by Muon, queries and keys normed, frozen parts, a part that learns slowly.
+# Prompts that see themselves alone, finished blocks among them; some products with a Lora and some moved by Muon,
+# queries and keys normed, frozen parts, a part that learns slowly.
 FROZEN = '{names = ["embed*", "adapters.sound.*", "blocks.1.mlp.gate_up*"], frozen = true}'
 SLOW = '{names = ["heads.*"], lr_factor = 0.5, decay_factor = 0.0}'
 ADAPTED = [
     *("lora.rank=4", 'lora.products=["attention.qkv", "mlp.down"]', "model.qk_norm=true", "optim.matrices=muon"),
-    f"optim.group=[{FROZEN}, {SLOW}]",
+    *(f"optim.group=[{FROZEN}, {SLOW}]", "model.prompt_sees=prompt"),
 ]
 ADAPTED_LAYOUTS = ["tensor 2", "replicate 2, shard 2", "shard 2, tensor 2", "shard 4"]
 

@@ -17,7 +17,7 @@ from oneflow_dist.runtime import end_process, is_main, run_program, start_proces
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tools.benchmark.result import Measured
+    from tools.benchmark.result import Measured, Series
 
 # What a command measures with is imported when it runs, since torch takes seconds: what is wrong on the command line
 # has been answered by then.
@@ -89,6 +89,22 @@ def sample(args: argparse.Namespace) -> None:
     end_process()
 
 
+def prompts(args: argparse.Namespace) -> None:
+    """What kept prompts save, by their length; documents written in blocks and as a whole, by theirs."""
+    config = load_config(args.config, [*args.overrides, "model.prompt_sees=prompt"])
+    device = start_process()
+    from tools.benchmark import blocks, prompts
+    from tools.benchmark.curves import draw_curves
+    from tools.benchmark.result import Measured
+
+    model = prompts.random_model(config, device)
+    kept = prompts.measure(model, config, args.rows, args.documents)
+    written = blocks.measure(model, config, args.lengths, args.steps)
+    both = Measured(series=kept.series | written.series, notes=[*kept.notes, *written.notes])
+    finish(args, both, config, draw_curves)
+    end_process()
+
+
 def checkpoint(args: argparse.Namespace) -> None:
     """How long a checkpoint holds up a run, in the foreground and in the background; also under torchrun."""
     config = load_config(args.config, args.overrides)
@@ -123,13 +139,16 @@ def compare(args: argparse.Namespace) -> None:
     from tools.benchmark.result import read_results
 
     measured = compare_results(read_results(args.a), read_results(args.b), args.unlike)
-    finish(args, measured, picture=draw_ratios(bounds_of(measured), "\n".join(measured.notes[:2])))
+    finish(args, measured, draw=lambda *_: draw_ratios(bounds_of(measured), "\n".join(measured.notes[:2])))
 
 
 def finish(
-    args: argparse.Namespace, measured: Measured, config: Config | None = None, picture: Figure | None = None
+    args: argparse.Namespace,
+    measured: Measured,
+    config: Config | None = None,
+    draw: Callable[[Series, str], Figure] | None = None,
 ) -> None:
-    """Write and print what was measured, with a picture of it."""
+    """Write and print what was measured, with a picture of it, which has a title; by default `draw_series`."""
     if not is_main():
         return
     from tools.benchmark.drawing import draw_series
@@ -144,7 +163,7 @@ def finish(
         machine={**describe_machine(args.commit), "ranks": int(os.environ.get("WORLD_SIZE", "1"))},
         measured=measured,
     )
-    result.write(args.output, picture or draw_series(measured.series, result.describe()))
+    result.write(args.output, (draw or draw_series)(measured.series, result.describe()))
     print(f"{result.report()}\nwrote {args.output}", flush=True)
 
 
@@ -162,6 +181,12 @@ def at_least(least: int) -> Callable[[str], int]:
 def number(default: int, text: str, least: int = 1) -> dict[str, Any]:
     """The options of an argument that is a whole number."""
     return {"type": at_least(least), "default": default, "help": f"{text}; {default}"}
+
+
+def several(text: str, *default: int) -> dict[str, Any]:
+    """The options of an argument that is one or more whole numbers."""
+    said = f"{text}; {', '.join(map(str, default))}"
+    return {"type": at_least(1), "nargs": "+", "default": list(default), "help": said}
 
 
 OVERRIDES = {"overrides": {"nargs": "*", "metavar": "section.key=value", "help": "values are TOML"}}
@@ -203,8 +228,23 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, dict[s
             "source": {"type": Path, "help": "run folder, checkpoint, or TOML file for first weights"},
             **OVERRIDES,
             "--rows": {"type": at_least(1), "nargs": "+", "help": "of a document at most; sampling.max_rows"},
-            "--documents": {"type": at_least(1), "nargs": "+", "default": [1, 4], "help": "at once; 1 and 4"},
+            "--documents": several("at once", 1, 4),
             "--rounds": number(3, "of each case"),
+        },
+    ),
+    "prompts": (
+        prompts,
+        {
+            "config": {
+                "nargs": "?",
+                "default": "configs/quickstart.toml",
+                "help": "TOML file; configs/quickstart.toml",
+            },
+            **OVERRIDES,
+            "--rows": several("of a prompt", 64, 256, 1024, 4096),
+            "--documents": several("in one forward", 1, 4),
+            "--lengths": several("of documents, in rows", 128, 512, 1024, 2048, 4096),
+            "--steps": number(10, "of a block, and of a whole document"),
         },
     ),
     "kernels": (

@@ -8,7 +8,7 @@ from typing import Literal
 
 CHECKPOINTING = ("none", "selective", "full")
 SMALL_MODEL = ("model.num_layers=1", "model.vocab_size=1024")  # has the same blocks: they compile to the same code
-TRAINING, RULES = "forward and backward", ("documents", "causal", "Transfusion")
+TRAINING, RULES = "forward and backward", ("documents", "causal", "Transfusion", "blocks", "kept keys")
 AGAIN, TUNED = ", again", ", as tuned"
 
 # Seconds and GiB below are estimates for an H100 beside 16 cores; nothing of this has run on one.

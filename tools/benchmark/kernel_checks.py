@@ -1,6 +1,6 @@
 """Whether the kernels are right on this device: against float64, on memory full of NaN, twice with the same bits."""
 
-# Shapes: T rows, D width, h query heads, g key and value heads, d head width, N slots, V vocabulary.
+# Shapes: T rows, U keys, D width, h query heads, g key and value heads, d head width, N slots, V vocabulary.
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from oneflow_dist.model.philox import normal_values
 from oneflow_kernels import reference_bag
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.interval_attention import interval_attention
-from oneflow_kernels.key_intervals import KeyIntervals, causal_intervals, document_intervals, transfusion_intervals
+from oneflow_kernels.key_intervals import (
+    KeyIntervals,
+    block_intervals,
+    cached_intervals,
+    causal_intervals,
+    document_intervals,
+    transfusion_intervals,
+)
 from oneflow_kernels.sample_bag import sample_bag
 from tools.benchmark.link import in_a_line
 from tools.benchmark.report import Line
@@ -26,6 +33,7 @@ Check = tuple[str, torch.dtype, Callable[[], Line]]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TIMES = 2.0  # an error may be so many times that of the definition in the same dtype
 SLACK = 1e-6  # of the norm of the result, beyond that
+KEPT = 37  # keys of earlier passes in front of those of each document's rows
 
 
 def run_checks(device: torch.device, rows: int, only: tuple[str, ...] = ("",)) -> Iterator[Line]:
@@ -58,25 +66,31 @@ def all_checks(device: torch.device, rows: int) -> Iterator[Check]:
 
 
 def attention_checks(device: torch.device, rows: int, normal: Callable[..., Tensor]) -> Iterator[Check]:
-    """Each rule, on documents of odd sizes, one of them empty and one of a single row."""
+    """Each rule, on documents of odd sizes, one of them empty and one of a single row; the empty one has kept keys."""
     cuts = [0, 1, 1, rows // 7, rows // 3, rows]
     ends = torch.tensor(cuts, dtype=torch.int32, device=device)
     image = torch.arange(rows, device=device) // 5
     num_images = int(image.max()) + 1
     row_image = torch.where(image % 2 == 1, image, num_images)
     row_image[ends[1:-1].long()] = num_images  # no image reaches into another document
+    documents = document_intervals(ends, rows)
+    row_end = torch.minimum((torch.arange(rows, dtype=torch.int32, device=device) // 9 + 1) * 9, documents.end)
+    key_ends = ends + KEPT * torch.arange(len(cuts), dtype=torch.int32, device=device)
     rules = {
-        "documents": document_intervals(ends, rows),
+        "documents": documents,
         "causal": causal_intervals(ends, rows),
         "Transfusion": transfusion_intervals(ends, row_image, num_images),
+        "blocks": block_intervals(ends, row_end),
+        "kept keys": cached_intervals(ends, key_ends, rows, int(key_ends[-1])),
     }
     for rule, intervals in rules.items():
+        num_keys = len(intervals.query_start)
         for heads, groups, width in ((4, 1, 64), (8, 8, 128), (4, 2, 32)):
-            query, key, value = normal(rows, heads, width), *(normal(rows, heads // groups, width) for _ in range(2))
+            query, key, value = normal(rows, heads, width), *(normal(num_keys, heads // groups, width) for _ in "kv")
             for dtype in DTYPES:
                 check = functools.partial(
                     compare,
-                    lambda q, k, v, *bounds: interval_attention(q, k, v, KeyIntervals(*bounds), rows),
+                    lambda q, k, v, *bounds: interval_attention(q, k, v, KeyIntervals(*bounds), len(k)),
                     attention_definition,
                     (query, key, value, *intervals),
                     dtype,
@@ -86,7 +100,7 @@ def attention_checks(device: torch.device, rows: int, normal: Callable[..., Tens
 
 def attention_definition(query: Tensor, key: Tensor, value: Tensor, start: Tensor, end: Tensor, *_: Tensor) -> Tensor:
     """One mask, all scores, each step in the inputs' dtype."""
-    other = torch.arange(len(query), device=query.device)
+    other = torch.arange(len(key), device=query.device)
     is_seen = (start[:, None] <= other) & (other < end[:, None])
     q, k, v = (x.transpose(0, 1) for x in (query, key, value))
     k, v = (x.repeat_interleave(len(q) // len(x), dim=0) for x in (k, v))

@@ -30,17 +30,18 @@ def draw_gallery(
     together = [_card(canvas, tokenizer) for canvas in both[:COLUMNS]]
     documents = [draw_document(c, tokenizer, width=WIDTH) for c in _varied(interleaved)]
     moments = np.unique(np.linspace(0, len(states) - 1, MOMENTS).round().astype(int))
-    strip = [_moment(states[step], int(step), len(states) - 1, tokenizer) for step in moments]
+    strip = [draw_moment(states[step], int(step), len(states) - 1, tokenizer) for step in moments]
     sections = [
-        _section("Captions and images, written together from nothing", grid(cards, COLUMNS, gap=24)),
-        _section("An image to paint, and a hole for its caption, from the start", grid(together, COLUMNS, gap=24)),
-        _section("Counting documents: the prompt is “count up:”", stack(documents, gap=14)),
-        _section("One document being written: tokens and images appear, images sharpen", stack(strip, gap=10)),
+        draw_section("Captions and images, written together from nothing", grid(cards, COLUMNS, gap=24)),
+        draw_section("An image to paint, and a hole for its caption, from the start", grid(together, COLUMNS, gap=24)),
+        draw_section("Counting documents: the prompt is “count up:”", stack(documents, gap=14)),
+        draw_section("One document being written: tokens and images appear, images sharpen", stack(strip, gap=10)),
     ]
     with_margin(stack(sections, gap=36), 32).save(path)
 
 
-def _section(title: str, content: Image.Image) -> Image.Image:
+def draw_section(title: str, content: Image.Image) -> Image.Image:
+    """A part of a page under its title."""
     return stack([text_line(title, 24), content], gap=16)
 
 
@@ -61,10 +62,11 @@ def _varied(canvases: list[Canvas]) -> list[Canvas]:
     return [by_length[length] for length in sorted(by_length)][:DOCUMENTS]
 
 
-def _moment(canvas: Canvas, step: int, last: int, tokenizer: Tokenizer) -> Image.Image:
+def draw_moment(canvas: Canvas, step: int, last: int, tokenizer: Tokenizer, image_height: int = 56) -> Image.Image:
+    """A document as it stands after a step, with the step's number on the left."""
     label = text_line(f"step {step} of {last}", 15, FAINT)
-    document = draw_document(canvas, tokenizer, width=WIDTH - 130, image_height=56)
-    page = Image.new("RGB", (WIDTH, max(document.height, 56)), "white")
+    document = draw_document(canvas, tokenizer, width=WIDTH - 130, image_height=image_height)
+    page = Image.new("RGB", (WIDTH, max(document.height, image_height)), "white")
     page.paste(label, (0, (page.height - label.height) // 2))
     page.paste(document, (130, (page.height - document.height) // 2))
     return page

@@ -1,0 +1,131 @@
+"""An upper bound of the bits that a model needs for each token of held-out texts, written whole or block by block.
+
+Of insertions at a rate h(t) E(t, slot) Q(t, slot, token), where the data have h(t) n, h the hazard of the schedule,
+E the expected number of missing tokens of a slot and n how many of each really are missing (k of all tokens):
+
+    -log p(text) <= E integral of h(t) sum over slots of ( E - k + sum over tokens of n log(n / (E Q)) ) dt
+
+Heads have to know the time: else E is a mean over all times, and the bound is loose. Blocks are summed over a text;
+each tells its own length, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from oneflow_dist.runtime import bar_seconds, run_program, share_cores
+from oneflow_dist.toml import check_range
+
+if TYPE_CHECKING:
+    from oneflow_dist.config import Config
+    from oneflow_dist.containers import NoisySample, PackedBatch, Sample
+    from oneflow_dist.data.mixture import Source
+    from oneflow_dist.model.oneflow import OneFlow
+
+SEED = 3
+GROUP = 16  # texts whose sum is one measurement: their spread gives the error
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
+    parser.add_argument("--mixture", default="", help="of held-out texts; default: validation.mixture of the run")
+    parser.add_argument("--documents", type=int, default=256, help="texts of each source (%(default)s)")
+    parser.add_argument(
+        "--instants", type=int, default=16, help="at which each text or block is looked at (%(default)s)"
+    )
+    args = parser.parse_args()
+    check_range("--documents", args.documents, "[1, inf)")
+    check_range("--instants", args.instants, "[1, inf)")
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    from oneflow_dist.data.mixture import load_mixture
+    from oneflow_dist.trained import load_model
+
+    share_cores(others=1)  # with whatever else runs here
+    model, config = load_model(args.checkpoint)
+    mixture = args.mixture or config.validation.mixture
+    if not mixture:
+        raise ValueError(f"{args.checkpoint}: its run has no validation.mixture; name one with --mixture")
+    for source in load_mixture(mixture):
+        texts = draw_texts(source, config, mixture, args.documents)
+        bits, error = measure(model, config, texts, args.instants, source.name)
+        print(f"{source.name}: at most {bits:.3f} bits a token, error {error:.3f}; {len(texts)} texts")
+
+
+def draw_texts(source: Source, config: Config, mixture: str, number: int) -> list[list[Sample]]:
+    """The first texts of a source, each as its targets one after the other: all of it, or its blocks."""
+    from oneflow_dist.data.excerpts import cut_blocks
+    from oneflow_dist.data.tokenizer import load_tokenizer
+    from oneflow_dist.validation import draw_documents
+
+    is_cut = "blocks" in source.tasks
+    config = dataclasses.replace(
+        config, validation=dataclasses.replace(config.validation, mixture=mixture, samples=number)
+    )
+    tokenizer, rng = load_tokenizer(config.data.tokenizer, config.modality), np.random.default_rng(SEED)
+    whole = dataclasses.replace(source, tasks={"text_only": 1.0})
+    samples = draw_documents(config, whole)
+    return [cut_blocks(sample, config.data.block_rows, tokenizer, rng) if is_cut else [sample] for sample in samples]
+
+
+def measure(model: OneFlow, config: Config, texts: list[list[Sample]], instants: int, name: str) -> tuple[float, float]:
+    """Bits a token, and the standard error of that."""
+    import torch
+    from tqdm import tqdm
+
+    from oneflow_dist.data.packing import pack
+
+    groups = [texts[first : first + GROUP] for first in range(0, len(texts), GROUP)]
+    nats, tokens = [], []
+    with torch.no_grad():
+        for number, group in enumerate(tqdm(groups, desc=name, unit="group", mininterval=bar_seconds())):
+            rng, total = np.random.default_rng([SEED, number]), 0.0
+            for instant in range(instants):
+                noisy, hazard = noise_texts(group, (instant + rng.random()) / instants, config, rng)
+                batch = pack(noisy, None, prompt_sees=config.model.prompt_sees)
+                total += sum_bound(model, batch.to(next(model.parameters()).device), hazard) / instants
+            nats.append(total)
+            tokens.append(sum(int(blocks[-1].is_target.sum() + blocks[-1].front - blocks[0].front) for blocks in group))
+    bits, counts = np.array(nats) / math.log(2.0), np.array(tokens)
+    mean = float(bits.sum() / counts.sum())
+    spread = np.square(bits - mean * counts).sum() / max(1, len(groups) - 1)
+    return mean, float(math.sqrt(spread / len(groups)) / counts.mean())
+
+
+def noise_texts(
+    texts: list[list[Sample]], keep_prob: float, config: Config, rng: np.random.Generator
+) -> tuple[list[NoisySample], float]:
+    """All targets at the instant at which a token is kept with this chance, and the hazard for each unit of it."""
+    from oneflow_dist.flow.noising import Noising, noise_at
+
+    noising = dataclasses.replace(Noising.of(config), averages_bags=False)
+    text_time = float(noising.schedule.insertion_time(np.array([keep_prob]))[0])
+    nothing = [np.zeros(0)] * len(config.modality)
+    noisy = [noise_at(target, text_time, nothing, noising, rng) for blocks in texts for target in blocks]
+    return noisy, 1.0 / (1.0 - keep_prob)
+
+
+def sum_bound(model: OneFlow, batch: PackedBatch, hazard: float) -> float:
+    """The integrand, in nats, of all texts of a pack together."""
+    import torch
+
+    said = model(batch)
+    is_open, count = batch.slot_weight > 0.0, batch.missing_count.double()
+    expected = torch.sigmoid(-said.zero_logit.double()) * said.log_rate.double().exp()
+    total = torch.where(is_open, expected - count, 0.0).sum() + said.bag_loss.double()
+    total -= torch.where(count > 0.0, count * expected.clamp(min=1e-30).log(), 0.0).sum()
+    pairs = torch.stack([batch.bag_slot, batch.bag_tokens])
+    same = pairs.unique(dim=1, return_counts=True)[1].double()
+    total += (same * same.log()).sum()
+    return float(total) * hazard
+
+
+if __name__ == "__main__":
+    run_program(main)
