@@ -112,7 +112,11 @@ class Forward:
         sequence = np.arange(len(num_new))
         order = np.argsort(np.append(sequence.repeat(num_kept), sequence.repeat(num_new)), kind="stable")
         seqlens = np.append(0, np.cumsum(num_kept + num_new)).astype(np.int32)
-        where = torch.from_numpy(order).to(self._device), torch.from_numpy(seqlens).to(self._device)
+        is_ordered = bool((order == np.arange(len(order))).all())  # as of one document, which is not copied again
+        where = (
+            None if is_ordered else torch.from_numpy(order).to(self._device),
+            torch.from_numpy(seqlens).to(self._device),
+        )
         before = self._joined_keys(names)
         layers = [KeptKeys(None if before is None else before[n], *where) for n in range(len(self.model.blocks))]
         return layers, self.model(part, layers)

@@ -15,10 +15,10 @@ class KeptKeys:
     def __init__(
         self,
         before: Float[Tensor, "2 P g d"] | None,
-        order: Int64[Tensor, "U"],
+        order: Int64[Tensor, "U"] | None,
         seqlens: Int32[Tensor, "S1"],
     ):
-        """`order`: all keys, sequence by sequence, as numbers of `before`, then of this pass's rows."""
+        """`order`: all keys, by sequence, as numbers of `before`, then of this pass's rows; None: as they are."""
         self.before = before
         self.order = order
         self.seqlens = seqlens  # the first key of each sequence, then U
@@ -29,7 +29,8 @@ class KeptKeys:
     ) -> tuple[Float[Tensor, "U g d"], Float[Tensor, "U g d"]]:
         """All keys and values, sequence by sequence."""
         self.new = torch.stack([key, value])
-        if self.before is None:
-            return key, value
-        keys, values = torch.cat([self.before, self.new], dim=1).index_select(1, self.order)
-        return keys, values
+        if self.before is not None:
+            key, value = torch.cat([self.before[0], key]), torch.cat([self.before[1], value])
+        if self.order is not None:
+            key, value = key.index_select(0, self.order), value.index_select(0, self.order)
+        return key, value
