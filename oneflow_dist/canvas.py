@@ -43,9 +43,7 @@ class Canvas:
     is_open: Bool[np.ndarray, "n"]  # may tokens be inserted after this one?
     born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
     making: Mapping[str, Making]  # by modality
-    block_ends: tuple[
-        int, ...
-    ]  # tokens before the end of each finished block, of which the prompt in front is the first
+    block_ends: tuple[int, ...]  # tokens before the end of each finished block; the prompt in front is the first
     corrections: int = 0  # how often the text was taken back
     hit_cap: bool = False  # an insertion was refused because the document was full
     lengths: tuple[tuple[int, float], ...] = ()  # before each step of the text: tokens, and how many are expected
@@ -63,6 +61,11 @@ class Canvas:
     @property
     def is_done(self) -> bool:
         return not self.is_writing and not self.is_moving
+
+    @property
+    def grows_at_end(self) -> bool:
+        """Whether nothing is to be made before the end, as where a block is begun."""
+        return not self.is_open[:-1].any() and not self.is_moving
 
     @property
     def is_given(self) -> Bool[np.ndarray, "n"]:

@@ -108,7 +108,7 @@ def _check_canvases(canvases: list[Canvas], sampling: SamplingConfig) -> None:
     keys = collections.Counter(canvas.key for canvas in canvases)
     if len(keys) < len(canvases):
         raise ValueError(f"two documents are called {keys.most_common(1)[0][0]}; give each canvas another index")
-    if sampling.blocks and any(canvas.is_open[:-1].any() or canvas.is_moving for canvas in canvases):
+    if sampling.blocks and not all(canvas.grows_at_end for canvas in canvases):
         raise ValueError(
             f"sampling.blocks: is {sampling.blocks}, but a prompt has a hole or a piece to make before its end; block "
             "by block a document grows at its end alone: leave them out, or set it to 0"

@@ -80,7 +80,7 @@ def check_prompts(prompts: Sequence[tuple[str, list[Any]]], tokenizer: Tokenizer
                 f"{place}: takes {canvas.num_rows} rows alone, more than sampling.max_rows ({sampling.max_rows}); "
                 "raise --max-rows, or shorten it"
             )
-        if sampling.blocks and (canvas.is_open[:-1].any() or canvas.is_moving):
+        if sampling.blocks and not canvas.grows_at_end:
             raise ValueError(
                 f"{place}: has a hole or a piece to make before its end, but sampling.blocks is {sampling.blocks}; "
                 "remove it, or take 0"
