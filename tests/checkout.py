@@ -389,7 +389,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
-    **{f"runs/stages/{stage}": rf"train configs/stages/{stage}\.toml" for stage in STAGES},
+    **{f"runs/stages/{stage}": rf"train configs/stages/{stage}\.toml(?! run\.folder=runs/text_)" for stage in STAGES},
     "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",

@@ -42,8 +42,8 @@ def test_what_is_asked_is_all_before_the_answer(mixture: Path, config: Config) -
     samples = ask(config, source, 10, blind=False)
     assert len(samples) == 6  # there are no more
     for number, sample in enumerate(samples):
-        user, (kind, latent), *tokens, assistant = prompt_of(sample, config.modality)
-        assert (user, assistant) == (tokenizer.role_of["user"], tokenizer.role_of["assistant"])
+        user, (kind, latent), *tokens, assistant, hole = prompt_of(sample, config.modality)
+        assert (user, assistant, hole) == (tokenizer.role_of["user"], tokenizer.role_of["assistant"], ...)
         assert kind == "image"
         np.testing.assert_allclose(np.rint((latent[0] + 1) * 127.5), images[number])
         assert tokenizer.decode(tokens) == "which digit?"
