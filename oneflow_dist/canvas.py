@@ -15,7 +15,7 @@ from types import EllipsisType
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from oneflow_dist.containers import Bags, NoisySample, Sample
+from oneflow_dist.containers import Bags, NoisySample, Pieces, Sample
 from oneflow_dist.data.codec import check_sides, cut_pieces, to_latents
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import gaussian, is_deletable
@@ -162,15 +162,11 @@ class Canvas:
         """At most: a piece that appears in the last step of the text takes as many again."""
         if self.is_writing:
             passes = [self.text_time, *[sampling.corrected_from] * (sampling.corrections - self.corrections)]
-            last_piece = max(
-                (sampling.steps_of(kind) for kind, m in self.making.items() if m.modality.is_target), default=0
-            )
-            left = math.ceil(sum(map(sampling.steps_after, passes)) - 1e-6) + last_piece
-        else:  # clocks are sums of 1/N
-            shift = self._shift(sampling)
-            rest = [making.clock_left(shift) * sampling.steps_of(kind) for kind, making in self.making.items()]
-            left = math.ceil(max(rest, default=0.0) - 1e-6)
-        return left
+            of_pieces = [sampling.steps_of(kind) for kind, making in self.making.items() if making.modality.is_target]
+            return math.ceil(sum(map(sampling.steps_after, passes)) - 1e-6) + max(of_pieces, default=0)
+        shift = self._shift(sampling)
+        rest = [making.clock_left(shift) * sampling.steps_of(kind) for kind, making in self.making.items()]
+        return math.ceil(max(rest, default=0.0) - 1e-6)  # clocks are sums of 1/N
 
     def _shift(self, sampling: SamplingConfig) -> float:
         """Of the clocks of pieces: while text is written they go with it, as in training."""
@@ -191,11 +187,7 @@ class Canvas:
 
     def as_prompt(self) -> list[PromptPart]:
         """What stands here, as `blank_canvas` takes it: to be edited as a list, all that stays to the bit as it is."""
-        parts: list[PromptPart] = [*self.tokens.tolist()]
-        latents = {kind: making.latents() for kind, making in self.making.items()}
-        for token, (kind, number) in self.piece_at.items():
-            parts[token] = (kind, latents[kind][number])
-        return parts[1:]
+        return _parts_of(self.tokens, [(kind, m.modality, m.pieces) for kind, m in self.making.items()])[1:]
 
     def parts(self, tokenizer: Tokenizer, after_prompt: int = 0) -> list[str | tuple[str, int]]:
         """The document as a reader sees it: stretches of text, and modality and number of pieces; BOS left out.
@@ -229,17 +221,24 @@ def parse_prompt(text: str, tokenizer: Tokenizer) -> list[PromptPart]:
 
 def prompt_of(sample: Sample, modalities: Modalities) -> list[PromptPart]:
     """A sample as `blank_canvas` takes it: targets are holes, or pieces to make if they are there from the start."""
-    parts: list[PromptPart] = [*sample.tokens.tolist()]
-    for (kind, modality), pieces in zip(modalities.items(), sample.pieces, strict=True):
-        for token, latent in zip(pieces.token.tolist(), to_latents(pieces, modality), strict=True):
-            parts[token] = (kind, None if sample.is_target[token] else latent)
+    pieces = [(*pair, own) for pair, own in zip(modalities.items(), sample.pieces, strict=True)]
+    marks = zip(_parts_of(sample.tokens, pieces), sample.is_target.tolist(), is_deletable(sample).tolist(), strict=True)
     prompt: list[PromptPart] = []
-    for part, is_missing in zip(parts[1:], is_deletable(sample)[1:].tolist(), strict=True):
+    for part, is_target, is_missing in [*marks][1:]:
         if not is_missing:
-            prompt.append(part)
+            prompt.append((part[0], None) if is_target and isinstance(part, tuple) else part)
         elif not prompt or prompt[-1] is not ...:
             prompt.append(...)
     return prompt
+
+
+def _parts_of(tokens: Int64[np.ndarray, "n"], pieces: Sequence[tuple[str, ModalityConfig, Pieces]]) -> list[PromptPart]:
+    """Tokens, and in their place the latents of those that are pieces."""
+    parts: list[PromptPart] = [*tokens.tolist()]
+    for kind, modality, own in pieces:
+        for token, latent in zip(own.token.tolist(), to_latents(own, modality), strict=True):
+            parts[token] = (kind, latent)
+    return parts
 
 
 def blank_canvas(prompt: Prompt, tokenizer: Tokenizer, modalities: Modalities, seed: int, index: int) -> Canvas:

@@ -15,7 +15,7 @@ from torch import Tensor
 from oneflow_dist.config import PromptSees
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack, rows_of, size_of
-from oneflow_dist.model.kept_keys import KeptKeys
+from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.oneflow import OneFlow
 
 Name = tuple[str, str]  # of a document, and of a copy of it
@@ -93,8 +93,8 @@ class Forward:
         names: Sequence[Name],
     ) -> None:
         """Compute rows [first, last) of each sequence, and keep their keys and values."""
-        layers, _ = self._run(batch, _between(first, last, len(batch.position)), names)
-        new = torch.stack([layer.new for layer in layers if layer.new is not None])
+        caches, _ = self._run(batch, _between(first, last, len(batch.position)), names)
+        new = torch.stack([cache.new for cache in caches if cache.new is not None])
         counts = (last - first).tolist()
         for name, part in zip(names, new[:, :, : sum(counts)].split(counts, dim=2), strict=True):
             self._kept[name] = torch.cat([self._kept[name], part], dim=2) if name in self._kept else part.clone()
@@ -102,24 +102,25 @@ class Forward:
 
     def _run(
         self, batch: PackedBatch, is_computed: Bool[np.ndarray, "T"], names: Sequence[Name]
-    ) -> tuple[list[KeptKeys], Prediction]:
+    ) -> tuple[list[KVCache], Prediction]:
         """One pass over some rows of a pack, which see what is kept of the rows before them."""
-        part = rows_of(batch, torch.from_numpy(is_computed), self.model.axis.size).to(self._device)
+        part = rows_of(batch, torch.from_numpy(is_computed), self.model.axis.size)
         self.num_rows += int(is_computed.sum())
-        num_kept = np.zeros(len(part.cu_seqlens) - 1, dtype=np.int64)
+        num_new = part.cu_seqlens.diff().numpy()
+        num_kept = np.zeros(len(num_new), dtype=np.int64)
         num_kept[: len(names)] = self._num_kept(names)
-        num_new = part.cu_seqlens.diff().cpu().numpy()
         sequence = np.arange(len(num_new))
         order = np.argsort(np.append(sequence.repeat(num_kept), sequence.repeat(num_new)), kind="stable")
-        seqlens = np.append(0, np.cumsum(num_kept + num_new)).astype(np.int32)
         is_ordered = bool((order == np.arange(len(order))).all())  # as of one document, which is not copied again
-        where = (
-            None if is_ordered else torch.from_numpy(order).to(self._device),
-            torch.from_numpy(seqlens).to(self._device),
-        )
+        seqlens = np.append(0, np.cumsum(num_kept + num_new)).astype(np.int32)
+        own_order = None if is_ordered else torch.from_numpy(order).to(self._device)
+        own_seqlens = torch.from_numpy(seqlens).to(self._device)
         before = self._joined_keys(names)
-        layers = [KeptKeys(None if before is None else before[n], *where) for n in range(len(self.model.blocks))]
-        return layers, self.model(part, layers)
+        caches = [
+            KVCache(None if before is None else before[layer], own_order, own_seqlens)
+            for layer in range(len(self.model.blocks))
+        ]
+        return caches, self.model(part.to(self._device), caches)
 
     def _joined_keys(self, names: Sequence[Name]) -> Float[Tensor, "L 2 P g d"] | None:
         """What is kept of some documents, end to end; of the same ones step after step, it is joined once."""

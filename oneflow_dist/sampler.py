@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import collections
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
@@ -91,9 +90,10 @@ def generate_steps(
     """
     _check_canvases(canvases, config.sampling)
     forward = Forward(model, config.model.prompt_sees, keeps_prompts)
-    schedule, number = KeepSchedule.of(config.flow), itertools.count(1)
+    schedule, step = KeepSchedule.of(config.flow), 0
     while active := [place for place, canvas in enumerate(canvases) if not canvas.is_done]:
-        step, rows_before, changes = next(number), forward.num_rows, []
+        step += 1
+        rows_before, changes = forward.num_rows, []
         for group in _groups(canvases, active):
             changes += _step_group(forward, canvases, group, step, config.sampling, schedule, tokenizer)
         for canvas in (canvases[place] for place in active):
@@ -118,10 +118,8 @@ def _check_canvases(canvases: list[Canvas], sampling: SamplingConfig) -> None:
 def _goes_on(canvas: Canvas, sampling: SamplingConfig, tokenizer: Tokenizer) -> bool:
     """Whether a document of blocks, whose block is done, has another one to come."""
     block = canvas.tokens[canvas.block_ends[-1] :]
-    if len(canvas.block_ends) >= sampling.blocks or len(block) == 0 or canvas.hit_cap:
-        return False
-    canvas.hit_cap = canvas.num_rows >= sampling.max_rows
-    return not canvas.hit_cap and tokenizer.eos not in block
+    is_over = len(block) == 0 or canvas.hit_cap or tokenizer.eos in block
+    return len(canvas.block_ends) < sampling.blocks and not is_over
 
 
 def step_size(canvas: Canvas, sampling: SamplingConfig) -> float:
@@ -181,16 +179,32 @@ def _step_group(
 def _probs_of(
     model: OneFlow, slot_hidden: Float[Tensor, "F D"], tokens: Int64[np.ndarray, "F"]
 ) -> Float[np.ndarray, "F"]:
-    """Of each token, in the distribution of its slot. Over a tensor axis each rank looks at some slots."""
-    axis, found = model.axis, [np.zeros(0)]
-    for first in range(0, len(tokens), LOGIT_SLOTS):
-        own = torch.from_numpy(tokens[first : first + LOGIT_SLOTS]).to(slot_hidden.device)
+    """Of each token, in the distribution of its slot."""
+
+    def prob(logits: Float32[Tensor, "f V"], own: Int64[Tensor, "f"]) -> Float32[Tensor, "f"]:
+        return (logits.gather(1, own[:, None]).squeeze(1) - logits.logsumexp(-1)).exp()
+
+    return _for_slots(model, slot_hidden, tokens, prob) if len(tokens) else np.zeros(0)
+
+
+def _for_slots(
+    model: OneFlow,
+    slot_hidden: Float[Tensor, "F D"],
+    values: Shaped[np.ndarray, "F"],
+    compute: Callable[[Tensor, Tensor], Tensor],
+) -> Shaped[np.ndarray, "F"]:
+    """What comes of the logits of each slot and its value, written for LOGIT_SLOTS at once.
+
+    Over a tensor axis each rank computes for some slots.
+    """
+    axis, found = model.axis, []
+    for first in range(0, len(values), LOGIT_SLOTS):
+        own = torch.from_numpy(values[first : first + LOGIT_SLOTS]).to(slot_hidden.device)
         padding = -len(own) % axis.size
         hidden = F.pad(slot_hidden[first : first + LOGIT_SLOTS], (0, 0, 0, padding))
         dealt = F.pad(own, (0, padding))[axis.local_slice(len(hidden))]
-        probs = axis.deal_rows(model.bag_logits(hidden)).double().softmax(-1)
-        found.append(axis.gather(probs.gather(1, dealt[:, None]).squeeze(1))[: len(own)].cpu().numpy())
-    return np.concatenate(found)
+        found.append(axis.gather(compute(axis.deal_rows(model.bag_logits(hidden)), dealt))[: len(own)])
+    return torch.cat(found).cpu().numpy()
 
 
 def _draw_tokens(
@@ -209,33 +223,17 @@ def _draw_tokens(
     """
     if not generators:
         return np.zeros(0, dtype=np.int64)
-    device, num_slots = slot_hidden.device, len(generators)
     if sampling.top_k == 0 and sampling.top_p >= 1.0:
         keys = np.array([rng.integers(2**63) for rng in generators], dtype=np.int64)
-        noise_key = torch.from_numpy(keys).to(device)
+        noise_key = torch.from_numpy(keys).to(slot_hidden.device)
         return model.draw_tokens(slot_hidden, noise_key, sampling.temperature, vocab_size).cpu().numpy()
     draws = np.array([rng.random() for rng in generators])
-    chunks = [slice(first, first + LOGIT_SLOTS) for first in range(0, num_slots, LOGIT_SLOTS)]
-    tokens = [_draw_kept_tokens(model, slot_hidden[chunk], draws[chunk], sampling, vocab_size) for chunk in chunks]
-    return np.concatenate(tokens)
 
+    def draw(logits: Float32[Tensor, "f V"], own: Float[Tensor, "f"]) -> Int64[Tensor, "f"]:
+        logits[:, vocab_size:] = -torch.inf
+        return sample_tokens(logits, own, sampling.temperature, sampling.top_p, sampling.top_k)
 
-def _draw_kept_tokens(
-    model: OneFlow,
-    slot_hidden: Float[Tensor, "F D"],
-    draws: Float[np.ndarray, "F"],
-    sampling: SamplingConfig,
-    vocab_size: int,
-) -> Int64[np.ndarray, "F"]:
-    """A token for each slot, of those that top_k and top_p keep. Over a tensor axis each rank draws for some slots."""
-    axis, num_slots = model.axis, len(draws)
-    padding = -num_slots % axis.size
-    dealt = np.append(draws, np.zeros(padding))[axis.local_slice(num_slots + padding)]
-    logits = axis.deal_rows(F.pad(model.bag_logits(slot_hidden), (0, 0, 0, padding)))
-    logits[:, vocab_size:] = -torch.inf
-    kept = sampling.temperature, sampling.top_p, sampling.top_k
-    tokens = axis.gather(sample_tokens(logits, torch.from_numpy(dealt).to(logits.device), *kept))
-    return tokens[:num_slots].cpu().numpy()
+    return _for_slots(model, slot_hidden, draws, draw)
 
 
 def _draw_fires(

@@ -78,7 +78,12 @@ def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sampl
     if len(sample.block_ends) > 1:
         return _leave_out_blocks(sample, rows, max_rows)
     targets = np.flatnonzero(sample.is_target)
-    room = _room_of_targets(sample, int(rows[~sample.is_target].sum()), max_rows)
+    room = max_rows - int(rows[~sample.is_target].sum())
+    if room < 1:
+        raise ValueError(
+            f"sample {sample.key}: its prompt alone needs {max_rows - room} rows, data.max_sample_rows is {max_rows}; "
+            'raise it, or set data.overlong = "drop"'
+        )
     rows_to_end = np.cumsum(rows[targets][::-1])[::-1]
     num_starts = int((rows_to_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
     start = int(rng.integers(num_starts))
@@ -91,17 +96,15 @@ def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sampl
 def _leave_out_blocks(sample: Sample, rows: Int64[np.ndarray, "n"], max_rows: int) -> Sample:
     front, token = sample.block_ends[0], np.arange(len(rows))
     needed = np.array([rows[(token < front) | (token >= end)].sum() for end in sample.block_ends])
-    _room_of_targets(sample, int(rows[:front].sum()) + int(needed[-1] > max_rows) * max_rows, max_rows)
+    if needed[-1] > max_rows:
+        raise ValueError(
+            f"sample {sample.key}: its prompt and a block need {needed[-1]} rows, data.max_sample_rows is {max_rows}; "
+            "raise it, or lower data.block_rows"
+        )
     number = int((needed > max_rows).sum())
     first = sample.block_ends[number]
     ends = tuple(end - first + front for end in sample.block_ends[number:])
     return replace(_keep(sample, (token < front) | (token >= first)), block_ends=ends)
-
-
-def _room_of_targets(sample: Sample, prompt_rows: int, max_rows: int) -> int:
-    if prompt_rows >= max_rows:
-        raise ValueError(f"sample {sample.key}: its prompt alone needs {prompt_rows} rows, the limit is {max_rows}")
-    return max_rows - prompt_rows
 
 
 def _keep(sample: Sample, is_kept: Bool[np.ndarray, "n"]) -> Sample:

@@ -97,7 +97,8 @@ def pack(
 
     grid = np.concatenate([np.zeros((0, 3), np.int64), *(p.grid for p in pieces)])
     stride = np.concatenate([np.zeros(0), *(p.stride for p in pieces)])
-    block_end = _ends_in_pack(samples, first_slot) if prompt_sees == "prompt" else None
+    block_ends = [np.array(s.block_ends, dtype=np.int64) for s in samples]
+    block_end = _of_pack(block_ends, first_slot) if prompt_sees == "prompt" else None
     layout = _lay_rows(lengths, piece_slot, grid, stride, block_end, room)
     patch_rows = np.split(layout.patch_row, np.cumsum(size.patches, dtype=np.int64))[:-1]
     packed = [_pack_pieces(*own) for own in zip(kinds, patch_rows, room.pieces, strict=True)]
@@ -305,11 +306,6 @@ def _lay_rows(
         cu_seqlens=cu_seqlens,
         row_end=row_end,
     )
-
-
-def _ends_in_pack(samples: list[NoisySample], first_slot: Int64[np.ndarray, "s"]) -> Int64[np.ndarray, "b"]:
-    """Before which tokens of the pack the finished blocks of all samples end."""
-    return _of_pack([np.array(s.block_ends, dtype=np.int64) for s in samples], first_slot)
 
 
 def _attention_pairs(layout: _Layout, sequence_rows: Int64[np.ndarray, "s"]) -> int:

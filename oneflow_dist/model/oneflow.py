@@ -18,7 +18,7 @@ from oneflow_dist.containers import PackedBatch, Prediction
 from oneflow_dist.model.adapters import Adapter, Encoded, GivenAdapter
 from oneflow_dist.model.embeddings import TimeEmbedding, log_time_left, place_rows, take_rows
 from oneflow_dist.model.heads import InsertionHeads
-from oneflow_dist.model.kept_keys import KeptKeys
+from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
 from oneflow_dist.model.lora import add_lora, draws_of_blocks
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
@@ -56,11 +56,11 @@ class OneFlow(nn.Module):
         self.heads = InsertionHeads(model.width, model.norm_eps, self.time_conditioning, axis)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
 
-    def forward(self, batch: PackedBatch, kept: Sequence[KeptKeys | None] = ()) -> Prediction:
+    def forward(self, batch: PackedBatch, caches: Sequence[KVCache | None] = ()) -> Prediction:
         """One pass over a packed batch.
 
         Args:
-            kept: of each layer what rows of earlier passes left, which these rows see, too; (): nothing.
+            caches: of each layer what rows of earlier passes left, which these rows see, too; (): nothing.
         """
         adapters: list[Any] = list(self.adapters.values())
         text_time = self.text_time(batch.text_time) if self.text_time is not None else None
@@ -72,9 +72,9 @@ class OneFlow(nn.Module):
             cos, sin = root * cos, root * sin
         condition, row_piece = self._condition(batch, encoded, x)
         draws = draws_of_blocks(batch.draw, len(self.blocks))
-        layers = kept or [None] * len(self.blocks)
-        for block, draw, keys in zip(self.blocks, draws, layers, strict=True):
-            sight = Sight(batch.cu_seqlens, batch.max_seqlen, batch.row_end, keys)
+        caches = caches or [None] * len(self.blocks)
+        for block, draw, cache in zip(self.blocks, draws, caches, strict=True):
+            sight = Sight(batch.cu_seqlens, batch.max_seqlen, batch.row_end, cache)
             x = block(x, condition, row_piece, cos, sin, sight, draw)
         x = self.axis.gather(x)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
 from oneflow_dist.model.embeddings import Modulation
-from oneflow_dist.model.kept_keys import KeptKeys
+from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.linear import Linear, RMSNorm
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.packed_attention import packed_attention
@@ -27,7 +27,7 @@ class Sight(NamedTuple):
     cu_seqlens: Int32[Tensor, "S1"]
     max_seqlen: int  # of keys
     row_end: Int32[Tensor, "T"] | None = None
-    kept: KeptKeys | None = None
+    cache: KVCache | None = None
 
 
 class Attention(nn.Module):
@@ -65,8 +65,8 @@ class Attention(nn.Module):
         query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
         value = value.squeeze(2)
         key_seqlens = None
-        if sight.kept is not None:
-            (key, value), key_seqlens = sight.kept.join(key, value), sight.kept.seqlens
+        if sight.cache is not None:
+            (key, value), key_seqlens = sight.cache.join(key, value), sight.cache.seqlens
         rows = sight.cu_seqlens, sight.max_seqlen, self.is_causal, sight.row_end, key_seqlens
         attended = packed_attention(query, key, value, *rows).flatten(1)
         return self.axis.scatter_sum(self.out(attended, draw[1]))

@@ -158,7 +158,8 @@ def test_a_block_that_does_not_fit_with_its_prompt_is_named() -> None:
     block = next(block for block in blocks_of(sample_of("ab" + STORY, num_prompt=3), 24) if len(block.block_ends) > 2)
     with pytest.raises(ValueError) as error:
         cut_window(block, 4, np.random.default_rng(0))
-    assert names(str(error.value), KEY, 4)
+    rows = 3 + int(block.is_target.sum()) + 4 * int((images(block).token >= block.block_ends[-1]).sum())
+    assert names(str(error.value), KEY, rows, "data.max_sample_rows", 4, "data.block_rows")
 
 
 # Windows of overlong samples.
@@ -231,4 +232,7 @@ def test_a_prompt_that_fills_the_window_is_named(make_sample: Callable[..., Samp
     sample = make_sample([256, *range(9)], num_prompt=8, key=KEY)
     with pytest.raises(ValueError) as error:
         cut_window(sample, 8, np.random.default_rng(0))
-    assert Message(error.value) == f"sample {KEY}: its prompt alone needs 8 rows, the limit is 8"
+    assert Message(error.value) == (
+        f"sample {KEY}: its prompt alone needs 8 rows, data.max_sample_rows is 8; "
+        'raise it, or set data.overlong = "drop"'
+    )

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaRotaryEmbedding
 
 from oneflow_dist.config import Config, ModelConfig
-from oneflow_dist.model.kept_keys import KeptKeys
+from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.trunk import MLP, Attention, Block, Sight, rotary_frequency, rotary_table, rotate
 from tests.launching import Launcher
 
@@ -154,15 +154,15 @@ def pass_by_pass(config: ModelConfig, is_compiled: bool) -> tuple[Tensor, Tensor
         block.compile(fullgraph=True, backend="aot_eager")
     cos, sin = rotary_table(text_positions(ROWS), block.attention.head_width, 10000.0, 1.0)
 
-    def run(rows: list[int], lengths: list[int], kept: KeptKeys | None, row_end: Tensor | None = None) -> Tensor:
+    def run(rows: list[int], lengths: list[int], kept: KVCache | None, row_end: Tensor | None = None) -> Tensor:
         sight = Sight(torch.tensor([0, *lengths]).cumsum(0).int(), 5, row_end, kept)
         return block(x[rows], torch.zeros(2, config.width), ROW_PIECE, cos[rows], sin[rows], sight, DRAW)
 
     with torch.no_grad():
         whole = run([*range(ROWS)], [4, 5], None, torch.tensor([2, 2, 4, 4, 7, 7, 7, 9, 9]).int())
-        first = KeptKeys(None, torch.arange(5), torch.tensor([0, 2, 5]).int())
+        first = KVCache(None, torch.arange(5), torch.tensor([0, 2, 5]).int())
         in_front = run([0, 1, 4, 5, 6], [2, 3], first)
-        second = KeptKeys(first.new, torch.tensor([0, 1, 5, 6, 2, 3, 4, 7, 8]), CU_SEQLENS)
+        second = KVCache(first.new, torch.tensor([0, 1, 5, 6, 2, 3, 4, 7, 8]), CU_SEQLENS)
         behind = run([2, 3, 7, 8], [2, 2], second)
     assert second.new is not None
     return torch.cat([in_front, behind]), whole[[0, 1, 4, 5, 6, 2, 3, 7, 8]], second.new

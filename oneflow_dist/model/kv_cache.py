@@ -9,7 +9,7 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 
-class KeptKeys:
+class KVCache:
     """Of one layer and one pass: keys and values of rows that are not computed again, beside those of its own rows."""
 
     def __init__(
