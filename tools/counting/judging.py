@@ -15,7 +15,7 @@ from PIL import Image
 
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
 from oneflow_dist.data.codec import pixels_to_latent
-from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import naming
 from oneflow_dist.pictures import FAINT, PAPER, draw_document, stack, text_line, with_margin
 from oneflow_dist.runtime import share_cores
@@ -23,14 +23,15 @@ from oneflow_dist.sampler import generate_steps
 from oneflow_dist.trained import load_model
 from tools.counting.editing import EDITS, Edit, draw_documents, is_restored, is_untouched, take_out
 from tools.digits.gallery import WIDTH, draw_moment, draw_section
-from tools.digits.grammar import COUNT_PROMPT, WORDS, load_split, read_count, read_images
-from tools.digits.judging import Writer, check_digits, count_parts, mean
+from tools.digits.grammar import COUNT_PROMPT, WORDS, load_split, read_images
+from tools.digits.judging import Writer, check_digits, judge_interleaved, mean
 from tools.sample import with_arguments
 
 BLOCK_PROMPT = "count on:"  # of documents that are written block by block
 MOST_BLOCKS = 100
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8)  # from which images are varied
 SEED, MOMENTS, SHOWN = 11, 10, 4
+ANY_NUMBER = 1_000_000  # of words: a document may count further than those of the data
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,12 +57,12 @@ def evaluate(args: argparse.Namespace) -> None:
     for what in EDITS:
         edits = take_out(documents, what, num_prompt, rng)
         written = write(writer, f"{what} anew", [edit.prompt for edit in edits])
-        report[f"{what} anew"] = judge_edits(edits, written.canvases, args.longest, writer)
+        report[f"{what} anew"] = judge_edits(edits, written.canvases, tokenizer)
         shown += list(zip(edits, written.canvases, strict=True))[:SHOWN]
     report["variations"] = {str(t): vary(writer, t, args.samples) for t in TIMES}
     for name, prompt, blocks in (("whole", COUNT_PROMPT, 0), ("blocks", BLOCK_PROMPT, MOST_BLOCKS)):
         written = write(in_blocks(writer, blocks), name, [tokenizer.encode(prompt)] * args.samples)
-        report[name] = judge_written(written, args.longest, writer)
+        report[name] = judge_written(written, prompt, args.longest, tokenizer)
     states = write_long(in_blocks(writer, MOST_BLOCKS), written.canvases, args.longest)
     with naming(args.folder):
         (args.folder / "counting.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -88,22 +89,18 @@ def write(writer: Writer, name: str, prompts: Sequence[Prompt]) -> Written:
     return Written(canvases, seconds, rows)
 
 
-def is_right(canvas: Canvas, longest: int, writer: Writer) -> bool:
-    """Whether words count up, each is followed by one image, and that shows it."""
-    parts = [part for part in count_parts(canvas, writer.tokenizer) if part != BLOCK_PROMPT]
-    words = [part.removeprefix(BLOCK_PROMPT).strip() for part in parts if isinstance(part, str)]
-    if [isinstance(part, str) for part in parts] != [True, False] * len(words) or read_count(words, longest) is None:
-        return False
-    return read_images(canvas.latents("image")).tolist() == [WORDS.index(word) for word in words]
+def is_right(canvas: Canvas, prompt: str, tokenizer: Tokenizer) -> bool:
+    """Whether words count on, any number of them, each is followed by one image, and that shows it."""
+    return judge_interleaved([canvas], tokenizer, prompt, longest=ANY_NUMBER)["documents_right"] == 1.0
 
 
-def judge_edits(edits: list[Edit], canvases: list[Canvas], longest: int, writer: Writer) -> dict[str, float]:
+def judge_edits(edits: list[Edit], canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, float]:
     """Shares of documents: right again; with that back which was taken out, no more; everything else as it was.
 
     At an end of a document more may have been there, so that a right one need not be the old one. `within` is the share
     of right ones where something stands on both sides.
     """
-    right = np.array([is_right(canvas, 2 * longest, writer) for canvas in canvases])
+    right = np.array([is_right(canvas, COUNT_PROMPT, tokenizer) for canvas in canvases])
     is_within = np.array([edit.place > 4 and edit.place < len(edit.parts) - 1 for edit in edits])
     return {
         "right": mean(right),
@@ -130,7 +127,7 @@ def vary(writer: Writer, time_of_image: float, number: int) -> dict[str, float]:
     return {"right": mean(read_images(varied) == digits), "distance": mean(distance)}
 
 
-def judge_written(written: Written, longest: int, writer: Writer) -> dict[str, Any]:
+def judge_written(written: Written, prompt: str, longest: int, tokenizer: Tokenizer) -> dict[str, Any]:
     """How many documents are right, how long they are, and what they took.
 
     Lengths are to be uniform from 1 to `longest` images: half the sum of absolute differences tells how far they are.
@@ -139,7 +136,7 @@ def judge_written(written: Written, longest: int, writer: Writer) -> dict[str, A
     counts = np.bincount(np.clip(images, 0, longest + 1), minlength=longest + 2)
     expected = np.r_[0.0, np.full(longest, 1.0 / longest), 0.0]
     return {
-        "right": mean([is_right(canvas, 10 * longest, writer) for canvas in written.canvases]),
+        "right": mean([is_right(canvas, prompt, tokenizer) for canvas in written.canvases]),
         "images": mean(images),
         "off_uniform": round(float(np.abs(counts / len(images) - expected).sum() / 2), 4),
         "seconds": round(written.seconds, 1),
@@ -151,7 +148,7 @@ def judge_written(written: Written, longest: int, writer: Writer) -> dict[str, A
 
 def write_long(writer: Writer, canvases: list[Canvas], longest: int) -> list[Canvas]:
     """A right document of nearly `longest` images once more, as it stands after every step of its writing."""
-    lengths = [len(c.latents("image")) * is_right(c, 10 * longest, writer) for c in canvases]
+    lengths = [len(c.latents("image")) * is_right(c, BLOCK_PROMPT, writer.tokenizer) for c in canvases]
     index = int(np.argmin(np.abs(np.array(lengths) - longest)))
     prompt = writer.tokenizer.encode(BLOCK_PROMPT)
     canvas = blank_canvas(prompt, writer.tokenizer, writer.config.modality, SEED, index)

@@ -23,7 +23,16 @@ from oneflow_dist.runtime import share_cores
 from oneflow_dist.sampler import generate, generate_steps
 from oneflow_dist.trained import load_model
 from tools.digits.gallery import draw_gallery
-from tools.digits.grammar import CAPTIONS, COUNT_PROMPT, WORDS, load_split, read_caption, read_count, read_images
+from tools.digits.grammar import (
+    CAPTIONS,
+    COUNT_PROMPT,
+    MAX_COUNT,
+    WORDS,
+    load_split,
+    read_caption,
+    read_count,
+    read_images,
+)
 from tools.sample import with_arguments
 
 NEXT = """next, after `source .venv/bin/activate`:
@@ -134,7 +143,9 @@ def judge_single(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, floa
     return {"valid_text": mean(valid), "has_image": mean(has_image), "agreement": mean(agrees)}
 
 
-def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str, float]:
+def judge_interleaved(
+    canvases: list[Canvas], tokenizer: Tokenizer, prompt: str = COUNT_PROMPT, longest: int = MAX_COUNT
+) -> dict[str, float]:
     """How counting documents are.
 
     valid_text, has_image and documents_right are shares of documents: the words count up; every word is followed by one
@@ -142,13 +153,13 @@ def judge_interleaved(canvases: list[Canvas], tokenizer: Tokenizer) -> dict[str,
     """
     valid, has_image, right, agrees = [], [], [], []
     for canvas in canvases:
-        parts = count_parts(canvas, tokenizer)
+        parts = count_parts(canvas, tokenizer, prompt)
         words = [part for part in parts if isinstance(part, str)]
         is_text = [isinstance(part, str) for part in parts]
         before = [previous for previous, part in zip(["", *parts], parts, strict=False) if isinstance(part, tuple)]
         seen = read_images(canvas.latents("image"))
         shows = [word in WORDS and WORDS.index(word) == digit for word, digit in zip(before, seen, strict=True)]
-        valid.append(read_count(words) is not None)
+        valid.append(read_count(words, longest) is not None)
         has_image.append(is_text == [True, False] * len(words))
         right.append(valid[-1] and has_image[-1] and all(shows))
         agrees += shows
@@ -207,11 +218,9 @@ def rewrite(writer: Writer, canvases: list[Canvas]) -> list[Canvas]:
     return states
 
 
-def count_parts(canvas: Canvas, tokenizer: Tokenizer) -> list[str | tuple[str, int]]:
+def count_parts(canvas: Canvas, tokenizer: Tokenizer, prompt: str = COUNT_PROMPT) -> list[str | tuple[str, int]]:
     """The words and images of a counting document, without its prompt."""
-    parts = [
-        part.removeprefix(COUNT_PROMPT).strip() if isinstance(part, str) else part for part in canvas.parts(tokenizer)
-    ]
+    parts = [part.removeprefix(prompt).strip() if isinstance(part, str) else part for part in canvas.parts(tokenizer)]
     return [part for part in parts if part != ""]
 
 

@@ -12,7 +12,7 @@ from oneflow_dist.model.oneflow import OneFlow
 from tools.counting.editing import draw_documents
 from tools.counting.judging import BLOCK_PROMPT, Written, is_right, judge_written
 from tools.digits.grammar import COUNT_PROMPT
-from tools.digits.judging import Writer
+from tools.digits.judging import Writer, judge_interleaved
 
 
 @pytest.fixture
@@ -31,13 +31,15 @@ def test_right_documents_count_and_show_what_they_say(writer: Writer, prompt: st
     num_prompt = len(writer.tokenizer.encode(COUNT_PROMPT))
     for digits, document in draw_documents(12, 30, writer.tokenizer, 1):
         parts = [*own, *document[num_prompt:]]
-        assert is_right(canvas_of(parts, writer), 30, writer)
-        assert is_right(canvas_of([*parts, writer.tokenizer.eos], writer), 30, writer)
-        assert not is_right(canvas_of(parts[:-1], writer), 30, writer)
-        assert not is_right(canvas_of(parts, writer), len(digits) - 1, writer)
+        assert is_right(canvas_of(parts, writer), prompt, writer.tokenizer)
+        assert is_right(canvas_of([*parts, writer.tokenizer.eos], writer), prompt, writer.tokenizer)
+        assert not is_right(canvas_of(parts[:-1], writer), prompt, writer.tokenizer)
+        assert not is_right(canvas_of(parts, writer), "another prompt", writer.tokenizer)
+        shorter = judge_interleaved([canvas_of(parts, writer)], writer.tokenizer, prompt, longest=len(digits) - 1)
+        assert shorter["documents_right"] == shorter["valid_text"] == 0.0
         swapped = [*parts[:-1], ("image", -np.ones((1, 8, 8), dtype=np.float32))]
         if digits[-1] != 1:  # what the judge sees in nothing
-            assert not is_right(canvas_of(swapped, writer), 30, writer)
+            assert not is_right(canvas_of(swapped, writer), prompt, writer.tokenizer)
 
 
 def test_lengths_are_compared_with_all_alike(writer: Writer) -> None:
@@ -46,7 +48,8 @@ def test_lengths_are_compared_with_all_alike(writer: Writer) -> None:
     ones = [parts for parts in documents if len(parts) < len(documents[0]) or len(parts) == min(map(len, documents))]
     twos = [parts for parts in documents if len(parts) == max(map(len, documents))]
     chosen = [list(ones[0]), list(twos[0])]
-    report = judge_written(Written([canvas_of(parts, writer) for parts in chosen], 1.0, 60), 4, writer)
+    written = Written([canvas_of(parts, writer) for parts in chosen], 1.0, 60)
+    report = judge_written(written, COUNT_PROMPT, 4, writer.tokenizer)
     assert report["off_uniform"] == 0.5
     assert report["images"] == 1.5
     assert report["rows_per_image"] == 20.0
