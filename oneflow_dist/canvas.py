@@ -103,19 +103,25 @@ class Canvas:
         return copy.copy(self)
 
     def advance(
-        self, velocities: Sequence[Float32[np.ndarray, "_ _"]], step_size: float, sampling: SamplingConfig, step: int
+        self,
+        velocities: Sequence[Float32[np.ndarray, "_ _"]],
+        step_size: float | None,
+        sampling: SamplingConfig,
+        step: int,
     ) -> None:
         """Move every moving piece along its velocity, and the clocks of text and moving pieces.
 
         Args:
-            step_size: of the text, with which all clocks go while it is written; then pieces have their own.
+            step_size: of the text, with which all clocks go while it is written; then pieces have their own. None: the
+                text waits.
         """
-        shift, making = self._shift(sampling), {}
+        goes_along, making = self.is_writing and step_size is not None, {}
+        shift = 1.0 if goes_along else sampling.shift  # pieces that go with the text do as in training
         for (kind, of_kind), velocity in zip(self.making.items(), velocities, strict=True):
-            own = step_size if self.is_writing else 1.0 / sampling.steps_of(kind)
+            own = step_size if goes_along and step_size is not None else 1.0 / sampling.steps_of(kind)
             making[kind] = of_kind.advance(velocity, own, shift, sampling, self.rng, step)
         self.making = making
-        self.text_time = min(1.0, self.text_time + step_size)
+        self.text_time = min(1.0, self.text_time + (step_size or 0.0))
 
     def insert(self, slots: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], step: int) -> None:
         """Insert a token after each of `slots`, ascending indices before any insertion; those of pieces spawn noise."""
@@ -125,6 +131,18 @@ class Canvas:
         self.born = np.insert(self.born, slots + 1, step)
         self.is_open = np.insert(self.is_open, slots + 1, True)
         self.making = {kind: making.insert(slots, tokens, self.rng) for kind, making in self.making.items()}
+
+    def replace(self, places: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], step: int) -> None:
+        """Put tokens in the place of others, where nothing more is written then; those of pieces spawn noise."""
+        self.tokens, self.born, self.is_open = self.tokens.copy(), self.born.copy(), self.is_open.copy()
+        self.tokens[places], self.born[places], self.is_open[places] = tokens, step, False
+        self.making = {kind: making.spawn(places, tokens, self.rng) for kind, making in self.making.items()}
+
+    def remove(self, is_removed: Bool[np.ndarray, "n"]) -> None:
+        """Take out some tokens, with their pieces."""
+        self.tokens, self.born = self.tokens[~is_removed], self.born[~is_removed]
+        self.is_open = self.is_open[~is_removed]
+        self.making = {kind: making.keep(~is_removed) for kind, making in self.making.items()}
 
     def rewind(self, text_time: float, schedule: KeepSchedule) -> Bool[np.ndarray, "n"]:
         """Noise what was written back to an earlier text time; what is written on from there may come out better.
@@ -164,13 +182,12 @@ class Canvas:
             passes = [self.text_time, *[sampling.corrected_from] * (sampling.corrections - self.corrections)]
             of_pieces = [sampling.steps_of(kind) for kind, making in self.making.items() if making.modality.is_target]
             return math.ceil(sum(map(sampling.steps_after, passes)) - 1e-6) + max(of_pieces, default=0)
-        shift = self._shift(sampling)
-        rest = [making.clock_left(shift) * sampling.steps_of(kind) for kind, making in self.making.items()]
-        return math.ceil(max(rest, default=0.0) - 1e-6)  # clocks are sums of 1/N
+        return self.piece_steps_left(sampling)
 
-    def _shift(self, sampling: SamplingConfig) -> float:
-        """Of the clocks of pieces: while text is written they go with it, as in training."""
-        return 1.0 if self.is_writing else sampling.shift
+    def piece_steps_left(self, sampling: SamplingConfig) -> int:
+        """Where no text is written meanwhile."""
+        rest = [making.clock_left(sampling.shift) * sampling.steps_of(kind) for kind, making in self.making.items()]
+        return math.ceil(max(rest, default=0.0) - 1e-6)  # clocks are sums of 1/N
 
     def latents(self, kind: str) -> list[Float32[np.ndarray, "C *_"]]:
         """The pieces of a modality as they stand now, each of its own shape."""

@@ -41,7 +41,7 @@ Keys = dict[str, tuple[str, ...]]  # of the config: some of a section, () all; o
 
 # Those that decide which parameters there are, and what they mean.
 PIECES = ("token", "channels", "patch", "adapter", "adapter_width", "time_conditioning", "understanding")
-ARCHITECTURE: Keys = {"model": (), "lora": ("rank", "products"), "heads": (), "modality": PIECES}
+ARCHITECTURE: Keys = {"objective": (), "model": (), "lora": ("rank", "products"), "heads": (), "modality": PIECES}
 PLACE: Keys = {"data": ("packs_per_step", "window_samples"), "run": ("seed",)}  # what the states of lanes depend on
 # What decides how a run goes on; of the data, data/identity.py tells more than the paths do.
 COURSE = ("modality", "lora", "flow", "optim", "train", "data")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from oneflow_dist.modality import ModalityConfig, check_modalities
+from oneflow_dist.objective import ObjectiveConfig, Sees, check_generation, check_objective
 from oneflow_dist.sampling import SamplingConfig, check_sampling
 from oneflow_dist.toml import (
     Decay,
@@ -37,7 +38,6 @@ PATHS = {
 MAY_BE_EMPTY = ("init.path", "validation.mixture")
 Product = Literal["attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"]  # of a block of the trunk
 PRODUCTS: tuple[Product, ...] = get_args(Product)
-PromptSees = Literal["all", "prompt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +62,10 @@ class ModelConfig:
     norm_eps: NonNegativeFloat
     tie_embeddings: bool  # the bag head uses the embedding's weight
     rope_scaling: PositiveFloat  # Llama 3's stretching of slow frequencies: 8 for 3.1, 32 for 3.2, 1 for none
-    is_causal: bool  # rows see what stands before them only: a language model, not an insertion model
     qk_norm: bool = False  # queries and keys are normed before they meet
     # What rows of the prompt see: all, or the prompt in front alone, and of blocks that are finished those before, so
     # that generation computes their keys and values once.
-    prompt_sees: PromptSees = "all"
+    prompt_sees: Literal["all", "prompt"] = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +238,7 @@ class Config:
     """A whole run."""
 
     run: RunConfig
+    objective: ObjectiveConfig
     init: InitConfig
     model: ModelConfig
     lora: LoraConfig
@@ -254,6 +254,11 @@ class Config:
     metrics: MetricsConfig
     sampling: SamplingConfig
     validation: ValidationConfig
+
+    @property
+    def sees(self) -> Sees:
+        """Which rows each row sees."""
+        return "past" if self.objective.looks_back else self.model.prompt_sees
 
 
 def group_of(name: str, config: OptimConfig) -> OptimGroup:
@@ -349,11 +354,13 @@ def check_config(config: Config) -> None:
             f"validation.every_steps: is {validation.every_steps}, but validation.mixture is {validation.mixture!r}; "
             "set both, or neither (0 and an empty text)"
         )
-    if model.prompt_sees == "prompt" and (model.is_causal or config.heads.time_conditioning == "token"):
+    if model.prompt_sees == "prompt" and config.heads.time_conditioning == "token":
         raise ValueError(
-            'model.prompt_sees: is "prompt", which needs model.is_causal = false and heads.time_conditioning "none" or '
-            '"adaln": the text time on the first token would change all rows of the prompt with every step'
+            'model.prompt_sees: is "prompt", which needs heads.time_conditioning "none" or "adaln": the text time on '
+            "the first token would change all rows of the prompt with every step"
         )
+    check_objective(config.objective, model.prompt_sees, config.heads.time_conditioning, flow.bags)
+    check_generation(config.objective, config.sampling)
     check_sampling(config.sampling, config.modality, config.heads.time_conditioning)
     if config.parallel.async_tensor and not (config.train.compile and config.parallel.tensor > 1):
         raise ValueError(

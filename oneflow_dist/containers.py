@@ -101,6 +101,12 @@ class Pieces:
             patches=self.patches[patch],
         )
 
+    def join(self, others: Pieces) -> Pieces:
+        """These, then others, with no regard to where their tokens stand."""
+        names = ("token", "time", "grid", "stride", "patches")
+        both: Any = {name: np.concatenate([getattr(self, name), getattr(others, name)]) for name in names}
+        return replace(self, **both)
+
     def still(self) -> Float32[np.ndarray, "p V"]:
         """Velocities of pieces that stand still."""
         width = 0 if self.is_given_only else self.patches.shape[1]
@@ -330,8 +336,8 @@ class PackedBatch:
 class Prediction:
     """What the model says of a packed batch."""
 
-    zero_logit: Float32[Tensor, "N"]  # of pi: P(nothing is missing in the slot)
-    log_rate: Float32[Tensor, "N"]  # log of the expected missing count when something is
+    zero_logit: Float32[Tensor, "N"] | None  # of pi: P(nothing is missing in the slot); None: nobody asks
+    log_rate: Float32[Tensor, "N"] | None  # log of the expected missing count when something is
     bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * -log Q(token); over a tensor axis this rank's share
     velocity: tuple[Float32[Tensor, "_ _"], ...]  # of the patches of each modality
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it

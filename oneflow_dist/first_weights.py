@@ -24,7 +24,7 @@ from oneflow_dist.progress import find_latest, is_complete, read_config, read_pr
 from oneflow_dist.stored_tensors import named_leaves, read_some, stored_shapes, weights_there
 
 INDEX = "model.safetensors.index.json"
-FREE = ("vocab_size", "is_causal", "qk_norm")  # keys of [model] that may be others than there
+FREE = ("vocab_size", "qk_norm")  # keys of [model] that may be others than there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Passes of the model over documents that are being written; prompts that see only themselves are computed once."""
+"""Passes of the model over documents that are being written; rows that cannot change any more are computed once."""
 
 # Shapes: T rows, N tokens, S sequences of one pack; L layers, p rows of a document that are kept, g key heads, d width.
 
@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from oneflow_dist.config import PromptSees
 from oneflow_dist.containers import NoisySample, PackedBatch, Prediction
 from oneflow_dist.data.packing import pack, rows_of, size_of
 from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.objective import Sees
 
 Name = tuple[str, str]  # of a document, and of a copy of it
 
@@ -24,17 +24,18 @@ Name = tuple[str, str]  # of a document, and of a copy of it
 class Forward:
     """The model as generation sees it: samples in, a prediction for all of their tokens and patches out.
 
-    Where rows of a prompt see the prompt alone (`model.prompt_sees`), they are the same in every step: their keys and
-    values are kept, and a step computes the rows of what is being written. Of closed slots and given patches, whose
-    rows are not computed, a prediction says zeros, which nobody reads.
+    Where rows of a prompt see the prompt alone, or every row its past, those before what is being written are the same
+    in every step: their keys and values are kept, and a step computes the others. Of rows that are not computed, a
+    prediction says zeros, which nobody reads.
     """
 
-    def __init__(self, model: OneFlow, prompt_sees: PromptSees, keeps: bool = True):
+    def __init__(self, model: OneFlow, sees: Sees, keeps: bool = True):
         """`keeps`: False computes all rows in every step, with the same result."""
         self.model = model
-        self.prompt_sees = prompt_sees
-        self.keeps = keeps and prompt_sees == "prompt"
+        self.sees = sees
+        self.keeps = keeps and sees != "all"
         self.num_rows = 0  # that have been computed
+        self.num_passes = 0
         self._kept: dict[Name, Float[Tensor, "L 2 p g d"]] = {}
         self._joined: tuple[tuple[Name, ...], Tensor | None] | None = None  # those of the last pass, end to end
 
@@ -42,15 +43,18 @@ class Forward:
         """One pass over whole documents.
 
         Args:
-            names: of the samples; under one name a prompt only ever grows by whole blocks.
+            names: of the samples. Under one name a prompt only ever grows by whole blocks; where rows see their past, a
+                document grows at its end, where at most one piece is moving.
         """
         batch = self._pack_evenly(samples)
         if not self.keeps:
-            self.num_rows += batch.counts.rows
+            self._count(batch.counts.rows)
             return self.model(batch.to(self._device))
         assert batch.row_end is not None
         bounds = batch.cu_seqlens[: len(samples) + 1].long().numpy()
         start, end = bounds[:-1], bounds[1:]
+        if self.sees == "past":
+            self._keep_prompts(batch, samples, names)
         while True:
             first = start + self._num_kept(names)
             block_end = batch.row_end[torch.from_numpy(first)].long().numpy()
@@ -59,13 +63,19 @@ class Forward:
                 break
             self._keep(batch, first, np.where(is_finished, block_end, first), names)
         is_computed = _between(first, end, len(batch.position))
-        _, prediction = self._run(batch, is_computed, names)
+        caches, prediction = self._run(batch, is_computed, names)
+        if self.sees == "past":  # of a document without a moving piece the last row is done, too
+            self._store(caches, end - first, [not sample.has_moving for sample in samples], names)
         return _spread(prediction, batch, is_computed)
 
     def forget(self, key: str) -> None:
         """Let go of a document that is finished, and of its copies."""
         self._kept = {name: kept for name, kept in self._kept.items() if name[0] != key}
         self._joined = None
+
+    def _count(self, num_rows: int) -> None:
+        self.num_rows += num_rows
+        self.num_passes += 1
 
     @property
     def num_bytes(self) -> int:
@@ -83,7 +93,7 @@ class Forward:
         """A pack of these samples alone, whose rows a tensor axis can deal out."""
         size, multiple = size_of(samples), self.model.axis.size
         rows = -(-size.rows // multiple) * multiple
-        return pack(samples, replace(size, rows=rows), prompt_sees=self.prompt_sees)
+        return pack(samples, replace(size, rows=rows), sees=self.sees)
 
     def _keep(
         self,
@@ -94,10 +104,34 @@ class Forward:
     ) -> None:
         """Compute rows [first, last) of each sequence, and keep their keys and values."""
         caches, _ = self._run(batch, _between(first, last, len(batch.position)), names)
+        self._store(caches, last - first, [True] * len(names), names)
+
+    def _keep_prompts(self, batch: PackedBatch, samples: list[NoisySample], names: Sequence[Name]) -> None:
+        """Compute at once what new documents begin with: all rows before a moving piece, or before the last."""
+        bounds = batch.cu_seqlens[: len(samples) + 1].long().numpy()
+        start, last = bounds[:-1], bounds[1:] - 1
+        for number, sample in enumerate(samples):
+            for pieces, noisy in zip(batch.pieces, sample.pieces, strict=True):
+                if noisy.is_moving.any():
+                    of_sample = pieces.sequence[pieces.patch_piece] == number
+                    last[number] = int(pieces.patch_row[of_sample & (pieces.patch_weight > 0.0)].min())
+        last = np.where(self._num_kept(names) == 0, last, start)
+        if (last > start).any():
+            part = rows_of(batch, torch.from_numpy(_between(start, last, len(batch.position))), self.model.axis.size)
+            self._count(int((last - start).sum()))
+            caches = [KVCache(None, None, None) for _ in self.model.blocks]
+            self.model(part.to(self._device), caches)
+            self._store(caches, last - start, [True] * len(names), names)
+
+    def _store(
+        self, caches: list[KVCache], counts: Int64[np.ndarray, "S"], is_kept: Sequence[bool], names: Sequence[Name]
+    ) -> None:
+        """Keep the keys and values of a pass, which had so many rows of each sequence."""
         new = torch.stack([cache.new for cache in caches if cache.new is not None])
-        counts = (last - first).tolist()
-        for name, part in zip(names, new[:, :, : sum(counts)].split(counts, dim=2), strict=True):
-            self._kept[name] = torch.cat([self._kept[name], part], dim=2) if name in self._kept else part.clone()
+        parts = new[:, :, : counts.sum()].split(counts.tolist(), dim=2)
+        for name, part, stays in zip(names, parts, is_kept, strict=True):
+            if stays and part.shape[2]:
+                self._kept[name] = torch.cat([self._kept[name], part], dim=2) if name in self._kept else part.clone()
         self._joined = None
 
     def _run(
@@ -105,7 +139,7 @@ class Forward:
     ) -> tuple[list[KVCache], Prediction]:
         """One pass over some rows of a pack, which see what is kept of the rows before them."""
         part = rows_of(batch, torch.from_numpy(is_computed), self.model.axis.size)
-        self.num_rows += int(is_computed.sum())
+        self._count(int(is_computed.sum()))
         num_new = part.cu_seqlens.diff().numpy()
         num_kept = np.zeros(len(num_new), dtype=np.int64)
         num_kept[: len(names)] = self._num_kept(names)
@@ -147,8 +181,8 @@ def _spread(part: Prediction, batch: PackedBatch, is_computed: Bool[np.ndarray, 
         return values.new_zeros(len(rows), *values.shape[1:]).index_copy(0, place, values)
 
     return Prediction(
-        zero_logit=spread(part.zero_logit, batch.token_row),
-        log_rate=spread(part.log_rate, batch.token_row),
+        zero_logit=None if part.zero_logit is None else spread(part.zero_logit, batch.token_row),
+        log_rate=None if part.log_rate is None else spread(part.log_rate, batch.token_row),
         bag_loss=part.bag_loss,
         velocity=tuple(spread(v, own.patch_row) for v, own in zip(part.velocity, batch.pieces, strict=True)),
         slot_hidden=spread(part.slot_hidden, batch.token_row),

@@ -62,9 +62,10 @@ def predict(
     values = (prediction.zero_logit, prediction.log_rate, prediction.slot_hidden)
     num_slots = sum(len(s.tokens) for s in documents)
     zero_logit, log_rate, slot_hidden = (
-        _mix(value, *slots, sampling.guidance.get(name, 1.0))[:num_slots]
+        None if value is None else _mix(value, *slots, sampling.guidance.get(name, 1.0))[:num_slots]
         for name, value in zip(GUIDED_TEXT, values, strict=True)
     )
+    assert slot_hidden is not None, "there is nothing else to say of text"
     velocities = []
     for number, velocity in enumerate(prediction.velocity):
         moving = [s.pieces[number].pieces.per_patch(s.pieces[number].is_moving) for s in samples]
@@ -140,7 +141,7 @@ def _check_finite(prediction: Prediction, kinds: Sequence[str], step: int) -> No
     parts = {name: getattr(prediction, name) for name in ("zero_logit", "log_rate", "slot_hidden")}
     parts |= {f"velocity of {kind}": velocity for kind, velocity in zip(kinds, prediction.velocity, strict=True)}
     for name, values in parts.items():
-        if not torch.isfinite(values).all():
+        if values is not None and not torch.isfinite(values).all():
             raise FloatingPointError(
                 f"sampling step {step}: {name} of the model is not finite; its weights are broken, or too large for "
                 "the dtype of its products: take an earlier checkpoint"

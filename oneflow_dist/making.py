@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -91,21 +90,37 @@ class Making:
         """After tokens have been inserted behind `slots`; a token of this modality spawns noise."""
         # A token moves by as many places as there are insertions before it, and so does a token that is inserted.
         old = self.pieces.token + np.searchsorted(slots, self.pieces.token)
-        new = (slots + 1 + np.arange(len(slots)))[tokens == self.token]
+        moved = replace(self, pieces=replace(self.pieces, token=old))
+        return moved.spawn(slots + 1 + np.arange(len(slots)), tokens, rng)
+
+    def spawn(self, places: Int64[np.ndarray, "k"], tokens: Int64[np.ndarray, "k"], rng: np.random.Generator) -> Making:
+        """With noise for each token of this modality among those that now stand at `places`."""
+        new = places[tokens == self.token]
         if len(new) == 0:
-            return replace(self, pieces=replace(self.pieces, token=old))
+            return self
         noise = gaussian(rng, (len(new), self.modality.channels, *self.modality.shape))
         born = cut_pieces(list(noise), new.tolist(), self.modality)
         born = replace(born, time=np.zeros(len(new)))
         still = replace(born, patches=np.zeros_like(born.patches))
-        pieces = _joined(replace(self.pieces, token=old), born)
+        pieces = self.pieces.join(born)
         order = np.argsort(pieces.token)
         return replace(
             self,
             pieces=pieces.take(order),
-            half=None if self.half is None else _joined(self.half, still).take(order),
+            half=None if self.half is None else self.half.join(still).take(order),
             is_target=np.append(self.is_target, np.ones(len(new), dtype=bool))[order],
             end=np.append(self.end, np.zeros(len(new), dtype=np.int64))[order],
+        )
+
+    def keep(self, is_kept: Bool[np.ndarray, "n"]) -> Making:
+        """Those whose tokens stay."""
+        stays, token = is_kept[self.pieces.token], (is_kept.cumsum() - 1)[self.pieces.token]
+        return replace(
+            self,
+            pieces=replace(self.pieces, token=token).select(stays),
+            is_target=self.is_target[stays],
+            end=self.end[stays],
+            half=None if self.half is None else self.half.select(stays),
         )
 
     def rewind(
@@ -132,14 +147,8 @@ class Making:
         fresh = np.sqrt(np.maximum(0.0, (1.0 - time) ** 2 - (share * (1.0 - self.pieces.time)) ** 2))
         patches = _of_patches(self.pieces, share) * self.pieces.patches
         patches += _of_patches(self.pieces, fresh) * gaussian(rng, patches.shape)
-        stays, token = is_kept[self.pieces.token], (is_kept.cumsum() - 1)[self.pieces.token]
-        return replace(
-            self,
-            pieces=replace(self.pieces, token=token, time=time, patches=patches).select(stays),
-            is_target=self.is_target[stays],
-            end=np.where(is_written, 0, self.end)[stays],
-            half=None,
-        )
+        back = replace(self.pieces, time=time, patches=patches)
+        return replace(self, pieces=back, end=np.where(is_written, 0, self.end), half=None).keep(is_kept)
 
     def latents(self) -> list[Float32[np.ndarray, "C *_"]]:
         """The pieces as they stand now, each of its own shape."""
@@ -148,13 +157,6 @@ class Making:
 
 def _of_patches(pieces: Pieces, values: Float[np.ndarray, "i"]) -> Float32[np.ndarray, "p 1"]:
     return pieces.per_patch(values.astype(np.float32))[:, None]
-
-
-def _joined(pieces: Pieces, others: Pieces) -> Pieces:
-    """Some after the others."""
-    names = ("token", "time", "grid", "stride", "patches")
-    both: Any = {name: np.concatenate([getattr(pieces, name), getattr(others, name)]) for name in names}
-    return replace(pieces, **both)
 
 
 def _exchanged_noise(

@@ -12,6 +12,7 @@ GUIDED_TEXT = ("gate", "rate", "tokens")  # beside modalities, what `sampling.gu
 Firing = Literal["systematic", "independent"]
 Solver = Literal["euler", "heun"]
 WeakModel = Literal["unconditional", "entropy"]
+Remasking = Literal["random", "low_confidence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,12 @@ class SamplingConfig:
     top_p: Annotated[float, "(0, 1]"]
     max_rows: Positive  # of one document
     # A document is written in so many blocks at most, each after those before it, until <|eos|> comes; 0: as a whole.
+    # Of a masked model: each hole from left to right, in so many equal parts.
     blocks: NonNegative = 0
+    # Of a masked model: how long the text of a hole may be (0: objective.canvas_tokens), and which masks a step
+    # replaces: any, each with the same chance, or those whose tokens are the most probable.
+    canvas_tokens: NonNegative = 0
+    remasking: Remasking = "low_confidence"
     given: Given = "latents"  # what the model sees of a given picture
     prompts: tuple[str, ...]  # in them a modality's token is a piece to make, "<|hole|>" a place to write text in
 

@@ -24,11 +24,13 @@ from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.streams import SourceStream, capacity_of, read_document
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.losses import compute_losses, where_scored
-from oneflow_dist.flow.noising import Noising, draw_times, is_deletable, keyed_generator, noise_at
+from oneflow_dist.flow.noising import is_deletable, keyed_generator
+from oneflow_dist.flow.process import Process
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.sharding import count_once
+from oneflow_dist.process import process_of
 
 BINS = 4  # of time, and of the share of a text that is missing
 SEED = 0  # of order, latents and noise, however a model is trained
@@ -55,15 +57,15 @@ class Validation:
         self.config, self.device = config, device
         self.rank, self.num_ranks, self.axis = rank, num_ranks, axis
         capacity = capacity_of(config) if config.train.compile or axis.size > 1 else None
+        tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
+        process = process_of(config, tokenizer.eos, tokenizer.mark)
         self.groups: list[Group] = []  # of all packs
         self.packs: dict[int, PackedBatch] = {}  # this rank's by number, and the first
         for source in load_mixture(config.validation.mixture):
-            for group, samples in group_samples(source.name, draw_documents(config, source), config):
+            for group, samples in group_samples(source.name, draw_documents(config, source), process, config):
                 number = len(self.groups)
                 if number % num_ranks == rank or number == 0:
-                    self.packs[number] = count_once(
-                        pack(samples, capacity, config.flow.normalize, config.model.prompt_sees), axis
-                    )
+                    self.packs[number] = count_once(pack(samples, capacity, config.flow.normalize, config.sees), axis)
                 self.groups.append(group)
 
     def is_due(self, step: int) -> bool:
@@ -175,14 +177,16 @@ def draw_documents(config: Config, source: Source) -> list[Sample]:
     return found
 
 
-def group_samples(source: str, documents: list[Sample], config: Config) -> Iterator[tuple[Group, list[NoisySample]]]:
+def group_samples(
+    source: str, documents: list[Sample], process: Process, config: Config
+) -> Iterator[tuple[Group, list[NoisySample]]]:
     """Every document once in each bin of time, in the packs of groups; a pack comes when it is full, or at the end."""
     capacity = capacity_of(config)
     room = np.array(dataclasses.replace(capacity, sequences=capacity.sequences - 1).to_list())
     waiting: dict[Group, list[NoisySample]] = defaultdict(list)
     for time_bin in range(BINS):
         for number, sample in enumerate(documents):
-            noisy = look_at(sample, time_bin, number, len(documents), config)
+            noisy = look_at(sample, time_bin, number, len(documents), process)
             group = group_of(source, sample, noisy)
             if waiting[group] and (np.array(size_of([*waiting[group], noisy]).to_list()) > room).any():
                 yield group, waiting.pop(group)
@@ -190,7 +194,7 @@ def group_samples(source: str, documents: list[Sample], config: Config) -> Itera
     yield from sorted(waiting.items())
 
 
-def look_at(sample: Sample, time_bin: int, number: int, num_documents: int, config: Config) -> NoisySample:
+def look_at(sample: Sample, time_bin: int, number: int, num_documents: int, process: Process) -> NoisySample:
     """A document at an instant in a bin of time.
 
     Of n documents the `number`-th falls into the n-th part of the bin that has its number, so that all together cover
@@ -198,17 +202,15 @@ def look_at(sample: Sample, time_bin: int, number: int, num_documents: int, conf
     what the text lacks says nothing of how clean a piece is.
     """
     rng = keyed_generator(SEED, time_bin, f"validation of {sample.key}")
-    noising = dataclasses.replace(Noising.of(config), averages_bags=True)  # the same mean with less noise
     spans = [
         ((own + number / num_documents) / BINS, (own + (number + 1) / num_documents) / BINS)
         for own in (time_bin, (time_bin + number) % BINS)
     ]
-    text_time, ages = draw_times(sample, noising, rng, *spans)
-    return noise_at(sample, text_time, ages, noising, rng)
+    return process.look_at(sample, rng, *spans)
 
 
 def group_of(source: str, sample: Sample, noisy: NoisySample) -> Group:
     """Where the losses of a sample's text belong."""
-    num_missing, num_all = len(sample.tokens) - len(noisy.tokens), int(is_deletable(sample).sum())
+    num_missing, num_all = round(float(noisy.bags.missing_count.sum())), int(is_deletable(sample).sum())
     missing = 0 if num_missing == 0 else 1 + min(BINS - 1, num_missing * BINS // num_all)
     return Group(source, min(BINS - 1, int(noisy.text_time * BINS)), missing)

@@ -391,7 +391,7 @@ def test_the_optimizer_follows_the_config_that_the_run_continues_with(
         ("model.mlp_width=64", ("model.mlp_width", 48, 64)),
         ("data.window_samples=5", ("data.window_samples", 5)),
         ("run.seed=3", ("run.seed", 0, 3)),
-        ("model.is_causal=true", ("model.is_causal", False, True)),
+        ("objective.canvas_tokens=8", ("objective.canvas_tokens", 0, 8)),
         ("model.rope_scaling=8", ("model.rope_scaling", 1.0, 8.0)),
         ("modality.image.patch=[8,8]", ("modality.image.patch", "(4, 4)", "(8, 8)")),
         ("modality.image.channels=2", ("modality.image.channels", 1, 2)),

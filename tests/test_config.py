@@ -321,7 +321,6 @@ def test_held_out_losses_need_a_mixture_and_a_number_of_steps() -> None:
             ["model.prompt_sees=prompt", "heads.time_conditioning=token"],
             ("model.prompt_sees", "heads.time_conditioning"),
         ),
-        (["model.prompt_sees=prompt", "model.is_causal=true"], ("model.prompt_sees", "model.is_causal")),
         (["model.prompt_sees=some"], ("model.prompt_sees", "'some'", "'all'", "'prompt'")),
         (["data.block_rows=128"], ("data.block_rows", 128, "data.max_sample_rows", 128)),
         (["data.block_rows=-1"], ("data.block_rows", -1)),

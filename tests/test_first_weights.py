@@ -32,7 +32,12 @@ from tests.launching import Launcher, read_checkpoint, read_metrics
 from tests.messages import Message, naming
 from tests.modalities import SOUND
 
-LLAMA = ["model.is_causal=true", "model.rope_scaling=8.0", "model.rope_theta=500000.0", "heads.time_conditioning=none"]
+LLAMA = [
+    "objective.kind=autoregressive",
+    "model.rope_scaling=8.0",
+    "model.rope_theta=500000.0",
+    "heads.time_conditioning=none",
+]
 TIED, UNTIED = "model.tie_embeddings=true", "model.tie_embeddings=false"
 # Of the tokens of two documents: across 2048, where frequencies begin to be stretched, 8192, and far beyond.
 POSITIONS = [
@@ -80,7 +85,7 @@ def documents(make_noisy: Callable[..., NoisySample], vocab_size: int) -> Packed
     """Two documents of text in one pack, at POSITIONS."""
     rng = np.random.default_rng(0)
     sizes = {"num_images": 0, "num_bag_tokens": 0, "vocab_size": vocab_size}
-    batch = pack([make_noisy(rng, num_tokens=len(places), **sizes) for places in POSITIONS], None)
+    batch = pack([make_noisy(rng, num_tokens=len(places), **sizes) for places in POSITIONS], None, sees="past")
     position = torch.tensor([place for places in POSITIONS for place in places], dtype=torch.float32)
     return dataclasses.replace(batch, position=position[:, None].expand(-1, 3).contiguous())
 

@@ -108,7 +108,7 @@ def test_each_row_of_a_prompt_is_computed_once(model: OneFlow, canvases: list[Ca
     ask(forward, second)
     in_front = [
         int((batch.row_end != len(batch.position)).sum())
-        for batch in (pack([sample], None, prompt_sees="prompt") for sample in second)
+        for batch in (pack([sample], None, sees="prompt") for sample in second)
     ]
     assert in_front == [3, 9, 16, 2, 0, 6]
     written = sum(pack([sample], None).counts.rows for sample in second) - sum(in_front)
@@ -146,8 +146,7 @@ def test_a_prompt_is_blind_to_what_is_written_behind_it(model: OneFlow, canvases
     tokens[-1] = 90 if tokens[-1] != 90 else 91
     with torch.no_grad():
         one, other = (
-            model(pack([own], None, prompt_sees="prompt")).slot_hidden
-            for own in (sample, replace(sample, tokens=tokens))
+            model(pack([own], None, sees="prompt")).slot_hidden for own in (sample, replace(sample, tokens=tokens))
         )
     assert one[: end - 1].equal(other[: end - 1])
     assert not torch.isclose(one[end - 1 :], other[end - 1 :]).all(1).any()

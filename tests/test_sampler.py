@@ -24,18 +24,12 @@ from oneflow_dist.forward import Forward
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
-from oneflow_dist.sampler import (
-    Change,
-    Step,
-    _draw_tokens,
-    _fit,
-    generate,
-    generate_steps,
-    sample_tokens,
-    step_size,
-)
+from oneflow_dist.sampler import Step, generate, generate_steps
 from oneflow_dist.sampling import SamplingConfig
 from oneflow_dist.training import build_model
+from oneflow_dist.writers import drawing
+from oneflow_dist.writers.drawing import draw_tokens, sample_tokens
+from oneflow_dist.writers.writer import Change, find_room, step_size
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
 from tests.messages import Message, naming
@@ -472,9 +466,9 @@ def test_changes_replay_a_generation(config: Config, make_writer: Maker, tokeniz
     changes: list[list[Change]] = [[] for _ in canvases]
     for number, step in enumerate(generate_steps(make_writer(config), canvases, own, tokenizer), start=1):
         assert step.number == number
-        for change in step.changes:
-            changes[change.document].append(change)
-            canvas = canvases[change.document]
+        for number, change in step.changes.items():
+            changes[number].append(change)
+            canvas = canvases[number]
             assert change.text_time == canvas.text_time
             assert change.piece_times["image"].tolist() == np.minimum(1.0, images_of(canvas).time).tolist()
             assert (change.prob > 0.0).all()
@@ -489,7 +483,9 @@ def test_each_token_comes_with_its_probability(config: Config, scripted: Scripte
     scripted.image_logit = 1.0
     canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
     own = settings(config, 6, temperature=0.7)
-    changes = [change for step in generate_steps(scripted, [canvas], own, tokenizer) for change in step.changes]
+    changes = [
+        change for step in generate_steps(scripted, [canvas], own, tokenizer) for change in step.changes.values()
+    ]
     token, prob = (np.concatenate([getattr(change, name) for change in changes]) for name in ("token", "prob"))
     assert len(token) > 20
     is_image = token == scripted.image_token
@@ -575,7 +571,7 @@ def test_blocks_are_the_same_with_prompts_that_are_computed_once(
     for keeps in (True, False):
         prompts: list[Prompt] = [[], [5, 6], [("image", given), 7]]
         canvases = [blank_canvas(prompt, tokenizer, config.modality, 3, n) for n, prompt in enumerate(prompts)]
-        rows = sum(step.num_rows for step in generate_steps(model, canvases, own, tokenizer, keeps_prompts=keeps))
+        rows = sum(step.num_rows for step in generate_steps(model, canvases, own, tokenizer, keeps_rows=keeps))
         found.append((rows, canvases))
     (kept_rows, kept), (all_rows, anew) = found
     assert kept_rows < 0.7 * all_rows
@@ -650,7 +646,7 @@ def test_tokens_take_one_row_and_images_theirs_too(config: Config, tokenizer: To
     image, word = tokenizer.piece_of["image"], 65
     for max_rows, tokens, fits in ((7, [word] * 6, 6), (7, [word] * 7, 6), (6, [image], 1), (5, [image, word], 1)):
         canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
-        assert _fit(canvas, np.array(tokens), max_rows).sum() == fits, (max_rows, tokens)
+        assert find_room(canvas, np.array(tokens), max_rows).sum() == fits, (max_rows, tokens)
         assert canvas.hit_cap == (fits < len(tokens))
 
 
@@ -659,7 +655,7 @@ def test_a_full_document_favours_none_of_its_sides(config: Config, tokenizer: To
     counts = np.zeros(10)
     for index in range(2000):
         canvas = blank_canvas([], tokenizer, config.modality, 1, index)
-        counts += _fit(canvas, np.full(10, 65), 3)
+        counts += find_room(canvas, np.full(10, 65), 3)
     assert counts.sum() == 4000
     assert abs(counts - 400).max() < 5 * np.sqrt(400 * 0.8)
 
@@ -732,10 +728,10 @@ def test_what_is_only_given_does_not_fit_and_takes_no_room_from_others(kinds: Co
         (6, [vision, vision, sound], [False, False, True]),
     ):
         canvas = blank_canvas([], tokens_of, kinds.modality, 1, 0)
-        assert _fit(canvas, np.array(tokens), max_rows).tolist() == fits
+        assert find_room(canvas, np.array(tokens), max_rows).tolist() == fits
         assert not canvas.hit_cap
     canvas = blank_canvas([], tokens_of, kinds.modality, 1, 0)
-    assert _fit(canvas, np.array([vision, sound, video]), 7).sum() == 1
+    assert find_room(canvas, np.array([vision, sound, video]), 7).sum() == 1
     assert canvas.hit_cap
 
 
@@ -933,14 +929,14 @@ def draw_cases() -> list[tuple[Tensor, Tensor, float, float, int]]:
 def draw_on_ranks() -> list[list[int]]:
     """As the sampler does, from a model that says these logits, for documents that draw these numbers."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    sampler.LOGIT_SLOTS = 5  # which no axis divides
+    drawing.LOGIT_SLOTS = 5  # which no axis divides
     axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
     found = []
     for logits, draws, temperature, top_p, top_k in draw_cases():
         model = SimpleNamespace(axis=axis, bag_logits=lambda hidden: hidden.chunk(size, dim=1)[rank].clone())
         rngs = [SimpleNamespace(random=lambda draw=draw: draw) for draw in draws.tolist()]
         kept = sampling(1, temperature=temperature, top_p=top_p, top_k=top_k)
-        found.append(_draw_tokens(model, logits, rngs, kept, 24).tolist())  # type: ignore[arg-type]
+        found.append(draw_tokens(model, logits, rngs, kept, 24).tolist())  # type: ignore[arg-type]
     return found
 
 

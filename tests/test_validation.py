@@ -22,6 +22,7 @@ from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
+from oneflow_dist.process import process_of
 from oneflow_dist.training import build_model
 from oneflow_dist.validation import BINS, Validation, draw_documents, group_of, look_at
 from tests.launching import Launcher, Run, read_checkpoint, read_metrics, wait_for_step, without_timings
@@ -57,7 +58,8 @@ def documents(validated: Config, unchecked: Callable[[], AbstractContextManager[
 def looked_at(documents: list[Sample], config: Config) -> list[list[NoisySample]]:
     """All documents in each bin of time."""
     count = len(documents)
-    return [[look_at(x, number, i, count, config) for i, x in enumerate(documents)] for number in range(BINS)]
+    process = process_of(config, eos=0, mark=0)
+    return [[look_at(x, number, i, count, process) for i, x in enumerate(documents)] for number in range(BINS)]
 
 
 def missing_share(sample: Sample, noisy: NoisySample) -> float:

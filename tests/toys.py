@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from oneflow_dist import sampler
 from oneflow_dist.canvas import Canvas
 from oneflow_dist.containers import Prediction
 from oneflow_dist.flow.draws import draw_systematically
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.making import MOVING_TOLERANCE
-from oneflow_dist.sampler import _draw_fires, step_size
 from oneflow_dist.sampling import SamplingConfig
+from oneflow_dist.writers import insertion
+from oneflow_dist.writers.insertion import draw_fires
+from oneflow_dist.writers.writer import step_size
 from tests.sampling import sampling
 
 VAR = {"": 0.05, "a": 0.15, "b": 0.10, "ab": 0.20, "ba": 0.10, "aab": 0.15, "abb": 0.10, "baba": 0.15}
@@ -152,8 +153,8 @@ def fire_laws(
         return np.zeros(len(prob), dtype=bool)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "draw_systematically", record)
-        _draw_fires(canvases, prediction, own, schedule)
+        patch.setattr(insertion, "draw_systematically", record)
+        draw_fires(canvases, prediction, own, schedule)
     return found or [independent_law(canvas.rng.prob) for canvas in canvases]  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""An upper bound of the bits that a model needs for each token of held-out texts, written whole or block by block.
+"""An upper bound of the bits that a model needs for each token of held-out texts, whatever its objective.
 
 Of insertions at a rate h(t) E(t, slot) Q(t, slot, token), where the data have h(t) n, h the hazard of the schedule,
 E the expected number of missing tokens of a slot and n how many of each really are missing (k of all tokens):
@@ -6,7 +6,8 @@ E the expected number of missing tokens of a slot and n how many of each really 
     -log p(text) <= E integral of h(t) sum over slots of ( E - k + sum over tokens of n log(n / (E Q)) ) dt
 
 Heads have to know the time: else E is a mean over all times, and the bound is loose. Blocks are summed over a text;
-each tells its own length, too.
+each tells its own length, too. Of next tokens it is the likelihood itself, `<|eos|>` with it, and of masked ones the
+mean over times of what training makes small, with the `<|eos|>` that fill a canvas; only tokens of the text count.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
     parser.add_argument("--mixture", default="", help="of held-out texts; default: validation.mixture of the run")
+    parser.add_argument(
+        "--task",
+        choices=("text_only", "image_to_text"),
+        default="text_only",
+        help="of which the text is target: alone, or with a given image (%(default)s)",
+    )
     parser.add_argument("--documents", type=int, default=256, help="texts of each source (%(default)s)")
     parser.add_argument(
         "--instants", type=int, default=16, help="at which each text or block is looked at (%(default)s)"
@@ -54,12 +61,17 @@ def main() -> None:
     if not mixture:
         raise ValueError(f"{args.checkpoint}: its run has no validation.mixture; name one with --mixture")
     for source in load_mixture(mixture):
-        texts = draw_texts(source, config, mixture, args.documents)
+        if args.task not in (*source.tasks, "text_only"):
+            print(f"{source.name}: has no task {args.task}")
+            continue
+        texts = draw_texts(source, config, mixture, args.documents, args.task)
         bits, error = measure(model, config, texts, args.instants, source.name)
         print(f"{source.name}: at most {bits:.3f} bits a token, error {error:.3f}; {len(texts)} texts")
 
 
-def draw_texts(source: Source, config: Config, mixture: str, number: int) -> list[list[Sample]]:
+def draw_texts(
+    source: Source, config: Config, mixture: str, number: int, task: str = "text_only"
+) -> list[list[Sample]]:
     """The first texts of a source, each as its targets one after the other: all of it, or its blocks."""
     from oneflow_dist.data.excerpts import cut_blocks
     from oneflow_dist.data.tokenizer import load_tokenizer
@@ -70,7 +82,7 @@ def draw_texts(source: Source, config: Config, mixture: str, number: int) -> lis
         config, validation=dataclasses.replace(config.validation, mixture=mixture, samples=number)
     )
     tokenizer, rng = load_tokenizer(config.data.tokenizer, config.modality), np.random.default_rng(SEED)
-    whole = dataclasses.replace(source, tasks={"text_only": 1.0})
+    whole = dataclasses.replace(source, tasks={task: 1.0})
     samples = draw_documents(config, whole)
     return [cut_blocks(sample, config.data.block_rows, tokenizer, rng) if is_cut else [sample] for sample in samples]
 
@@ -81,22 +93,38 @@ def measure(model: OneFlow, config: Config, texts: list[list[Sample]], instants:
     from tqdm import tqdm
 
     from oneflow_dist.data.packing import pack
+    from oneflow_dist.data.tokenizer import load_tokenizer
+    from oneflow_dist.process import process_of
 
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
+    process = process_of(config, tokenizer.eos, tokenizer.mark)
     groups = [texts[first : first + GROUP] for first in range(0, len(texts), GROUP)]
     nats, tokens = [], []
     with torch.no_grad():
         for number, group in enumerate(tqdm(groups, desc=name, unit="group", mininterval=bar_seconds())):
             rng, total = np.random.default_rng([SEED, number]), 0.0
             for instant in range(instants):
-                noisy, hazard = noise_texts(group, (instant + rng.random()) / instants, config, rng)
-                batch = pack(noisy, None, prompt_sees=config.model.prompt_sees)
+                if config.objective.inserts:
+                    noisy, hazard = noise_texts(group, (instant + rng.random()) / instants, config, rng)
+                else:
+                    span, hazard = (instant / instants, (instant + 1) / instants), 1.0
+                    noisy = [process.look_at(target, rng, span) for blocks in group for target in blocks]
+                batch = pack(noisy, None, sees=config.sees)
                 total += sum_bound(model, batch.to(next(model.parameters()).device), hazard) / instants
             nats.append(total)
-            tokens.append(sum(int(blocks[-1].is_target.sum() + blocks[-1].front - blocks[0].front) for blocks in group))
+            is_filling = not config.objective.inserts
+            tokens.append(sum(num_tokens(blocks, tokenizer.eos if is_filling else None) for blocks in group))
     bits, counts = np.array(nats) / math.log(2.0), np.array(tokens)
     mean = float(bits.sum() / counts.sum())
     spread = np.square(bits - mean * counts).sum() / max(1, len(groups) - 1)
     return mean, float(math.sqrt(spread / len(groups)) / counts.mean())
+
+
+def num_tokens(blocks: list[Sample], filling: int | None) -> int:
+    """Of a text, its targets; not those that are filling."""
+    whole = blocks[-1]
+    is_written = (np.arange(len(whole.tokens)) >= blocks[0].front) & (whole.tokens != filling)
+    return int(is_written.sum())
 
 
 def noise_texts(
@@ -107,8 +135,11 @@ def noise_texts(
 
     noising = dataclasses.replace(Noising.of(config), averages_bags=False)
     text_time = float(noising.schedule.insertion_time(np.array([keep_prob]))[0])
-    nothing = [np.zeros(0)] * len(config.modality)
-    noisy = [noise_at(target, text_time, nothing, noising, rng) for blocks in texts for target in blocks]
+    noisy = [
+        noise_at(target, text_time, [np.ones(len(given)) for given in target.pieces], noising, rng)
+        for blocks in texts
+        for target in blocks
+    ]
     return noisy, 1.0 / (1.0 - keep_prob)
 
 
@@ -117,6 +148,8 @@ def sum_bound(model: OneFlow, batch: PackedBatch, hazard: float) -> float:
     import torch
 
     said = model(batch)
+    if said.zero_logit is None or said.log_rate is None:
+        return float(said.bag_loss) * hazard
     is_open, count = batch.slot_weight > 0.0, batch.missing_count.double()
     expected = torch.sigmoid(-said.zero_logit.double()) * said.log_rate.double().exp()
     total = torch.where(is_open, expected - count, 0.0).sum() + said.bag_loss.double()

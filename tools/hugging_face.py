@@ -59,8 +59,11 @@ def to_safetensors(checkpoint: Path, output: Path, weights: str, dtype: torch.dt
     files = split(stored, FILE_BYTES)
     write_folder(output, files, config, dtype)
     print(f"wrote {len(stored)} tensors of {folder} ({weights}) to {output}; files of weights: {len(files)}")
-    if not config.model.is_causal:
-        print("  model.is_causal is false, but transformers lets no row look ahead: its logits are not this model's")
+    if not config.objective.looks_back:
+        print(
+            f'  objective.kind is "{config.objective.kind}", but transformers lets no row look ahead: its logits are not '
+            "this model's"
+        )
 
 
 def write_folder(output: Path, files: list[dict[str, Tensor]], config: Config, dtype: torch.dtype) -> None:

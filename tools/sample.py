@@ -13,7 +13,7 @@ from oneflow_dist.config import RANGES, check_config
 from oneflow_dist.files import naming
 from oneflow_dist.modality import GIVEN
 from oneflow_dist.runtime import end_process, is_main, log, run_program, start_process
-from oneflow_dist.sampling import Firing, Solver, WeakModel
+from oneflow_dist.sampling import Firing, Remasking, Solver, WeakModel
 from oneflow_dist.toml import check_range
 from tools.sample_files import (
     FILM,
@@ -50,8 +50,15 @@ NUMBERS = (
     ("top_p", float),
     ("max_rows", int),
     ("blocks", int),
+    ("canvas_tokens", int),
 )
-CHOICES = {"firing": get_args(Firing), "solver": get_args(Solver), "weak_model": get_args(WeakModel), "given": GIVEN}
+CHOICES = {
+    "firing": get_args(Firing),
+    "remasking": get_args(Remasking),
+    "solver": get_args(Solver),
+    "weak_model": get_args(WeakModel),
+    "given": GIVEN,
+}
 # What has a value for each name: its kind, what the value is called, an example, what it is.
 TABLES: dict[str, tuple[type, str, str, str]] = {
     "guidance": (float, "WEIGHT", "image=3", "of a modality's velocity, or of the text: gate, rate and tokens"),

@@ -16,7 +16,6 @@ from oneflow_dist.files import naming
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.runtime import bar_seconds, is_main
 from oneflow_dist.sampler import Step, generate_steps
-from oneflow_dist.sampling import SamplingConfig
 from tools.film import Film, join_films
 from tools.sample_files import append_lines, change_line, prompt_line
 
@@ -65,7 +64,7 @@ def write(
         _add_lines(own, lines, steps_file)
     if has_film:
         own.film.take(0, own.documents)
-    for step in _with_bar(generate_steps(model, canvases, config, tokenizer), canvases, config.sampling, name):
+    for step in _with_bar(generate_steps(model, canvases, config, tokenizer), canvases, name):
         own.num_rows, last = own.num_rows + step.num_rows, step.number
         if steps_file is not None:
             _add_lines(own, lines_of(step, numbers, tokenizer), steps_file)
@@ -78,7 +77,7 @@ def write(
 
 def lines_of(step: Step, numbers: Sequence[int], tokenizer: Tokenizer) -> list[Line]:
     """A line for each document that a step changed; `numbers` are those of the documents that were generated."""
-    changes = [(numbers[change.document], change) for change in step.changes]
+    changes = [(numbers[number], change) for number, change in step.changes.items()]
     return [(step.number, index, change_line(step.number, change, index, tokenizer)) for index, change in changes]
 
 
@@ -112,15 +111,11 @@ def _gather(own: Written, steps_file: Path | None) -> Written:
     )
 
 
-def _with_bar(steps: Iterator[Step], canvases: list[Canvas], sampling: SamplingConfig, name: str) -> Iterator[Step]:
-    """The steps, with a bar that ends full: its total is the most that can be left, to which only a block adds."""
-
-    def most_left() -> int:
-        return max((canvas.steps_left(sampling) for canvas in canvases), default=0)
-
-    with tqdm(total=most_left(), unit="step", desc=name, mininterval=bar_seconds(), disable=not is_main()) as bar:
+def _with_bar(steps: Iterator[Step], canvases: list[Canvas], name: str) -> Iterator[Step]:
+    """The steps, with a bar that ends full: its total is what can be left."""
+    with tqdm(unit="step", desc=name, mininterval=bar_seconds(), disable=not is_main()) as bar:
         for step in steps:
-            bar.total = step.number + most_left()
+            bar.total = step.number + step.steps_left
             there, expected = sum(len(c.tokens) for c in canvases), sum(c.expected_length for c in canvases)
             bar.set_postfix_str(f"{there} of about {expected:.0f} tokens", refresh=False)
             bar.update()

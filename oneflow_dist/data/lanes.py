@@ -48,7 +48,7 @@ class Lane:
         self.index = index
         self.window_samples = config.data.window_samples
         self.normalize = config.flow.normalize
-        self.prompt_sees = config.model.prompt_sees
+        self.sees = config.sees
         self.capacity = capacity_of(config)
         read = functools.lru_cache(maxsize=config.data.cached_samples)(read_document)  # one cache for all sources
         self.streams = [
@@ -67,7 +67,7 @@ class Lane:
         samples = [self.window[i].noisy for i in chosen]
         taken = set(chosen)
         self.window = deque(w for i, w in enumerate(self.window) if i not in taken)
-        return pack(samples, self.capacity, self.normalize, self.prompt_sees)
+        return pack(samples, self.capacity, self.normalize, self.sees)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next packs depend on, besides the config: names, weights and a few integers."""

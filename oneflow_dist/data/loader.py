@@ -16,6 +16,7 @@ from oneflow_dist.data.report import report_modalities, report_source
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.data.workers import Note, Workers
+from oneflow_dist.process import process_of
 
 LaneStates = dict[int, dict[str, Any]]
 Item = tuple[int, PackedBatch | ValueError | OSError, dict[str, Any]]  # of the lane of this index, with its new state
@@ -52,10 +53,11 @@ class PackLoader:
         self.packs_per_step = packs_of_rank(config, world_size)
         sources = load_mixture(config.data.mixture)
         tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
-        if tokenizer.vocab_size > config.model.vocab_size:
+        num_tokens = tokenizer.vocab_size + process_of(config, tokenizer.eos, tokenizer.mark).num_marks
+        if num_tokens > config.model.vocab_size:
             raise ValueError(
-                f"model.vocab_size ({config.model.vocab_size}) is smaller than the tokenizer's {tokenizer.vocab_size} "
-                f"({config.data.tokenizer}); raise it"
+                f"model.vocab_size ({config.model.vocab_size}) is smaller than the {num_tokens} tokens of the tokenizer "
+                f"({config.data.tokenizer}) and the objective; raise it"
             )
         shards = [open_shards(source.name, source.shards, source.index) for source in sources]
         self.report = [report_source(source, of_source) for source, of_source in zip(sources, shards, strict=True)]

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 
-from oneflow_dist.config import PromptSees
 from oneflow_dist.containers import Capacity, Counts, NoisyPieces, NoisySample, PackedBatch, PackedPieces
+from oneflow_dist.objective import Sees
 
 FEWEST_SEQUENCES = 64  # that cu_seqlens has room for; more are a power of two
 
@@ -67,7 +67,7 @@ def pack(
     samples: list[NoisySample],
     capacity: Capacity | None,
     normalize: Literal["batch", "paper"] = "batch",
-    prompt_sees: PromptSees = "all",
+    sees: Sees = "all",
 ) -> PackedBatch:
     """Lay samples end to end. Training and generation both come through here.
 
@@ -76,7 +76,7 @@ def pack(
         capacity: whose rows and pieces it is padded to, as compiled blocks want it; None pads nothing.
         normalize: what an open slot weighs in the text losses, see `compute_losses`: 1 ("batch"), or 1 / open slots of
             its sample ("paper").
-        prompt_sees: which rows the rows of a prompt see, see `_lay_rows`.
+        sees: which rows of its sequence a row sees, see `_lay_rows`.
     """
     size = size_of(samples)
     room = size if capacity is None else capacity
@@ -98,8 +98,7 @@ def pack(
     grid = np.concatenate([np.zeros((0, 3), np.int64), *(p.grid for p in pieces)])
     stride = np.concatenate([np.zeros(0), *(p.stride for p in pieces)])
     block_ends = [np.array(s.block_ends, dtype=np.int64) for s in samples]
-    block_end = _of_pack(block_ends, first_slot) if prompt_sees == "prompt" else None
-    layout = _lay_rows(lengths, piece_slot, grid, stride, block_end, room)
+    layout = _lay_rows(lengths, piece_slot, grid, stride, _of_pack(block_ends, first_slot), sees, room)
     patch_rows = np.split(layout.patch_row, np.cumsum(size.patches, dtype=np.int64))[:-1]
     packed = [_pack_pieces(*own) for own in zip(kinds, patch_rows, room.pieces, strict=True)]
     sequence_rows = np.diff(layout.cu_seqlens[: len(samples) + 1]).astype(np.int64)
@@ -156,6 +155,9 @@ def rows_of(batch: PackedBatch, is_kept: Bool[torch.Tensor, "T"], multiple: int)
     cu_seqlens = num_kept[batch.cu_seqlens.long()].int()
     cu_seqlens[len(batch.text_time) + 1 :] += padding
     scale = batch.attention_scale
+    row_end = None
+    if batch.row_end is not None:
+        row_end = F.pad(num_kept[batch.row_end[is_kept].long()].int(), (0, padding), value=num_rows + padding)
     return replace(
         batch,
         tokens=batch.tokens[has_token],
@@ -167,7 +169,7 @@ def rows_of(batch: PackedBatch, is_kept: Bool[torch.Tensor, "T"], multiple: int)
         pieces=tuple(_pieces_of(pieces, is_kept, new_row) for pieces in batch.pieces),
         position=F.pad(batch.position[is_kept], (0, 0, 0, padding)),
         cu_seqlens=cu_seqlens,
-        row_end=None,
+        row_end=row_end,
         attention_scale=None if scale is None else F.pad(scale[is_kept], (0, padding), value=1.0),
     )
 
@@ -243,7 +245,8 @@ def _lay_rows(
     piece_slot: Int64[np.ndarray, "i"],
     grid: Int64[np.ndarray, "i 3"],
     stride: Float[np.ndarray, "i"],
-    block_end: Int64[np.ndarray, "b"] | None,
+    block_end: Int64[np.ndarray, "b"],
+    sees: Sees,
     room: Capacity,
 ) -> _Layout:
     """Rows, their inputs and their positions.
@@ -257,13 +260,14 @@ def _lay_rows(
     A token stands at (p, p, p), patch (t, r, c) of a piece whose token stands at p at (p+1+t, p+1+r, p+1+c), t, r and c
     in strides, and what follows the piece at p + 1 + the longest side of its grid: no two rows share a position.
 
-    With `block_end`, rows of a block see those of their sequence up to its end. The slot behind the last token of a
-    block is one of the next, so that the token's row is the next one's first; that of a piece comes after its patches.
+    A row sees all of its sequence; or, where `sees` is "prompt", that up to the end of its block; or, of "past", what
+    stands before it, itself, and the rest of its piece. Then the slot behind the last token of a block is one of the
+    next, so that the token's row is the next one's first; that of a piece comes after its patches.
 
     Args:
         lengths: tokens of each sample.
         piece_slot: which tokens of the pack are pieces: modality by modality, in each in order.
-        block_end: the token of the pack before which each finished block ends; None: every row sees its sequence.
+        block_end: the token of the pack before which each finished block ends.
     """
     num_tokens, num_patches = int(lengths.sum()), grid.prod(axis=1)
     rows_of_token, steps_of_token = np.ones((2, num_tokens), dtype=np.int64)
@@ -278,7 +282,7 @@ def _lay_rows(
     patch_piece = np.repeat(np.arange(len(grid)), num_patches)
     in_piece = np.arange(num_patches.sum()) - (np.cumsum(num_patches) - num_patches)[patch_piece]
     patch_row = token_row[piece_slot][patch_piece] + 1 + in_piece
-    if block_end is not None:
+    if sees != "all":
         is_last = np.isin(piece_slot + 1, block_end)
         patch_row -= is_last[patch_piece]
         token_row[piece_slot] += is_last * num_patches
@@ -296,8 +300,10 @@ def _lay_rows(
     cu_seqlens[0] = 0
     cu_seqlens[1 : len(lengths) + 1] = rows_of_token.cumsum()[np.append(first_slot[1:], num_tokens) - 1]
     row_end = None
-    if block_end is not None:
-        ends = np.sort(np.concatenate([token_row[block_end - 1], cu_seqlens[1:]]))
+    if sees != "all":
+        of_pieces = patch_row[np.cumsum(num_patches)[num_patches > 0] - 1] + 1
+        own_ends = [token_row[block_end - 1]] if sees == "prompt" else [token_row + 1, of_pieces]
+        ends = np.sort(np.concatenate([*own_ends, cu_seqlens[1:]]))
         row_end = ends[np.searchsorted(ends, np.arange(room.rows), side="right")].astype(np.int32)
     return _Layout(
         token_row=token_row,

@@ -17,8 +17,9 @@ from oneflow_dist.data.order import make_order
 from oneflow_dist.data.samples import LEFT_OUT, make_sample
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.tokenizer import Tokenizer
-from oneflow_dist.flow.noising import Noising, keyed_generator, noise_sample, set_key
+from oneflow_dist.flow.noising import keyed_generator, set_key
 from oneflow_dist.modality import GIVEN
+from oneflow_dist.process import process_of
 
 LEFT_OUT_IN_A_ROW = 100_000  # so many samples of a source: its filters must be a mistake
 
@@ -36,11 +37,6 @@ class SourceStream:
         read: Read,
         held_out: HeldOut | None = None,
     ):
-        if "blocks" in source.tasks and not config.data.block_rows:
-            raise ValueError(
-                f"data.block_rows: is 0, but source {source.name} has the task blocks; say how many rows a block may "
-                "have, as 64"
-            )
         self.source = source
         self.held_out = held_out
         self.shards = shards.for_lane()
@@ -49,7 +45,8 @@ class SourceStream:
         self.read = read  # `read_document`, or a cache of it
         self.order = make_order(self.shards, config.run.seed, lane, config.data.packs_per_step)
         self.prompt = tokenizer.encode(source.prompt)
-        self.noising = Noising.of(config)
+        self.process = process_of(config, tokenizer.eos, tokenizer.mark)
+        _check_tasks(source, self.process.refused_tasks, config)
         self.capacity = capacity_of(config)
         self.draws = 0
         self.note: Callable[[str], None] = lambda _: None  # is told each sample before it is read
@@ -77,7 +74,7 @@ class SourceStream:
     def sample_at(self, draw: int) -> NoisySample | None:
         """The sample of the n-th draw, noised; None if it is left out."""
         sample = self.clean_sample_at(draw)
-        return None if sample is None else noise_sample(sample, self.noising, self._rng)
+        return None if sample is None else self.process.noise(sample, self._rng)
 
     def clean_sample_at(self, draw: int) -> Sample | None:
         """The same before noising."""
@@ -92,9 +89,23 @@ class SourceStream:
         if document is None:
             return None
         own, data = (self.prompt, self.tokenizer, config.modality, rng), config.data
-        sample = make_sample(document, task, given, *own, data.block_rows)
+        sample = self.process.prepare(make_sample(document, task, given, *own, data.block_rows))
         fitting = fit_sample(sample, data.max_sample_rows, self.capacity, data.overlong, rng)
         return fitting if fitting is None or task != "infill" else leave_holes(fitting, rng)
+
+
+def _check_tasks(source: Source, refused: tuple[str, ...], config: Config) -> None:
+    if "blocks" in source.tasks and not config.data.block_rows:
+        raise ValueError(
+            f"data.block_rows: is 0, but source {source.name} has the task blocks; say how many rows a block may have, "
+            "as 64"
+        )
+    for task in refused:
+        if task in source.tasks:
+            raise ValueError(
+                f"data.mixture: source {source.name} has the task {task}, which a model cannot learn whose "
+                f'objective.kind is "{config.objective.kind}"; give the source other tasks'
+            )
 
 
 Read = Callable[[SourceStream, int, str, str, bool], Document | None]

@@ -45,6 +45,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self.encoding.n_vocab
 
+    @property
+    def mark(self) -> int:
+        """What an objective lays between tokens, beyond the vocabulary: it is never written, and never drawn."""
+        return self.vocab_size
+
     def encode(self, text: str) -> list[int]:
         """Token ids; special tokens spelled out in `text` stay text.
 
@@ -57,8 +62,8 @@ class Tokenizer:
         return self.encoding.encode_ordinary(text)
 
     def decode(self, tokens: list[int]) -> str:
-        """Text, special tokens spelled out; bytes that are no UTF-8 become U+FFFD."""
-        return self.encoding.decode(tokens)
+        """Text, special tokens spelled out, marks left out; bytes that are no UTF-8 become U+FFFD."""
+        return self.encoding.decode([token for token in tokens if token != self.mark])
 
 
 def load_tokenizer(path: str, modalities: Modalities | None = None) -> Tokenizer:

@@ -20,7 +20,8 @@ def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, c
         velocity  (v - (patch - noise))^2                per element of a moving piece, for each modality by itself
         total     zero + rate + bag + sum of loss_weight * velocity
 
-    Of a bag that is known P(k > 0) is 0 or 1, E[k] = k, and all weights are 1.
+    Of a bag that is known P(k > 0) is 0 or 1, E[k] = k, and all weights are 1. Of the baselines, whose tokens have their
+    places, there is the third alone: an open slot is a token that is learnt.
 
     Args:
         counts: of the whole step, over all ranks and microbatches.
@@ -34,14 +35,15 @@ def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, c
     denominator = max(1, counts.open_slots if config.flow.normalize == "batch" else counts.text_sequences)
     slot_weight, filled_prob = batch.slot_weight, batch.filled_prob
     is_open = slot_weight > 0.0
-    zero_logit = where_scored(is_open, prediction.zero_logit)
-    log_rate = where_scored(is_open & (filled_prob > 0.0), prediction.log_rate)
-    zero_nll = F.binary_cross_entropy_with_logits(zero_logit, 1.0 - filled_prob, reduction="none")
-    rate_nll = filled_prob * log_rate.exp() - batch.missing_count * log_rate
-
-    zero = (slot_weight * zero_nll).sum() / denominator
-    rate = (slot_weight * rate_nll).sum() / denominator
     bag = prediction.bag_loss / denominator
+    zero, rate = torch.zeros_like(bag), torch.zeros_like(bag)
+    if prediction.zero_logit is not None and prediction.log_rate is not None:
+        zero_logit = where_scored(is_open, prediction.zero_logit)
+        log_rate = where_scored(is_open & (filled_prob > 0.0), prediction.log_rate)
+        zero_nll = F.binary_cross_entropy_with_logits(zero_logit, 1.0 - filled_prob, reduction="none")
+        rate_nll = filled_prob * log_rate.exp() - batch.missing_count * log_rate
+        zero = (slot_weight * zero_nll).sum() / denominator
+        rate = (slot_weight * rate_nll).sum() / denominator
     total = zero + rate + bag
     velocities = []
     own = config.modality.values(), prediction.velocity, batch.pieces, counts.moving_elements

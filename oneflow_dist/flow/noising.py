@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Bags, NoisyPieces, NoisySample, Pieces, Sample
@@ -97,9 +97,14 @@ def noise_sample(sample: Sample, noising: Noising, rng: np.random.Generator) -> 
     Args:
         rng: the only source of randomness; the same state gives the same result.
     """
-    draw = rng.random() - noising.condition_dropout_prob
+    draw = rng.random()
     text_time, ages = draw_times(sample, noising, rng)
-    noisy = noise_at(sample, text_time, ages, noising, rng)
+    return lose_condition(noise_at(sample, text_time, ages, noising, rng), draw, noising)
+
+
+def lose_condition(noisy: NoisySample, draw: float, noising: Noising) -> NoisySample:
+    """A noisy sample, or what guidance compares it with: `draw` in [0, 1) says which."""
+    draw -= noising.condition_dropout_prob
     if draw < 0.0:
         return without_condition(noisy) if noisy.has_moving else noisy
     return without_prompt(noisy) if draw < noising.prompt_dropout_prob and noisy.is_open.any() else noisy
@@ -165,17 +170,9 @@ def noise_at(
     Source: arXiv:2510.03506, Algorithm 3 lines 2-28, Eq. 2 and 28.
     """
     can_go = is_deletable(sample)
-    keep = ~can_go | (rng.random(sample.tokens.size) < noising.schedule.keep_prob(text_time))
-    for pieces, age in zip(sample.pieces, ages, strict=True):
-        keep[pieces.token] = age >= 0.0
+    keep = draw_kept(sample, text_time, ages, noising, rng)
     slot = keep.cumsum() - 1  # for each token the last kept one at or before it
-    noisy = []
-    for pieces, age in zip(sample.pieces, ages, strict=True):
-        is_present = age >= 0.0
-        present, time = pieces.select(is_present), np.minimum(1.0, age[is_present])
-        is_moving = sample.is_target[present.token] & (time < 1.0)
-        noisy.append(noise_pieces(replace(present, token=slot[present.token], time=time), is_moving, rng))
-
+    noisy = noise_present(sample, ages, slot, rng)
     is_open = can_go.copy()
     is_open[:-1] |= can_go[1:]
     if noising.averages_bags:
@@ -191,10 +188,41 @@ def noise_at(
         is_given=~sample.is_target[keep],
         is_open=is_open[keep],
         bags=bags,
-        pieces=tuple(noisy),
+        pieces=noisy,
         text_time=text_time,
         block_ends=sample.block_ends or (sample.front,),
     )
+
+
+def draw_kept(
+    sample: Sample,
+    text_time: float,
+    ages: Sequence[Float[np.ndarray, "_"]],
+    noising: Noising,
+    rng: np.random.Generator,
+) -> Bool[np.ndarray, "n"]:
+    """Which tokens are there: each deletable one with the keep probability, that of a piece once it has an age."""
+    keep = ~is_deletable(sample) | (rng.random(sample.tokens.size) < noising.schedule.keep_prob(text_time))
+    for pieces, age in zip(sample.pieces, ages, strict=True):
+        keep[pieces.token] = age >= 0.0
+    return keep
+
+
+def noise_present(
+    sample: Sample, ages: Sequence[Float[np.ndarray, "_"]], place: Int64[np.ndarray, "n"], rng: np.random.Generator
+) -> tuple[NoisyPieces, ...]:
+    """Of each modality the pieces that are there, at their ages.
+
+    Args:
+        place: where the sample's tokens stand now.
+    """
+    noisy = []
+    for pieces, age in zip(sample.pieces, ages, strict=True):
+        is_present = age >= 0.0
+        present, time = pieces.select(is_present), np.minimum(1.0, age[is_present])
+        is_moving = sample.is_target[present.token] & (time < 1.0)
+        noisy.append(noise_pieces(replace(present, token=place[present.token], time=time), is_moving, rng))
+    return tuple(noisy)
 
 
 def noise_pieces(pieces: Pieces, is_moving: Bool[np.ndarray, "i"], rng: np.random.Generator) -> NoisyPieces:

@@ -36,7 +36,7 @@ def flops_by_part(
     Args:
         rows: of the trunk.
         patches: of each modality; without them adapters are left out.
-        attention_pairs: pairs (query, key): the sum of squared sequence lengths if bidirectional, half if causal.
+        attention_pairs: pairs (query, key): the sum of squared sequence lengths if every row sees its sequence.
         head_slots: slots whose token logits are computed.
     """
     model = config.model
@@ -102,8 +102,7 @@ def training_flops(
 
 def step_flops(counts: Counts, config: Config) -> float:
     """FLOPs of a training step: rows and slots that hold something, padding not counted."""
-    pairs = counts.attention_pairs / 2 if config.model.is_causal else counts.attention_pairs
-    return training_flops(config, counts.rows, pairs, counts.filled_slots, counts.patches)
+    return training_flops(config, counts.rows, counts.attention_pairs, counts.filled_slots, counts.patches)
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -45,13 +45,15 @@ class InsertionHeads(nn.Module):
         norm_eps: float,
         time_conditioning: Literal["none", "token", "adaln"],
         axis: TensorAxis = NO_TENSOR_AXIS,
+        inserts: bool = True,
     ):
+        """`inserts`: False leaves zero and rate head out; then every slot has one token."""
         super().__init__()
         self.axis = axis
         self.norm = RMSNorm(width, eps=norm_eps)
         self.modulation = Modulation(width, num_parts=2) if time_conditioning == "adaln" else None
-        self.zero = Linear(width, 1 if time_conditioning == "none" else ORDERS)
-        self.rate = Linear(width, 1)  # starts at rate = 1
+        self.zero = Linear(width, 1 if time_conditioning == "none" else ORDERS) if inserts else None
+        self.rate = Linear(width, 1) if inserts else None  # starts at rate = 1
 
     def slot_hidden(
         self,
@@ -75,20 +77,19 @@ class InsertionHeads(nn.Module):
         bag_slot: Int64[Tensor, "B"],
         bag_weight: Float32[Tensor, "B"],
         num_filled: int,
-    ) -> tuple[Float32[Tensor, "N"], Float32[Tensor, "N"], Float32[Tensor, ""]]:
+    ) -> tuple[Float32[Tensor, "N"] | None, Float32[Tensor, "N"] | None, Float32[Tensor, ""]]:
         """Zero logit and log rate of every slot, and the bags' weighted loss (this rank's share)."""
         bags = bag_tokens, bag_slot, bag_weight, num_filled
+        bag_loss = bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding))
+        if self.zero is None or self.rate is None:
+            return None, None, bag_loss
         zero = self.zero(slot_hidden).float()
         if log_time_left is None:
             zero_logit = zero.squeeze(-1)
         else:
             order = torch.arange(ORDERS, device=zero.device)
             zero_logit = -(order * log_time_left[:, None] - zero).logsumexp(-1)
-        return (
-            zero_logit,
-            self.rate(slot_hidden).squeeze(-1).float(),
-            bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding)),
-        )
+        return zero_logit, self.rate(slot_hidden).squeeze(-1).float(), bag_loss
 
     def draw(
         self,

@@ -16,9 +16,14 @@ class KVCache:
         self,
         before: Float[Tensor, "2 P g d"] | None,
         order: Int64[Tensor, "U"] | None,
-        seqlens: Int32[Tensor, "S1"],
+        seqlens: Int32[Tensor, "S1"] | None,
     ):
-        """`order`: all keys, by sequence, as numbers of `before`, then of this pass's rows; None: as they are."""
+        """
+        Args:
+            order: all keys, by sequence, as numbers of `before`, then of this pass's rows; None: as they are.
+            seqlens: of all keys, of which each row sees those of its sequence; None: there is nothing before, and rows
+                see each other as the batch says.
+        """
         self.before = before
         self.order = order
         self.seqlens = seqlens  # the first key of each sequence, then U

@@ -49,11 +49,13 @@ class OneFlow(nn.Module):
         for name, modality in config.modality.items():
             own = (model.width, modality, model.norm_eps, config.heads.time_conditioning == "adaln")
             self.adapters[name] = Adapter(*own) if modality.is_target else GivenAdapter(model.width, modality)
+        self.is_causal = config.objective.looks_back and not config.modality  # what every kernel knows
         self.is_modulated = [m.is_target and m.time_conditioning == "adaln" for m in config.modality.values()]
         self.text_time = TimeEmbedding(model.width, is_of_text=True) if self.time_conditioning != "none" else None
         self.blocks = nn.ModuleList(Block(model, any(self.is_modulated), axis) for _ in range(model.num_layers))
         add_lora(self.blocks, config.lora)
-        self.heads = InsertionHeads(model.width, model.norm_eps, self.time_conditioning, axis)
+        own_heads = (model.width, model.norm_eps, self.time_conditioning, axis, config.objective.inserts)
+        self.heads = InsertionHeads(*own_heads)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
 
     def forward(self, batch: PackedBatch, caches: Sequence[KVCache | None] = ()) -> Prediction:
@@ -74,7 +76,9 @@ class OneFlow(nn.Module):
         draws = draws_of_blocks(batch.draw, len(self.blocks))
         caches = caches or [None] * len(self.blocks)
         for block, draw, cache in zip(self.blocks, draws, caches, strict=True):
-            sight = Sight(batch.cu_seqlens, batch.max_seqlen, batch.row_end, cache)
+            is_causal = self.is_causal and cache is None
+            row_end = None if is_causal else batch.row_end
+            sight = Sight(batch.cu_seqlens, batch.max_seqlen, row_end, cache, is_causal)
             x = block(x, condition, row_piece, cos, sin, sight, draw)
         x = self.axis.gather(x)
 

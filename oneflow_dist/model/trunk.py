@@ -28,6 +28,7 @@ class Sight(NamedTuple):
     max_seqlen: int  # of keys
     row_end: Int32[Tensor, "T"] | None = None
     cache: KVCache | None = None
+    is_causal: bool = False  # in place of a `row_end` that is the row after each
 
 
 class Attention(nn.Module):
@@ -41,7 +42,6 @@ class Attention(nn.Module):
         super().__init__()
         self.axis = axis
         self.head_width = config.width // config.num_attention_heads
-        self.is_causal = config.is_causal
         self.group = config.num_attention_heads // config.num_kv_heads
         self.qkv = Linear(config.width, config.num_kv_heads * (self.group + 2) * self.head_width, bias=False)
         self.query_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else None
@@ -64,10 +64,12 @@ class Attention(nn.Module):
         cos, sin = cos[:, None], sin[:, None]
         query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
         value = value.squeeze(2)
-        key_seqlens = None
+        key_seqlens, row_end = None, sight.row_end
         if sight.cache is not None:
             (key, value), key_seqlens = sight.cache.join(key, value), sight.cache.seqlens
-        rows = sight.cu_seqlens, sight.max_seqlen, self.is_causal, sight.row_end, key_seqlens
+        if key_seqlens is not None:
+            row_end = None
+        rows = sight.cu_seqlens, sight.max_seqlen, sight.is_causal, row_end, key_seqlens
         attended = packed_attention(query, key, value, *rows).flatten(1)
         return self.axis.scatter_sum(self.out(attended, draw[1]))
 

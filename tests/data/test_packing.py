@@ -508,7 +508,7 @@ def test_rows_see_their_sequence_up_to_the_end_of_their_block(seed: int, ends: l
     samples = [mixed(("image", "sound"), seed + n) for n in range(3)]
     samples = [replace(s, block_ends=tuple(e for e in ends if e <= len(s.tokens))) for s in samples]
     size = size_of(samples)
-    batch = pack(samples, replace(size, rows=size.rows + 3, pieces=size.pieces), prompt_sees="prompt")
+    batch = pack(samples, replace(size, rows=size.rows + 3, pieces=size.pieces), sees="prompt")
     plain = pack(samples, replace(size, rows=size.rows + 3, pieces=size.pieces))
     assert batch.row_end is not None
     assert plain.row_end is None
@@ -538,7 +538,7 @@ def test_rows_see_their_sequence_up_to_the_end_of_their_block(seed: int, ends: l
 def test_some_rows_of_a_pack_stand_where_they_stood(seed: int, multiple: int) -> None:
     """Of each document those behind its prompt, padded to a multiple."""
     samples = [replace(mixed(("image", "sound"), seed + n), block_ends=(2 + n,)) for n in range(3)]
-    batch = pack(samples, None, prompt_sees="prompt")
+    batch = pack(samples, None, sees="prompt")
     assert batch.row_end is not None
     ends = batch.cu_seqlens[torch.bucketize(torch.arange(len(batch.position)), batch.cu_seqlens, right=True).long()]
     is_kept = batch.row_end == ends

@@ -81,12 +81,6 @@ def test_a_step_counts_what_is_there_and_not_the_padding(config: Config) -> None
     assert step_flops(replace(counts, padded_rows=4096, **rest), config) == expected
 
 
-def test_causal_rows_meet_half_of_the_pairs(make_config: Callable[..., Config]) -> None:
-    config = make_config("model.is_causal=true")
-    counts = replace(Counts.zeros(1), rows=100, attention_pairs=900, filled_slots=7)
-    assert step_flops(counts, config) == training_flops(config, 100, 450, 7)
-
-
 ADAPTERS = {
     "linear": {},
     "linear, modulated": {"time_conditioning": "adaln"},

@@ -123,10 +123,10 @@ def test_every_row_sees_all_rows_of_its_sequence_and_no_other(model_config: Mode
 
 def test_a_causal_row_sees_itself_and_what_stands_before_it(model_config: ModelConfig) -> None:
     torch.manual_seed(0)
-    attention = Attention(replace(model_config, is_causal=True))
+    attention = Attention(model_config)
     x = torch.randn(ROWS, model_config.width, requires_grad=True)
     for row in range(ROWS):
-        (grad,) = torch.autograd.grad(run_attention(attention, x)[row].sum(), x)
+        (grad,) = torch.autograd.grad(run_attention(attention, x, SIGHT._replace(is_causal=True))[row].sum(), x)
         seen = range(row + 1) if row < 4 else range(4, row + 1)
         assert (grad != 0.0).any(dim=1).nonzero().flatten().tolist() == list(seen)
 

@@ -69,7 +69,7 @@ def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
 
 def make_packs(parts: list[list[NoisySample]], config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
     """A pack of each part, as this rank of a tensor group answers for it."""
-    how = config.flow.normalize, config.model.prompt_sees
+    how = config.flow.normalize, config.sees
     return [count_once(pack(part, capacity_of(config), *how), tensor_axis(mesh)) for part in parts]
 
 

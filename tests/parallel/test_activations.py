@@ -27,7 +27,6 @@ CONFIG = ModelConfig(
     norm_eps=1e-5,
     tie_embeddings=True,
     rope_scaling=1.0,
-    is_causal=False,
 )
 
 DRAW = torch.zeros(4, dtype=torch.int64)

@@ -51,7 +51,7 @@ def test_an_exported_folder_reloads_bitwise(weights: str, launcher: Launcher, un
     place = unbroken.folder / "checkpoints/step-00000020"
     assert end.stdout.splitlines() == [
         f"wrote {len(stored)} tensors of {place} ({weights}) to {tmp_path / 'out'}; files of weights: 1",
-        "  model.is_causal is false, but transformers lets no row look ahead: its logits are not this model's",
+        '  objective.kind is "insertion", but transformers lets no row look ahead: its logits are not this model\'s',
     ]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",

@@ -11,8 +11,9 @@ from oneflow_dist.containers import NoisySample, PackedBatch, Sample
 from oneflow_dist.data.codec import cut_pieces
 from oneflow_dist.data.packing import choose_samples, pack, size_of
 from oneflow_dist.data.streams import capacity_of
-from oneflow_dist.flow.noising import Noising, gaussian, keyed_generator, noise_sample
+from oneflow_dist.flow.noising import gaussian, keyed_generator
 from oneflow_dist.modality import ModalityConfig, first_picture
+from oneflow_dist.process import process_of
 
 
 def picture_modality(config: Config) -> ModalityConfig:
@@ -25,7 +26,8 @@ def make_batch(config: Config, number: int) -> PackedBatch:
     rng = keyed_generator(config.run.seed, number, "made-up samples")
     capacity, modality = capacity_of(config), picture_modality(config)
     shape = (modality.channels, *modality.shape)
-    noising = replace(Noising.of(config), condition_dropout_prob=0.0, prompt_dropout_prob=0.0)
+    whole = replace(config, flow=replace(config.flow, condition_dropout_prob=0.0, prompt_dropout_prob=0.0))
+    process = process_of(whole, eos=0, mark=config.model.vocab_size - 1)
     room = config.data.max_sample_rows - modality.num_rows - 2
     noisy: list[NoisySample] = []
     while size_of(noisy).rows < 1.2 * capacity.rows:
@@ -41,6 +43,6 @@ def make_batch(config: Config, number: int) -> PackedBatch:
             ),
             is_interleaved=False,
         )
-        noisy.append(noise_sample(sample, noising, rng))
+        noisy.append(process.noise(process.prepare(sample), rng))
     chosen = choose_samples([size_of([sample]) for sample in noisy], capacity)
-    return pack([noisy[index] for index in chosen], capacity, config.flow.normalize, config.model.prompt_sees)
+    return pack([noisy[index] for index in chosen], capacity, config.flow.normalize, config.sees)

@@ -67,7 +67,7 @@ def lengths_before_steps(start: int, end: int, steps: int) -> list[int]:
 def write(model: OneFlow, config: Config, tokenizer: Tokenizer, ends: Sequence[int], steps: int) -> tuple[float, int]:
     """Seconds of a document that is filled by a script, and rows that were computed."""
     device = next(model.parameters()).device
-    forward = Forward(model, config.model.prompt_sees)
+    forward = Forward(model, config.sees)
     canvas = blank_canvas([], tokenizer, config.modality, config.run.seed, 0)
     synchronize(device)
     start = time.perf_counter()

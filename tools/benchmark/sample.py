@@ -96,6 +96,7 @@ def first_model(config: Config, device: torch.device) -> OneFlow:
     model = OneFlow(config)
     initialize(model, config.run.seed, config.model.num_layers)
     with torch.no_grad():
-        model.heads.zero.bias.fill_(-MANY)
-        model.heads.rate.bias.fill_(MANY)
+        if model.heads.zero is not None and model.heads.rate is not None:
+            model.heads.zero.bias.fill_(-MANY)
+            model.heads.rate.bias.fill_(MANY)
     return model.to(device).eval()

@@ -47,7 +47,7 @@ def hardware_flops(counts: Counts, config: Config) -> float:
     "full": all of a block forward but `down`, whose result nothing backward reads; "selective": query, value and gate.
     docs/memory.md; `oneflow_dist/parallel/activations.py`.
     """
-    model_flops, pairs = step_flops(counts, config), counts.attention_pairs / (2 if config.model.is_causal else 1)
+    model_flops, pairs = step_flops(counts, config), counts.attention_pairs
     parts = flops_by_part(config, counts.rows, pairs, counts.filled_slots)
     projections, mlp, attention = parts["attention projections"] / 3, parts["mlp"] / 3, parts["attention pairs"] / 3.5
     again = {

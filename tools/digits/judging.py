@@ -76,6 +76,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     single = writer.write("single", [[]] * num_samples, SEEDS["single"])
     hole, count = (parse_prompt(prompt, writer.tokenizer) for prompt in ("<|hole|><|image|>", COUNT_PROMPT))
+    if config.objective.looks_back:  # who writes from left to right says by itself that an image follows
+        hole = []
     both = writer.write("both", [hole] * num_samples, SEEDS["both"])
     interleaved = writer.write("interleaved", [count] * num_samples, SEEDS["interleaved"])
     report = {

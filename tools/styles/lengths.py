@@ -111,7 +111,7 @@ def measure_overdispersion(writer: Writer, captions: list[str]) -> float:
         noisy.append(noise_sample(sample, noising, rng))
     unguided = dataclasses.replace(config.sampling, guidance={})
     with torch.no_grad():
-        forward = Forward(writer.model, config.model.prompt_sees, keeps=False)
+        forward = Forward(writer.model, config.sees, keeps=False)
         said = predict(forward, noisy, list(config.modality), unguided, step=0)
     expected = (torch.sigmoid(-said.zero_logit) * said.log_rate.clamp(min=0.0).exp()).double().cpu().numpy()
     surplus = np.concatenate([sample.bags.missing_count for sample in noisy]) - expected

@@ -118,7 +118,15 @@ def test_any_config_is_measured_with_prompts_that_see_themselves(
     series = result["measured"]["series"]
     assert (next(iter(series[KEPT])), list(series[blocks.SECONDS])) == ("1 x 8", ["in blocks x 70", "whole x 70"])
     assert (tmp_path / "out" / "plot.png").exists()
-    refused = launcher.run("-m", "tools.benchmark", "prompts", config, "model.is_causal=true", *options)
+    refused = launcher.run(
+        "-m",
+        "tools.benchmark",
+        "prompts",
+        config,
+        "objective.kind=autoregressive",
+        "heads.time_conditioning=none",
+        *options,
+    )
     assert refused.code == 2
     assert "model.prompt_sees" in only_error(refused)
 
