@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,8 @@ def generate_steps(
     forward, step = Forward(model, config.sees, keeps_rows), 0
     while active := [place for place, canvas in enumerate(canvases) if not canvas.is_done]:
         step += 1
-        rows_before, forwards_before, changes = forward.num_rows, forward.num_passes, {}
+        rows_before, forwards_before = forward.num_rows, forward.num_passes
+        changes: dict[int, Change] = {}
         for group in _groups(canvases, active):
             own = [canvases[place] for place in group]
             changes |= zip(group, _step_group(forward, writer, own, config, step), strict=True)
@@ -79,7 +80,11 @@ def generate_steps(
 
 def writer_of(model: OneFlow, config: Config, tokenizer: Tokenizer) -> Writer:
     """That of [objective]."""
-    kinds = {"insertion": Insertion, "autoregressive": AutoRegressive, "masked": Masked}
+    kinds: dict[str, Callable[[OneFlow, Config, Tokenizer], Writer]] = {
+        "insertion": Insertion,
+        "autoregressive": AutoRegressive,
+        "masked": Masked,
+    }
     return kinds[config.objective.kind](model, config, tokenizer)
 
 

@@ -61,8 +61,8 @@ def to_safetensors(checkpoint: Path, output: Path, weights: str, dtype: torch.dt
     print(f"wrote {len(stored)} tensors of {folder} ({weights}) to {output}; files of weights: {len(files)}")
     if not config.objective.looks_back:
         print(
-            f'  objective.kind is "{config.objective.kind}", but transformers lets no row look ahead: its logits are not '
-            "this model's"
+            f'  objective.kind is "{config.objective.kind}", but transformers lets no row look ahead: its logits are '
+            "not this model's"
         )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oneflow_dist.data.tokenizer import Tokenizer
     from oneflow_dist.making import Making
     from oneflow_dist.modality import ModalityConfig
-    from oneflow_dist.sampler import Change
+    from oneflow_dist.writers.writer import Change
 
 TRACE, COMPARISON = "trace.json", "compare.json"  # either tells that the other files are of an earlier call
 STEPS, FILM = "steps.jsonl", "documents.gif"

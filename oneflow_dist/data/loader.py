@@ -56,8 +56,8 @@ class PackLoader:
         num_tokens = tokenizer.vocab_size + process_of(config, tokenizer.eos, tokenizer.mark).num_marks
         if num_tokens > config.model.vocab_size:
             raise ValueError(
-                f"model.vocab_size ({config.model.vocab_size}) is smaller than the {num_tokens} tokens of the tokenizer "
-                f"({config.data.tokenizer}) and the objective; raise it"
+                f"model.vocab_size ({config.model.vocab_size}) is smaller than the {num_tokens} tokens of tokenizer "
+                f"({config.data.tokenizer}) and objective; raise it"
             )
         shards = [open_shards(source.name, source.shards, source.index) for source in sources]
         self.report = [report_source(source, of_source) for source, of_source in zip(sources, shards, strict=True)]

@@ -20,8 +20,8 @@ def compute_losses(prediction: Prediction, batch: PackedBatch, counts: Counts, c
         velocity  (v - (patch - noise))^2                per element of a moving piece, for each modality by itself
         total     zero + rate + bag + sum of loss_weight * velocity
 
-    Of a bag that is known P(k > 0) is 0 or 1, E[k] = k, and all weights are 1. Of the baselines, whose tokens have their
-    places, there is the third alone: an open slot is a token that is learnt.
+    Of a bag that is known P(k > 0) is 0 or 1, E[k] = k, and all weights are 1. Of the baselines, whose tokens have
+    their places, there is the third alone: an open slot is a token that is learnt.
 
     Args:
         counts: of the whole step, over all ranks and microbatches.

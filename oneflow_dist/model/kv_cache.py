@@ -18,7 +18,8 @@ class KVCache:
         order: Int64[Tensor, "U"] | None,
         seqlens: Int32[Tensor, "S1"] | None,
     ):
-        """
+        """Of rows that have to be computed, beside what is there already.
+
         Args:
             order: all keys, by sequence, as numbers of `before`, then of this pass's rows; None: as they are.
             seqlens: of all keys, of which each row sees those of its sequence; None: there is nothing before, and rows

@@ -103,7 +103,8 @@ def draw_fires(
 ) -> list[Bool[np.ndarray, "n"]]:
     """Per document, which of its slots get a token in this step."""
     num_slots = [len(canvas.tokens) for canvas in canvases]
-    assert prediction.zero_logit is not None and prediction.log_rate is not None, "a model without insertion heads"
+    assert prediction.zero_logit is not None, "a model without insertion heads"
+    assert prediction.log_rate is not None, "a model without insertion heads"
     filled_prob = torch.sigmoid(-prediction.zero_logit.double()).cpu().numpy()
     rate = prediction.log_rate.double().clamp(0.0, MAX_LOG_RATE).exp().cpu().numpy()
     fires, first = [], 0

@@ -209,7 +209,7 @@ def test_lanes_must_divide_among_ranks(make_small: Callable[..., Config], world_
 def test_the_vocabulary_must_hold_the_tokenizer(make_small: Callable[..., Config]) -> None:
     config = make_small("data.tokenizer=bytes", "model.vocab_size=261")
     assert refusal(config) == (
-        "model.vocab_size (261) is smaller than the 262 tokens of the tokenizer (bytes) and the objective; raise it"
+        "model.vocab_size (261) is smaller than the 262 tokens of tokenizer (bytes) and objective; raise it"
     )
     assert len(PackLoader(make_small("data.tokenizer=bytes", "model.vocab_size=262"), 0, 1).next_step()) == NUM_LANES
 

@@ -113,6 +113,8 @@ def measure_overdispersion(writer: Writer, captions: list[str]) -> float:
     with torch.no_grad():
         forward = Forward(writer.model, config.sees, keeps=False)
         said = predict(forward, noisy, list(config.modality), unguided, step=0)
+    assert said.zero_logit is not None, "texts whose lengths are told by insertion heads"
+    assert said.log_rate is not None, "texts whose lengths are told by insertion heads"
     expected = (torch.sigmoid(-said.zero_logit) * said.log_rate.clamp(min=0.0).exp()).double().cpu().numpy()
     surplus = np.concatenate([sample.bags.missing_count for sample in noisy]) - expected
     surplus[~np.concatenate([sample.is_open for sample in noisy])] = 0.0
