@@ -21,7 +21,10 @@ from oneflow_dist.sampler import generate
 from tests.tars import npy, write_tar
 
 CPU = torch.device("cpu")
-CONFIGS = ("oneflow_1b", "oneflow_3b", "oneflow_8b")
+CONFIGS = (
+    *("oneflow_1b", "oneflow_3b", "oneflow_8b"),
+    *("transfusion_1b", "transfusion_8b", "masked_1b", "masked_8b"),
+)
 NARROW = (
     *("model.width=32", "model.num_layers=1", "model.num_attention_heads=4", "model.num_kv_heads=2"),
     *("model.mlp_width=32", "model.vocab_size=512", "data.tokenizer=bytes", "data.workers=0", "data.packs_per_step=1"),

@@ -9,7 +9,7 @@ The path of a sample, step by step:
      5. its text as tokens, its pieces as latents                  decoding.py  decode_record          -> Document
      6. what is prompt, what is target, one draw of each piece     samples.py   make_sample            -> Sample
      7. too long: dropped, cut, or an error; holes, if it has any  streams.py   fit_sample, excerpts.py
-     8. tokens deleted, pieces noised                              flow/noising.py  noise_sample       -> NoisySample
+     8. tokens deleted or hidden, pieces noised                    process.py    Process.noise         -> NoisySample
      9. sources mixed by their weights, into the lane's window     lanes.py     Lane._draw
     10. chosen from the window, laid end to end                    packing.py   choose_samples, pack   -> PackedBatch
     11. made ahead of the trainer, with the state of its lane      loader.py, workers.py

@@ -83,6 +83,9 @@ ADAPTED = [
 ]
 ADAPTED_LAYOUTS = ["tensor 2", "replicate 2, shard 2", "shard 2, tensor 2", "shard 4"]
 
+# The same trunk with other objectives: rows that see their past and the rest of their piece; no zero and rate heads.
+BASELINES = [[f"objective.kind={kind}", "heads.time_conditioning=none"] for kind in ("autoregressive", "masked")]
+
 NUM_SAMPLES = {"mixed": 4, "text alone": 4, "images alone": 4, SOUNDS_ALONE: 2, "nothing to learn": 2}
 
 # What a few steps have computed: losses and norms of every step, gradients of the first, weights after the last and how
@@ -270,3 +273,17 @@ def test_every_layout_trains_a_part_as_one_process_does(
     for found in launcher.call(num_ranks, run_variants, config_path, [*overrides, *ADAPTED], variants, compiled):
         for steps in found:
             assert_same(steps, adapted_alone)
+
+
+@pytest.mark.parametrize("objective", BASELINES, ids=lambda objective: objective[0].rpartition("=")[2])
+def test_every_layout_trains_the_baselines_as_one_process_does(
+    launcher: Launcher, config_path: str, compiled: str, objective: list[str]
+) -> None:
+    ((alone,),) = launcher.call(1, run_variants, config_path, objective, [LONG], compiled)
+    assert not any(name.startswith(("heads.zero", "heads.rate")) for name in alone.gradients)
+    for layout in ("shard 2", "tensor 2", "shard 2, tensor 2"):
+        num_ranks, overrides, _ = LAYOUTS[layout]
+        own = [*overrides, *objective]
+        for found in launcher.call(num_ranks, run_variants, config_path, own, [LONG, FULL], compiled):
+            for steps in found:
+                assert_same(steps, alone)

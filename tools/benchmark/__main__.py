@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflow_dist.config import Config, load_config
+from oneflow_dist.planning.gpus import find_gpu
 from oneflow_dist.runtime import end_process, is_main, run_program, start_process
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def train(args: argparse.Namespace) -> None:
 def flops(args: argparse.Namespace) -> None:
     """What a document costs, by part, beside autoregression; needs no device."""
     config = load_config(args.config, args.overrides)
-    from tools.benchmark.flops import measure
+    from tools.benchmark.objective_flops import measure
 
     finish(args, measure(config, args.text_tokens, args.image_rows, args.documents, args.steps), config)
 
@@ -102,6 +103,26 @@ def prompts(args: argparse.Namespace) -> None:
     written = blocks.measure(model, config, args.lengths, args.steps)
     both = Measured(series=kept.series | written.series, notes=[*kept.notes, *written.notes])
     finish(args, both, config, draw_curves)
+    end_process()
+
+
+def latency(args: argparse.Namespace) -> None:
+    """Documents of forced length, token by token and by insertion: seconds, forwards, rows; by plan on another GPU."""
+    config = load_config(args.config, [*args.overrides, "model.prompt_sees=prompt"])
+    planned = load_config(args.plan) if args.plan else None
+    gpu = find_gpu(args.gpu)
+    device = start_process()
+    from tools.benchmark.latency import measure, shapes_of
+    from tools.benchmark.latency_curves import draw_latency
+    from tools.benchmark.latency_plan import plan
+    from tools.benchmark.result import Measured
+
+    lengths = args.texts, args.images, args.prompt, args.steps
+    measured = measure(config, shapes_of(config, *lengths), args.documents, args.rounds, device)
+    if planned:
+        by_plan = plan(planned, gpu, shapes_of(planned, *lengths), args.documents)
+        measured = Measured(series=measured.series | by_plan.series, notes=[*measured.notes, *by_plan.notes])
+    finish(args, measured, config, draw_latency)
     end_process()
 
 
@@ -183,10 +204,10 @@ def number(default: int, text: str, least: int = 1) -> dict[str, Any]:
     return {"type": at_least(least), "default": default, "help": f"{text}; {default}"}
 
 
-def several(text: str, *default: int) -> dict[str, Any]:
+def several(text: str, *default: int, least: int = 1) -> dict[str, Any]:
     """The options of an argument that is one or more whole numbers."""
     said = f"{text}; {', '.join(map(str, default))}"
-    return {"type": at_least(1), "nargs": "+", "default": list(default), "help": said}
+    return {"type": at_least(least), "nargs": "+", "default": list(default), "help": said}
 
 
 OVERRIDES = {"overrides": {"nargs": "*", "metavar": "section.key=value", "help": "values are TOML"}}
@@ -245,6 +266,20 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, dict[s
             "--documents": several("in one forward", 1, 4),
             "--lengths": several("of documents, in rows", 128, 512, 1024, 2048, 4096),
             "--steps": number(10, "of a block, and of a whole document"),
+        },
+    ),
+    "latency": (
+        latency,
+        {
+            **CONFIG,
+            "--texts": several("text tokens of a document", 100, 500, 1000),
+            "--images": several("in a document", 0, 1, 3, least=0),
+            "--steps": number(40, "of an image, and of a text by insertion"),
+            "--prompt": number(64, "tokens in front", least=0),
+            "--documents": several("at once", 1, 8),
+            "--rounds": number(3, "of each case, all ways in turn"),
+            "--plan": {"metavar": "CONFIG", "help": "the same by counts for the model of this TOML file"},
+            "--gpu": {"default": "h100-80gb", "help": "that is planned for; h100-80gb"},
         },
     ),
     "kernels": (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,13 +19,15 @@ from oneflow_dist.containers import Counts, NoisySample, PackedBatch, Pieces, Sa
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.flow.losses import compute_losses
-from oneflow_dist.flow.noising import Noising, keyed_generator, noise_sample
+from oneflow_dist.flow.noising import keyed_generator
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.flops import flops_by_part
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.activations import checkpoint_block
 from oneflow_dist.planning.trace import without_values
+from oneflow_dist.process import process_of
 from tools.benchmark.batches import picture_modality
+from tools.benchmark.objectives import with_objective
 from tools.benchmark.report import MODEL_FLOPS
 from tools.benchmark.result import Measured, Series
 
@@ -32,6 +35,7 @@ PACKED = 32  # documents that are packed together, to be counted
 COUNTED_ROWS = 65536  # at most so many rows go through the network that torch counts
 MOMENTS = 4096  # of the closed form: midpoints of [0, 1]
 OTHERS = "adapters, times, small heads"  # in no formula but adapters, and these as if a gradient left them
+EOS, MARK = 1, 2  # of documents whose other tokens are 0
 LAWS = {False: "text time in [0, 1]", True: "interleaved, time in [0, 2]"}  # by `Sample.is_interleaved`
 DOCUMENT = (
     "A document: a first token that always stays, L text tokens and, where asked for, an image of I rows with its "
@@ -76,6 +80,7 @@ def measure(config: Config, length: int, image_rows: int, documents: int, steps:
     Args:
         documents: that are noised.
     """
+    config = with_objective(config, "insertion")
     rival = autoregressive(config, length, image_rows)
     numbers: dict[str, float | str | None] = {"text tokens": length, "image rows": image_rows, "drawn": documents}
     gflop: Series = {"GFLOP, autoregressive": in_gflop(flops_of(config, rival))}
@@ -114,15 +119,12 @@ def expected(config: Config, length: int, image_rows: int, is_interleaved: bool)
 
     Image: it stays where it is not inserted like text. Where it moves, condition dropout leaves nothing beside it.
     """
-    schedule = KeepSchedule.of(config.flow)
+    keep = keep_probs(config, is_interleaved)
     num_images = int(image_rows > 0)
-    time = (np.arange(2 * MOMENTS if is_interleaved else MOMENTS) + 0.5) / MOMENTS
-    keep = np.array([schedule.keep_prob(t) for t in np.minimum(time, 1.0).tolist()])
     is_present = num_images * (keep if is_interleaved else np.ones_like(keep))
     is_moving = is_present.copy()
     if is_interleaved:  # after the text an image that appeared at T moves until T + 1
-        late = time >= 1.0
-        is_moving[late] *= 1.0 - np.array([schedule.keep_prob(t) for t in (time[late] - 1.0).tolist()])
+        is_moving[MOMENTS:] *= 1.0 - keep[:MOMENTS]
     dropped = config.flow.condition_dropout_prob * is_moving
     image = 1 + image_rows
     text, variance = length * keep, length * keep * (1.0 - keep)
@@ -137,8 +139,15 @@ def expected(config: Config, length: int, image_rows: int, is_interleaved: bool)
         slots = slots + share * (fixed_slots + text_share * text)
     filled = (1.0 - dropped) * (1.0 - keep) * (1.0 + (length - 1) * keep)
     filled = filled + num_images * (1.0 - is_present) * keep  # the image's own bag, if the last token of the text stays
-    patches = _of_pictures(config, image_rows * is_present.mean())
+    patches = of_pictures(config, image_rows * is_present.mean())
     return Mean(rows=rows.mean(), pairs=pairs.mean(), filled=filled.mean(), slots=slots.mean(), patches=patches)
+
+
+def keep_probs(config: Config, is_interleaved: bool) -> Float[np.ndarray, "t"]:
+    """Chance that a token of the text is there, at midpoints of [0, 1], and of [1, 2] after them, where it is 1."""
+    schedule = KeepSchedule.of(config.flow)
+    time = (np.arange(2 * MOMENTS if is_interleaved else MOMENTS) + 0.5) / MOMENTS
+    return np.array([schedule.keep_prob(t) for t in np.minimum(time, 1.0).tolist()])
 
 
 def autoregressive(config: Config, length: int, image_rows: int) -> Mean:
@@ -146,10 +155,10 @@ def autoregressive(config: Config, length: int, image_rows: int) -> Mean:
     num_images = int(image_rows > 0)
     rows = length + num_images + image_rows  # the first token is read, the last one is not
     pairs, slots = (rows**2 + image_rows**2) / 2, length + num_images
-    return Mean(rows=rows, pairs=pairs, filled=slots, slots=slots, patches=_of_pictures(config, image_rows))
+    return Mean(rows=rows, pairs=pairs, filled=slots, slots=slots, patches=of_pictures(config, image_rows))
 
 
-def _of_pictures(config: Config, patches: float) -> tuple[float, ...]:
+def of_pictures(config: Config, patches: float) -> tuple[float, ...]:
     """By modality, of which pictures alone have any."""
     pictures = picture_modality(config)
     return tuple(patches * (modality is pictures) for modality in config.modality.values())
@@ -176,16 +185,18 @@ def draw(
         ),
         is_interleaved=is_interleaved,
     )
-    noising = replace(Noising.of(config), prompt_dropout_prob=0.0, averages_bags=False)
-    rng = keyed_generator(config.run.seed, 0, "FLOPs")
+    flow = replace(config.flow, prompt_dropout_prob=0.0, bags="sampled")
+    process = process_of(replace(config, flow=flow), EOS, MARK)
+    prepared, rng = process.prepare(sample), keyed_generator(config.run.seed, 0, "FLOPs")
     for first in range(0, documents, PACKED):
         count = min(PACKED, documents - first)
-        yield [noise_sample(sample, noising, rng) for _ in range(count)]
+        yield [process.noise(prepared, rng) for _ in range(count)]
 
 
 def count_groups(config: Config, length: int, image_rows: int, is_interleaved: bool, documents: int) -> list[Counts]:
     """What groups of noised documents hold together, by their packs."""
-    return [pack(group, None).counts for group in draw(config, length, image_rows, is_interleaved, documents)]
+    groups = draw(config, length, image_rows, is_interleaved, documents)
+    return [pack(group, None, sees=config.sees).counts for group in groups]
 
 
 def count_data(config: Config, steps: int) -> Counts:
