@@ -4,7 +4,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,9 +26,7 @@ from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.sampler import Step, generate, generate_steps
 from oneflow_dist.sampling import SamplingConfig
 from oneflow_dist.training import build_model
-from oneflow_dist.writers import drawing
-from oneflow_dist.writers.drawing import draw_tokens, sample_tokens
-from oneflow_dist.writers.writer import Change, find_room, step_size
+from oneflow_dist.writers.writer import Change, step_size
 from oneflow_kernels.reference_bag import gumbel
 from tests.launching import Launcher
 from tests.messages import Message, naming
@@ -641,25 +638,6 @@ def test_text_fills_all_rows_though_any_token_could_have_been_an_image(
     assert canvas.num_rows == len(canvas.tokens) == 101
 
 
-def test_tokens_take_one_row_and_images_theirs_too(config: Config, tokenizer: Tokenizer) -> None:
-    """An image has four rows and its token, and BOS one; an image that does not fit keeps no word away."""
-    image, word = tokenizer.piece_of["image"], 65
-    for max_rows, tokens, fits in ((7, [word] * 6, 6), (7, [word] * 7, 6), (6, [image], 1), (5, [image, word], 1)):
-        canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
-        assert find_room(canvas, np.array(tokens), max_rows).sum() == fits, (max_rows, tokens)
-        assert canvas.hit_cap == (fits < len(tokens))
-
-
-def test_a_full_document_favours_none_of_its_sides(config: Config, tokenizer: Tokenizer) -> None:
-    """Of ten tokens two fit: each with a chance of a fifth."""
-    counts = np.zeros(10)
-    for index in range(2000):
-        canvas = blank_canvas([], tokenizer, config.modality, 1, index)
-        counts += find_room(canvas, np.full(10, 65), 3)
-    assert counts.sum() == 4000
-    assert abs(counts - 400).max() < 5 * np.sqrt(400 * 0.8)
-
-
 def test_a_document_with_room_reports_no_cap(config: Config, scripted: Scripted, tokenizer: Tokenizer) -> None:
     scripted.image_logit = -40.0
     canvas = blank_canvas([], tokenizer, config.modality, 1, 0)
@@ -717,22 +695,6 @@ def test_a_random_model_finishes_documents_of_all_kinds_of_pieces(
     assert [len(canvas.making["vision"].pieces) for canvas in canvases] == [1, 0, *[0] * NUM_BLANK]
     np.testing.assert_array_equal(canvases[0].latents("vision")[0], look(1.0)[1])
     np.testing.assert_array_equal(canvases[1].latents("sound")[0], sound[1])
-
-
-def test_what_is_only_given_does_not_fit_and_takes_no_room_from_others(kinds: Config, tokens_of: Tokenizer) -> None:
-    """A sound and a video have four rows and a token each."""
-    vision, sound, video = (tokens_of.piece_of[kind] for kind in ("vision", "sound", "video"))
-    for max_rows, tokens, fits in (
-        (12, [vision, sound, 65, vision], [False, True, True, False]),
-        (11, [sound, video, vision], [True, True, False]),
-        (6, [vision, vision, sound], [False, False, True]),
-    ):
-        canvas = blank_canvas([], tokens_of, kinds.modality, 1, 0)
-        assert find_room(canvas, np.array(tokens), max_rows).tolist() == fits
-        assert not canvas.hit_cap
-    canvas = blank_canvas([], tokens_of, kinds.modality, 1, 0)
-    assert find_room(canvas, np.array([vision, sound, video]), 7).sum() == 1
-    assert canvas.hit_cap
 
 
 class InCompany(Scripted):
@@ -807,87 +769,6 @@ def test_what_a_given_picture_looks_like_is_seen(kinds: Config, tokens_of: Token
     assert not np.isclose(*found).any()
 
 
-# Tokens.
-
-PROBS = torch.tensor([0.5, 0.05, 0.25, 0.2])
-
-
-def frequencies(temperature: float, top_p: float, top_k: int = 0) -> list[float]:
-    """How often each token comes, over evenly spaced draws."""
-    num = 4000
-    draws = (torch.arange(num, dtype=torch.float64) + 0.5) / num
-    tokens = sample_tokens(PROBS.log().expand(num, -1).contiguous(), draws, temperature, top_p, top_k)
-    return (torch.bincount(tokens, minlength=len(PROBS)) / num).tolist()
-
-
-def test_tokens_come_as_often_as_their_probability() -> None:
-    assert frequencies(1.0, 1.0) == pytest.approx(PROBS.tolist(), abs=3e-4)
-
-
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
-def test_temperature_is_a_power_of_the_probabilities(temperature: float) -> None:
-    expected = PROBS ** (1.0 / temperature)
-    assert frequencies(temperature, 1.0) == pytest.approx((expected / expected.sum()).tolist(), abs=3e-4)
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [
-        (0.3, [0]),
-        (0.49, [0]),
-        (0.51, [0, 2]),
-        (0.74, [0, 2]),
-        (0.76, [0, 2, 3]),
-        (0.94, [0, 2, 3]),
-        (0.96, [0, 1, 2, 3]),
-    ],
-)
-def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p: float, kept: list[int]) -> None:
-    expected = torch.zeros(4)
-    expected[kept] = PROBS[kept] / PROBS[kept].sum()
-    assert frequencies(1.0, top_p) == pytest.approx(expected.tolist(), abs=3e-4)
-
-
-@pytest.mark.parametrize(
-    ("top_k", "kept"), [(1, [0]), (2, [0, 2]), (3, [0, 2, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])]
-)
-def test_top_k_keeps_the_k_likeliest_tokens(top_k: int, kept: list[int]) -> None:
-    expected = torch.zeros(4)
-    expected[kept] = PROBS[kept] / PROBS[kept].sum()
-    assert frequencies(1.0, 1.0, top_k) == pytest.approx(expected.tolist(), abs=3e-4)
-
-
-def test_top_p_is_a_part_of_what_top_k_has_left() -> None:
-    """Of .5, .25 and .2 the first two are .79."""
-    two, three = [2 / 3, 0.0, 1 / 3, 0.0], [0.5 / 0.95, 0.0, 0.25 / 0.95, 0.2 / 0.95]
-    assert frequencies(1.0, 0.78, 3) == pytest.approx(two, abs=3e-4)
-    assert frequencies(1.0, 0.80, 3) == pytest.approx(three, abs=3e-4)
-
-
-def test_at_the_lowest_temperature_the_likeliest_token_is_taken() -> None:
-    assert frequencies(1e-30, 1.0) == [1.0, 0.0, 0.0, 0.0]
-
-
-def test_a_low_temperature_or_top_p_takes_the_likeliest_token() -> None:
-    assert frequencies(1e-3, 1.0) == [1.0, 0.0, 0.0, 0.0]
-    assert frequencies(1.0, 1e-9) == [1.0, 0.0, 0.0, 0.0]
-
-
-def test_extreme_draws_take_tokens_that_are_possible() -> None:
-    logits = torch.tensor([[0.0, float("-inf"), 0.0, float("-inf")]]).expand(2, 4).contiguous()
-    draws = torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)
-    assert set(sample_tokens(logits, draws, 1.0, 1.0).tolist()) == {0, 2}
-    assert set(sample_tokens(logits, draws, 1.0, 0.9).tolist()) == {0, 2}
-
-
-def test_each_row_has_its_own_distribution_and_draw() -> None:
-    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 0.0], [0.0, 0.0]])
-    assert sample_tokens(logits, torch.tensor([0.5, 0.5, 0.2, 0.8]), 1.0, 1.0).tolist()[:2] == [0, 1]
-    first, second = sample_tokens(logits[2:], torch.tensor([0.2, 0.8]), 1.0, 1.0).tolist()
-    assert first != second
-    assert sample_tokens(logits[:0], torch.zeros(0), 1.0, 1.0).shape == (0,)
-
-
 def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tokenizer) -> None:
     """The model has room for more; a new one finds all of them alike."""
 
@@ -900,57 +781,6 @@ def test_only_tokens_of_the_tokenizer_are_written(config: Config, tokenizer: Tok
     generate(Undecided(config), [canvas], settings(config, 8, max_rows=400), tokenizer)
     assert len(canvas.tokens) > 60
     assert canvas.tokens.max() < tokenizer.vocab_size
-
-
-# Over a tensor axis, each rank with its part of the vocabulary.
-
-
-def draw_cases() -> list[tuple[Tensor, Tensor, float, float, int]]:
-    """Logits, draws, temperature, top_p and top_k: usual ones, nearly all impossible, all alike, and no rows."""
-    generator = torch.Generator().manual_seed(0)
-    usual = 3.0 * torch.randn(63, 24, generator=generator)  # rows that neither two nor four ranks share evenly
-    few = usual.clone()
-    few[torch.rand(few.shape, generator=generator) < 0.9] = -torch.inf
-    few[:, 13] = 0.0
-    few[:, 18:] = -torch.inf  # all that the last of four ranks has
-    alike = torch.zeros(63, 24)
-    draws = torch.rand(63, generator=generator, dtype=torch.float64)
-    draws[:2] = torch.tensor([0.0, 1.0 - 2.0**-53])
-    return [
-        (logits, draws[: len(logits)], temperature, top_p, top_k)
-        for logits in (usual, few, alike, usual[:1], usual[:0])
-        for temperature, top_p, top_k in (
-            *((1.0, 0.9, 0), (2.0, 0.5, 0), (1.0, 1e-9, 0), (0.5, 0.95, 0)),
-            *((1.0, 1.0, 5), (2.0, 0.7, 9), (1.0, 1.0, 1), (1.0, 1.0, 99)),
-        )
-    ]
-
-
-def draw_on_ranks() -> list[list[int]]:
-    """As the sampler does, from a model that says these logits, for documents that draw these numbers."""
-    rank, size = dist.get_rank(), dist.get_world_size()
-    drawing.LOGIT_SLOTS = 5  # which no axis divides
-    axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
-    found = []
-    for logits, draws, temperature, top_p, top_k in draw_cases():
-        model = SimpleNamespace(axis=axis, bag_logits=lambda hidden: hidden.chunk(size, dim=1)[rank].clone())
-        rngs = [SimpleNamespace(random=lambda draw=draw: draw) for draw in draws.tolist()]
-        kept = sampling(1, temperature=temperature, top_p=top_p, top_k=top_k)
-        found.append(draw_tokens(model, logits, rngs, kept, 24).tolist())  # type: ignore[arg-type]
-    return found
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_ranks_with_parts_of_the_vocabulary_draw_the_tokens_of_one_process(launcher: Launcher, size: int) -> None:
-    """To the bit: each draws for some slots from all of their logits."""
-    expected = [sample_tokens(*case) for case in draw_cases()]
-    assert len(torch.cat(expected).unique()) == 24
-    assert all(
-        logits.gather(1, tokens[:, None]).isfinite().all()
-        for (logits, *_), tokens in zip(draw_cases(), expected, strict=True)
-    )
-    for found in launcher.call(size, draw_on_ranks):
-        assert found == [tokens.tolist() for tokens in expected]
 
 
 def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas], scripted: Scripted) -> None:
