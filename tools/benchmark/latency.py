@@ -28,7 +28,7 @@ from tools.benchmark.result import Measured, Series
 from tools.benchmark.timing import synchronize
 
 SECONDS, FORWARDS, ROWS = "seconds until the documents are done", "forwards", "rows computed for a document"
-MOST_ANEW = 500  # text tokens of a document that is written without cache
+MOST_ANEW = 100  # text tokens of a document that is written without cache
 NO_LIMIT = 2**31  # of rows
 NOTE = (
     "A case is images in a document, documents written at once, and the way x text tokens; behind a prompt of text. "
