@@ -14,7 +14,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from oneflow_dist.files import naming
@@ -38,7 +37,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores (%(default)s)")
     parser.add_argument("--samples", type=int, default=256, help="documents of each kind that are judged (%(default)s)")
     parser.add_argument(
-        "--set", nargs="+", default=[], dest="settings", metavar="section.key=value", help="in every config"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="settings",
+        metavar="section.key=value",
+        help="in every config",
     )
     args = parser.parse_args()
     check(args)
@@ -74,17 +79,21 @@ def with_flops(contender: Contender) -> Contender:
 
 
 def make(runs: Sequence[Run], args: argparse.Namespace) -> None:
-    """Make what is missing, and write the results of all complete seeds whenever there is one more."""
+    """Make what is missing, measure how long steps take, and write the results."""
+    from tools.comparison.pace import measure_pace
     from tools.comparison.runs import Maker, Processes, make_runs
 
     threads = max(1, len(os.sched_getaffinity(0)) // args.jobs)
     maker = Maker(samples=args.samples, threads=threads, processes=Processes())
     with naming(args.output):
         (args.output / "runs").mkdir(parents=True, exist_ok=True)
-    make_runs(runs, maker, args.jobs, when_done=partial(write, args=args))
+    make_runs(runs, maker, args.jobs)
+    contenders = list({run.contender.name: run.contender for run in runs}.values())
+    alone = dataclasses.replace(maker, threads=len(os.sched_getaffinity(0)))
+    write(runs, measure_pace(contenders, args.output, alone.train), args)
 
 
-def write(runs: Sequence[Run], args: argparse.Namespace) -> None:
+def write(runs: Sequence[Run], pace: dict[str, float], args: argparse.Namespace) -> None:
     """The results of finished runs."""
     from tools.benchmark.machine import describe_machine
     from tools.comparison.drawing import draw
@@ -92,12 +101,11 @@ def write(runs: Sequence[Run], args: argparse.Namespace) -> None:
     from tools.comparison.means import gather
     from tools.comparison.report import Circumstances, to_json, write_markdown
 
-    outcomes = gather([read_run(run) for run in runs])
+    outcomes = gather([read_run(run, pace[run.contender.name]) for run in runs])
     made = Circumstances(
         command=shlex.join(["python", *sys.argv]),
         machine=describe_machine(commit=""),
         samples=args.samples,
-        jobs=args.jobs,
     )
     seeds = len(outcomes[0].readings)
     with naming(args.output):

@@ -17,10 +17,12 @@ SHARES = ("--shares", "0.25", "0.5", "1")
 
 @pytest.fixture
 def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all runs of two configs, of which no step has to be counted."""
+    """A folder with all runs of two configs, of which no step has to be counted or timed."""
     monkeypatch.setattr(compare, "count_flops", lambda _: STEP_FLOPS)
-    for run in plan(tmp_path, names=["quickstart", "masked_quickstart"], steps=12):
+    names = ["quickstart", "masked_quickstart"]
+    for run in plan(tmp_path, names=names, steps=12):
         write_run(run)
+    (tmp_path / "pace.json").write_text(json.dumps(dict.fromkeys(names, 0.5)))
     return tmp_path
 
 

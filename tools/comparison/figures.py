@@ -59,15 +59,18 @@ class Reading:
     """What a finished run took and reached."""
 
     run: Run
-    seconds: float  # of its steps
+    seconds: float  # that its steps take alone
     flops: float  # really spent
     num_parameters: int
     values: dict[str, float]  # by key of FIGURES
     details: dict[str, Any]  # what some of these are means of
 
 
-def read_run(run: Run) -> Reading:
+def read_run(run: Run, pace: float) -> Reading:
     """All that the files of a finished run say.
+
+    Args:
+        pace: seconds of a step of its config, measured alone.
 
     Raises:
         ValueError: one is missing or damaged, or of another run.
@@ -86,7 +89,7 @@ def read_run(run: Run) -> Reading:
     own = [figure.key for figure in FIGURES if "/" in figure.key]
     return Reading(
         run=run,
-        seconds=sum(line["seconds"] for line in steps),
+        seconds=run.steps * pace,
         flops=1e12 * sum(line["seconds"] * line["tflops_per_second"] for line in steps),
         num_parameters=int(number_of(report, "num_parameters", run.folder)),
         values={

@@ -41,7 +41,7 @@ class Ratio:
     def write(self, ratio: float) -> str:
         """A ratio, or the end of what was measured beyond which it lies."""
         if ratio == 0.0:
-            return f"< {self.least:.2f}"
+            return f"≤ {self.least:.2f}"
         return f"> {self.most:.2f}" if math.isinf(ratio) else f"{ratio:.2f}"
 
 

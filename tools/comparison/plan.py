@@ -91,8 +91,23 @@ def read_contenders(paths: Sequence[Path], settings: Sequence[str]) -> list[Cont
             raise ValueError(f"CONFIG: {found[path.stem].path} and {path} have one name, {path.stem}; rename one")
         if not config.validation.mixture:
             raise ValueError(f"{path}: has no validation.mixture, whose losses are compared; name one with --set")
+        for first in [*found.values()][:1]:
+            check_same_data(first.path, first.config, path, config)
         found[path.stem] = Contender(name=path.stem, path=path, settings=tuple(settings), config=config)
     return list(found.values())
+
+
+def check_same_data(path: Path, config: Config, other_path: Path, other: Config) -> None:
+    """Refuse configs whose results would be of other data.
+
+    Raises:
+        ValueError: names the key in which they differ.
+    """
+    keys = [("data", "mixture"), ("data", "tokenizer"), ("validation", "mixture"), ("validation", "samples")]
+    for section, key in keys:
+        own, its = (getattr(getattr(each, section), key) for each in (config, other))
+        if own != its:
+            raise ValueError(f"{section}.{key}: {own} in {path}, but {its} in {other_path}; compare on the same data")
 
 
 def count_flops(config: Config) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from tools.comparison.parity import Ratio, at_seconds
 
 METHOD = (
     "All configs train the trunk on the same data with the same seeds. FLOPs of a step are counted in the packs that "
-    "it really gets, padding left out; each config takes as many steps as cost the same FLOPs. Seconds are those of "
-    "training steps on this machine, where {jobs} at a time. {samples} documents of each kind are judged; "
+    "it really gets, padding left out; each config takes as many steps as cost the same FLOPs. Seconds are steps times "
+    "what a step takes on this machine, measured in turn with nothing else under way. {samples} documents of each kind "
+    "are judged; "
     "losses of text are left out, since every objective has another: bits a token are the likelihood of next tokens "
     "and upper bounds of the two others. ± is the standard error over seeds."
 )
@@ -26,9 +28,9 @@ SECONDS = (
     "briefly, it is the nearest that was measured, with the factor of seconds that it had."
 )
 PARITY = (
-    "FLOPs with which {name} is as good as the rival is with the whole budget, over the rival's: below 1 it needs "
-    "less. <: its smallest budget is already enough; >: its largest is not. In brackets 90 % of what seeds drawn anew "
-    "would give, and documents judged anew."
+    "FLOPs with which the first of two is as good as the second is with the whole budget, over the second's: below 1 "
+    "it needs less. ≤: its smallest budget is already enough; >: its largest is not. In brackets 90 % of what seeds "
+    "drawn anew would give, and documents judged anew."
 )
 
 
@@ -39,7 +41,6 @@ class Circumstances:
     command: str
     machine: dict[str, Any]  # of tools.benchmark.machine
     samples: int
-    jobs: int
 
     @property
     def computer(self) -> str:
@@ -50,28 +51,33 @@ class Circumstances:
 
 def write_markdown(outcomes: Sequence[Outcome], made: Circumstances) -> str:
     """The tables."""
-    first, *rivals = outcomes
-    names = [outcome.name for outcome in outcomes]
+    first, names = outcomes[0], [outcome.name for outcome in outcomes]
     seeds = ", ".join(str(row[0].run.seed) for row in first.readings)
-    runs = "one run" if made.jobs == 1 else f"{made.jobs} runs"
     parts = [
         f"# {', '.join(names)}: the same data, budget and seeds",
         f"{made.computer}. Commit {made.machine['commit']}, {made.machine['date']}. Seeds {seeds}.",
         f"```\n{made.command}\n```",
-        METHOD.format(jobs=f"{runs} trained", samples=made.samples),
+        METHOD.format(samples=made.samples),
         "## At equal FLOPs",
         make_table(["", *names], [*list_costs(outcomes), *list_figures(outcomes)]),
         "## At equal seconds",
         SECONDS.format(seconds=first.seconds.mean(0)[-1], name=first.name),
         make_table(["", *names], list_at_seconds(outcomes)),
     ]
-    if rivals:
-        columns = [parity(first, rival, made.samples) for rival in rivals]
-        rows = [[say(figure), *(str(column[figure.key]) for column in columns)] for figure in FIGURES]
-        titles = [f"against {rival.name}" for rival in rivals]
-        parts += ["## FLOPs to be as good", PARITY.format(name=first.name), make_table(["", *titles], rows)]
+    if len(outcomes) > 1:
+        ratios = list_ratios(outcomes, made)
+        rows = [[say(figure), *(str(column[figure.key]) for column in ratios.values())] for figure in FIGURES]
+        parts += ["## FLOPs to be as good", PARITY, make_table(["", *ratios], rows)]
     parts += ["## Every budget", make_table(*list_budgets(outcomes))]
     return "\n\n".join(parts) + "\n"
+
+
+def list_ratios(outcomes: Sequence[Outcome], made: Circumstances) -> dict[str, dict[str, Ratio]]:
+    """Of every two, either way round, by what is compared and by figure."""
+    return {
+        f"{ours.name} against {rival.name}": parity(ours, rival, made.samples)
+        for ours, rival in itertools.permutations(outcomes, 2)
+    }
 
 
 def make_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -145,16 +151,14 @@ def list_budgets(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]
 
 def to_json(outcomes: Sequence[Outcome], made: Circumstances) -> dict[str, Any]:
     """Everything; a ratio is null where it lies beyond `least` or `most`, and `text` tells on which side."""
-    first, *rivals = outcomes
     return {
         "command": made.command,
         "machine": {**made.machine, "platform": platform.platform()},
         "samples": made.samples,
-        "jobs": made.jobs,
         "configs": {outcome.name: describe(outcome) for outcome in outcomes},
         "parity": {
-            rival.name: {key: describe_ratio(ratio) for key, ratio in parity(first, rival, made.samples).items()}
-            for rival in rivals
+            pair: {key: describe_ratio(ratio) for key, ratio in ratios.items()}
+            for pair, ratios in list_ratios(outcomes, made).items()
         },
     }
 

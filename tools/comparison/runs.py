@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
@@ -75,8 +75,7 @@ class Maker:
         check_same(run)
         run.folder.mkdir(parents=True, exist_ok=True)
         if not is_judged(run, self.samples):
-            self.start(run, ["-m", "oneflow_dist.train", str(run.contender.path), *run.overrides])
-            check_finished(run)
+            self.train(run)
             self.start(run, [str(ROOT / "tools/digits/evaluate.py"), str(run.folder), "--samples", str(self.samples)])
             (run.folder / BOUND).unlink(missing_ok=True)  # of what was there before
         if not (run.folder / BOUND).exists():
@@ -84,6 +83,11 @@ class Maker:
             partial = run.folder / f"{BOUND}.partial"
             self.start(run, [str(ROOT / "tools/bound.py"), str(run.folder), *words], partial)
             partial.rename(run.folder / BOUND)
+
+    def train(self, run: Run) -> None:
+        """To its last step."""
+        self.start(run, ["-m", "oneflow_dist.train", str(run.contender.path), *run.overrides])
+        check_finished(run)
 
     def start(self, run: Run, arguments: list[str], output: Path | None = None) -> None:
         """A program of ours, to its end."""
@@ -145,13 +149,8 @@ def is_made(run: Run, samples: int) -> bool:
     return is_judged(run, samples) and (run.folder / BOUND).exists()
 
 
-def make_runs(
-    runs: Sequence[Run], maker: Maker, jobs: int, when_done: Callable[[Sequence[Run]], None] = lambda _: None
-) -> None:
+def make_runs(runs: Sequence[Run], maker: Maker, jobs: int) -> None:
     """Make all that are not there, `jobs` at a time and in their order; where one fails, the others stop.
-
-    Args:
-        when_done: called with all runs of the seeds that are complete, each time there is one more, or once if all are.
 
     Raises:
         ValueError: of the first that failed.
@@ -160,28 +159,15 @@ def make_runs(
         check_same(run)
     done = [run for run in runs if is_made(run, maker.samples)]
     progress = Progress([run for run in runs if run not in done], len(done))
-    complete = complete_seeds(runs, done)
-    if not progress.waiting:
-        when_done(complete)
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(make_one, run, maker, progress): run for run in progress.waiting}
+        futures = [pool.submit(make_one, run, maker, progress) for run in progress.waiting]
         try:
             for future in as_completed(futures):
                 future.result()
-                done.append(futures[future])
-                if len(now := complete_seeds(runs, done)) > len(complete):
-                    complete = now
-                    when_done(complete)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             maker.processes.stop()
             raise
-
-
-def complete_seeds(runs: Sequence[Run], done: Sequence[Run]) -> list[Run]:
-    """All runs of those seeds of which none is missing."""
-    missing = {run.seed for run in runs if run not in done}
-    return [run for run in runs if run.seed not in missing]
 
 
 def make_one(run: Run, maker: Maker, progress: Progress) -> None:

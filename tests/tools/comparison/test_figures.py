@@ -17,8 +17,8 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_finished_run_is_read(run: Run) -> None:
-    reading = read_run(run)
-    assert reading.seconds == 0.5 * run.steps
+    reading = read_run(run, 0.25)
+    assert reading.seconds == 0.25 * run.steps
     assert reading.flops == pytest.approx(0.01e12 * run.steps)
     assert reading.num_parameters == 1234
     assert set(reading.values) == {figure.key for figure in FIGURES}
@@ -37,14 +37,14 @@ def test_a_file_that_is_missing_or_damaged_is_named(name: str, content: str | No
     path.unlink()
     if content is not None:
         path.write_text(content)
-    assert names(refused(read_run, run), path)
+    assert names(refused(read_run, run, 0.25), path)
 
 
 @pytest.mark.parametrize("content", ["[1]", "{}", '{"num_parameters": 3, "interleaved": 1}'])
 def test_a_report_without_a_figure_is_named(content: str, run: Run) -> None:
     path = run.folder / "report.json"
     path.write_text(content)
-    assert names(refused(read_run, run), path)
+    assert names(refused(read_run, run, 0.25), path)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_a_report_without_a_figure_is_named(content: str, run: Run) -> None:
 def test_a_bound_without_bits_is_named(text: str, run: Run) -> None:
     path = run.folder / "bound.txt"
     path.write_text(text)
-    assert names(refused(read_run, run), path)
+    assert names(refused(read_run, run, 0.25), path)
 
 
 def test_a_run_of_fewer_steps_is_refused(run: Run) -> None:
     path = run.folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line | {"step": min(line["step"], run.steps - 1)}) + "\n" for line in lines))
-    assert names(refused(read_run, run), path, run.steps)
+    assert names(refused(read_run, run, 0.25), path, run.steps)
 
 
 @pytest.mark.parametrize("key", ["tflops_per_second", "validation_ema/count/velocity_image"])
@@ -68,4 +68,4 @@ def test_broken_numbers_are_refused(key: str, run: Run) -> None:
     path = run.folder / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line | ({key: None} if key in line else {})) + "\n" for line in lines))
-    assert names(refused(read_run, run), path)
+    assert names(refused(read_run, run, 0.25), path)

@@ -28,7 +28,7 @@ def test_between_budgets_the_score_is_linear_in_the_logarithm() -> None:
 def test_beyond_what_was_measured_the_end_is_told() -> None:
     less, more = compare_flops(scores(1.0), scores(0.1)), compare_flops(scores(1.0), scores(1.1))
     assert (less.value, more.value) == (0.0, np.inf)
-    assert str(less) == "< 0.25 [< 0.25, < 0.25]"
+    assert str(less) == "≤ 0.25 [≤ 0.25, ≤ 0.25]"
     assert str(more) == "> 1.00 [> 1.00, > 1.00]"
 
 
@@ -40,7 +40,7 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_equal_scores_take_the_least_budget_that_was_measured() -> None:
     perfect = Scores(flops=FLOPS, values=np.full((3, 3), 1.0))
-    assert str(compare_flops(perfect, perfect, samples=256)) == "< 0.25 [< 0.25, < 0.25]"
+    assert str(compare_flops(perfect, perfect, samples=256)) == "≤ 0.25 [≤ 0.25, ≤ 0.25]"
 
 
 @pytest.mark.parametrize("samples", [0, 256])
@@ -98,4 +98,4 @@ def test_beyond_the_ends_values_are_those_of_the_nearest_with_its_time() -> None
 
 
 def test_an_interval_may_end_beyond_what_was_measured() -> None:
-    assert str(Ratio(value=0.5, low=0.0, high=np.inf, least=0.25, most=1.0)) == "0.50 [< 0.25, > 1.00]"
+    assert str(Ratio(value=0.5, low=0.0, high=np.inf, least=0.25, most=1.0)) == "0.50 [≤ 0.25, > 1.00]"

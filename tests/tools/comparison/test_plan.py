@@ -69,6 +69,15 @@ def test_two_configs_of_one_name_are_refused(tmp_path: Path) -> None:
     assert names(refused(read_contenders, [CONFIGS["quickstart"], copy], []), CONFIGS["quickstart"], copy)
 
 
+@pytest.mark.parametrize("key", ["data.mixture", "data.tokenizer", "validation.samples"])
+def test_configs_of_other_data_are_refused(key: str, tmp_path: Path) -> None:
+    section, _, name = key.partition(".")
+    path, value = tmp_path / "other.toml", {"samples": "7"}.get(name, "'elsewhere'")
+    text = CONFIGS["quickstart"].read_text()
+    path.write_text(re.sub(rf"(?m)^(\[{section}\](?:\n[^\[]*)*?\n{name} = ).*$", rf"\g<1>{value}", text, count=1))
+    assert names(refused(read_contenders, [CONFIGS["quickstart"], path], []), key, CONFIGS["quickstart"], path)
+
+
 def test_a_config_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(re.sub(r"(?s)\[validation\].*", "", CONFIGS["quickstart"].read_text()))

@@ -14,7 +14,7 @@ from oneflow_dist.config import load_config, write_config
 from tests.messages import names, refused
 from tests.tools.comparison.made_up import plan, write_run
 from tools.comparison.plan import Run
-from tools.comparison.runs import Maker, Processes, complete_seeds, last_line, make_runs
+from tools.comparison.runs import Maker, Processes, last_line, make_runs
 
 
 class Pretended(Processes):
@@ -53,9 +53,9 @@ Make = Callable[..., Pretended]
 
 @pytest.fixture
 def make() -> Make:
-    def make_all(runs: list[Run], fails: str = "", jobs: int = 1, **options: Callable[[object], None]) -> Pretended:
+    def make_all(runs: list[Run], fails: str = "", jobs: int = 1) -> Pretended:
         processes = Pretended(runs, fails)
-        make_runs(runs, Maker(samples=256, threads=3, processes=processes), jobs, **options)
+        make_runs(runs, Maker(samples=256, threads=3, processes=processes), jobs)
         return processes
 
     return make_all
@@ -102,15 +102,6 @@ def test_a_report_of_another_length_is_made_again(key: str, runs: list[Run], mak
     path = write_run(runs[0]).folder / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: 3}))
     assert len(make(runs[:1]).called) == 3
-
-
-def test_results_are_told_of_whole_seeds(runs: list[Run], make: Make) -> None:
-    told: list[object] = []
-    make(runs, when_done=told.append)
-    assert told == [runs[:6], runs]
-    make(runs, when_done=told.append)  # all are there
-    assert told[2:] == [runs]
-    assert complete_seeds(runs, runs[1:]) == runs[6:]
 
 
 def test_a_program_that_fails_names_its_log_and_its_last_line(runs: list[Run], make: Make) -> None:
