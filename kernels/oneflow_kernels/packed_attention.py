@@ -206,16 +206,18 @@ _reference.register_autograd(_backward, setup_context=_save_inputs)
 
 
 @register_flop_formula([torch.ops.oneflow.packed_attention, torch.ops.oneflow.flash_attention])
-def _flops(query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any) -> int:
-    """Scores and weighted sums, as if all sequences were as long as the longest."""
+def _flops(
+    query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, is_causal: bool, *_: Any, **__: Any
+) -> int:
+    """Scores and weighted sums, as if all sequences were as long as the longest; half of them if causal."""
     rows, heads, head_width = query
-    return 4 * rows * max_seqlen * heads * head_width
+    return 4 * rows * max_seqlen * heads * head_width // (1 + is_causal)
 
 
 @register_flop_formula([torch.ops.oneflow.packed_attention_backward, torch.ops.oneflow.flash_attention_backward])
 def _backward_flops(
-    grad: Any, query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, *_: Any, **__: Any
+    grad: Any, query: Any, key: Any, value: Any, cu_seqlens: Any, max_seqlen: int, is_causal: bool, *_: Any, **__: Any
 ) -> int:
     """2.5 times the forward pass, as flash attention, which computes the scores again."""
     rows, heads, head_width = query
-    return 10 * rows * max_seqlen * heads * head_width
+    return 10 * rows * max_seqlen * heads * head_width // (1 + is_causal)

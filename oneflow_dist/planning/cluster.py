@@ -77,13 +77,13 @@ def estimate(trace: Trace, config: Config, cluster: Cluster) -> Estimate:
 
 def model_flops(trace: Trace, config: Config) -> float:
     """One rank's share of the closed form of a step whose packs are full of the longest samples."""
-    data = config.data
+    counts = full_pack(config).counts
     pack = training_flops(
         config,
-        rows=data.rows_per_pack,
-        attention_pairs=data.rows_per_pack * data.max_sample_rows,
-        head_slots=data.bag_tokens_per_pack,
-        patches=full_pack(config).counts.patches,
+        rows=counts.rows,
+        attention_pairs=counts.attention_pairs,
+        head_slots=config.data.bag_tokens_per_pack,
+        patches=counts.patches,
     )
     return trace.microbatches * pack / trace.mesh[2]
 

@@ -155,7 +155,7 @@ def full_pack(config: Config) -> PackedBatch:
     room, longest = capacity_of(config), config.data.max_sample_rows
     num_tokens = min(room.tokens, room.rows)
     num_filled = min(room.bag_tokens, num_tokens)
-    sequences = -(-room.rows // longest)
+    sequences, looks_back = -(-room.rows // longest), config.objective.looks_back
     token, bag = (torch.arange(count) for count in (num_tokens, room.bag_tokens))
     pieces, first = [], num_tokens
     for modality, most_pieces, most_patches in zip(config.modality.values(), room.pieces, room.patches, strict=True):
@@ -174,7 +174,7 @@ def full_pack(config: Config) -> PackedBatch:
         pieces=tuple(pieces),
         position=torch.zeros(room.rows, 3),
         cu_seqlens=(torch.arange(sequences + 1, dtype=torch.int32) * longest).clamp(max=room.rows),
-        row_end=None,
+        row_end=torch.arange(1, room.rows + 1, dtype=torch.int32) if looks_back else None,
         text_time=torch.zeros(sequences),
         attention_scale=None,
         draw=torch.zeros((), dtype=torch.int64),
@@ -189,7 +189,7 @@ def full_pack(config: Config) -> PackedBatch:
             bag_tokens=room.bag_tokens,
             filled_slots=num_filled,
             sequences=sequences,
-            attention_pairs=room.rows * longest,
+            attention_pairs=room.rows * (longest + 1) // 2 if looks_back else room.rows * longest,
             patches=tuple(len(of_kind.patches) for of_kind in pieces),
             moving_elements=tuple(of_kind.velocity.numel() for of_kind in pieces),
         ),

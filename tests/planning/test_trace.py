@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,18 @@ def alone(root: Path) -> tuple[Trace, Config]:
 def test_computed_flops_are_those_of_the_closed_form(alone: tuple[Trace, Config]) -> None:
     trace, config = alone
     assert trace.flops == pytest.approx(model_flops(trace, config), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["transfusion_1b", "masked_1b"])
+def test_baselines_are_planned_on_the_same_trunk(name: str, alone: tuple[Trace, Config], root: Path) -> None:
+    """They lack the zero and the rate head. Of texts alone what looks back meets half of the pairs."""
+    config = load_config(root / "configs" / f"{name}.toml", list(FEW))
+    trace, insertion = trace_step(config, 1), alone[1]
+    assert trace.num_parameters == alone[0].num_parameters - 2 * (insertion.model.width + 1)
+    assert trace.flops == pytest.approx(alone[0].flops, rel=0.01)
+    assert sum(trace.peak.values()) == pytest.approx(sum(alone[0].peak.values()), rel=0.05)
+    texts = dataclasses.replace(config, modality={})
+    assert trace_step(texts, 1).flops == pytest.approx(model_flops(trace_step(texts, 1), texts), rel=0.01)
 
 
 def test_tensor_ranks_share_the_flops(alone: tuple[Trace, Config], root: Path) -> None:
