@@ -79,6 +79,7 @@ WAYS = {
     "tools/chat.py": Way(("--steps=2",)),  # nobody says anything
     "tools/digits/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
     "tools/digits/make.py": Way(("--documents=1025",)),
+    "tools/compare.py": Way(("--samples=1",), code=2, says="--samples"),  # it trains for an hour; tests/tools has more
     "tools/counting/evaluate.py": Way(("--samples=2", "--steps=2")),
     "tools/bound.py": Way(("--documents=2", "--instants=2"), needs="data/stages"),
     "tools/sounds/make.py": Way(("--documents=1025",)),
@@ -103,6 +104,9 @@ WAYS = {
     "tools.benchmark data": Way(("--samples=256", "--rounds=1")),
     "tools.benchmark sample": Way(("--rounds=1",), needs="data/digits"),
     "tools.benchmark prompts": Way(("--rows=8", "--documents=1", "--lengths=70", "--steps=2"), needs="data/digits"),
+    "tools.benchmark latency": Way(
+        ("--texts=8", "--images=1", "--documents=1", "--steps=2", "--rounds=1"), needs="data/digits"
+    ),
     "tools.benchmark kernels": Way(("--only=no such job", "--config=configs/debug.toml")),  # tests/tools has small ones
     "tools.benchmark checkpoint": Way(
         ("--rounds=1", "--steps=1", "model.width=64", "model.num_layers=2", "run.folder=runs/measured")
@@ -389,6 +393,8 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/emoji-latents": r"precompute_latents\.py data/emoji/",
     "data/captions": r"precompute_latents\.py cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
+    "runs/transfusion_quickstart": r"^oneflow_dist\.train configs/transfusion_quickstart\.toml$",
+    "runs/masked_quickstart": r"^oneflow_dist\.train configs/masked_quickstart\.toml$",
     **{f"runs/stages/{stage}": rf"train configs/stages/{stage}\.toml(?! run\.folder=runs/text_)" for stage in STAGES},
     "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
