@@ -67,7 +67,7 @@ def styles_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
 def finish(panel: Axes, title: str, what: str) -> None:
     """Title, scales and grid."""
     panel.set(xscale="log", xlabel=what)
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.9g}"))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.margins(x=0.12, y=0.12)
