@@ -103,13 +103,17 @@ def write(task: str, model: OneFlow, config: Config) -> Canvas:
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     with torch.no_grad():
         for head, bias in ((model.heads.zero, -2.2), (model.heads.rate, 1.1)):
-            head.weight *= 0.1
-            head.bias.fill_(bias)
+            if head is not None:
+                head.weight *= 0.1
+                head.bias.fill_(bias)
     canvas = blank_canvas(prompt_of(task, tokenizer), tokenizer, config.modality, 0, 0)
     return generate(model, [canvas], config, tokenizer)[0]
 
 
-@pytest.mark.parametrize(("name", "task"), CASES)
+# How long texts of the baselines are a random model does not say: of them images alone.
+@pytest.mark.parametrize(
+    ("name", "task"), [case for case in CASES if "oneflow" in case[0] or case[1] == "text_to_image"]
+)
 def test_every_task_can_be_sampled_to_its_last_row(
     name: str, task: str, narrow: Callable[[str, str], Config], make_model: Callable[..., OneFlow]
 ) -> None:

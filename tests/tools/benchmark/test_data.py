@@ -78,7 +78,7 @@ def test_a_watched_lane_makes_the_packs_of_the_loader(make_config: Callable[...,
     [
         ("oneflow_dist.data.shards.read_at", "read", 0.01),
         ("oneflow_dist.data.streams.decode_record", "decode and tokenize", 0.02),
-        ("oneflow_dist.data.streams.noise_sample", "make and noise", 0.02),
+        ("oneflow_dist.flow.process.noise_sample", "make and noise", 0.02),
         ("oneflow_dist.data.lanes.pack", "pack", 1.0),  # for all samples of a pack together
     ],
 )
