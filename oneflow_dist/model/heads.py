@@ -80,16 +80,16 @@ class InsertionHeads(nn.Module):
     ) -> tuple[Float32[Tensor, "N"] | None, Float32[Tensor, "N"] | None, Float32[Tensor, ""]]:
         """Zero logit and log rate of every slot, and the bags' weighted loss (this rank's share)."""
         bags = bag_tokens, bag_slot, bag_weight, num_filled
-        bag_loss = bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding))
-        if self.zero is None or self.rate is None:
-            return None, None, bag_loss
-        zero = self.zero(slot_hidden).float()
-        if log_time_left is None:
-            zero_logit = zero.squeeze(-1)
-        else:
-            order = torch.arange(ORDERS, device=zero.device)
-            zero_logit = -(order * log_time_left[:, None] - zero).logsumexp(-1)
-        return zero_logit, self.rate(slot_hidden).squeeze(-1).float(), bag_loss
+        zero_logit, log_rate = None, None
+        if self.zero is not None and self.rate is not None:
+            zero = self.zero(slot_hidden).float()
+            if log_time_left is None:
+                zero_logit = zero.squeeze(-1)
+            else:
+                order = torch.arange(ORDERS, device=zero.device)
+                zero_logit = -(order * log_time_left[:, None] - zero).logsumexp(-1)
+            log_rate = self.rate(slot_hidden).squeeze(-1).float()
+        return zero_logit, log_rate, bag_cross_entropy(slot_hidden, unembedding, *bags, part=self._part(unembedding))
 
     def draw(
         self,
