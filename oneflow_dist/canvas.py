@@ -115,10 +115,10 @@ class Canvas:
             step_size: of the text, with which all clocks go while it is written; then pieces have their own. None: the
                 text waits.
         """
-        goes_along, making = self.is_writing and step_size is not None, {}
-        shift = 1.0 if goes_along else sampling.shift  # pieces that go with the text do as in training
+        with_text, making = step_size if self.is_writing else None, {}
+        shift = sampling.shift if with_text is None else 1.0  # pieces that go with the text do as in training
         for (kind, of_kind), velocity in zip(self.making.items(), velocities, strict=True):
-            own = step_size if goes_along and step_size is not None else 1.0 / sampling.steps_of(kind)
+            own = 1.0 / sampling.steps_of(kind) if with_text is None else with_text
             making[kind] = of_kind.advance(velocity, own, shift, sampling, self.rng, step)
         self.making = making
         self.text_time = min(1.0, self.text_time + (step_size or 0.0))

@@ -1,13 +1,10 @@
 """Text by masks: what a sample becomes where tokens are hidden, and the model says which they are."""
 
-# Shapes: n tokens, m after filling.
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int64
 
 from oneflow_dist.containers import Bags, NoisySample, Sample
 from oneflow_dist.flow.noising import (
@@ -53,12 +50,12 @@ class Masked:
         can_go = is_deletable(sample)
         ends = np.flatnonzero(can_go & ~np.append(can_go[1:], False)) + 1
         starts = np.flatnonzero(can_go & ~np.append(False, can_go[:-1]))
-        filling = -(ends - starts) % self.canvas_tokens
-        place = np.arange(len(can_go)) + _before(ends, filling, len(can_go))
+        filled = ends.repeat(-(ends - starts) % self.canvas_tokens)  # before which tokens
+        place = np.arange(len(can_go)) + np.searchsorted(filled, np.arange(len(can_go)), side="right")
         return replace(
             sample,
-            tokens=np.insert(sample.tokens, ends.repeat(filling), self.eos),
-            is_target=np.insert(sample.is_target, ends.repeat(filling), True),
+            tokens=np.insert(sample.tokens, filled, self.eos),
+            is_target=np.insert(sample.is_target, filled, True),
             pieces=tuple(replace(pieces, token=place[pieces.token]) for pieces in sample.pieces),
             block_ends=tuple(int(place[end - 1]) + 1 for end in sample.block_ends),
         )
@@ -87,9 +84,3 @@ class Masked:
             text_time=text_time,
             block_ends=sample.block_ends or (sample.front,),
         )
-
-
-def _before(ends: Int64[np.ndarray, "_"], filling: Int64[np.ndarray, "_"], num_tokens: int) -> Int64[np.ndarray, "n"]:
-    """How much filling stands before each token."""
-    added = np.bincount(ends, weights=filling, minlength=num_tokens + 1)
-    return added.cumsum()[:num_tokens].astype(np.int64)

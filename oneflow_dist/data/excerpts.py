@@ -70,15 +70,15 @@ def _block(sample: Sample, ends: list[int], number: int) -> Sample:
 
 
 def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sample:
-    """A random stretch of the targets of an overlong sample, after its prompt, of at most `max_rows` rows.
+    """A random stretch of an overlong sample from its first target on, after its prompt, of at most `max_rows` rows.
 
     Of the blocks before one, the oldest are left out instead, as few as it takes.
     """
     rows = _rows_of_tokens(sample)
     if len(sample.block_ends) > 1:
         return _leave_out_blocks(sample, rows, max_rows)
-    targets = np.flatnonzero(sample.is_target)
-    room = max_rows - int(rows[~sample.is_target].sum())
+    targets = np.arange(sample.front, len(rows))
+    room = max_rows - int(rows[: sample.front].sum())
     if room < 1:
         raise ValueError(
             f"sample {sample.key}: its prompt alone needs {max_rows - room} rows, data.max_sample_rows is {max_rows}; "
@@ -88,7 +88,7 @@ def cut_window(sample: Sample, max_rows: int, rng: np.random.Generator) -> Sampl
     num_starts = int((rows_to_end > room).sum()) + 1  # the last one reaches the end, later ones leave room unused
     start = int(rng.integers(num_starts))
     fits = np.cumsum(rows[targets][start:]) <= room
-    is_kept = ~sample.is_target
+    is_kept = np.arange(len(rows)) < sample.front
     is_kept[targets[start:][fits]] = True
     return _keep(sample, is_kept)
 

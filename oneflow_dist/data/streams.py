@@ -88,10 +88,16 @@ class SourceStream:
         document = self.read(self, index, caption, LEFT_OUT.get(task, ""), given != GIVEN[0])
         if document is None:
             return None
-        own, data = (self.prompt, self.tokenizer, config.modality, rng), config.data
-        sample = self.process.prepare(make_sample(document, task, given, *own, data.block_rows))
-        fitting = fit_sample(sample, data.max_sample_rows, self.capacity, data.overlong, rng)
-        return fitting if fitting is None or task != "infill" else leave_holes(fitting, rng)
+        own = (self.prompt, self.tokenizer, config.modality, rng)
+        sample = self._fit(make_sample(document, task, given, *own, config.data.block_rows))
+        if sample is None:
+            return None
+        return self._fit(self.process.prepare(leave_holes(sample, rng) if task == "infill" else sample))
+
+    def _fit(self, sample: Sample) -> Sample | None:
+        """See `fit_sample`; what an objective adds to a sample has to fit, too."""
+        data = self.config.data
+        return fit_sample(sample, data.max_sample_rows, self.capacity, data.overlong, self._rng)
 
 
 def _check_tasks(source: Source, refused: tuple[str, ...], config: Config) -> None:

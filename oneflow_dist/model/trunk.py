@@ -64,11 +64,10 @@ class Attention(nn.Module):
         cos, sin = cos[:, None], sin[:, None]
         query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
         value = value.squeeze(2)
-        key_seqlens, row_end = None, sight.row_end
+        key_seqlens = None
         if sight.cache is not None:
             (key, value), key_seqlens = sight.cache.join(key, value), sight.cache.seqlens
-        if key_seqlens is not None:
-            row_end = None
+        row_end = sight.row_end if key_seqlens is None else None  # with keys of earlier passes a row sees all there are
         rows = sight.cu_seqlens, sight.max_seqlen, sight.is_causal, row_end, key_seqlens
         attended = packed_attention(query, key, value, *rows).flatten(1)
         return self.axis.scatter_sum(self.out(attended, draw[1]))

@@ -39,8 +39,8 @@ class AutoRegressive:
         moving = [making.pieces.token[making.is_moving] for making in canvas.making.values()]
         if (canvas.is_open & ~at_end).any() or not all(at_end[token].all() for token in moving):
             raise ValueError(
-                "a prompt has a hole or a piece to make before its end, but an autoregressive model writes from left "
-                "to right: leave it out, or put it last"
+                f"{canvas.key}: its prompt has a hole or a piece to make before its end, but an autoregressive model "
+                "writes from left to right: leave it out, or put it last"
             )
 
     def snapshot(self, canvas: Canvas) -> NoisySample:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock
@@ -159,15 +160,12 @@ def make_runs(runs: Sequence[Run], maker: Maker, jobs: int) -> None:
         check_same(run)
     done = [run for run in runs if is_made(run, maker.samples)]
     progress = Progress([run for run in runs if run not in done], len(done))
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(make_one, run, maker, progress) for run in progress.waiting]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            maker.processes.stop()
-            raise
+    with ThreadPoolExecutor(jobs) as pool, ExitStack() as unless_all_are_made:
+        unless_all_are_made.callback(maker.processes.stop)
+        unless_all_are_made.callback(pool.shutdown, wait=False, cancel_futures=True)
+        for future in as_completed([pool.submit(make_one, run, maker, progress) for run in progress.waiting]):
+            future.result()
+        unless_all_are_made.pop_all()
 
 
 def make_one(run: Run, maker: Maker, progress: Progress) -> None:
