@@ -31,6 +31,7 @@ from tests.launching import ENVIRONMENT, Finished, Launcher
 from tests.precompute.making import document, encode, picture, write_tar
 from tools.stages.report import STAGES
 
+EMOJI = ("fish", "mouse face", "rabbit", "penguin", "butterfly", "rooster")  # of stories
 NUM_RANKS = 2  # of what torchrun starts
 WORDS = {
     "$HEAD": "localhost",
@@ -88,6 +89,10 @@ WAYS = {
     "tools/styles/evaluate.py": Way(("--captions=2", "--weights", "1", "2")),
     "tools/styles/lengths.py": Way(("--captions=2", "--steps", "4")),
     "tools/vqa/evaluate.py": Way(("--questions=2",)),
+    "tools/interleaved/make.py": Way(("--stories=64", "--items=8"), needs="data/emoji data/openstax"),
+    "tools/evaluate.py": Way(("--limit=2",), needs="data/digits data/interleaved"),
+    "tools/score.py": Way(code=2, says="suite.toml"),  # nothing is evaluated there
+    "tools/ladder.py": Way(code=2, says="runs/"),
     "tools/curves.py": Way(),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
@@ -237,6 +242,8 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
         way = dataclasses.replace(way, reads_data=False)
     elif BIG & set(words):
         added += way.adds_if_big
+    if "--check" in words and program == "tools/evaluate.py":
+        way = dataclasses.replace(way, code=2, says="is missing")
     if "--check" in words and program == "tools.benchmark kernels":
         way = dataclasses.replace(way, code=1)  # no job, so nothing is found right
     added += tuple(cut for path in CUT.keys() & set(words) for cut in CUT[path])
@@ -313,7 +320,8 @@ def write_pairs(folder: Path) -> None:
             members = []
             for number in range(first + 4 * shard, first + 4 * shard + 4):
                 members.append((f"{number:03d}.png", encode(picture(number, 64, 64))))
-                members.append((f"{number:03d}.txt", f"picture number {number}".encode()))
+                caption = EMOJI[number] if number < len(EMOJI) else f"picture number {number}"
+                members.append((f"{number:03d}.txt", caption.encode()))
             write_tar(folder / f"{name}.tar", members)
 
 
@@ -372,6 +380,8 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
     "data/llama3.tiktoken": r"train_tokenizer\.py",
     "data/digits": r"digits/make\.py data/digits$",
+    "data/interleaved": r"interleaved/make\.py data/interleaved$",
+    "runs/stories": r"^oneflow_dist\.train configs/stories\.toml$",
     "data/counting": r"digits/make\.py data/counting ",
     "runs/text_whole": r"^oneflow_dist\.train .* run\.folder=runs/text_whole ",
     "runs/text_blocks": r"^oneflow_dist\.train .* run\.folder=runs/text_blocks ",

@@ -1,13 +1,7 @@
 """An upper bound of the bits that a model needs for each token of held-out texts, whatever its objective.
 
-Of insertions at a rate h(t) E(t, slot) Q(t, slot, token), where the data have h(t) n, h the hazard of the schedule,
-E the expected number of missing tokens of a slot and n how many of each really are missing (k of all tokens):
-
-    -log p(text) <= E integral of h(t) sum over slots of ( E - k + sum over tokens of n log(n / (E Q)) ) dt
-
-Heads have to know the time: else E is a mean over all times, and the bound is loose. Blocks are summed over a text;
-each tells its own length, too. Of next tokens it is the likelihood itself, `<|eos|>` with it, and of masked ones the
-mean over times of what training makes small, with the `<|eos|>` that fill a canvas; only tokens of the text count.
+See `oneflow_dist/evaluation/likelihood.py` for the bound. Heads of insertions have to know the time: else it is loose.
+Blocks are summed over a text; each tells its own length, too. Only tokens of the text count.
 """
 
 from __future__ import annotations
@@ -25,7 +19,7 @@ from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.config import Config
-    from oneflow_dist.containers import NoisySample, PackedBatch, Sample
+    from oneflow_dist.containers import Sample
     from oneflow_dist.data.mixture import Source
     from oneflow_dist.model.oneflow import OneFlow
 
@@ -89,31 +83,27 @@ def draw_texts(
 
 def measure(model: OneFlow, config: Config, texts: list[list[Sample]], instants: int, name: str) -> tuple[float, float]:
     """Bits a token, and the standard error of that."""
-    import torch
     from tqdm import tqdm
 
     from oneflow_dist.data.packing import pack
     from oneflow_dist.data.tokenizer import load_tokenizer
+    from oneflow_dist.evaluation.likelihood import look_at, sum_bound
     from oneflow_dist.process import process_of
 
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     process = process_of(config, tokenizer.eos, tokenizer.mark)
     groups = [texts[first : first + GROUP] for first in range(0, len(texts), GROUP)]
     nats, tokens = [], []
-    with torch.no_grad():
-        for number, group in enumerate(tqdm(groups, desc=name, unit="group", mininterval=bar_seconds())):
-            rng, total = np.random.default_rng([SEED, number]), 0.0
-            for instant in range(instants):
-                if config.objective.inserts:
-                    noisy, hazard = noise_texts(group, (instant + rng.random()) / instants, config, rng)
-                else:
-                    span, hazard = (instant / instants, (instant + 1) / instants), 1.0
-                    noisy = [process.look_at(target, rng, span) for blocks in group for target in blocks]
-                batch = pack(noisy, None, sees=config.sees)
-                total += sum_bound(model, batch.to(next(model.parameters()).device), hazard) / instants
-            nats.append(total)
-            is_filling = not config.objective.inserts
-            tokens.append(sum(num_tokens(blocks, tokenizer.eos if is_filling else None) for blocks in group))
+    for number, group in enumerate(tqdm(groups, desc=name, unit="group", mininterval=bar_seconds())):
+        rng, total = np.random.default_rng([SEED, number]), 0.0
+        for instant in range(instants):
+            targets = [target for blocks in group for target in blocks]
+            noisy, hazard = look_at(targets, instant, instants, config, process, rng)
+            batch = pack(noisy, None, sees=config.sees)
+            total += sum_bound(model, batch, np.full(len(noisy), hazard)) / instants
+        nats.append(total)
+        is_filling = not config.objective.inserts
+        tokens.append(sum(num_tokens(blocks, tokenizer.eos if is_filling else None) for blocks in group))
     bits, counts = np.array(nats) / math.log(2.0), np.array(tokens)
     mean = float(bits.sum() / counts.sum())
     spread = np.square(bits - mean * counts).sum() / max(1, len(groups) - 1)
@@ -125,39 +115,6 @@ def num_tokens(blocks: list[Sample], filling: int | None) -> int:
     whole = blocks[-1]
     is_written = (np.arange(len(whole.tokens)) >= blocks[0].front) & (whole.tokens != filling)
     return int(is_written.sum())
-
-
-def noise_texts(
-    texts: list[list[Sample]], keep_prob: float, config: Config, rng: np.random.Generator
-) -> tuple[list[NoisySample], float]:
-    """All targets at the instant at which a token is kept with this chance, and the hazard for each unit of it."""
-    from oneflow_dist.flow.noising import Noising, noise_at
-
-    noising = dataclasses.replace(Noising.of(config), averages_bags=False)
-    text_time = float(noising.schedule.insertion_time(np.array([keep_prob]))[0])
-    noisy = [
-        noise_at(target, text_time, [np.ones(len(given)) for given in target.pieces], noising, rng)
-        for blocks in texts
-        for target in blocks
-    ]
-    return noisy, 1.0 / (1.0 - keep_prob)
-
-
-def sum_bound(model: OneFlow, batch: PackedBatch, hazard: float) -> float:
-    """The integrand, in nats, of all texts of a pack together."""
-    import torch
-
-    said = model(batch)
-    if said.zero_logit is None or said.log_rate is None:
-        return float(said.bag_loss) * hazard
-    is_open, count = batch.slot_weight > 0.0, batch.missing_count.double()
-    expected = torch.sigmoid(-said.zero_logit.double()) * said.log_rate.double().exp()
-    total = torch.where(is_open, expected - count, 0.0).sum() + said.bag_loss.double()
-    total -= torch.where(count > 0.0, count * expected.clamp(min=1e-30).log(), 0.0).sum()
-    pairs = torch.stack([batch.bag_slot, batch.bag_tokens])
-    same = pairs.unique(dim=1, return_counts=True)[1].double()
-    total += (same * same.log()).sum()
-    return float(total) * hazard
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ class Chat:
 
     def _look(self, data: bytes, name: str) -> list[tuple[str, Any]]:
         """What the model sees of a picture."""
-        from tools.prompts import encode_photo
+        from oneflow_dist.photos import encode_photo
 
         return encode_photo(data, self.config, name)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluating import counting, evaluated, suite_path, suite_text  # noqa: F401
 from tests.launching import Launcher, made_once, run_main
 from tools.sounds import make
 

@@ -15,12 +15,13 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import Sample
 from oneflow_dist.data.mixture import Source, load_mixture
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
+from oneflow_dist.evaluation.bootstrap import wilson
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampler import generate
 from tools.digits.grammar import WORDS, read_caption
 from tools.stages.pictures import read_digits
 from tools.stages.shapes import COLOURS
-from tools.vqa.evaluate import GROUP, ask, judge, normalize, wilson
+from tools.vqa.evaluate import GROUP, ask, judge, normalize
 
 QUESTIONS = "configs/data/stages/questions_heldout.yaml"  # sources whose answers are compared as they are
 LEARNT = "configs/data/stages/questions.yaml"  # the same of training

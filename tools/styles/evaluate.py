@@ -129,7 +129,7 @@ def interval(values: np.ndarray) -> Interval:
 
 def share(values: Sequence[bool]) -> Interval:
     """Of a share; (0, 0, 1) of nothing."""
-    from tools.vqa.evaluate import wilson
+    from oneflow_dist.evaluation.bootstrap import wilson
 
     return (sum(values) / len(values), *wilson(sum(values), len(values))) if values else (0.0, 0.0, 1.0)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflow_dist.evaluation.bootstrap import wilson
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
 
@@ -113,24 +113,14 @@ def answer(model: Any, config: Config, samples: list[Sample]) -> list[tuple[str,
             blank_canvas(prompt, tokenizer, config.modality, 0, first + number) for number, prompt in enumerate(prompts)
         ]
         generate(model, canvases, config, tokenizer)
-        for canvas, prompt in zip(canvases, prompts, strict=True):
-            answers.append((tokenizer.decode(canvas.tokens[1 + len(prompt) :].tolist()), canvas.hit_cap))
+        for canvas in canvases:
+            answers.append((tokenizer.decode(canvas.tokens[canvas.born > 0].tolist()), canvas.hit_cap))
     return answers
 
 
 def normalize(text: str) -> str:
     """Small letters, single blanks, no marks around it."""
     return " ".join(text.casefold().split()).strip(MARKS)
-
-
-def wilson(right: int, number: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval of a part that is counted: that of 95 % for `z` = 1.96.
-
-    (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = right/n
-    """
-    part, share = right / number, z * z / number
-    middle, half = part + share / 2.0, math.sqrt(part * (1.0 - part) * share + share * share / 4.0)
-    return max(0.0, (middle - half) / (1.0 + share)), min(1.0, (middle + half) / (1.0 + share))
 
 
 def tokenizer_of(config: Config) -> Tokenizer:

@@ -16,7 +16,7 @@ from tools.digits.grammar import load_split, read_images
 from tools.digits.judging import (
     check_digits,
     count_parts,
-    frechet_distance,
+    distance,
     judge_interleaved,
     judge_single,
     read_metrics,
@@ -152,8 +152,8 @@ def test_a_model_of_something_else_is_refused(config: Config, tokenizer: Tokeniz
 def test_images_are_as_far_apart_as_their_means_and_deviations() -> None:
     images = np.random.default_rng(0).normal(size=(200, 1, 4, 4))
     deviations = images.reshape(200, 16).std(0, ddof=1)
-    assert frechet_distance(images, images[::-1]) == pytest.approx(0.0, abs=1e-4)
-    assert frechet_distance(images + 0.5, images) == pytest.approx(16 * 0.25, abs=1e-4)
+    assert distance(images, images[::-1]) == pytest.approx(0.0, abs=1e-4)
+    assert distance(images + 0.5, images) == pytest.approx(16 * 0.25, abs=1e-4)
     centred = images - images.mean(0)
-    assert frechet_distance(3.0 * centred, centred) == pytest.approx(4.0 * (deviations**2).sum(), abs=1e-4)
-    assert frechet_distance(images[:8], images) > 1.0  # of fewer images than pixels
+    assert distance(3.0 * centred, centred) == pytest.approx(4.0 * (deviations**2).sum(), abs=1e-4)
+    assert distance(images[:8], images) > 1.0  # of fewer images than pixels

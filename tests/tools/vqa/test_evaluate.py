@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oneflow_dist.canvas import prompt_of
+from oneflow_dist.canvas import Canvas, prompt_of
 from oneflow_dist.config import Config
 from oneflow_dist.data.mixture import Filter, load_mixture
 from tests.launching import Launcher, Run, only_error
@@ -16,7 +16,7 @@ from tests.messages import names, refused
 from tests.tars import write_tar
 from tools.digits.grammar import WORDS, load_split
 from tools.shards import encode_png
-from tools.vqa.evaluate import ask, normalize, tokenizer_of, wilson
+from tools.vqa.evaluate import answer, ask, normalize, tokenizer_of
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +90,21 @@ def test_other_words_are_another_answer() -> None:
     assert normalize("dark  red\ncar") == "dark red car"
 
 
-@pytest.mark.parametrize(
-    ("right", "number", "expected"),
-    [(0, 10, (0.0, 0.2775)), (5, 10, (0.2366, 0.7634)), (10, 10, (0.7225, 1.0)), (81, 263, (0.2553, 0.3662))],
-)
-def test_the_interval_is_wilsons(right: int, number: int, expected: tuple[float, float]) -> None:
-    assert wilson(right, number) == pytest.approx(expected, abs=2e-4)
+def test_an_answer_is_all_that_was_written_and_nothing_else(
+    mixture: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = load_mixture(str(mixture))
+    tokenizer = tokenizer_of(config)
+    written = tokenizer.encode("seven or two")
+
+    def write(model: None, canvases: list[Canvas], *_: object) -> None:
+        for canvas in canvases:
+            for token in reversed(written):
+                canvas.insert(np.flatnonzero(canvas.is_open)[:1], np.array([token]), 1)
+
+    monkeypatch.setattr("oneflow_dist.sampler.generate", write)
+    answers = answer(None, config, ask(config, source, 3, blind=False))
+    assert answers == [("seven or two", False)] * 3
 
 
 def test_runs_answer_and_the_right_ones_are_counted_by_source(

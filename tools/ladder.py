@@ -1,0 +1,72 @@
+"""Score a suite on answers of growing quality, and see whether every figure puts them in their order.
+
+Rungs are the answers of a trained model in another order ("shuffled"), those of models as they are named, from the
+worst to the best, and the held-out data itself ("data").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from oneflow_dist.runtime import run_program
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", type=Path, help="TOML file")
+    parser.add_argument("output", type=Path, help="folder for ladder.json and ladder.png")
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="folders of tools/evaluate.py, the best last")
+    args = parser.parse_args()
+    models = [model.partition("=") for model in args.models]
+    for (name, _, folder), given in zip(models, args.models, strict=True):
+        if not name or not folder:
+            parser.error(
+                f"{given!r} is not NAME=FOLDER, as trained=runs/quickstart/evaluation/quickstart/step-00000660"
+            )
+    folders = {name: Path(folder) for name, _, folder in models}
+    import torch
+
+    from oneflow_dist.evaluation.answers import read_answers
+    from oneflow_dist.evaluation.report import ANSWERS, load_items
+    from oneflow_dist.evaluation.rungs import shuffle, write_data
+    from oneflow_dist.evaluation.suite import load_suite
+
+    torch.set_num_threads(1)
+    suite, best = load_suite(args.suite), [*folders][-1]
+    table: dict[str, Any] = {}
+    for name, items in load_items(suite).items():
+        task = suite.task[name]
+        rungs = {rung: read_answers(folder / ANSWERS / name) for rung, folder in folders.items()}
+        rungs = {"shuffled": shuffle(rungs[best]), **rungs}
+        rungs["data"] = write_data(task, items, args.output / "data" / name)
+        table[name] = score_rungs(suite, name, items, rungs)
+    report = {"rungs": [*rungs], "tasks": table}
+    (args.output / "ladder.json").write_text(json.dumps(report, indent=2) + "\n")
+    from tools.ladders import as_lines, draw
+
+    draw(args.output / "ladder.png", report)
+    print("\n".join(as_lines(report)))
+    print(f"wrote {args.output / 'ladder.json'} and {args.output / 'ladder.png'}")
+
+
+def score_rungs(suite: Any, name: str, items: Any, rungs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each figure of a task by rung, with its interval."""
+    from tqdm import tqdm
+
+    from oneflow_dist.evaluation.report import describe_task
+    from oneflow_dist.evaluation.scoring import match
+
+    figures: dict[str, dict[str, Any]] = {}
+    for rung, answers in tqdm(rungs.items(), desc=name, unit="rung"):
+        asked = match(name, suite.task[name], suite.suite, items, answers)
+        for figure, own in describe_task(asked)["figures"].items():
+            figures.setdefault(figure, {})[rung] = own
+    return figures
+
+
+if __name__ == "__main__":
+    run_program(main)
