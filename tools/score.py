@@ -28,6 +28,7 @@ def write_report(suite: Suite, folder: Path) -> dict[str, Any]:
     """Score, draw and print."""
     import torch
 
+    from oneflow_dist.evaluation.pace import measure_suite
     from oneflow_dist.evaluation.page import draw_page
     from oneflow_dist.evaluation.report import REPORT, as_table, load_items, score_suite
 
@@ -36,6 +37,9 @@ def write_report(suite: Suite, folder: Path) -> dict[str, Any]:
     report = score_suite(suite, folder, items)
     draw_page(folder / "page.png", suite, folder, items, report)
     print(as_table(report))
+    for name, seconds in measure_suite(suite, folder).items():
+        told = ", ".join(f"{key} {own['value']:.2f}" for key, own in seconds.items())
+        print(f"{name}, on this machine: {told}")
     print(f"wrote {folder / REPORT} and {folder / 'page.png'}")
     return report
 

@@ -73,6 +73,12 @@ def test_lines_have_keys_prompts_pictures_and_whatever_else(tmp_path: Path) -> N
     assert (second.key, second.prompt, second.fields, second.pictures) == ("1", "", {}, ())
 
 
+def test_a_line_ends_at_a_line_end_alone(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, json.dumps({"key": "x", "caption": "a\u2028b\x85c"}, ensure_ascii=False))
+    (item,) = read_items("t", lines_task(path))
+    assert item.fields["caption"] == "a\u2028b\x85c"
+
+
 def test_fields_choose_items_and_a_count_ends_them(tmp_path: Path) -> None:
     path = write_lines(tmp_path, *({"key": str(n), "split": "ab"[n % 2]} for n in range(6)))
     assert [item.key for item in read_items("t", lines_task(path, where={"split": "b"}, count=2))] == ["1", "3"]

@@ -79,12 +79,12 @@ def pair(number: int) -> list[tuple[str, bytes]]:
 
 
 def document(number: int, num_images: int = 2, text: str = "text {}") -> list[tuple[str, bytes]]:
-    """Text, which names its place, and JPEGs in turn."""
-    segments = [
-        {"type": kind, kind: f"{place}.jpg" if kind == "image" else text.format(place)}
-        for place in range(num_images)
-        for kind in ("text", "image")
-    ]
+    """Text, which names its place, and JPEGs with captions in turn."""
+    segments = []
+    for place in range(num_images):
+        segments.append({"type": "text", "text": text.format(place)})
+        caption = f"A figure with the number {number}.{place}"
+        segments.append({"type": "image", "image": f"{place}.jpg", "caption": caption})
     files = [
         (f"doc{number}.{place}.jpg", encode(picture(100 * number + place, 24, 30), "JPEG"))
         for place in range(num_images)

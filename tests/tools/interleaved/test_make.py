@@ -13,6 +13,7 @@ from PIL import Image
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.evaluation.interleaved.judge import Judge
 from oneflow_dist.evaluation.interleaved.scenes import COUNTING, STORIES, read_scene
+from tests.evaluation.interleaved.made_up import ICONS
 from tests.launching import run_main
 from tests.messages import naming
 from tests.tars import samples_of
@@ -79,6 +80,17 @@ def test_no_story_that_is_asked_for_was_trained_on(made: Path) -> None:
     }
     assert {f"<|user|>{prompt}<|assistant|>" for prompt in prompts["heldout"]} == {*asked}
     assert not prompts["train"] & prompts["heldout"]
+
+
+def test_stories_that_are_held_out_are_drawn_anew(tmp_path: Path) -> None:
+    def prompts(*held_out: str) -> list[str]:
+        program.write_training(tmp_path, ICONS, 24, held_out, 0)
+        return [told(files)[0] for files in samples_of(tmp_path / "stories-train-000000.tar")]
+
+    drawn = prompts()
+    without = prompts(*drawn[::2])
+    assert len(without) == 24
+    assert not {*without} & {*drawn[::2]}
 
 
 def test_the_truth_of_a_story_answers_its_item(made: Path) -> None:
