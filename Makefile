@@ -1,7 +1,7 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart stages test test-slurm test-image lint types format wheels clean
+.PHONY: quickstart stages test test-slurm test-image test-captions lint types format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
@@ -32,6 +32,11 @@ test-slurm: .venv/installed data/digits/words.tiktoken
 # Builds the image twice and runs it, in a quarter of an hour, as root; docs/containers.md.
 test-image: .venv/installed
 	.venv/bin/python tests/torture/image.py /var/tmp/oneflow-image $(addprefix --torch-wheel ,$(TORCH_WHEEL))
+
+# Figures of captions beside those of the package that COCO's tables come from, METEOR's jar included, in two minutes; needs Java.
+test-captions: .venv/installed
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/captions pycocoevalcap==1.2
+	PYTHONPATH=.venv/captions .venv/bin/python tests/torture/captions.py
 
 lint: .venv/installed
 	.venv/bin/ruff check

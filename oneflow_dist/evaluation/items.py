@@ -133,7 +133,7 @@ def read_list(task: TaskConfig) -> Iterator[Item]:
     path = Path(task.path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file of items; make it, or name another in path")
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):  # not others
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         try:
             fields = json.loads(line)
             key, prompt, names = str(fields.pop("key")), str(fields.pop("prompt", "")), fields.pop("pictures", [])
