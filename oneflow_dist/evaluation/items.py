@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from oneflow_dist.evaluation.suite import OFFICIAL, TaskConfig
 
 if TYPE_CHECKING:
+    from oneflow_dist.containers import ShardRecord
     from oneflow_dist.data.shards import ShardSet
 
 
@@ -121,11 +122,26 @@ def read_conversations(task: TaskConfig) -> Iterator[Item]:
             if segment.piece is None:
                 prompt, fields[f"text_{number}"] = f"{prompt}{{text_{number}}}", segment.text
             else:
-                name = next(name for name in record.files if name.rpartition(".")[0] == segment.piece)
+                name = picture_file(record, segment.piece)
                 prompt += f"{{picture_{len(pictures)}}}"
                 pictures.append(Picture(f"{record.key}.{name}", partial(_read, shards, index, name)))
         fields["references"] = ["\n\n".join(answer)]
         yield Item(key=shards.key(index), prompt=f"{prompt}<|assistant|>", fields=fields, pictures=tuple(pictures))
+
+
+def picture_file(record: ShardRecord, piece: str) -> str:
+    """The file of a record that holds a picture, which has no name of its own in a pair.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from oneflow_dist.data.tar import IMAGE_EXTENSIONS
+
+    for name in record.files:
+        stem, _, extension = name.rpartition(".")
+        if stem == piece and extension in IMAGE_EXTENSIONS:
+            return name
+    raise ValueError(f"sample {record.key}: no picture {piece}; only pictures and texts are asked here")
 
 
 def read_list(task: TaskConfig) -> Iterator[Item]:

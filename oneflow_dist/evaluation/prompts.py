@@ -8,13 +8,13 @@ from typing import Any
 from oneflow_dist.canvas import Prompt, parse_prompt
 from oneflow_dist.config import Config
 from oneflow_dist.data.conversations import PLACE
-from oneflow_dist.data.tokenizer import Tokenizer
+from oneflow_dist.data.tokenizer import ROLES, Tokenizer
 from oneflow_dist.evaluation.asking import Question
 from oneflow_dist.evaluation.items import Item, Picture
 from oneflow_dist.photos import encode_photo
 
 PART = re.compile(r"(\{\w+\}|<\|\w+\|>)")
-TURNS = ("<|user|>", "<|assistant|>")
+TURNS = tuple(f"<|{role}|>" for role in ROLES)
 PICTURE = re.compile(r"\{picture(?:_(\d+))?\}")
 
 
@@ -66,7 +66,7 @@ def build_question(template: str, item: Item) -> tuple[Question, bool]:
             raise ValueError(f"item {item.key}: {part} in the prompt of a choice, which only reads; take generation")
         elif part not in TURNS:
             text += part
-    return Question(text, tuple(pictures)), TURNS[0] in template
+    return Question(text, tuple(pictures)), any(turn in template for turn in TURNS)
 
 
 def picture_at(found: re.Match[str], item: Item) -> Picture:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from oneflow_dist.evaluation.answers import PICTURES, Answer, Part, encode_png, write_line
-from oneflow_dist.evaluation.items import Item
+from oneflow_dist.evaluation.items import Item, picture_file
 from oneflow_dist.evaluation.scoring import decode
 from oneflow_dist.evaluation.suite import TaskConfig
 from oneflow_dist.files import write_whole
@@ -74,7 +74,7 @@ def read_documents(pattern: str) -> Iterator[Made]:
             if segment.piece is None:
                 parts.append(Part(text=str(segment.text).strip()))
             else:
-                name = next(name for name in record.files if name.rpartition(".")[0] == segment.piece)
+                name = picture_file(record, segment.piece)
                 pictures.append(encode_png(decode(record.files[name], name)))
                 parts.append(Part(image="own"))
         yield tuple(parts), pictures

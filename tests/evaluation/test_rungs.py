@@ -31,6 +31,16 @@ def test_held_out_data_score_as_well_as_can_be(suite: Suite, tmp_path: Path) -> 
         assert scored.measures[figure].value > 0.9, name
 
 
+def test_a_pair_of_shards_is_a_document_too(digits: Path, tmp_path: Path) -> None:
+    task = TaskConfig(
+        source="prompts", prompts=("",), repeats=3, held_out=f"{digits}/single-heldout-*.tar", scores=("captions",)
+    )
+    for answer in write_data(task, read_items("single", task), tmp_path):
+        assert len(answer.images) == 1
+        assert answer.text
+        assert answer.pictures()[0].size == (8, 8)
+
+
 def test_documents_of_shards_are_answers(suite: Suite, tmp_path: Path) -> None:
     task = suite.task["count"]
     answers = write_data(task, read_items("count", task), tmp_path)
