@@ -19,6 +19,7 @@ from oneflow_dist.config import Config, load_config
 from oneflow_dist.data.conversations import read_document
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.mixture import load_mixture
+from oneflow_dist.evaluation.suite import load_suite
 from oneflow_dist.guard.bad_batches import keep_suspects
 from tests.checkout import Checkouts, typed
 from tests.documents import (
@@ -39,6 +40,7 @@ COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in c
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if not block.holds_commands]
 PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import "))]
 MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
+SUITES = [block for block in BLOCKS if block.text.startswith("[task.")]
 CONVERSATIONS = [block for block in BLOCKS if block.text.startswith('{"')]
 # How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
 TREES = ("configs/ ", "runs/quickstart/\n", "runs/8b/launches/", "tar shard -> ")
@@ -169,7 +171,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_a_block_without_commands_is_of_a_kind_that_is_looked_at(block: Block) -> None:
-    assert block in (*PYTHON, *MIXTURES, *TRANSCRIPTS, *CONVERSATIONS) or block.text.startswith(
+    assert block in (*PYTHON, *MIXTURES, *SUITES, *TRANSCRIPTS, *CONVERSATIONS) or block.text.startswith(
         (*TREES, *MESSAGES, *COMMIT)
     ), f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
 
@@ -213,6 +215,12 @@ def test_the_spellings_of_a_conversation_say_the_same(block: Block) -> None:
 def test_a_mixture_can_be_read(block: Block, tmp_path: Path) -> None:
     (tmp_path / "mixture.yaml").write_text(block.text)
     assert load_mixture(str(tmp_path / "mixture.yaml"))
+
+
+@pytest.mark.parametrize("block", SUITES, ids=lambda block: block.place)
+def test_a_suite_can_be_read(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(block.text)
+    assert load_suite(tmp_path / "suite.toml").task
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

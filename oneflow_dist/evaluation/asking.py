@@ -131,7 +131,7 @@ class Asker:
         for number, (picture, text) in enumerate(zip(question.pictures, stretches[1:], strict=True)):
             name = f"question {index}, picture {number}"
             data = picture if isinstance(picture, bytes) else _encode(picture)
-            for kind, latent in encode_photo(data, self.config, name):
+            for kind, latent in encode_photo(data, self.config, name, is_told=False):
                 parts.append(PiecePart(modality=kind, posterior=latent[None], mirrored=latent[None][:0]))
             parts += self._say(text)
         return parts

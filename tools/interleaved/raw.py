@@ -6,14 +6,15 @@ import io
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from oneflow_dist.containers import ShardRecord
-from oneflow_dist.data.decoding import read_fields
-from oneflow_dist.data.shards import open_shards
 from tools.interleaved.icons import EMOJI, make_icon
+
+if TYPE_CHECKING:
+    from oneflow_dist.containers import ShardRecord
 
 SHORTEST, LONGEST = 20, 400  # characters of a caption
 
@@ -30,6 +31,8 @@ class Figure:
 
 def read_records(pattern: str) -> Iterator[ShardRecord]:
     """The records of shards, beside which nothing is written."""
+    from oneflow_dist.data.shards import open_shards
+
     with tempfile.TemporaryDirectory() as index:
         shards = open_shards("shards", pattern, index)
         for number in range(len(shards)):
@@ -58,6 +61,8 @@ def list_figures(pattern: str) -> list[Figure]:
     Raises:
         ValueError: a section names a figure that is not there.
     """
+    from oneflow_dist.data.decoding import read_fields
+
     found = []
     for record in read_records(pattern):
         fields = read_fields(record)
