@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
@@ -19,6 +19,9 @@ from oneflow_dist.evaluation.interleaved.judge import Judge
 from oneflow_dist.evaluation.interleaved.parts import score_documents, score_figures
 from oneflow_dist.evaluation.items import Item, Picture
 from oneflow_dist.evaluation.suite import SuiteConfig, TaskConfig
+
+if TYPE_CHECKING:
+    from oneflow_dist.evaluation.metrics.alignment import Aligner
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class Pictures(Sequence[Image.Image]):
 
 def pictures_of(answer: Answer) -> Pictures:
     """What an answer shows."""
-    return Pictures([partial(read_png, answer.folder / name) for name in answer.images])
+    return Pictures([functools.partial(read_png, answer.folder / name) for name in answer.images])
 
 
 def reader_of(picture: Picture) -> Callable[[], Image.Image]:
@@ -244,7 +247,7 @@ def score_distance(asked: Asked, scored: Scored) -> None:
 
 def score_alignment(asked: Asked, scored: Scored) -> None:
     """How well pictures go with their captions: made ones with the items', or the items' with made captions."""
-    from oneflow_dist.evaluation.metrics.alignment import load_aligner, measure_alignment
+    from oneflow_dist.evaluation.metrics.alignment import measure_alignment
 
     pairs = [
         (made.readers[0], str(item.fields.get("caption") or answer.text)) if made else (given.readers[0], answer.text)
@@ -253,11 +256,19 @@ def score_alignment(asked: Asked, scored: Scored) -> None:
     ]
     if not pairs:
         raise ValueError(f"task.{asked.name}: no answer and no item has a picture to be aligned with its caption")
-    aligner = load_aligner(asked.suite.aligner, asked.device)
+    aligner = aligner_of(asked.suite.aligner, asked.device)
     measures = measure_alignment(Pictures([read for read, _ in pairs]), [caption for _, caption in pairs], aligner)
     scored.notes += [f"{name}: {measures.pop(name).value:.4f}" for name in [*measures] if name.startswith("chance")]
     scored.measures |= measures
     scored.notes.append(f"alignment: {aligner.name}, sha256 {aligner.sha256}; {len(pairs)} pairs")
+
+
+@functools.cache  # loading takes as long as looking at a hundred pictures
+def aligner_of(folder: str, device: str) -> Aligner:
+    """What `load_aligner` loads, once."""
+    from oneflow_dist.evaluation.metrics.alignment import load_aligner
+
+    return load_aligner(folder, device)
 
 
 def score_labels(asked: Asked, scored: Scored) -> None:

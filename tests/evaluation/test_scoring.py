@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from oneflow_dist.evaluation import scoring
 from oneflow_dist.evaluation.answers import Answer
 from oneflow_dist.evaluation.interleaved.judge import Judge
 from oneflow_dist.evaluation.items import Item, Picture
-from oneflow_dist.evaluation.metrics import alignment, features
+from oneflow_dist.evaluation.metrics import features
 from oneflow_dist.evaluation.scoring import Scored, find_label, match, read_objects, score
 from oneflow_dist.evaluation.suite import SuiteConfig, TaskConfig
 from tests.messages import names, refused
@@ -149,7 +150,7 @@ def test_pictures_are_aligned_with_captions_and_captions_with_pictures(
         return np.eye(len(pictures), len(captions))
 
     figures = {"figures": lambda own: {"likeness": own}, "compare": compare}
-    monkeypatch.setattr(alignment, "load_aligner", lambda *_: SimpleNamespace(name="eye", sha256="0", **figures))
+    monkeypatch.setattr(scoring, "aligner_of", lambda *_: SimpleNamespace(name="eye", sha256="0", **figures))
     items = [item_of(key, IMAGES[n], caption=f"caption {key}") for n, key in enumerate("ab")]
     found = values_of(task_of("alignment"), items, [make_answer(key, IMAGES[5]) for key in "ab"])
     assert (found["likeness"], found["recall_1"]) == (1.0, 1.0)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -249,6 +250,7 @@ def load_sentences() -> Encode:
     tokenizer = Tokenizer.from_str(_read_packed(MINILM, "model.zip", "tokenizer.json").decode())
     tokenizer.no_padding()
 
+    @functools.cache  # names of classes come again and again
     @torch.no_grad()
     def encode_one(sentence: str) -> Float32[np.ndarray, "e"]:
         rows = model(torch.tensor([tokenizer.encode(sentence).ids])).last_hidden_state[0]
