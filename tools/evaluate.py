@@ -31,6 +31,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.run is None and not args.check:
         parser.error("the following arguments are required: run")
+    if args.follow is not None and args.output is not None:
+        parser.error("argument --output: not allowed with argument --follow, where each checkpoint has a folder")
     if args.follow is not None:
         check_range("--follow", args.follow, "(0, inf)")
     if args.limit is not None:

@@ -57,7 +57,7 @@ def as_lines(report: Mapping[str, Any]) -> Iterator[str]:
     for task, figures in report["tasks"].items():
         yield f"{task}: {', '.join(rungs)}"
         for figure, own in figures.items():
-            if merit := merit_of(figure):
+            if (merit := merit_of(figure)) and len(own) > 1:  # of one rung alone, nothing is compared
                 values = " ".join(f"{own[rung]['value']:>9.4f}" if rung in own else f"{'':>9}" for rung in rungs)
                 wrong = faults_of(rungs, own, merit)
                 verdict = f"WRONG: {', '.join(wrong)}" if wrong else f"apart: {len(apart_of(rungs, own, merit))}"
@@ -76,7 +76,7 @@ def draw(path: Path, report: Mapping[str, Any]) -> None:
         (f"{task}: {figure}", own)
         for task, figures in report["tasks"].items()
         for figure, own in figures.items()
-        if merit_of(figure)
+        if merit_of(figure) and len(own) > 1
     ]
     num_rows = -(-len(shown) // COLUMNS)
     figure, axes = pyplot.subplots(num_rows, COLUMNS, figsize=(4.4 * COLUMNS, 2.1 * num_rows), squeeze=False)

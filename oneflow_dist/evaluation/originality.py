@@ -34,7 +34,7 @@ class Training:
 def score_originality(asked: Asked, scored: Scored) -> None:
     """Lengths and distinct n-grams of texts; and of all, what stands in the training data, if that is named."""
     texts = [answer.text.split() for answer in asked.answers]
-    has_text = sum(len(text) > 1 for text in texts) > 0
+    has_text = any(len(text) > 1 for text in texts)
     if has_text:
         for n in (1, 2):
             scored.measures[f"distinct_{n}"] = measure_distinct(texts, n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ SUITE = "suite.toml"
 def answer_suite(run: Path, suite: Suite, folder: Path, rank: int, num_ranks: int) -> None:
     """Write all answers of a suite, together with whoever else writes them; returns when all are there.
 
-    On the CPU every process computes on one thread: with another number last bits differ, and so would answers.
+    Each rank of torchrun has a GPU of its own. On the CPU every process computes on one thread: with another number
+    last bits differ, and so would answers.
 
     Raises:
         ValueError: no checkpoint, the folder has answers of another one, or an item cannot be asked.
     """
     torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoint = find_checkpoint(run)
     config = config_at_home(checkpoint)
     check_decoders(config, read_progress(checkpoint).data)

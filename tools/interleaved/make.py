@@ -17,7 +17,7 @@ from oneflow_dist.evaluation.interleaved.parts import PARTS
 from oneflow_dist.evaluation.interleaved.scenes import COLOURS, COUNTS
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
-from tools.digits.grammar import COUNT_PROMPT, MAX_COUNT, WORDS, load_split
+from tools.digits.grammar import COUNT_PROMPT, WORDS, load_split
 from tools.interleaved.icons import all_boards
 from tools.interleaved.raw import Figure, list_figures, read_icons
 from tools.interleaved.stories import Story, draw_story
@@ -70,7 +70,7 @@ def write_items(folder: Path, items: list[dict[str, Any]]) -> None:
 
 def write_counting(folder: Path, number: int) -> None:
     """One prompt, many times; the judge knows the digits of the training split."""
-    items = [{"key": f"{n:04d}", "prompt": COUNT_PROMPT, "longest": MAX_COUNT} for n in range(number)]
+    items = [{"key": f"{n:04d}", "prompt": COUNT_PROMPT, "longest": len(WORDS)} for n in range(number)]
     write_items(folder, items)
     for index, (image, label) in enumerate(zip(*load_split("train"), strict=True)):
         path = folder / "labelled" / WORDS[label] / f"{index:04d}.png"

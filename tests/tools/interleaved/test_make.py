@@ -120,7 +120,7 @@ def test_the_judge_of_counting_knows_the_digits_of_the_training_split(made: Path
 def test_counting_asks_the_same_many_times(made: Path) -> None:
     items = items_of(made, "counting")
     assert [item["key"] for item in items] == [f"{number:04d}" for number in range(6)]
-    assert {(item["prompt"], item["longest"]) for item in items} == {("count up:", 5)}
+    assert {(item["prompt"], item["longest"]) for item in items} == {("count up:", 10)}
     assert COUNTING.accepts(["one", "two"], items[0])
 
 
