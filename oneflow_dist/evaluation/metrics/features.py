@@ -160,7 +160,7 @@ def _read_state(content: bytes, path: Path, device: str) -> Callable[[Any], Any]
     try:
         module: Any = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError as error:
-        raise ValueError(f"{path}: needs torch-fidelity ({error}); pip install oneflow_dist[evaluation]") from error
+        raise ValueError(f"{path}: needs torch-fidelity ({error}); pip install torch-fidelity") from error
     try:
         weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         own = io.BytesIO()  # the package unpickles what it is given: it is given what has just been written
