@@ -9,9 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oneflow_dist.runtime import run_program
+from tools.ladders import BLIND, as_lines, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from oneflow_dist.evaluation.answers import Answer
+    from oneflow_dist.evaluation.items import Item
+    from oneflow_dist.evaluation.suite import Suite
 
 
 def main() -> None:
@@ -28,6 +36,7 @@ def main() -> None:
                 f"{given!r} is not NAME=FOLDER, as trained=runs/quickstart/evaluation/quickstart/step-00000660"
             )
     folders = {name: Path(folder) for name, _, folder in models}
+    # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     import torch
 
     from oneflow_dist.evaluation.answers import read_answers
@@ -41,19 +50,19 @@ def main() -> None:
     for name, items in load_items(suite).items():
         task = suite.task[name]
         rungs = {rung: read_answers(folder / ANSWERS / name) for rung, folder in folders.items()}
-        rungs = {"shuffled": shuffle(rungs[best]), **rungs}
+        rungs = {BLIND: shuffle(rungs[best]), **rungs}
         rungs["data"] = write_data(task, items, args.output / "data" / name)
         table[name] = score_rungs(suite, name, items, rungs)
     report = {"rungs": [*rungs], "tasks": table}
     (args.output / "ladder.json").write_text(json.dumps(report, indent=2) + "\n")
-    from tools.ladders import as_lines, draw
-
     draw(args.output / "ladder.png", report)
     print("\n".join(as_lines(report)))
     print(f"wrote {args.output / 'ladder.json'} and {args.output / 'ladder.png'}")
 
 
-def score_rungs(suite: Any, name: str, items: Any, rungs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def score_rungs(
+    suite: Suite, name: str, items: Sequence[Item], rungs: Mapping[str, Sequence[Answer]]
+) -> dict[str, dict[str, Any]]:
     """Each figure of a task by rung, with its interval."""
     from tqdm import tqdm
 

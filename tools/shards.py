@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from oneflow_dist.config import RANGES
 from oneflow_dist.toml import check_range
+
+if TYPE_CHECKING:
+    from oneflow_dist.containers import ShardRecord
 
 SHARD_SAMPLES = 1024
 PREFIXES = {"train": "", "heldout": "heldout-"}  # of keys, by split
@@ -38,6 +43,16 @@ def parse_arguments(
     check_range("--seed", args.seed, RANGES["run"]["seed"])
     args.folder.mkdir(parents=True, exist_ok=True)
     return args
+
+
+def read_records(pattern: str) -> Iterator[ShardRecord]:
+    """The records of shards of others, beside which nothing is written."""
+    from oneflow_dist.data.shards import open_shards  # here, since it imports torch
+
+    with tempfile.TemporaryDirectory() as index:
+        shards = open_shards("shards", pattern, index)
+        for number in range(len(shards)):
+            yield shards.read(number)
 
 
 def encode_png(image: np.ndarray) -> bytes:

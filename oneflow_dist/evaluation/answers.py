@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 PICTURES = "pictures"  # folder beside the lines
@@ -136,8 +135,3 @@ def _read_all(folder: Path) -> Iterator[Answer]:
         with path.open(encoding="utf-8") as file:  # splitlines would also cut at line separators inside of texts
             for number, line in enumerate(file, start=1):
                 yield read_line(line, folder / PICTURES, f"{path}, line {number}")
-
-
-def as_pixels(pictures: Sequence[Image.Image]) -> list[np.ndarray]:
-    """[height, width, 3] of each, from 0 to 255."""
-    return [np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures]

@@ -105,7 +105,7 @@ def generate_answers(respondent: Respondent, group: Group, folder: Path) -> Iter
         if canvases[-1].num_rows > config.sampling.max_rows:
             raise ValueError(
                 f"task.{group.task}: item {item.key} takes {canvases[-1].num_rows} rows alone, more than "
-                f"sampling.max_rows ({config.sampling.max_rows}); set max_rows"
+                f'sampling.max_rows ({config.sampling.max_rows}); write "max_rows=N" into its sampling'
             )
     states, seconds, begin = States(canvases), [], time.perf_counter()
     for step in generate_steps(respondent.model, canvases, config, tokenizer):

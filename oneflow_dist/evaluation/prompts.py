@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from oneflow_dist.canvas import Prompt, parse_prompt
@@ -18,6 +20,13 @@ TURNS = tuple(f"<|{role}|>" for role in ROLES)
 PICTURE = re.compile(r"\{picture(?:_(\d+))?\}")
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A token that is written out in a template."""
+
+    token: str
+
+
 def build_prompt(template: str, item: Item, tokenizer: Tokenizer, config: Config) -> Prompt:
     """What `blank_canvas` takes.
 
@@ -30,23 +39,14 @@ def build_prompt(template: str, item: Item, tokenizer: Tokenizer, config: Config
     """
     roles = {f"<|{role}|>": token for role, token in tokenizer.role_of.items()}
     prompt: list[Any] = []
-    text = ""
-    for part in PART.split(template):
-        if found := PICTURE.fullmatch(part):
-            picture = picture_at(found, item)
-            prompt += [*_encode(text, tokenizer), *encode_photo(picture.read(), config, picture.name, is_told=False)]
-            text = ""
-        elif part in roles:
-            prompt += [*_encode(text, tokenizer), roles[part]]
-            text = ""
-        elif part.startswith("{"):
-            text += fill(part, item)
-        elif part.startswith("<|"):
-            prompt += [*_encode(text, tokenizer), *parse_prompt(part, tokenizer)]
-            text = ""
+    for part in read_template(template, item):
+        if isinstance(part, Picture):
+            prompt += encode_photo(part.read(), config, part.name, is_told=False)
+        elif isinstance(part, Mark):
+            prompt += [roles[part.token]] if part.token in roles else parse_prompt(part.token, tokenizer)
         else:
-            text += part
-    return [*prompt, *_encode(text, tokenizer)]
+            prompt += tokenizer.encode(part)
+    return prompt
 
 
 def build_question(template: str, item: Item) -> tuple[Question, bool]:
@@ -56,17 +56,35 @@ def build_question(template: str, item: Item) -> tuple[Question, bool]:
         ValueError: the item has no such field or picture, or the template asks for a piece.
     """
     text, pictures = "", list[bytes]()
-    for part in PART.split(template):
-        if found := PICTURE.fullmatch(part):
-            pictures.append(picture_at(found, item).read())
+    for part in read_template(template, item):
+        if isinstance(part, Picture):
+            pictures.append(part.read())
             text += PLACE
-        elif part.startswith("{"):
-            text += fill(part, item)
-        elif part.startswith("<|") and part not in TURNS:
-            raise ValueError(f"item {item.key}: {part} in the prompt of a choice, which only reads; take generation")
-        elif part not in TURNS:
+        elif isinstance(part, str):
             text += part
+        elif part.token not in TURNS:
+            raise ValueError(
+                f"item {item.key}: {part.token} in the prompt of a choice, which only reads; take generation"
+            )
     return Question(text, tuple(pictures)), any(turn in template for turn in TURNS)
+
+
+def read_template(template: str, item: Item) -> Iterator[str | Picture | Mark]:
+    """Its parts: text, fields filled in, in one as far as nothing stands between; what a field says is no mark.
+
+    Raises:
+        ValueError: the item has no such field or picture.
+    """
+    text = ""
+    for part in PART.split(template):
+        is_mark, picture = part.startswith("<|") and PART.fullmatch(part) is not None, PICTURE.fullmatch(part)
+        if is_mark or picture:
+            yield from [text] if text else []
+            text = ""
+            yield picture_at(picture, item) if picture else Mark(part)
+        else:
+            text += fill(part, item) if PART.fullmatch(part) else part
+    yield from [text] if text else []
 
 
 def picture_at(found: re.Match[str], item: Item) -> Picture:
@@ -83,8 +101,3 @@ def fill(part: str, item: Item) -> str:
         known = ", ".join(item.fields) or "none"
         raise ValueError(f"item {item.key}: no field {part}; it has {known}; mend the task's prompt")
     return str(item.fields[part[1:-1]])
-
-
-def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Text between marks, as one: merges go over the ends of fields. What looks like a mark in a field stays text."""
-    return tokenizer.encode(text) if text else []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from oneflow_dist.evaluation.answers import read_answers
+from oneflow_dist.evaluation.interleaved.parts import describe
 from oneflow_dist.evaluation.items import Item, read_items
 from oneflow_dist.evaluation.official_files import write_official
 from oneflow_dist.evaluation.scoring import Asked, match, score
@@ -54,12 +55,8 @@ def describe_task(asked: Asked) -> dict[str, Any]:
     """The figures of a task, with what was asked and how."""
     scored = score(asked)
     digest = hashlib.sha256("".join(item.sha256 for item in asked.items).encode()).hexdigest()
-    figures = {}
-    for name, measure in scored.measures.items():
-        low, high = measure.interval()
-        figures[name] = {"value": measure.value, "low": low, "high": high}
     return {
-        "figures": figures,
+        "figures": {name: describe(measure) for name, measure in scored.measures.items()},
         "notes": scored.notes,
         "items": len({item.key for item in asked.items}),
         "documents": len(asked.answers),

@@ -50,7 +50,9 @@ class Asked:
             value = item.fields.get(self.task.truth)
             values = value if isinstance(value, list) else [value]
             if not values or None in values:
-                raise ValueError(f"task.{self.name}: item {item.key} has no {self.task.truth} to compare with")
+                raise ValueError(
+                    f"task.{self.name}: item {item.key} has no {self.task.truth} to compare with; name a field in truth"
+                )
             found.append([str(text) for text in values])
         return found
 
@@ -189,7 +191,9 @@ def score_yes_no(asked: Asked, scored: Scored) -> None:
     truth = [read_yes_no(references[0]) for references in asked.references]
     if None in truth:
         item = asked.items[truth.index(None)]
-        raise ValueError(f"task.{asked.name}: {asked.task.truth} of item {item.key} is neither yes nor no")
+        raise ValueError(
+            f"task.{asked.name}: {asked.task.truth} of item {item.key} is neither yes nor no; name a field in truth"
+        )
     said = [read_yes_no(answer.text) for answer in asked.answers]
     if neither := said.count(None):
         scored.notes.append(

@@ -140,9 +140,11 @@ def check_suite(suite: Suite) -> None:
 def check_source(where: str, task: TaskConfig) -> None:
     """Refuse a task that lacks what its source or its scores need."""
     if (task.source == "prompts") != bool(task.prompts):
-        raise ValueError(f'{where}.prompts: {len(task.prompts)} of them with the source "{task.source}"; see docs')
+        what = "leave them out" if task.prompts else "write some"
+        raise ValueError(f'{where}.prompts: {len(task.prompts)} with the source "{task.source}"; {what}')
     if (task.source == "prompts") == bool(task.path):
-        raise ValueError(f'{where}.path: is "{task.path}" with the source "{task.source}"; name what it is read from')
+        what = "leave it out" if task.path else "name what its items are read from"
+        raise ValueError(f'{where}.path: is "{task.path}" with the source "{task.source}"; {what}')
     if not task.prompt and task.source not in ("prompts", "items", "conversations"):
         raise ValueError(f'{where}.prompt: is missing; write one, as "{{picture}}" for captions')
     needs = {"labels": "labelled", "counting": "labelled", "stories": "labelled", "chair": "objects"}

@@ -13,7 +13,6 @@ from oneflow_dist.evaluation.answers import (
     PICTURES,
     Answer,
     Part,
-    as_pixels,
     encode_png,
     read_answers,
     read_line,
@@ -99,7 +98,7 @@ def test_pictures_are_those_of_the_parts_in_their_order(tmp_path: Path) -> None:
     parts = (Part(image="1.png"), TEXT, Part(image="0.png"))
     answer = Answer(key="0", number=0, parts=parts, folder=tmp_path)
     assert answer.images == ["1.png", "0.png"]
-    made = as_pixels(answer.pictures())
+    made = [np.asarray(own) for own in answer.pictures()]
     assert [pixels.shape for pixels in made] == [(16, 16, 3)] * 2
     assert all(np.array_equal(pixels, np.asarray(picture(n))) for pixels, n in zip(made, (1, 0), strict=True))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+from oneflow_dist.evaluation.interleaved.scenes import DIGITS, counts_up
+
+WORDS = DIGITS
 CAPTIONS = ("a handwritten {}", "the digit {}", "a picture of a {}", "someone wrote a {}", "this is a {}")
 COUNT_PROMPT = "count up:"
 MAX_COUNT = 5  # images in a counting document
@@ -44,11 +45,9 @@ def read_caption(text: str) -> int | None:
 
 def read_count(words: list[str], longest: int = MAX_COUNT) -> list[int] | None:
     """The digits that the words of a counting document name; None unless one to `longest` words count up."""
-    if not 1 <= len(words) <= longest or any(word not in WORDS for word in words):
+    if any(word not in WORDS for word in words) or not counts_up(words, {"longest": longest}):
         return None
-    digits = [WORDS.index(word) for word in words]
-    steps = (1, -9) if longest > 10 else (1,)
-    return digits if all(b - a in steps for a, b in itertools.pairwise(digits)) else None
+    return [WORDS.index(word) for word in words]
 
 
 @functools.cache

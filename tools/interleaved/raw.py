@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from tools.interleaved.icons import EMOJI, make_icon
-
-if TYPE_CHECKING:
-    from oneflow_dist.containers import ShardRecord
+from tools.shards import read_records
 
 SHORTEST, LONGEST = 20, 400  # characters of a caption
 
@@ -27,16 +22,6 @@ class Figure:
     book: str
     caption: str
     content: bytes
-
-
-def read_records(pattern: str) -> Iterator[ShardRecord]:
-    """The records of shards, beside which nothing is written."""
-    from oneflow_dist.data.shards import open_shards
-
-    with tempfile.TemporaryDirectory() as index:
-        shards = open_shards("shards", pattern, index)
-        for number in range(len(shards)):
-            yield shards.read(number)
 
 
 def read_icons(pattern: str) -> dict[str, np.ndarray]:

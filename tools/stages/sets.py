@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -13,8 +12,9 @@ import numpy as np
 
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.decoding import read_fields, read_segments
-from oneflow_dist.data.shards import list_shards, open_shards
+from oneflow_dist.data.shards import list_shards
 from tools.digits.grammar import CAPTIONS, WORDS, count_up, load_split
+from tools.shards import read_records
 from tools.stages.conversations import (
     SYSTEM,
     Files,
@@ -44,7 +44,7 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     """The sets of a split with their names; what is held out comes from sections, pictures and digits of its own."""
     is_held_out = split == "heldout"
     theirs = "val" if is_held_out else "train"
-    sections = [dict(read_fields(record)) for record in _read(text.format(theirs))]
+    sections = [dict(read_fields(record)) for record in read_records(text.format(theirs))]
     yield "text", ({"txt": document} for fields in sections for document in cut_documents(fields))
     yield "answers", _shuffled(talk([each]) for fields in sections for each in ask_of(fields))
 
@@ -53,7 +53,7 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     captions = [CAPTIONS[rngs[0].integers(len(CAPTIONS))].format(WORDS[label]) for label in labels]
     asked = ask_vqa(find_package("tools/stages/make.py"), SPLITS[split])
     said = [(picture, caption) for picture, turns in asked if (caption := caption_of(turns))]
-    named = [_read_pair(record) for record in _read(pictures.format(theirs))]
+    named = [_read_pair(record) for record in read_records(pictures.format(theirs))]
     drawn = [(shrink(picture, SIDE), caption) for picture, caption in said]
     digits = [(enlarge(image, SIDE), caption) for image, caption in zip(images, captions, strict=True)]
     read = [(enlarge(image, SMALL), caption) for image, caption in zip(images, captions, strict=True)]
@@ -72,13 +72,6 @@ def make_sets(split: str, text: str, pictures: str, nlvr: str) -> Iterator[tuple
     yield "describe", (describe(*pair, rngs[3]) for pair in _shuffled(named + drawn + read))
     counted = [count_from(images, labels, rngs[4]) for _ in range(num_counts // 2)]
     yield "draw", _shuffled([draw(*pair, rngs[5]) for pair in named + drawn + digits] + counted)
-
-
-def _read(pattern: str) -> Iterator[ShardRecord]:
-    with tempfile.TemporaryDirectory() as index:  # nothing is written beside the shards of others
-        shards = open_shards("shards", pattern, index)
-        for number in range(len(shards)):
-            yield shards.read(number)
 
 
 def _read_pair(record: ShardRecord) -> tuple[bytes, str]:
@@ -109,7 +102,7 @@ def _ask_nlvr(pattern: str, is_held_out: bool) -> Iterator[Files]:
     shards = list_shards("nlvr", pattern)
     if len(shards) < 2:
         raise ValueError(f"--nlvr: {pattern} is one shard; name several, since the last one is held out")
-    for record in itertools.chain.from_iterable(map(_read, shards[-1:] if is_held_out else shards[:-1])):
+    for record in itertools.chain.from_iterable(map(read_records, shards[-1:] if is_held_out else shards[:-1])):
         fields = read_fields(record)
         asked: Parts = [*cut_boxes(record.files["png"]), f"is this true? {fields['sentence']}"]
         yield talk([(asked, str(fields["label"]).lower())])

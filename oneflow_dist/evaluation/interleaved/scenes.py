@@ -21,7 +21,7 @@ COLOURS = ("red", "blue", "green", "orange", "purple")
 COUNTS = ("one", "two", "three")
 LEADS = ("first", "then", "again")
 _SCENE = re.compile(
-    rf"({'|'.join(LEADS)}) ({'|'.join(COUNTS)}) ({'|'.join(COLOURS)}) ({'|'.join([*NOUNS, *set(NOUNS.values())])})"
+    rf"({'|'.join(LEADS)}) ({'|'.join(COUNTS)}) ({'|'.join(COLOURS)}) ({'|'.join([*NOUNS, *NOUNS.values()])})"
 )
 
 
