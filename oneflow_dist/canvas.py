@@ -44,6 +44,7 @@ class Canvas:
     born: Int64[np.ndarray, "n"]  # step at which each token appeared; 0: it was there
     making: Mapping[str, Making]  # by modality
     block_ends: tuple[int, ...]  # tokens before the end of each finished block; the prompt in front is the first
+    num_steps: int = 0  # that it has taken
     corrections: int = 0  # how often the text was taken back
     hit_cap: bool = False  # an insertion was refused because the document was full
     lengths: tuple[tuple[int, float], ...] = ()  # before each step of the text: tokens, and how many are expected

@@ -338,7 +338,7 @@ class Prediction:
 
     zero_logit: Float32[Tensor, "N"] | None  # of pi: P(nothing is missing in the slot); None: nobody asks
     log_rate: Float32[Tensor, "N"] | None  # log of the expected missing count when something is
-    bag_loss: Float32[Tensor, ""]  # sum over bag tokens of weight * -log Q(token); over a tensor axis this rank's share
+    bag_loss: Float[Tensor, ""]  # sum over bag tokens of weight * -log Q(token); over a tensor axis this rank's share
     velocity: tuple[Float32[Tensor, "_ _"], ...]  # of the patches of each modality
     slot_hidden: Float[Tensor, "N D"]  # from which the sampler asks for Q where it needs it
 

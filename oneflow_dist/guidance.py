@@ -27,7 +27,7 @@ class Copy(NamedTuple):
 
 
 def predict(
-    forward: Forward, documents: list[NoisySample], kinds: Sequence[str], sampling: SamplingConfig, step: int
+    forward: Forward, documents: list[NoisySample], kinds: Sequence[str], settings: Sequence[SamplingConfig], step: int
 ) -> Prediction:
     """What the model says of documents, guided; all of their copies go through the same forward.
 
@@ -43,16 +43,17 @@ def predict(
 
     Args:
         kinds: names of the modalities.
+        settings: of each document.
 
     Raises:
         FloatingPointError: what the model says is not finite.
 
     Source: arXiv:2510.03506 Eq. 12 (text); arXiv:2207.12598 (velocities), arXiv:2404.07724 (a part of the times alone).
     """
-    untold = [Copy(n, without_prompt(s)) for n, s in enumerate(documents) if _is_text_guided(s, sampling)]
-    weights = [_velocity_weights(sample, kinds, sampling) for sample in documents]
+    untold = [Copy(n, without_prompt(s)) for n, s in enumerate(documents) if _is_text_guided(s, settings[n])]
+    weights = [_velocity_weights(sample, kinds, own) for sample, own in zip(documents, settings, strict=True)]
     is_guided = [any((of_kind != 1.0).any() for of_kind in of_sample) for of_sample in weights]
-    weak = [Copy(n, _weaken(s, sampling)) for n, s in enumerate(documents) if is_guided[n]]
+    weak = [Copy(n, _weaken(s, settings[n])) for n, s in enumerate(documents) if is_guided[n]]
     samples = [*documents, *(copy.sample for copy in (*untold, *weak))]
     of_copies = [(copy.sample.key, what) for copies, what in ((untold, "untold"), (weak, "weak")) for copy in copies]
     prediction = forward(samples, [*((s.key, "") for s in documents), *of_copies])
@@ -61,8 +62,14 @@ def predict(
     slots = _pairs([s.is_open for s in samples], untold, len(documents))
     values = (prediction.zero_logit, prediction.log_rate, prediction.slot_hidden)
     num_slots = sum(len(s.tokens) for s in documents)
+    num_guided = np.array([documents[n].is_open.sum() for n, _ in untold], dtype=np.int64)
+
+    def weight_of(name: str, value: Tensor) -> Tensor:
+        of_copies = np.array([settings[n].guidance.get(name, 1.0) for n, _ in untold])
+        return torch.from_numpy(of_copies.repeat(num_guided)).to(value).reshape(-1, *[1] * (value.ndim - 1))
+
     zero_logit, log_rate, slot_hidden = (
-        None if value is None else _mix(value, *slots, sampling.guidance.get(name, 1.0))[:num_slots]
+        None if value is None else _mix(value, *slots, weight_of(name, value))[:num_slots]
         for name, value in zip(GUIDED_TEXT, values, strict=True)
     )
     assert slot_hidden is not None, "there is nothing else to say of text"
@@ -128,7 +135,7 @@ def _pairs(
 
 
 def _mix(
-    values: Float[Tensor, "_ *v"], own: Int64[Tensor, "m"], other: Int64[Tensor, "m"], weight: float | Tensor
+    values: Float[Tensor, "_ *v"], own: Int64[Tensor, "m"], other: Int64[Tensor, "m"], weight: Float[Tensor, "m *w"]
 ) -> Float[Tensor, "_ *v"]:
     """`values` with `other + weight * (own - other)` in place of own: to the bit own at 1, and other at 0."""
     if len(own) == 0:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import collections
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,10 +14,11 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.forward import Forward
 from oneflow_dist.guidance import predict
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.sampling import SamplingConfig
 from oneflow_dist.writers.autoregressive import AutoRegressive
 from oneflow_dist.writers.insertion import Insertion
 from oneflow_dist.writers.masked import Masked
-from oneflow_dist.writers.writer import Change, Writer
+from oneflow_dist.writers.writer import Change, Writer, say_of
 
 PACK_ROWS = 16384  # documents are packed to at most this for one forward
 
@@ -54,28 +55,111 @@ def generate_steps(
         FloatingPointError: what the model says is not finite; what went through that forward is as it was before.
         ValueError: two canvases have one key, or the objective cannot write what they ask for.
     """
-    writer = writer_of(model, config, tokenizer)
-    _check_keys(canvases)
-    for canvas in canvases:
+    sampler = Sampler(model, config, tokenizer, keeps_rows)
+    for number, canvas in enumerate(canvases):
+        sampler.add(number, canvas, config.sampling)
+    while sampler.writes:
+        yield sampler.step()
+
+
+class Sampler:
+    """Documents that are written together, each as its own settings say; they may come and go between two steps.
+
+    What becomes of one depends on the others by the rounding of the forward that they share, and by nothing else.
+    """
+
+    def __init__(self, model: OneFlow, config: Config, tokenizer: Tokenizer, keeps_rows: bool = True):
+        self._model, self._config, self._tokenizer = model, config, tokenizer
+        self._forward = Forward(model, config.sees, keeps_rows)
+        self._writers: list[Writer] = []  # one for all documents of the same settings
+        self._documents: dict[int, tuple[Canvas, Writer]] = {}  # by their numbers; those that are not done
+        self._num_steps = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether a document is not done."""
+        return bool(self._documents)
+
+    def add(self, number: int, canvas: Canvas, sampling: SamplingConfig) -> None:
+        """A document takes part from the next step on.
+
+        Raises:
+            ValueError: another one has its key, or the objective cannot write what it asks for.
+        """
+        if canvas.key in (other.key for other, _ in self._documents.values()):
+            raise ValueError(f"two documents are called {canvas.key}; give each canvas another index")
+        writer = next((own for own in self._writers if own.sampling == sampling), None)
+        if writer is None:
+            writer = writer_of(self._model, replace(self._config, sampling=sampling), self._tokenizer)
+            self._writers.append(writer)
         writer.begin(canvas)
-    forward, step = Forward(model, config.sees, keeps_rows), 0
-    while active := [place for place, canvas in enumerate(canvases) if not canvas.is_done]:
-        step += 1
-        rows_before, forwards_before = forward.num_rows, forward.num_passes
+        if not canvas.is_done:
+            self._documents[number] = canvas, writer
+
+    def remove(self, number: int) -> None:
+        """A document leaves, done or not."""
+        canvas, writer = self._documents.pop(number)
+        self._forward.forget(canvas.key)
+        if not any(other is writer for _, other in self._documents.values()):
+            self._writers.remove(writer)
+
+    def steps_left(self, number: int) -> int:
+        """Of a document: at most, or where nobody knows, as many as it looks like; 0 when it has left."""
+        if number not in self._documents:
+            return 0
+        canvas, writer = self._documents[number]
+        return writer.steps_left(canvas)
+
+    def step(self) -> Step:
+        """Write on; who is done by then has left.
+
+        Raises:
+            FloatingPointError: what the model says is not finite; what went through that forward is as it was before.
+        """
+        self._num_steps += 1
+        rows_before, forwards_before = self._forward.num_rows, self._forward.num_passes
         changes: dict[int, Change] = {}
-        for group in _groups(canvases, active):
-            own = [canvases[place] for place in group]
-            changes |= zip(group, _step_group(forward, writer, own, config, step), strict=True)
-        for canvas in (canvases[place] for place in active):
+        for group in self._groups():
+            changes |= zip(group, self._step_group([self._documents[number] for number in group]), strict=True)
+        for number, (canvas, writer) in [*self._documents.items()]:
             if canvas.is_done and not writer.goes_on(canvas):
-                forward.forget(canvas.key)
-        yield Step(
-            number=step,
-            num_rows=forward.num_rows - rows_before,
-            num_forwards=forward.num_passes - forwards_before,
-            changes=changes,
-            steps_left=max((writer.steps_left(canvas) for canvas in canvases if not canvas.is_done), default=0),
+                self.remove(number)
+        return Step(
+            number=self._num_steps,
+            num_rows=self._forward.num_rows - rows_before,
+            num_forwards=self._forward.num_passes - forwards_before,
+            changes=dict(sorted(changes.items())),
+            steps_left=max(map(self.steps_left, self._documents), default=0),
         )
+
+    def _groups(self) -> Iterator[list[int]]:
+        """Numbers of documents that fit in one forward, those of one writer side by side; a larger one goes alone."""
+        group: list[int] = []
+        rows = 0
+        for number in sorted(self._documents, key=lambda number: self._writers.index(self._documents[number][1])):
+            canvas, _ = self._documents[number]
+            if group and rows + canvas.num_rows > PACK_ROWS:
+                yield group
+                group, rows = [], 0
+            group.append(number)
+            rows += canvas.num_rows
+        if group:
+            yield group
+
+    @torch.no_grad()
+    def _step_group(self, documents: list[tuple[Canvas, Writer]]) -> list[Change]:
+        """One step of the documents that go through one forward."""
+        samples = [writer.snapshot(canvas) for canvas, writer in documents]
+        settings = [writer.sampling for _, writer in documents]
+        prediction = predict(self._forward, samples, list(self._config.modality), settings, self._num_steps)
+        changes: list[Change] = []
+        for writer, own in itertools.groupby(documents, key=lambda document: document[1]):
+            canvases = [canvas for canvas, _ in own]
+            those = slice(len(changes), len(changes) + len(canvases))
+            for canvas in canvases:
+                canvas.num_steps += 1
+            changes += writer.step(canvases, samples[those], say_of(prediction, samples, those))
+        return changes
 
 
 def writer_of(model: OneFlow, config: Config, tokenizer: Tokenizer) -> Writer:
@@ -86,31 +170,3 @@ def writer_of(model: OneFlow, config: Config, tokenizer: Tokenizer) -> Writer:
         "masked": Masked,
     }
     return kinds[config.objective.kind](model, config, tokenizer)
-
-
-@torch.no_grad()
-def _step_group(forward: Forward, writer: Writer, canvases: list[Canvas], config: Config, step: int) -> list[Change]:
-    """One step of the documents that go through one forward."""
-    samples = [writer.snapshot(canvas) for canvas in canvases]
-    prediction = predict(forward, samples, list(canvases[0].making), config.sampling, step)
-    return writer.step(canvases, samples, prediction, step)
-
-
-def _check_keys(canvases: list[Canvas]) -> None:
-    keys = collections.Counter(canvas.key for canvas in canvases)
-    if len(keys) < len(canvases):
-        raise ValueError(f"two documents are called {keys.most_common(1)[0][0]}; give each canvas another index")
-
-
-def _groups(canvases: list[Canvas], active: list[int]) -> Iterator[list[int]]:
-    """Documents that fit in one forward, in order; a larger one goes alone."""
-    group: list[int] = []
-    rows = 0
-    for place in active:
-        if group and rows + canvases[place].num_rows > PACK_ROWS:
-            yield group
-            group, rows = [], 0
-        group.append(place)
-        rows += canvases[place].num_rows
-    if group:
-        yield group

@@ -517,7 +517,7 @@ def test_no_slot_is_open_when_the_text_is_done(config: Config) -> None:
 @pytest.mark.parametrize(
     "changes", [(), ("sampling.piece_steps={image=3}", "sampling.shift=2.5")], ids=["even", "other"]
 )
-@pytest.mark.parametrize("late", [0, 2, 4, 5])
+@pytest.mark.parametrize("late", [0, 2, 4])
 def test_the_steps_that_may_be_left_never_grow_and_end_with_none(
     late: int,
     changes: tuple[str, ...],

@@ -70,7 +70,7 @@ def ask(model: OneFlow, documents: list[NoisySample], sampling: SamplingConfig) 
     """The guided prediction, and the one pack that went through the model."""
     seen: list[PackedBatch] = []
     hook = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    prediction = predict(Forward(model, "all"), documents, ["image"], sampling, 1)
+    prediction = predict(Forward(model, "all"), documents, ["image"], [sampling] * len(documents), 1)
     hook.remove()
     (batch,) = seen
     return prediction, batch

@@ -190,6 +190,53 @@ def _same_state(rng: np.random.Generator) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
+KINDS = {
+    "insertion": (),
+    "autoregressive": ("objective.kind=autoregressive", "heads.time_conditioning=none"),
+    "masked": ("objective.kind=masked", "heads.time_conditioning=none", "objective.canvas_tokens=6"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_that_come_and_go_are_written_as_alone(
+    kind: str, make_config: Callable[..., Config], make_model: Maker
+) -> None:
+    """Each with settings of its own, one of them taken away half done: what they say does not change."""
+    config = make_config(*KINDS[kind])
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
+    model = make_model(config, noise=0.05).double()
+    own = [
+        sampling(5, max_rows=40),
+        sampling(8, max_rows=40, temperature=0.7, guidance={"image": 3.0, "tokens": 2.0}),
+        sampling(8, max_rows=40, top_p=0.8, guidance={"tokens": 1.5}),
+        sampling(5, max_rows=40),
+    ]
+    prompts: list[Prompt] = [[], [5, 6], [7, 8, 9], [5, PAINT]]
+
+    def blank(number: int) -> Canvas:
+        return blank_canvas(prompts[number], tokenizer, config.modality, 3, number)
+
+    alone = [
+        generate(model, [blank(number)], replace(config, sampling=own[number]), tokenizer)[0] for number in range(4)
+    ]
+    together, canvases = sampler.Sampler(model, config, tokenizer), [blank(number) for number in range(4)]
+    joins, changed = {0: [0, 3], 1: [1], 4: [2]}, []
+    for step in range(200):
+        for number in joins.get(step, []):
+            together.add(number, canvases[number], own[number])
+        if step == 3:
+            together.remove(3)
+        if not together.writes:
+            break
+        changed.append(set(together.step().changes))
+    assert changed[0] == {0, 3}
+    assert 3 not in set().union(*changed[3:])
+    assert not canvases[3].is_done
+    for one, other in zip(alone[:3], canvases[:3], strict=True):
+        assert state(one)[:2] == state(other)[:2]
+        assert np.allclose(images_of(one).patches, images_of(other).patches, atol=1e-5)
+
+
 def test_documents_may_go_through_several_forwards(
     config: Config,
     make_writer: Maker,

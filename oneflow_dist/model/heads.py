@@ -77,7 +77,7 @@ class InsertionHeads(nn.Module):
         bag_slot: Int64[Tensor, "B"],
         bag_weight: Float32[Tensor, "B"],
         num_filled: int,
-    ) -> tuple[Float32[Tensor, "N"] | None, Float32[Tensor, "N"] | None, Float32[Tensor, ""]]:
+    ) -> tuple[Float32[Tensor, "N"] | None, Float32[Tensor, "N"] | None, Float[Tensor, ""]]:
         """Zero logit and log rate of every slot, and the bags' weighted loss (this rank's share)."""
         bags = bag_tokens, bag_slot, bag_weight, num_filled
         zero_logit, log_rate = None, None

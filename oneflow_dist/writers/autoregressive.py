@@ -70,9 +70,7 @@ class AutoRegressive:
         is_moving[tokens[pieces.token] != self.tokenizer.mark] = ~is_done
         return NoisyPieces(pieces=pieces, velocity=pieces.still(), is_moving=is_moving)
 
-    def step(
-        self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction, step: int
-    ) -> list[Change]:
+    def step(self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction) -> list[Change]:
         """See `Writer.step`."""
         sampling = self.sampling
         last = np.cumsum([len(sample.tokens) for sample in samples]) - 1
@@ -86,16 +84,16 @@ class AutoRegressive:
             canvases, samples, writes, velocities_of(samples, prediction), strict=True
         ):
             if does:
-                changes.append(self._append(canvas, *next(drawn), step))
+                changes.append(self._append(canvas, *next(drawn)))
             else:
-                canvas.advance(_of_canvas(canvas, sample, velocities), None, sampling, step)
+                canvas.advance(_of_canvas(canvas, sample, velocities), None, sampling, canvas.num_steps)
                 changes.append(Change.of(canvas, nothing, nothing, np.zeros(0), nothing))
         return changes
 
-    def _append(self, canvas: Canvas, token: np.int64, prob: np.floating, step: int) -> Change:
+    def _append(self, canvas: Canvas, token: np.int64, prob: np.floating) -> Change:
         tokens, slots = np.array([token]), np.array([len(canvas.tokens) - 1])
         fits = find_room(canvas, tokens, self.sampling.max_rows)
-        canvas.insert(slots[fits], tokens[fits], step)
+        canvas.insert(slots[fits], tokens[fits], canvas.num_steps)
         canvas.is_open = np.arange(len(canvas.tokens)) == len(canvas.tokens) - 1
         if not fits[0] or token == self.tokenizer.eos:
             canvas.text_time = 1.0

@@ -56,9 +56,7 @@ class Insertion:
         """As it stands."""
         return canvas.snapshot()
 
-    def step(
-        self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction, step: int
-    ) -> list[Change]:
+    def step(self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction) -> list[Change]:
         """See `Writer.step`."""
         sampling = self.sampling
         fires = draw_fires(canvases, prediction, sampling, self.schedule)
@@ -73,9 +71,9 @@ class Insertion:
             drawn = slice(first, first + len(slots))
             first += len(slots)
             was_writing = canvas.is_writing
-            canvas.advance(velocities, step_size(canvas, sampling), sampling, step)
+            canvas.advance(velocities, step_size(canvas, sampling), sampling, canvas.num_steps)
             fits = find_room(canvas, tokens[drawn], sampling.max_rows)
-            canvas.insert(slots[fits], tokens[drawn][fits], step)
+            canvas.insert(slots[fits], tokens[drawn][fits], canvas.num_steps)
             is_kept = np.ones(len(canvas.tokens), dtype=bool)
             if was_writing and not canvas.is_writing and canvas.corrections < sampling.corrections:
                 is_kept = canvas.rewind(sampling.corrected_from, self.schedule)

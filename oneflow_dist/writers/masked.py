@@ -56,9 +56,7 @@ class Masked:
         """As it stands."""
         return canvas.snapshot()
 
-    def step(
-        self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction, step: int
-    ) -> list[Change]:
+    def step(self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction) -> list[Change]:
         """See `Writer.step`."""
         hidden = [np.flatnonzero(sample.is_open) for sample in samples]
         first = np.cumsum([0, *(len(sample.tokens) for sample in samples)])
@@ -74,8 +72,8 @@ class Masked:
             canvases, hidden, drawn, velocities_of(samples, prediction), strict=True
         ):
             goes = self._choose(canvas, own, prob)
-            canvas.advance(velocities, step_size(canvas, self.sampling), self.sampling, step)
-            changes.append(self._reveal(canvas, own[goes], token[goes], prob[goes], step))
+            canvas.advance(velocities, step_size(canvas, self.sampling), self.sampling, canvas.num_steps)
+            changes.append(self._reveal(canvas, own[goes], token[goes], prob[goes]))
         return changes
 
     def _choose(
@@ -111,12 +109,11 @@ class Masked:
         places: Int64[np.ndarray, "k"],
         tokens: Int64[np.ndarray, "k"],
         probs: Float[np.ndarray, "k"],
-        step: int,
     ) -> Change:
         """Tokens in the place of masks; a reader of the change knows of no masks."""
         fits = find_room(canvas, tokens, self.sampling.max_rows)
         tokens = np.where(fits, tokens, self.tokenizer.eos)
-        canvas.replace(places, tokens, step)
+        canvas.replace(places, tokens, canvas.num_steps)
         is_known = canvas.tokens != self.tokenizer.mark
         place = (is_known.cumsum() - 1)[places]
         is_removed = np.zeros(len(canvas.tokens), dtype=bool)

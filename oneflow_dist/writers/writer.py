@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
+from torch import Tensor
 
 from oneflow_dist.canvas import Canvas
 from oneflow_dist.containers import NoisySample, Prediction
@@ -43,7 +46,9 @@ class Change:
 
 @runtime_checkable
 class Writer(Protocol):
-    """One objective's way to write. All documents of a step go through the same forward."""
+    """One objective's way to write, with one choice of settings; documents of several may share a forward."""
+
+    sampling: SamplingConfig
 
     def begin(self, canvas: Canvas) -> None:
         """Make a canvas ready, or refuse it.
@@ -55,10 +60,8 @@ class Writer(Protocol):
     def snapshot(self, canvas: Canvas) -> NoisySample:
         """What the network sees of a document, as in training."""
 
-    def step(
-        self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction, step: int
-    ) -> list[Change]:
-        """Write on, in place.
+    def step(self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction) -> list[Change]:
+        """Write on, in place; each canvas has counted this step already.
 
         Args:
             samples: the snapshots of which the prediction speaks.
@@ -75,6 +78,29 @@ def step_size(canvas: Canvas, sampling: SamplingConfig) -> float:
     """How far the text of a document goes in its next step, along its grid; 0 when it is done."""
     left_after = max(0.0, sampling.steps_after(canvas.text_time) - 1.0)
     return 1.0 - (left_after / sampling.steps) ** sampling.time_power - canvas.text_time
+
+
+def say_of(prediction: Prediction, samples: list[NoisySample], those: slice) -> Prediction:
+    """What a prediction says of some of its documents, which lie side by side."""
+    if len(samples[those]) == len(samples):
+        return prediction
+    before, own = samples[: those.start], samples[those]
+
+    def part(values: Shaped[Tensor, "_ *v"], sizes: Callable[[NoisySample], int]) -> Shaped[Tensor, "_ *v"]:
+        first = sum(map(sizes, before))
+        return values[first : first + sum(map(sizes, own))]
+
+    of_tokens = functools.partial(part, sizes=lambda sample: len(sample.tokens))
+    return replace(
+        prediction,
+        zero_logit=None if prediction.zero_logit is None else of_tokens(prediction.zero_logit),
+        log_rate=None if prediction.log_rate is None else of_tokens(prediction.log_rate),
+        velocity=tuple(
+            part(velocity, lambda sample, kind=kind: len(sample.pieces[kind].pieces.patches))
+            for kind, velocity in enumerate(prediction.velocity)
+        ),
+        slot_hidden=of_tokens(prediction.slot_hidden),
+    )
 
 
 def velocities_of(samples: list[NoisySample], prediction: Prediction) -> list[list[Float32[np.ndarray, "p E"]]]:

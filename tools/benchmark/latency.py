@@ -48,9 +48,9 @@ class ScriptedText(AutoRegressive):
         super().__init__(model, config, tokenizer)
         self.script = script
 
-    def _append(self, canvas: Canvas, token: np.int64, prob: np.floating, step: int) -> Change:
+    def _append(self, canvas: Canvas, token: np.int64, prob: np.floating) -> Change:
         written = len(canvas.tokens) - canvas.block_ends[0]
-        return super()._append(canvas, np.int64(self.script[written]), prob, step)
+        return super()._append(canvas, np.int64(self.script[written]), prob)
 
 
 class ScriptedInsertion(Insertion):
@@ -62,10 +62,9 @@ class ScriptedInsertion(Insertion):
         super().__init__(model, config, tokenizer)
         self.script, self.image = script, image
 
-    def step(
-        self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction, step: int
-    ) -> list[Change]:
+    def step(self, canvases: list[Canvas], samples: list[NoisySample], prediction: Prediction) -> list[Change]:
         """See `Writer.step`; slots may get several tokens, since few are open at first."""
+        step = canvases[0].num_steps  # they are all alike
         text, images = self.script[step - 1] if step <= len(self.script) else (0, 0)
         draw_fires(canvases, prediction, self.sampling, self.schedule)
         slots = [spread_over(np.flatnonzero(canvas.is_open), text + images) for canvas in canvases]
@@ -120,9 +119,11 @@ class Side:
         start, step = time.perf_counter(), 0
         while not canvases[0].is_done:  # they are all alike
             step += 1
+            for canvas in canvases:
+                canvas.num_steps = step
             samples = [writer.snapshot(canvas) for canvas in canvases]
-            prediction = predict(forward, samples, list(canvases[0].making), self.config.sampling, step)
-            writer.step(canvases, samples, prediction, step)
+            prediction = predict(forward, samples, list(canvases[0].making), [self.config.sampling] * count, step)
+            writer.step(canvases, samples, prediction)
         synchronize(device)
         return time.perf_counter() - start, forward.num_passes, forward.num_rows
 

@@ -159,7 +159,9 @@ def time_case(model: OneFlow, case: Case, name: str) -> dict[str, list[float]]:
 def ask(forward: Forward, case: Case) -> Prediction:
     """One forward, as generation asks for it."""
     kinds = list(case.canvases[0].making)
-    return predict(forward, [canvas.snapshot() for canvas in case.canvases], kinds, case.sampling, step=1)
+    return predict(
+        forward, [canvas.snapshot() for canvas in case.canvases], kinds, [case.sampling] * len(case.canvases), step=1
+    )
 
 
 def largest_difference(one: Prediction, other: Prediction, canvases: Sequence[Canvas]) -> float:

@@ -112,7 +112,7 @@ def measure_overdispersion(writer: Writer, captions: list[str]) -> float:
     unguided = dataclasses.replace(config.sampling, guidance={})
     with torch.no_grad():
         forward = Forward(writer.model, config.sees, keeps=False)
-        said = predict(forward, noisy, list(config.modality), unguided, step=0)
+        said = predict(forward, noisy, list(config.modality), [unguided] * len(noisy), step=0)
     assert said.zero_logit is not None, "texts whose lengths are told by insertion heads"
     assert said.log_rate is not None, "texts whose lengths are told by insertion heads"
     expected = (torch.sigmoid(-said.zero_logit) * said.log_rate.clamp(min=0.0).exp()).double().cpu().numpy()
