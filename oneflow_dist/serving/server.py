@@ -1,0 +1,63 @@
+"""The socket, and uvicorn on it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from oneflow_dist.serving.app import Server
+from oneflow_dist.serving.limits import Limits
+
+GRACE_SECONDS = 3  # for answers that are on their way when the server is told to end
+
+
+def open_socket(host: str, port: int, limits: Limits) -> socket.socket:
+    """A socket that listens. Of its connections one whose other end takes nothing for long is given up by the system.
+
+    Raises:
+        ValueError: the address cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        own = socket.create_server(address[:2], family=family, backlog=limits.connections)
+    except OSError as error:
+        raise ValueError(f"--host, --port: cannot listen on {host}:{port} ({error.strerror}); name another") from error
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * limits.read_seconds))
+    return own
+
+
+def run_server(server: Server, own: socket.socket, token: str) -> None:
+    """Serve until a signal ends it."""
+    config = uvicorn.Config(
+        server.app(token),
+        http=impatient(server.limits.head_seconds),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=server.limits.connections,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    asyncio.run(uvicorn.Server(config).serve(sockets=[own]))
+
+
+def impatient(seconds: float) -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP, which waits for the head of a request only so long."""
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self.leave_if_silent)
+
+        def leave_if_silent(self) -> None:
+            """Nothing whole has been asked yet."""
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.abort()
+
+    return Impatient
