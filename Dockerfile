@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
 table = tomllib.load(open("pyproject.toml", "rb")); \
 project = table["project"]; \
 extras = project["optional-dependencies"]; \
-print(*table["build-system"]["requires"], *project["dependencies"], *extras["latents"], *extras["remote"], sep="\n")' \
+print(*table["build-system"]["requires"], *project["dependencies"], *extras["latents"], *extras["remote"], *extras["serve"], sep="\n")' \
         >.venv/requirements.txt \
     && .venv/bin/python -m pip install --require-hashes -c requirements.lock -r .venv/requirements.txt
 

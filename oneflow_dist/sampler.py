@@ -80,6 +80,10 @@ class Sampler:
         """Whether a document is not done."""
         return bool(self._documents)
 
+    def __contains__(self, number: int) -> bool:
+        """Whether a document is still being written."""
+        return number in self._documents
+
     def add(self, number: int, canvas: Canvas, sampling: SamplingConfig) -> None:
         """A document takes part from the next step on.
 

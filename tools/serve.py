@@ -34,8 +34,8 @@ def main() -> None:
     token = read_token(args.host)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.serving.app import Server
-    from oneflow_dist.serving.limits import Limits
     from oneflow_dist.serving.measures import Measures
+    from oneflow_dist.serving.orders import Limits
     from oneflow_dist.serving.scheduler import Scheduler
     from oneflow_dist.serving.server import open_socket, run_server
 

@@ -32,9 +32,8 @@ from oneflow_dist.serving.answers import (
     unless_gone,
 )
 from oneflow_dist.serving.guards import Guards
-from oneflow_dist.serving.limits import Limits
 from oneflow_dist.serving.measures import Measures
-from oneflow_dist.serving.orders import Order
+from oneflow_dist.serving.orders import Limits, Order
 from oneflow_dist.serving.requests import GenerateBody, Uploads, read_body, read_generate
 from oneflow_dist.serving.scheduler import OverloadedError, Scheduler, Ticket
 from oneflow_dist.serving.settings import describe_settings

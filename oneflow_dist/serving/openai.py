@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from oneflow_dist.config import Config
 from oneflow_dist.modality import first_picture
 from oneflow_dist.serving.answers import describe_error, event_bytes
-from oneflow_dist.serving.limits import Limits
-from oneflow_dist.serving.orders import Make, Order, Picture, Text, Turn
+from oneflow_dist.serving.orders import Limits, Make, Order, Picture, Text, Turn
 from oneflow_dist.serving.pictures import PREFIX
 from oneflow_dist.serving.requests import Seed, check_count, check_picture, check_text, decode_base64
 from oneflow_dist.serving.scheduler import Ticket

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.picture import BROKEN, FORMATS
-from oneflow_dist.serving.limits import Limits
-from oneflow_dist.serving.orders import Hole, Latent, Make, Order, Part, Picture, Text, Tokens
+from oneflow_dist.serving.orders import Hole, Latent, Limits, Make, Order, Part, Picture, Text, Tokens
 from oneflow_dist.serving.pictures import read_latent
 from oneflow_dist.serving.settings import read_settings
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from oneflow_dist.serving.engine import Cancel, Card, Told, Work, Write, run_engine
-from oneflow_dist.serving.limits import Limits
-from oneflow_dist.serving.orders import Order
+from oneflow_dist.serving.orders import Limits, Order
 from oneflow_dist.serving.pictures import encode_event
 from oneflow_dist.serving.telling import Event
 

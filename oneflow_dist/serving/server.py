@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import Any
 
@@ -10,7 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from oneflow_dist.serving.app import Server
-from oneflow_dist.serving.limits import Limits
+from oneflow_dist.serving.orders import Limits
 
 GRACE_SECONDS = 3  # for answers that are on their way when the server is told to end
 
@@ -44,7 +45,8 @@ def run_server(server: Server, own: socket.socket, token: str) -> None:
         limit_concurrency=server.limits.connections,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    asyncio.run(uvicorn.Server(config).serve(sockets=[own]))
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, and says once more what ended it
+        asyncio.run(uvicorn.Server(config).serve(sockets=[own]))
 
 
 def impatient(seconds: float) -> type[asyncio.Protocol]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from oneflow_dist.config import RANGES, Config, check_config
 from oneflow_dist.modality import GIVEN
 from oneflow_dist.sampling import GUIDED_TEXT, SamplingConfig
-from oneflow_dist.serving.limits import Limits
+from oneflow_dist.serving.orders import Limits
 from oneflow_dist.toml import read_tables
 
 NOT_ASKED = ("every_steps", "prompts")  # of training

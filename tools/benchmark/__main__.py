@@ -126,6 +126,13 @@ def latency(args: argparse.Namespace) -> None:
     end_process()
 
 
+def serving(args: argparse.Namespace) -> None:
+    """Many users of a server beside one after the other: documents a second, waiting, memory, equal answers."""
+    from tools.benchmark.serving import measure
+
+    finish(args, measure(args.run, args.users, args.documents, args.rounds, args.requests))
+
+
 def checkpoint(args: argparse.Namespace) -> None:
     """How long a checkpoint holds up a run, in the foreground and in the background; also under torchrun."""
     config = load_config(args.config, args.overrides)
@@ -280,6 +287,16 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, dict[s
             "--rounds": number(3, "of each case, all ways in turn"),
             "--plan": {"metavar": "CONFIG", "help": "the same by counts for the model of this TOML file"},
             "--gpu": {"default": "h100-80gb", "help": "that is planned for; h100-80gb"},
+        },
+    ),
+    "serving": (
+        serving,
+        {
+            "run": {"type": Path, "help": "run folder"},
+            "--users": number(32, "at once"),
+            "--documents": number(128, "of each round, for one user after the other and for all"),
+            "--rounds": number(3, "of both, in turn"),
+            "--requests": number(1000, "more, while memory is looked at"),
         },
     ),
     "kernels": (
