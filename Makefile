@@ -1,7 +1,7 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart stages test test-slurm test-image test-captions lint types format wheels clean
+.PHONY: quickstart stages test test-slurm test-image test-captions test-page lint types format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
@@ -37,6 +37,10 @@ test-image: .venv/installed
 test-captions: .venv/installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/captions pycocoevalcap==1.2
 	PYTHONPATH=.venv/captions .venv/bin/python tests/torture/captions.py
+
+# The page of `oneflow serve` in a real browser, in two minutes; needs Debian's chromium.
+test-page: .venv/installed
+	.venv/bin/python tests/torture/page.py $(if $(RUN),$(RUN))
 
 lint: .venv/installed
 	.venv/bin/ruff check

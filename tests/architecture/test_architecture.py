@@ -17,8 +17,8 @@ MAX_TRAINING_LINES = 16_000
 LAYERS = [
     {"launch", "tools"},
     {"tools.benchmark"},
-    {"oneflow_dist.evaluation"},
-    {"oneflow_dist.photos"},
+    {"oneflow_dist.evaluation", "oneflow_dist.serving"},
+    {"oneflow_dist.photos", "oneflow_dist.reporting"},
     {"oneflow_dist.planning", "oneflow_dist.precompute"},
     {"oneflow_dist.train"},
     {"oneflow_dist.training"},
