@@ -73,17 +73,17 @@ def serve(run: Path, *options: str) -> Iterator[Service]:
     """A server of one run on a port of its own."""
     program = Path(__file__).parents[1] / "serve.py"
     command = [sys.executable, str(program), str(run), "--port=0", "--requests-per-minute=0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("serving on "):
-                yield asyncio.run(_open(line.split()[2], process.pid))
-                return
-        raise ValueError(f"{run}: cannot be served; see above")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("serving on "):
+                    yield asyncio.run(_open(line.split()[2], process.pid))
+                    break
+            else:
+                raise ValueError(f"{run}: cannot be served; see above")
+        finally:
+            process.send_signal(signal.SIGINT)
 
 
 async def _open(url: str, pid: int) -> Service:
