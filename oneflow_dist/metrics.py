@@ -6,7 +6,8 @@ import fcntl
 import json
 import math
 import secrets
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +15,13 @@ from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
+from oneflow_dist.bars import bar
 from oneflow_dist.config import Config, write_config
 from oneflow_dist.containers import Counts, StepMetrics
 from oneflow_dist.files import naming, write_whole
-from oneflow_dist.runtime import bar_seconds, log
+from oneflow_dist.modality import Modalities
+from oneflow_dist.runtime import log
 
 
 class MetricsLog:
@@ -37,13 +39,8 @@ class MetricsLog:
         write_whole(folder / "config.toml", write_config(config).encode())
         self._tensorboard = _open_tensorboard(folder, first_step) if config.metrics.tensorboard else None
         self._wandb = open_wandb(config, folder) if config.metrics.wandb != "off" else None
-        self._bar = tqdm(
-            total=config.train.steps,
-            initial=first_step,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=bar_seconds(),
-        )
+        self._bar = bar(total=config.train.steps, initial=first_step, unit="step")
+        self._saved = math.nan  # when the last checkpoint of this process was
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -68,10 +65,12 @@ class MetricsLog:
         if not self.is_main:
             return
         self.add(step, values)
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s", refresh=False
-        )
+        self._bar.set_postfix_str(describe_step_values(values, time.monotonic() - self._saved), refresh=False)
         self._bar.update(step - self._bar.n)
+
+    def note_checkpoint(self) -> None:
+        """One is being written."""
+        self._saved = time.monotonic()
 
     def add(self, step: int, values: dict[str, Any]) -> None:
         """A line of its own, with other values of the step."""
@@ -116,10 +115,16 @@ def profiled(config: Config, step: int) -> Iterator[None]:
 
 
 def step_values(
-    metrics: StepMetrics, modalities: Iterable[str], lr: float, seconds: float, flops: float
+    metrics: StepMetrics, modalities: Modalities, lr: float, seconds: float, waited: float, flops: float
 ) -> dict[str, float | str]:
-    """The line of one step, by its name in metrics.jsonl; "skipped" where the weights were left alone."""
+    """The line of one step, by its name in metrics.jsonl; "skipped" where the weights were left alone.
+
+    Args:
+        seconds: of the step.
+        waited: seconds in which the loop had no data for it.
+    """
     counts = metrics.counts
+    pieces = [n / own.num_rows for n, own in zip(counts.patches, modalities.values(), strict=True)]  # of their shape
     losses = {f"loss/{name}": loss.item() for name, loss in metrics.losses.named(modalities).items()}
     skipped = {"skipped": metrics.skipped} if metrics.skipped else {}
     return {
@@ -132,10 +137,24 @@ def step_values(
         "bag_tokens": counts.bag_tokens,
         "padding": padding(counts),
         "seconds": seconds,
+        "data_wait": waited,
         "tokens_per_second": counts.rows / seconds,
+        "images_per_second": sum(pieces) / seconds,
         "tflops_per_second": flops / seconds / 1e12,
         **skipped,
     }
+
+
+def describe_step_values(values: dict[str, Any], age: float) -> str:
+    """What the bar says of a step: losses by part, speed, the share of its time in which it waited for data.
+
+    Args:
+        age: seconds since the last checkpoint; NaN: there is none.
+    """
+    parts = [f"{name[5:]} {value:.2f}" for name, value in values.items() if name.startswith("loss/")]
+    found = [f"loss {values['loss']:.3f} ({', '.join(parts)})", f"{values['tokens_per_second']:.0f} tokens/s"]
+    found += [f"{values['images_per_second']:.0f} images/s", f"data {values['data_wait'] / values['seconds']:.0%}"]
+    return ", ".join(found + ([] if math.isnan(age) else [f"saved {age:.0f} s ago"]))
 
 
 def padding(counts: Counts) -> float:

@@ -156,11 +156,6 @@ def log(message: str) -> None:
         print(message, flush=True)
 
 
-def bar_seconds() -> float:
-    """Between two looks of a progress bar: a terminal shows how it moves, a log gets a line now and then."""
-    return 0.5 if sys.stderr.isatty() else 15.0
-
-
 def run_program(main: Callable[[], None]) -> None:
     """Call `main`; what a user can mend ends the program with one line and exit code 2, broken numbers with code 1."""
     try:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float32
@@ -160,7 +162,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
         for line in [*list_changes(latest, config), *compare_data(progress.data, loader.identity)]:
             log(f"  from here on {line}")
     guard, uploads = Guard(config, progress.guard, signals), Uploads(device)
-    under_way: list[tuple[Moment, LaunchedStep]] = []  # what the host has not looked at yet, with when it began
+    under_way: list[tuple[Moment, float, LaunchedStep]] = []  # not looked at yet; begin, seconds without data
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
         CheckpointWriter(config, model, optimizer, ema) as checkpoints,
@@ -170,9 +172,11 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
         for step in range(progress.step + 1, config.train.steps + 1):
             with profiled(config, step):
                 guard.enter("waiting for data", step)
+                asked = time.monotonic()
                 batches = [uploads.upload(count_once(batch, model.axis)) for batch in loader.next_step()]
+                waited = time.monotonic() - asked
                 made = train_step(model, optimizer, ema, batches, step, config, guard)
-            under_way.append((begin, made))
+            under_way.append((begin, waited, made))
             begin = made.end
             collect_garbage(step, config.train.gc_every_steps)
             is_saved = step % config.checkpoint.every_steps == 0 or step == config.train.steps or made.is_last
@@ -187,6 +191,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
             if is_saved:
                 guard.enter("checkpoint", step)
                 checkpoints.save(Progress(step=step, lanes=loader.states, data=loader.identity, guard=guard.state))
+                metrics_log.note_checkpoint()
             if made.is_last:
                 message = f"by {guard.stop_signal or 'a signal'} after step {step}"
                 log(f"stopped {message}; run the same command to go on")
@@ -205,7 +210,9 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     log(f"finished: {config.train.steps} steps; next: python tools/sample.py {config.run.folder} OUTPUT")
 
 
-def write_metrics(begin: Moment, made: LaunchedStep, guard: Guard, metrics_log: MetricsLog, config: Config) -> None:
+def write_metrics(
+    begin: Moment, waited: float, made: LaunchedStep, guard: Guard, metrics_log: MetricsLog, config: Config
+) -> None:
     """What became of a step, when the device has made it; all ranks call together.
 
     Raises:
@@ -213,7 +220,7 @@ def write_metrics(begin: Moment, made: LaunchedStep, guard: Guard, metrics_log: 
     """
     metrics = guard.finish(made)
     lr, flops = learning_rate(made.step, config.train.steps, config.optim), step_flops(made.counts, config)
-    values = step_values(metrics, config.modality, lr, made.end.seconds_since(begin), flops)
+    values = step_values(metrics, config.modality, lr, made.end.seconds_since(begin), waited, flops)
     metrics_log.write(made.step, values | guard.slowest_rank(made.step))
 
 

@@ -46,7 +46,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
 Made = TypeVar("Made")
 TIMINGS = {
     "seconds",
+    "data_wait",
     "tokens_per_second",
+    "images_per_second",
     "tflops_per_second",
     "validation/seconds",
 }  # fields of metrics.jsonl that no two runs share

@@ -17,11 +17,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts, Losses, StepMetrics
-from oneflow_dist.metrics import MetricsLog, open_wandb, padding, profiled, step_values
+from oneflow_dist.metrics import MetricsLog, describe_step_values, open_wandb, padding, profiled, step_values
 from tests.launching import Launcher, read_metrics
 from tests.messages import names, naming
+from tests.pieces import modality
 
-VALUES = {"loss": 1.5, "loss/bag": 0.25, "tokens_per_second": 1000.0}
+VALUES = {"loss": 1.5, "loss/bag": 0.25, "seconds": 0.5, "data_wait": 0.25}
+VALUES |= {"tokens_per_second": 1000.0, "images_per_second": 20.0}
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ COUNTS = Counts(
     filled_slots=8,
     sequences=5,
     attention_pairs=1200,
-    patches=(35,),
+    patches=(36, 6),
     moving_elements=(640,),
 )
 
@@ -220,7 +222,8 @@ def test_values_of_a_step_are_plain_numbers_of_the_whole_step() -> None:
     scalars = {name: torch.tensor(0.5 + n) for n, name in enumerate(("zero", "rate", "bag", "total"))}
     losses = Losses(**scalars, velocity=torch.tensor([7.5, 8.5]))
     metrics = StepMetrics(losses=losses, grad_norm=1.25, counts=COUNTS)
-    values = step_values(metrics, ["image", "sound"], lr=0.1, seconds=0.5, flops=3e12)
+    kinds = {"image": modality(shape=(8, 8), patch=(4, 4)), "sound": modality(shape=(6,), patch=(2,))}
+    values = step_values(metrics, kinds, lr=0.1, seconds=0.5, waited=0.125, flops=3e12)
     assert values["loss"] == losses.total
     parts = {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss/")}
     assert parts == {"zero": 0.5, "rate": 1.5, "bag": 2.5, "velocity_image": 7.5, "velocity_sound": 8.5}
@@ -232,12 +235,24 @@ def test_values_of_a_step_are_plain_numbers_of_the_whole_step() -> None:
         "bag_tokens": 20,
         "padding": 0.25,
         "seconds": 0.5,
+        "data_wait": 0.125,
         "tokens_per_second": 150.0,
+        "images_per_second": 2 * (36 / 4 + 6 / 3),
         "tflops_per_second": 6.0,
     }
     assert {name: values[name] for name in expected} == expected
     assert json.loads(json.dumps(values)) == values
     assert all(math.isfinite(value) for value in values.values())
+
+
+def test_the_bar_says_losses_speed_waiting_and_the_age_of_the_last_checkpoint() -> None:
+    values = {"loss": 1.5, "loss/bag": 0.25, "loss/velocity_image": 1.25, "seconds": 2.0, "data_wait": 0.5}
+    values |= {"tokens_per_second": 1000.0, "images_per_second": 20.0}
+    said = describe_step_values(values, age=31.0)
+    assert all(part in said for part in ("1.500", "bag 0.25", "velocity_image 1.25", "1000 tokens/s", "20 images/s"))
+    assert "data 25%" in said
+    assert "31 s ago" in said
+    assert "ago" not in describe_step_values(values, age=math.nan)
 
 
 @pytest.mark.usefixtures("group_of_one")

@@ -78,7 +78,7 @@ def test_a_run_folder_holds_config_metrics_samples_and_checkpoints(unbroken: Run
 
 
 def test_metrics_of_a_step_have_these_names_and_are_finite(unbroken: Run) -> None:
-    timings = ["seconds", "tokens_per_second", "tflops_per_second"]
+    timings = ["seconds", "data_wait", "tokens_per_second", "images_per_second", "tflops_per_second"]
     losses = ["loss", *(f"loss/{name}" for name in ("zero", "rate", "bag", "velocity_image"))]
     names = [*losses, "grad_norm", "lr", "samples", "text_tokens", "bag_tokens", "padding", *timings]
     for line in read_metrics(unbroken.folder):

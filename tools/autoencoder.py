@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
+from oneflow_dist.bars import bar
 from oneflow_dist.data.codec import decode_pixels, pixels_to_latent
 from oneflow_dist.data.picture import read_picture
 from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
 from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder, psnr_db
 from oneflow_dist.pictures import enlarge, grid, stack, text_line, with_margin
-from oneflow_dist.runtime import bar_seconds, share_cores
+from oneflow_dist.runtime import share_cores
 from oneflow_dist.signals import StopSignals
 
 STATISTICS_IMAGES = 1024  # enough for a mean and a standard deviation
@@ -167,8 +167,8 @@ def train(model: Any, images: ImageSet, args: argparse.Namespace, signals: StopS
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args.steps))
     losses: list[float] = []
     model.train()
-    with tqdm(range(args.steps), desc="training", unit="step", mininterval=bar_seconds()) as bar:
-        for step in bar:
+    with bar(range(args.steps), desc="training", unit="step") as shown:
+        for step in shown:
             batch = images.read_batch(rng.integers(len(images), size=args.batch), args.size, rng).to(model.device)
             loss = compute_loss(model, batch, args.kl_weight, noise)
             losses.append(loss.item())
@@ -179,7 +179,7 @@ def train(model: Any, images: ImageSet, args: argparse.Namespace, signals: StopS
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
+            shown.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
             if signals.name:
                 break
     model.eval()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oneflow_dist.runtime import bar_seconds, run_program, share_cores
+from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ def draw_texts(
 
 def measure(model: OneFlow, config: Config, texts: list[list[Sample]], instants: int, name: str) -> tuple[float, float]:
     """Bits a token, and the standard error of that."""
-    from tqdm import tqdm
-
+    from oneflow_dist.bars import bar
     from oneflow_dist.data.packing import pack
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.evaluation.likelihood import look_at, sum_bound
@@ -94,7 +93,7 @@ def measure(model: OneFlow, config: Config, texts: list[list[Sample]], instants:
     process = process_of(config, tokenizer.eos, tokenizer.mark)
     groups = [texts[first : first + GROUP] for first in range(0, len(texts), GROUP)]
     nats, tokens = [], []
-    for number, group in enumerate(tqdm(groups, desc=name, unit="group", mininterval=bar_seconds())):
+    for number, group in enumerate(bar(groups, desc=name, unit="group")):
         rng, total = np.random.default_rng([SEED, number]), 0.0
         for instant in range(instants):
             targets = [target for blocks in group for target in blocks]

@@ -30,13 +30,12 @@ def main() -> None:
     args = parser.parse_args()
     check_range("--samples", args.samples, "[1, inf)")
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
-    from tqdm import tqdm
-
+    from oneflow_dist.bars import bar
     from oneflow_dist.trained import load_model
 
     share_cores(others=1)  # with whatever else runs here
     report: dict[str, dict[str, dict[str, float]]] = {}
-    for run in tqdm(args.runs, unit="run"):
+    for run in bar(args.runs, unit="run"):
         model, config = load_model(run)
         report[str(run)] = measure(model, config, args.mixture, args.samples)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
+from oneflow_dist.bars import bar
 from oneflow_dist.data.index import ShardIndex, decode_index, file_sha256, index_tar, read_or_write_index
 from oneflow_dist.files import write_whole
 from oneflow_dist.runtime import run_program
@@ -26,13 +25,13 @@ def main() -> None:
     if args.output:
         Path(args.output).expanduser().mkdir(parents=True, exist_ok=True)
     samples, num_bytes = 0, 0
-    with tqdm(paths, unit="shard") as bar:
-        for path in bar:
+    with bar(paths, unit="shard") as shown:
+        for path in shown:
             index = index_remote(path, args.output) if is_remote(path) else index_local(path, args.output)
             if args.check and not is_remote(path):
                 check(Path(path), index)
             samples, num_bytes = samples + len(index), num_bytes + index.tar_bytes
-            bar.set_postfix(samples=samples)
+            shown.set_postfix(samples=samples)
     print(f"{len(paths)} shards, {samples} samples, {num_bytes / 2**30:.2f} GiB{', all intact' if args.check else ''}")
 
 

@@ -64,13 +64,12 @@ def score_rungs(
     suite: Suite, name: str, items: Sequence[Item], rungs: Mapping[str, Sequence[Answer]]
 ) -> dict[str, dict[str, Any]]:
     """Each figure of a task by rung, with its interval."""
-    from tqdm import tqdm
-
+    from oneflow_dist.bars import bar
     from oneflow_dist.evaluation.report import describe_task
     from oneflow_dist.evaluation.scoring import match
 
     figures: dict[str, dict[str, Any]] = {}
-    for rung, answers in tqdm(rungs.items(), desc=name, unit="rung"):
+    for rung, answers in bar(rungs.items(), desc=name, unit="rung"):
         asked = match(name, suite.task[name], suite.suite, items, answers)
         for figure, own in describe_task(asked)["figures"].items():
             figures.setdefault(figure, {})[rung] = own

@@ -6,10 +6,9 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
+from oneflow_dist.bars import bar
 from oneflow_dist.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_ranks, write_ranks
-from oneflow_dist.runtime import bar_seconds, run_program
+from oneflow_dist.runtime import run_program
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def read_texts(pattern: str) -> Iterator[str]:
     from oneflow_dist.data.shards import open_shards
 
     shards = open_shards("shards", pattern)
-    for index in tqdm(range(len(shards)), unit="sample", mininterval=bar_seconds()):
+    for index in bar(range(len(shards)), unit="sample"):
         record = shards.read(index)
         yield from (segment.text for segment in read_segments(record, read_fields(record)) if segment.text)
 

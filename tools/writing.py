@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch.distributed as dist
-from tqdm import tqdm
 
+from oneflow_dist.bars import bar
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.files import naming
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.runtime import bar_seconds, is_main
+from oneflow_dist.runtime import is_main
 from oneflow_dist.sampler import Step, generate_steps
 from tools.film import Film, join_films
 from tools.sample_files import append_lines, change_line, prompt_line
@@ -113,10 +113,10 @@ def _gather(own: Written, steps_file: Path | None) -> Written:
 
 def _with_bar(steps: Iterator[Step], canvases: list[Canvas], name: str) -> Iterator[Step]:
     """The steps, with a bar that ends full: its total is what can be left."""
-    with tqdm(unit="step", desc=name, mininterval=bar_seconds(), disable=not is_main()) as bar:
+    with bar(unit="step", desc=name, disable=not is_main()) as shown:
         for step in steps:
-            bar.total = step.number + step.steps_left
+            shown.total = step.number + step.steps_left
             there, expected = sum(len(c.tokens) for c in canvases), sum(c.expected_length for c in canvases)
-            bar.set_postfix_str(f"{there} of about {expected:.0f} tokens", refresh=False)
-            bar.update()
+            shown.set_postfix_str(f"{there} of about {expected:.0f} tokens", refresh=False)
+            shown.update()
             yield step

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import braceexpand
-from tqdm import tqdm
 
+from oneflow_dist.bars import bar
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.index import ShardIndex, decode_index, edges_sha256, file_sha256, read_or_write_index
 from oneflow_dist.data.tar import describe_unread
@@ -163,8 +163,9 @@ def open_shards(source: str, pattern: str, index_folder: str | None = None) -> S
     index_names = [index_name(path, index_folder) for path in paths]
     missing = sum(not is_remote(name) and not Path(name).exists() for name in index_names)
     pairs = zip(paths, index_names, strict=True)
-    bar = tqdm(pairs, f"{source}: indexing", len(paths), unit="shard", disable=missing < 2 or not is_main())
-    shards = ShardSet(source, paths, index_folder, [_open_index(source, path, name) for path, name in bar])
+    is_shown = missing > 1 and is_main()
+    shown = bar(pairs, f"{source}: indexing", total=len(paths), unit="shard", disable=not is_shown)
+    shards = ShardSet(source, paths, index_folder, [_open_index(source, path, name) for path, name in shown])
     if len(shards) == 0:
         unread = f" (not read: {describe_unread(shards.unread)})" if shards.unread else ""
         raise ValueError(

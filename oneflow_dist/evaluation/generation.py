@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
+from oneflow_dist.bars import bar
 from oneflow_dist.canvas import blank_canvas
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
@@ -21,7 +20,6 @@ from oneflow_dist.evaluation.recording import States, parts_of, write_pictures
 from oneflow_dist.evaluation.suite import TaskConfig, config_of
 from oneflow_dist.files import claim, naming, write_whole
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.runtime import bar_seconds
 from oneflow_dist.sampler import generate_steps
 
 Document = tuple[int, Item, int]  # its number in the task, its item, and which of the repeats it is
@@ -73,18 +71,18 @@ def write_answers(respondent: Respondent, groups: Sequence[Group], folder: Path,
         (folder / task / PICTURES).mkdir(parents=True, exist_ok=True)
     first = rank * len(groups) // num_ranks
     order = [*groups[first:], *groups[:first]]
-    with tqdm(total=len(groups), unit="group", desc="answers", mininterval=bar_seconds(), disable=rank > 0) as bar:
+    with bar(total=len(groups), unit="group", desc="answers", disable=rank > 0) as shown:
         for is_waiting in (False, True):
             for group in order:
                 claimed = claim(group.path(folder), wait=is_waiting)
                 if claimed is not None:
                     with claimed:
-                        bar.set_postfix_str(group.task, refresh=False)
+                        shown.set_postfix_str(group.task, refresh=False)
                         lines = write_group(respondent, group, folder)
                         with naming(claimed.partial):
                             claimed.file.write("".join(lines).encode())
                         claimed.commit()
-                bar.update(sum(other.path(folder).exists() for other in groups) - bar.n)
+                shown.update(sum(other.path(folder).exists() for other in groups) - shown.n)
 
 
 def write_group(respondent: Respondent, group: Group, folder: Path) -> list[str]:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
+from oneflow_dist.bars import bar
 from oneflow_dist.evaluation.asking import Question, load_asker
-from oneflow_dist.runtime import bar_seconds
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
@@ -79,7 +78,7 @@ class OneFlowLmms(lmms):  # type: ignore[misc]
         """An answer to each."""
         answers: list[str] = []
         starts = range(0, len(requests), self.asker.group)
-        for first in tqdm(starts, desc="answers", unit="group", mininterval=bar_seconds()):
+        for first in bar(starts, desc="answers", unit="group"):
             # Pictures of one group alone are in memory.
             own = [request.args for request in requests[first : first + self.asker.group]]
             questions = [self._question(context, *place) for context, _, *place in own]
@@ -89,7 +88,7 @@ class OneFlowLmms(lmms):  # type: ignore[misc]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
         """The answers of all rounds to each; a task says after each round what it asks next, or that it is done."""
-        return [self._ask_rounds(*request.args) for request in tqdm(requests, desc="rounds", unit="question")]
+        return [self._ask_rounds(*request.args) for request in bar(requests, desc="rounds", unit="question")]
 
     def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """The upper bound of -log p(continuation) of each, in nats; and false, as if it were not what is written.
@@ -97,7 +96,7 @@ class OneFlowLmms(lmms):  # type: ignore[misc]
         The harness takes the choice with the *least* value, since its models give losses. It turns a bare pair into
         text, but leaves alone what stands in a `GenerationResult`.
         """
-        bars = tqdm(requests, desc="bounds", unit="text", mininterval=bar_seconds())
+        bars = bar(requests, desc="bounds", unit="text")
         return [GenerationResult(text=(self._bound(*request.args), False)) for request in bars]
 
     def _bound(self, context: str, continuation: Any, *place: Any) -> float:

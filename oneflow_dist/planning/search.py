@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from typing import Literal
 
-from tqdm import tqdm
-
+from oneflow_dist.bars import bar
 from oneflow_dist.config import Config
 from oneflow_dist.data.loader import can_share_packs
 from oneflow_dist.parallel.mesh import can_deal
 from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
 from oneflow_dist.planning.recorder import Collective
 from oneflow_dist.planning.trace import Trace, fresh_processes, trace_here
-from oneflow_dist.runtime import bar_seconds
 
 Plan = tuple[Config, Trace, Estimate]
 CHECKPOINTING: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")  # cheapest first
@@ -59,15 +57,15 @@ def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
     with (
         fresh_processes(os.cpu_count() or 1) as pool,
         ThreadPoolExecutor(len(found)) as threads,
-        tqdm(total=len(found), unit="layout") as bar,
+        bar(total=len(found), unit="layout") as shown,
     ):
         waiting = {threads.submit(plan_layout, layout, world_size, cluster, pool) for layout in found}
         plans: list[Plan] = []
         while waiting:
-            done, waiting = wait(waiting, timeout=bar_seconds(), return_when=FIRST_COMPLETED)
+            done, waiting = wait(waiting, timeout=shown.mininterval, return_when=FIRST_COMPLETED)
             plans += [plan for task in done for plan in task.result()]
-            bar.update(len(done))
-            bar.refresh()  # a layout takes many seconds: the clock shows that it is being planned
+            shown.update(len(done))
+            shown.refresh()  # a layout takes many seconds: the clock shows that it is being planned
     return sorted(plans, key=lambda plan: (not plan[2].fits, plan[2].step_seconds, plan[2].peak_bytes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
+from oneflow_dist.bars import bar
 from oneflow_dist.data.index import file_sha256
 from oneflow_dist.files import Claim, claim
 from oneflow_dist.precompute.encoder import Batcher
@@ -162,8 +160,7 @@ class Progress:
         self.num_bytes = sum(shard.stat().st_size for shard in shards) / num_processes
         self.images_of: dict[Path, int] = {}
         self.known_bytes = 0
-        seconds = 0.1 if sys.stderr.isatty() else 10.0  # between two states of the bar, each a line in a log
-        self.bar = tqdm(unit="image", smoothing=0.05, mininterval=seconds, disable=rank != 0 or not shards)
+        self.bar = bar(unit="image", smoothing=0.05, disable=rank != 0 or not shards)
 
     def __enter__(self) -> Progress:
         return self

@@ -86,17 +86,20 @@ def say_of(prediction: Prediction, samples: list[NoisySample], those: slice) -> 
         return prediction
     before, own = samples[: those.start], samples[those]
 
-    def part(values: Shaped[Tensor, "_ *v"], sizes: Callable[[NoisySample], int]) -> Shaped[Tensor, "_ *v"]:
-        first = sum(map(sizes, before))
-        return values[first : first + sum(map(sizes, own))]
+    def part(values: Shaped[Tensor, "_ *v"], size_of: Callable[[NoisySample], int]) -> Shaped[Tensor, "_ *v"]:
+        first = sum(map(size_of, before))
+        return values[first : first + sum(map(size_of, own))]
 
-    of_tokens = functools.partial(part, sizes=lambda sample: len(sample.tokens))
+    def patches_of(sample: NoisySample, kind: int) -> int:
+        return len(sample.pieces[kind].pieces.patches)
+
+    of_tokens = functools.partial(part, size_of=lambda sample: len(sample.tokens))
     return replace(
         prediction,
         zero_logit=None if prediction.zero_logit is None else of_tokens(prediction.zero_logit),
         log_rate=None if prediction.log_rate is None else of_tokens(prediction.log_rate),
         velocity=tuple(
-            part(velocity, lambda sample, kind=kind: len(sample.pieces[kind].pieces.patches))
+            part(velocity, functools.partial(patches_of, kind=kind))
             for kind, velocity in enumerate(prediction.velocity)
         ),
         slot_hidden=of_tokens(prediction.slot_hidden),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 # Of all that `oneflow_dist.train` imports, kernels included. A person can hold 7,000: make it smaller, and never larger
 # without saying in the commit by how much, and why that is the least.
-MAX_TRAINING_LINES = 16_000
+MAX_TRAINING_LINES = 16_200
 
 # Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
 LAYERS = [
@@ -38,13 +38,14 @@ LAYERS = [
     {"oneflow_dist.process"},
     {"oneflow_dist.baselines"},
     {"oneflow_dist.flow", "oneflow_dist.transfers"},
+    {"oneflow_dist.command"},
     {"oneflow_dist.containers", "oneflow_dist.config", "oneflow_dist.runtime"},
     {"oneflow_dist.views"},
     {"oneflow_dist.objective"},
     {"oneflow_dist.sampling"},
     {"oneflow_dist.modality"},
     {"oneflow_dist.toml", "oneflow_dist.signals"},
-    {"oneflow_dist.verdict"},
+    {"oneflow_dist.bars", "oneflow_dist.verdict"},
     {"oneflow_dist.files"},
     {"oneflow_kernels"},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -23,9 +26,24 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 WIDE = {"width": 1280, "height": 800}
 SEED = 7
+MOST_FRAMES = 200
 LIMIT = 60_000  # milliseconds until a document is there
 TOKENS = """(column) => [...document.querySelectorAll(".document")[column].querySelectorAll(".token")]
   .map((element) => element.token)"""
+
+# Tokens that are inserted before others, and before the end, as somebody sees who looks at the page.
+WATCH = """() => {
+  window.between = 0;
+  const stop = document.getElementById("stop");
+  new MutationObserver((changes) => {
+    for (const { addedNodes } of changes) {
+      for (const node of addedNodes) {
+        const next = node.classList?.contains("made") && node.nextElementSibling;
+        if (next && !stop.hidden) window.between += 1;
+      }
+    }
+  }).observe(document.getElementById("columns"), { childList: true, subtree: true });
+}"""
 
 
 class Server:
@@ -122,6 +140,9 @@ class Visit:
             page.screenshot(path=self.pictures / name)
 
 
+Check = Callable[[Visit], str]  # says what was seen, or raises ValueError
+
+
 def check(is_so: object, what: str) -> None:
     """Raise unless it is so."""
     if not is_so:
@@ -160,14 +181,40 @@ def state_of(page: Page) -> int:
     return int(page.input_value(".track input"))
 
 
-def run(name: str, visit: Visit, look: Callable[[Visit], str]) -> bool:
+def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until something of this kind has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    raise ValueError(f"{selector}: Tab does not lead there")
+
+
+def record(page: Page, path: Path) -> int:
+    """The page until a document is there, as a picture that moves; returns how many frames it has."""
+    frames: list[Image.Image] = []
+    while page.is_visible("#stop") and len(frames) < MOST_FRAMES:
+        frames.append(look(page))
+    finish(page)
+    frames += [look(page)] * 12
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=180, loop=0, optimize=True)
+    return len(frames)
+
+
+def look(page: Page) -> Image.Image:
+    """A screenshot in few colours."""
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        return picture.convert("RGB").quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def run(name: str, visit: Visit, act: Check) -> bool:
     """Do it, and print a line; whether it was right."""
     from playwright.sync_api import Error
 
     start, is_right = time.monotonic(), True
     visit.complaints, visit.expected = [], ()
     try:
-        said = look(visit)
+        said = act(visit)
         check(not visit.complaints, "; ".join(visit.complaints))
     except (ValueError, Error) as error:
         said, is_right = str(error).split("\n")[0], False

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from oneflow_dist.bars import bar
 from oneflow_dist.data.picture import decode_picture
 from oneflow_dist.precompute.crop import crop_to, nearest_bucket
 from oneflow_dist.precompute.run import Precompute
@@ -36,7 +36,7 @@ def measure(patterns: list[str], autoencoder: str, size: int, rounds: int) -> Me
     num_images = sum(map(len, batches))
     bare: list[float] = []
     whole: list[float] = []
-    for _ in tqdm(range(rounds), unit="round"):
+    for _ in bar(range(rounds), unit="round"):
         start = time.perf_counter()
         for batch in batches:
             tools.autoencoder.encode(batch)
@@ -52,7 +52,7 @@ def measure(patterns: list[str], autoencoder: str, size: int, rounds: int) -> Me
 def read_batches(tools: Tools, shards: list[Path]) -> list[torch.Tensor]:
     """All pictures as the encoder gets them: batches of one size."""
     of_size: dict[tuple[int, int], list[torch.Tensor]] = {}
-    for shard in tqdm(shards, "reading", unit="shard"):
+    for shard in bar(shards, "reading", unit="shard"):
         raw = open_raw(shard)
         for sample in raw.samples:
             files = raw.read(sample)

@@ -38,14 +38,13 @@ def main() -> None:
     args = parser.parse_args()
     check_range("--questions", args.questions, "[1, inf)")
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
-    from tqdm import tqdm
-
+    from oneflow_dist.bars import bar
     from oneflow_dist.data.mixture import load_mixture
     from oneflow_dist.trained import load_model
 
     share_cores(others=1)  # with whatever else runs here
     sources = load_mixture(args.mixture)
-    for run in tqdm(args.runs, unit="run"):
+    for run in bar(args.runs, unit="run"):
         model, config = load_model(run)
         for source in sources:
             samples = ask(config, source, args.questions, args.blind)

@@ -76,10 +76,14 @@ export class Column {
     this.body.classList.remove("waits");
     this.page.grown();
     this.#say();
-    if (this.first === undefined && this.history.last.tokens.some((token) => token.step)) {
-      this.first = null;
-      setTimeout(() => (this.first = performance.now() - this.startedAt)); // when it has been painted
-    }
+    const isNew = ({ step, isMade, frames }) => step || (isMade && frames.length > 1);
+    const first = this.first === undefined && this.history.last.tokens.find(isNew);
+    if (!first) return;
+    this.first = "";
+    setTimeout(() => { // when it has been painted
+      const milliseconds = Math.round(performance.now() - this.startedAt);
+      this.first = `first ${first.step ? "token" : "picture"} after ${milliseconds} ms`;
+    });
   }
 
   #end() {
@@ -106,7 +110,7 @@ export class Column {
     const seconds = this.hasEnded ? this.seconds : (performance.now() - this.startedAt) / 1000;
     const length = expected ? `${tokens.length} of about ${Math.round(expected)} tokens` : `${tokens.length} tokens`;
     const where = stepsLeft ? `step ${step}, ${stepsLeft} left` : `step ${step}`;
-    return joined(this.ending, where, `text ${percent(textTime)}`, length, `${seconds.toFixed(1)} s`, this.#firstToken());
+    return joined(this.ending, where, `text ${percent(textTime)}`, length, `${seconds.toFixed(1)} s`, this.first);
   }
 
   #finished() {
@@ -116,11 +120,7 @@ export class Column {
       if (length) counts.push(`${length} ${nameOf(name)}${length === 1 ? "" : "s"}`);
     }
     const full = reason === "length" && "it is full: raise max_rows for more";
-    return joined(`${counts.join(", ")} in ${steps} steps`, `${seconds.toFixed(2)} s`, this.#firstToken(), full);
-  }
-
-  #firstToken() {
-    return this.first && `first token after ${Math.round(this.first)} ms`;
+    return joined(`${counts.join(", ")} in ${steps} steps`, `${seconds.toFixed(2)} s`, this.first, full);
   }
 
   /** For those who listen. */

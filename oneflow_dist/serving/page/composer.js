@@ -61,16 +61,18 @@ export class Composer {
   write(prompt) {
     const parts = typeof prompt === "string" ? this.#split(prompt) : prompt;
     const nodes = parts.map((part) => (part.text !== undefined ? part.text : this.#chipOf(part))).filter(Boolean);
+    if (parts.at(-1)?.text?.endsWith("\n")) nodes.push("\n");
     this.editor.replaceChildren(...nodes);
+    this.editor.normalize();
     this.range = null;
     this.editor.focus();
     getSelection().selectAllChildren(this.editor);
     getSelection().collapseToEnd();
   }
 
-  /** What stands here, as the server takes it. */
+  /** What stands here, as the server takes it; a line break at the very end only holds its line open. */
   parts() {
-    const found = [];
+    const found = [], { lastChild } = this.editor;
     const text = (more) => {
       const last = found.at(-1);
       if (last?.text !== undefined) last.text += more;
@@ -79,8 +81,8 @@ export class Composer {
     const walk = (node) => {
       for (const child of node.childNodes) {
         if (child.says) found.push({ ...child.says });
-        else if (child.nodeType === Node.TEXT_NODE) text(child.data);
-        else if (child.nodeName === "BR") text(child.nextSibling ? "\n" : ""); // the last one only holds its line open
+        else if (child.nodeType === Node.TEXT_NODE) text(child === lastChild ? child.data.replace(/\n$/, "") : child.data);
+        else if (child.nodeName === "BR") text(child === lastChild ? "" : "\n");
         else walk(child);
       }
     };

@@ -3,6 +3,7 @@
 
 const SECONDS_OF_REPLAY = 6;
 const SHORTEST_PAUSE = 50, LONGEST_PAUSE = 250; // milliseconds between two steps of a replay
+const LONGEST_STEP = 8; // states, after which what is new still pops up: not after a leap
 const SPECIAL = /^<\|(.*)\|>$/;
 
 /** An element with attributes and children; strings become text, handlers are those whose names begin with "on". */
@@ -37,11 +38,12 @@ export class History {
     return this.states.at(-1);
   }
 
-  /** The step that has the last colour: the text ends about there. */
+  /** The step that has the last colour: the last that wrote a token, or where that is to be. */
   get lastColour() {
-    const planned = this.begin?.objective === "autoregressive" ? 1 : (this.begin?.settings?.steps ?? 1);
-    if (!this.done) return Math.max(planned, this.last?.step ?? 1);
-    return Math.max(1, ...this.states.filter((state) => state.numInserted).map((state) => state.step));
+    const written = Math.max(1, ...this.states.filter((state) => state.numInserted).map((state) => state.step));
+    if (this.done || !this.begin) return written;
+    const { objective, settings } = this.begin, { step, stepsLeft = 0 } = this.last;
+    return Math.max(written, objective === "autoregressive" ? step + stepsLeft : (settings.steps ?? 1));
   }
 
   add(name, data) {
@@ -346,12 +348,12 @@ export class Transport {
   }
 
   show(index, pops = false) {
-    const isForward = index > this.index;
+    const isStep = index > this.index && index - this.index <= LONGEST_STEP;
     this.index = Math.min(Math.max(0, index), this.end);
     this.slider.value = this.index;
     this.label.textContent = `step ${this.index} of ${this.slider.max}`;
     this.slider.setAttribute("aria-valuetext", this.label.textContent);
-    for (const view of this.views) view.draw(this.index, pops && isForward);
+    for (const view of this.views) view.draw(this.index, pops && isStep);
   }
 
   toggle() {

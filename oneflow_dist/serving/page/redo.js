@@ -98,7 +98,9 @@ export function partsAround(tokens, selected, objective) {
     } else if (token.modality) {
       parts.push({ make: token.modality });
     } else if (!last?.hole) parts.push({ hole: true });
-    if (isForward && selected.has(token)) break;
+    if (!isForward || !selected.has(token)) continue;
+    if (token.modality && token !== tokens.at(-1)) parts.push({ hole: true });
+    break;
   }
   return parts;
 }

@@ -1,0 +1,164 @@
+"""The command `oneflow`: one name for every program of the project, with completion for shells."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from oneflow_dist.runtime import run_program
+
+ROOT = Path(__file__).parents[1]
+SHELLS = ("bash", "zsh", "fish")
+
+# Name of a command, the module whose `main` it is, and what it does. Modules are loaded when they are called.
+COMMANDS = {
+    "train": ("oneflow_dist.train", "train a model, or go on with a run"),
+    "sample": ("tools.sample", "write documents: text, images, films of how they came about"),
+    "chat": ("tools.chat", "talk with a model, turn by turn"),
+    "serve": ("tools.serve", "a page and an API for many users at once"),
+    "evaluate": ("tools.evaluate", "ask a checkpoint the questions of a suite"),
+    "score": ("tools.score", "score answers without the model"),
+    "compare": ("tools.compare", "objectives at equal FLOPs and at equal seconds"),
+    "report": ("tools.report", "one page about a run, or several, live while they go on"),
+    "curves": ("tools.curves", "losses of runs as one picture"),
+    "plan": ("tools.plan", "memory, traffic and time of a layout, without devices"),
+    "inspect": ("tools.inspect_batches", "what a step trains on"),
+    "precompute": ("tools.precompute_latents", "pictures to latents, once, before training"),
+    "index": ("tools.index_shards", "an index beside each shard"),
+    "tokenizer": ("tools.train_tokenizer", "a vocabulary from texts"),
+    "export": ("tools.export", "a checkpoint as safetensors, and as a Llama where it is one"),
+    "bound": ("tools.bound", "bits a token of held-out texts"),
+    "benchmark": ("tools.benchmark.__main__", "all benchmarks"),
+    "doctor": ("tools.doctor", "what this machine has, which paths are slow, and why"),
+}
+
+
+def main() -> None:
+    """Entry point."""
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
+        return
+    words = sys.argv[1:]
+    if not words or words[0].startswith("-"):
+        make_parser().parse_args(words or ["--help"])
+    elif words[0] == "completion":
+        run_program(print_completion)
+    else:
+        run_program(lambda: start(words[0], words[1:]))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Of the command alone."""
+    lines = "\n".join(f"  {name:<12}{what}" for name, (_, what) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="oneflow",
+        description="Train OneFlow models, and everything around it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"commands, each with --help of its own:\n{lines}\n\n"
+        "`oneflow completion bash` (or zsh, fish) prints what makes a shell complete all this.",
+    )
+    parser.add_argument("--version", action="version", version=describe_version() if "--version" in sys.argv else "")
+    parser.add_argument("command", choices=[*COMMANDS, "completion"], metavar="command", help="see below")
+    return parser
+
+
+def start(name: str, words: list[str]) -> None:
+    """Run a command as if its program had been called.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f"did you mean {near[0]}?" if near else "oneflow --help lists them"
+        raise ValueError(f"oneflow {name}: no such command; {advice}")
+    module = load(name)
+    sys.argv = [f"oneflow {name}", *words]
+    module.main()
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command.
+
+    Raises:
+        ValueError: it is in the checkout, and only the package is installed.
+    """
+    module, _ = COMMANDS[name]
+    if module.startswith("tools.") and not (ROOT / "tools").is_dir():
+        raise ValueError(
+            f"oneflow {name}: {module.replace('.', '/')}.py is not part of the installed package; clone the repository "
+            "and `pip install -e .` there"
+        )
+    if str(ROOT) not in sys.path:  # the checkout, where the command was installed from
+        sys.path.insert(0, str(ROOT))
+    return importlib.import_module(module)
+
+
+def describe_version() -> str:
+    """Of the package, with the commit of a checkout."""
+    own = f"oneflow_dist {version('oneflow_dist')}"
+    if not (ROOT / ".git").exists():
+        return own
+    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return f"{own}, commit {commit}" if commit else own
+
+
+def print_completion() -> None:
+    """What a shell has to read, as `eval "$(oneflow completion bash)"`.
+
+    Raises:
+        ValueError: a shell that is not known.
+    """
+    from argcomplete.shell_integration import shellcode
+
+    shell = sys.argv[2] if len(sys.argv) == 3 else "bash"
+    if shell not in SHELLS:
+        raise ValueError(f"oneflow completion: {shell!r} is none of {', '.join(SHELLS)}")
+    sys.stdout.write(shellcode(["oneflow"], shell=shell))
+
+
+def complete() -> None:
+    """Tell the shell what may come next: of a command what its own parser knows.
+
+    A program makes its parser where it reads its words, so that is where it is asked.
+    """
+    import argcomplete
+
+    typed = os.environ["COMP_LINE"].encode()[: int(os.environ["COMP_POINT"])].decode(errors="ignore")
+    try:
+        words = shlex.split(typed)
+    except ValueError:  # within quotes
+        words = typed.split()
+    is_chosen = len(words) > 2 or (len(words) == 2 and typed.endswith(" "))
+    if not is_chosen or words[1] not in COMMANDS:
+        argcomplete.autocomplete(make_parser())
+        return
+    os.environ["_ARGCOMPLETE"] = "2"  # what is completed begins with the second word
+    sys.argv = [f"oneflow {words[1]}", *words[2:3]]
+    readers = {name: getattr(argparse.ArgumentParser, name) for name in ("parse_args", "parse_intermixed_args")}
+
+    def ask(parser: argparse.ArgumentParser, given: list[str] | None = None) -> Any:
+        if given is not None and given == words[2:3] and len(words) > 3:  # a program that has programs: it goes on
+            os.environ["_ARGCOMPLETE"] = "3"
+            return readers["parse_args"](parser, given)
+        for name, reader in readers.items():
+            setattr(argparse.ArgumentParser, name, reader)
+        return argcomplete.autocomplete(parser)
+
+    for name in readers:
+        setattr(argparse.ArgumentParser, name, ask)
+    load(words[1]).main()
+
+
+if __name__ == "__main__":
+    main()
