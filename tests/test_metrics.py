@@ -106,7 +106,7 @@ def test_the_progress_bar_goes_to_stderr(run_config: Config, capsys: pytest.Capt
     out, err = capsys.readouterr()
     assert out == ""
     assert "6/9" in err
-    assert names(err.rpartition("\r")[2], "7/9", "1.500", 1000)
+    assert names(err.splitlines()[-1], "7/9", "1.500", 1000)
 
 
 def test_tensorboard_shows_every_value_and_picture_and_forgets_what_was_cut_off(run_config: Config) -> None:

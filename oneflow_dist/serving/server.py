@@ -35,7 +35,13 @@ def open_socket(host: str, port: int, limits: Limits) -> socket.socket:
 
 def run_server(server: Server, own: socket.socket, token: str) -> None:
     """Serve until a signal ends it."""
-    config = uvicorn.Config(
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, and says once more what ended it
+        asyncio.run(uvicorn.Server(configure(server, token, GRACE_SECONDS)).serve(sockets=[own]))
+
+
+def configure(server: Server, token: str, grace_seconds: int) -> uvicorn.Config:
+    """How uvicorn runs the server."""
+    return uvicorn.Config(
         server.app(token),
         http=impatient(server.limits.head_seconds),
         ws="none",
@@ -43,10 +49,8 @@ def run_server(server: Server, own: socket.socket, token: str) -> None:
         access_log=False,
         server_header=False,
         limit_concurrency=server.limits.connections,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=grace_seconds,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, and says once more what ended it
-        asyncio.run(uvicorn.Server(config).serve(sockets=[own]))
 
 
 def impatient(seconds: float) -> type[asyncio.Protocol]:

@@ -100,7 +100,7 @@ export class Column {
   }
 
   #waiting() {
-    if (this.hasEnded) return this.ending;
+    if (this.hasEnded) return this.ending === "stopped" ? "stopped before it began" : "";
     if (this.position === undefined) return "asking the server";
     return this.position ? `${this.position} before you` : "next in line";
   }

@@ -81,9 +81,10 @@ export class Composer {
     const walk = (node) => {
       for (const child of node.childNodes) {
         if (child.says) found.push({ ...child.says });
-        else if (child.nodeType === Node.TEXT_NODE) text(child === lastChild ? child.data.replace(/\n$/, "") : child.data);
-        else if (child.nodeName === "BR") text(child === lastChild ? "" : "\n");
-        else walk(child);
+        else if (child.nodeType === Node.TEXT_NODE || child.nodeName === "BR") {
+          const own = child.data ?? "\n";
+          text(child === lastChild ? own.replace(/\n$/, "") : own);
+        } else walk(child);
       }
     };
     walk(this.editor);

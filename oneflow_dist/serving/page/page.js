@@ -26,6 +26,7 @@ let selections = [];
 
 const infoOf = (id) => served.find((own) => own.id === id)?.oneflow;
 const isCompared = () => at("compare").getAttribute("aria-pressed") === "true";
+const asked = () => (isCompared() ? sides : sides.slice(0, 1));
 const rollSeed = () => (at("seed").value = Math.floor(Math.random() * NUM_SEEDS));
 
 async function start() {
@@ -97,8 +98,7 @@ function compare() {
 function compose() {
   if (at("generate").disabled) return;
   const parts = composer.parts(), seed = at("seed").valueAsNumber || 0;
-  const chosen = isCompared() ? sides : sides.slice(0, 1);
-  generate(chosen.map((side) => jobOf(side.model.value, parts, side.settings.values(), seed)));
+  generate(asked().map((side) => jobOf(side.model.value, parts, side.settings.values(), seed)));
 }
 
 function jobOf(model, parts, settings, seed) {
@@ -231,7 +231,7 @@ function announce(text) {
 function trouble(error) {
   if (error instanceof Gone) waitForServer();
   else if (error instanceof Refused && error.status === 401) at("ask").showModal();
-  else if (error instanceof Refused) for (const side of sides) side.settings.blame(error.param);
+  else if (error instanceof Refused) asked().forEach((side) => side.settings.blame(error.param));
   else complain(error.message);
 }
 

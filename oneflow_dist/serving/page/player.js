@@ -1,8 +1,8 @@
 // A document as its events tell it: its states, how they look, and the slider that replays them.
 // It stands alone, so that a file that is shared can carry it.
 
-const SECONDS_OF_REPLAY = 6;
-const SHORTEST_PAUSE = 50, LONGEST_PAUSE = 250; // milliseconds between two steps of a replay
+const SECONDS_OF_REPLAY = 6, SHORTEST_PAUSE = 50, LONGEST_PAUSE = 250; // pauses between its steps in milliseconds
+const MOST_BARS = 240; // above the slider; of longer generations each is several steps
 const LONGEST_STEP = 8; // states, after which what is new still pops up: not after a leap
 const SPECIAL = /^<\|(.*)\|>$/;
 
@@ -74,6 +74,7 @@ export class History {
   }
 
   #step({ step, inserted = [], removed = [], times = {}, pictures = {}, ...rest }) {
+    const { text_time: textTime, expected, steps_left: stepsLeft } = rest;
     let { tokens } = this.last;
     if (inserted.length || removed.length) {
       tokens = tokens.slice();
@@ -85,7 +86,6 @@ export class History {
       const pieces = piecesOf(tokens, modality);
       for (const [number, source] of Object.entries(byNumber)) pieces[number]?.frames.push(...frame(step, source));
     }
-    const { text_time: textTime, expected, steps_left: stepsLeft } = rest;
     this.states.push({ step, tokens, times, textTime, expected, stepsLeft, numInserted: inserted.length });
   }
 
@@ -117,10 +117,7 @@ export function textOf(tokens) {
 
 /** A document on the page: draws any state of a history, and moves the focus over its tokens. */
 export class View {
-  /**
-   * @param host the element that gets the tokens.
-   * @param tip the element that tells what is known of a token; several views may share it.
-   */
+  /** @param tip the element that tells what is known of a token; several views may share it. */
   constructor(host, history, tip) {
     Object.assign(this, { host, history, tip, index: -1, elements: new Map(), marks: new Map() });
     host.classList.add("document");
@@ -313,7 +310,6 @@ export class Transport {
   attach(views) {
     this.stop();
     this.views = views;
-    this.host.hidden = !views.length;
     this.#measure();
     this.show(this.end);
   }
@@ -329,18 +325,21 @@ export class Transport {
   #measure() {
     const histories = this.views.map((view) => view.history);
     this.end = Math.max(0, ...histories.map((own) => own.states.length - 1));
+    this.host.hidden = !histories.some((own) => own.last);
     const running = histories.filter((own) => own.last?.stepsLeft && !own.done);
     const total = Math.max(this.end, ...running.map((own) => own.states.length - 1 + own.last.stepsLeft));
-    const last = Math.max(1, ...histories.map((own) => own.lastColour));
-    const counts = Array(total + 1).fill(0);
-    for (const { states } of histories) states.forEach((state, index) => (counts[index] += state.numInserted));
+    const last = Math.max(1, ...histories.map((own) => own.lastColour)), bars = this.births.children;
+    const width = Math.ceil((total + 1) / MOST_BARS), counts = Array(Math.ceil((total + 1) / width)).fill(0);
+    for (const { states } of histories) {
+      states.forEach((state, index) => (counts[Math.floor(index / width)] += state.numInserted));
+    }
     const most = Math.max(1, ...counts);
     this.births.style.setProperty("--last", last);
-    while (this.births.children.length > counts.length) this.births.lastChild.remove();
-    while (this.births.children.length < counts.length) this.births.append(h("span"));
-    counts.forEach((count, step) => {
-      const { style } = this.births.children[step];
-      style.setProperty("--step", Math.min(step, last));
+    while (bars.length > counts.length) this.births.lastChild.remove();
+    while (bars.length < counts.length) this.births.append(h("span"));
+    counts.forEach((count, number) => {
+      const { style } = bars[number];
+      style.setProperty("--step", Math.min(number * width, last));
       style.height = count ? `${15 + (85 * count) / most}%` : "0";
     });
     this.slider.max = total;
@@ -384,8 +383,8 @@ export class Transport {
 
 /** Replay documents that somebody has shared: all that is on their page. */
 export function replay(host, documents) {
-  const tip = h("div", { id: "tip", role: "tooltip", hidden: true });
   const control = h("div"), columns = h("div", { class: "columns" });
+  const tip = h("div", { id: "tip", role: "tooltip", hidden: true });
   host.append(columns, control, tip);
   const transport = new Transport(control);
   const views = documents.map(({ title, ...own }) => {

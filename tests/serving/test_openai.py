@@ -1,0 +1,146 @@
+"""OpenAI's own client, as it is, against this server."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from PIL import Image
+
+from oneflow_dist.config import Config
+from oneflow_dist.serving.openai import ChatBody, ImagesBody, read_chat, read_images
+from oneflow_dist.serving.orders import Limits, Make, Picture, Text
+from tests.messages import naming
+from tests.serving.conftest import SMALL, Service
+from tests.serving.test_app import picture
+
+EXTRA: dict[str, Any] = {"settings": SMALL}
+ASKED: Any = [{"role": "user", "content": "count up:"}]
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as own:
+        yield own
+
+
+def opened(data: str) -> tuple[int, int]:
+    with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
+        return shown.size
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_streamed_chat_says_what_a_whole_one_does(seed: int, client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="tiny", messages=ASKED, seed=seed, extra_body=EXTRA)
+    stream = client.chat.completions.create(
+        model="tiny", messages=ASKED, seed=seed, extra_body=EXTRA, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said.strip() == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 0
+
+
+def test_blocks_are_sent_when_they_are_final(client: openai.OpenAI) -> None:
+    body = {"settings": {"steps": 6, "max_rows": 48, "blocks": 6}}
+    stream = client.chat.completions.create(model="tiny", messages=ASKED, extra_body=body, stream=True)
+    assert sum(bool(chunk.choices[0].delta.content) for chunk in stream) > 1
+
+
+def test_a_picture_in_a_question_is_seen(client: openai.OpenAI) -> None:
+    def ask(shade: int) -> str | None:
+        url = f"data:image/png;base64,{base64.b64encode(picture(shade=shade)).decode()}"
+        parts: Any = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what?"}]
+        messages: Any = [{"role": "user", "content": parts}]
+        return (
+            client.chat.completions.create(model="tiny", messages=messages, extra_body=EXTRA).choices[0].message.content
+        )
+
+    assert ask(0) != ask(255)
+
+
+def test_pictures_are_made_each_with_a_seed_of_its_own(client: openai.OpenAI) -> None:
+    made = client.images.generate(model="tiny", prompt="a handwritten seven", n=2, extra_body=EXTRA)
+    assert made.data is not None
+    one, other = (each.b64_json or "" for each in made.data)
+    assert opened(one) == opened(other) == (8, 8)
+    assert one != other
+    again = client.images.generate(model="tiny", prompt="a handwritten seven", extra_body={**EXTRA, "seed": 1})
+    assert again.data is not None
+    assert again.data[0].b64_json == other
+
+
+def test_a_picture_is_streamed_while_it_is_made(client: openai.OpenAI) -> None:
+    stream = client.images.generate(
+        model="tiny", prompt="a handwritten seven", stream=True, partial_images=2, extra_body=EXTRA
+    )
+    events = list(stream)
+    kinds = [event.type for event in events]
+    assert kinds == ["image_generation.partial_image"] * 2 + ["image_generation.completed"]
+    assert all(opened(event.b64_json) == (8, 8) for event in events)
+    assert len({event.b64_json for event in events}) == 3
+    whole = client.images.generate(model="tiny", prompt="a handwritten seven", extra_body=EXTRA)
+    assert whole.data is not None
+    assert events[-1].b64_json == whole.data[0].b64_json
+
+
+def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
+    url: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/x.png"}}]}]
+    with pytest.raises(openai.BadRequestError, match="address"):
+        client.chat.completions.create(model="tiny", messages=url)
+    with pytest.raises(openai.BadRequestError, match="settings.temperature"):
+        client.chat.completions.create(model="tiny", messages=ASKED, temperature=-1)
+    with pytest.raises(openai.NotFoundError, match="other"):
+        client.chat.completions.create(model="other", messages=ASKED)
+    with pytest.raises(openai.BadRequestError, match="rows"):
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "one " * 500}], stream=True)
+
+
+# How requests are read.
+
+
+def test_what_clients_send_for_others_is_left_out(config: Config) -> None:
+    body = ChatBody.model_validate(
+        {"messages": [{"role": "user", "content": "a", "name": "b"}], "user": "c", "frequency_penalty": 1, "tools": []}
+    )
+    order = read_chat(body, config, Limits())
+    assert [turn.parts for turn in order.turns] == [(Text("a"),)]
+    assert order.sampling == config.sampling
+
+
+def test_the_likeliest_tokens_are_taken_at_temperature_zero(config: Config) -> None:
+    body = ChatBody.model_validate({"messages": ASKED, "temperature": 0})
+    assert read_chat(body, config, Limits()).sampling.top_k == 1
+
+
+def test_turns_keep_their_order_and_sides(config: Config) -> None:
+    url = {"url": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"}
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": url}, {"type": "text", "text": "what?"}]},
+        {"role": "assistant", "content": "a seven"},
+        {"role": "user", "content": "and now?"},
+    ]
+    order = read_chat(ChatBody.model_validate({"messages": messages}), config, Limits())
+    assert [turn.role for turn in order.turns] == ["system", "user", "assistant", "user"]
+    assert order.turns[1].parts == (Picture(picture()), Text("what?"))
+
+
+def test_pictures_have_a_prompt_a_place_and_seeds_in_turn(config: Config) -> None:
+    orders = read_images(ImagesBody(prompt="seven", n=3, seed=2**63 - 2), config, Limits())
+    assert [order.parts for order in orders] == [(Text("seven"), Make("image"))] * 3
+    assert [order.seed for order in orders] == [2**63 - 2, 2**63 - 1, 0]
+    with pytest.raises(ValueError, match=naming("n", 9, 8)):
+        read_images(ImagesBody(prompt="seven", n=9), config, Limits())
