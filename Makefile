@@ -38,9 +38,12 @@ test-captions: .venv/installed
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/captions pycocoevalcap==1.2
 	PYTHONPATH=.venv/captions .venv/bin/python tests/torture/captions.py
 
-# The page of `oneflow serve` in a real browser, in two minutes; needs Debian's chromium.
-test-page: .venv/installed
-	.venv/bin/python tests/torture/page.py $(if $(RUN),$(RUN))
+# The page of `oneflow serve` in a real browser, then 200 requests that nobody should send: three minutes, after those of the
+# quickstart's training where it has not been trained; needs Debian's chromium.
+test-page: .venv/installed data/digits/words.tiktoken
+	.venv/bin/python -m oneflow_dist.train configs/quickstart.toml
+	.venv/bin/python tests/torture/page.py runs/quickstart
+	.venv/bin/python tests/torture/hostile.py runs/quickstart
 
 lint: .venv/installed
 	.venv/bin/ruff check

@@ -94,6 +94,9 @@ WAYS = {
     "tools/score.py": Way(code=2, says="suite.toml"),  # nothing is evaluated there
     "tools/ladder.py": Way(code=2, says="runs/"),
     "tools/curves.py": Way(),
+    "tools/report.py": Way(),
+    "tools/serve.py": Way(("--help",), says="usage"),  # it would serve for ever; tests/tools has more
+    "tools/doctor.py": Way(),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
     "tools/stages/report.py": Way(
@@ -109,6 +112,7 @@ WAYS = {
     "tools.benchmark data": Way(("--samples=256", "--rounds=1")),
     "tools.benchmark sample": Way(("--rounds=1",), needs="data/digits"),
     "tools.benchmark prompts": Way(("--rows=8", "--documents=1", "--lengths=70", "--steps=2"), needs="data/digits"),
+    "tools.benchmark serving": Way(("--users=2", "--documents=2", "--rounds=1", "--requests=2"), how="afresh"),
     "tools.benchmark latency": Way(
         ("--texts=8", "--images=1", "--documents=1", "--steps=2", "--rounds=1"), needs="data/digits"
     ),

@@ -7,13 +7,15 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from oneflow_dist.command import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 NAMED = ("README.md", "CONTRIBUTING.md", "configs/README.md")
 DOCUMENTS = [*(ROOT / name for name in NAMED), *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.compile(r"python3?|\.venv/bin/python")
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ +)*"  # its environment
-    r"(?:python3?|torchrun|make|pip3?|pytest|git|bash|sh|nvidia-smi|srun|sbatch|docker|podman|apptainer|launch/\S+|\.venv/bin/\S+|\.ci/\S+|(?:tests|tools)/\S+\.py)"
+    r"(?:python3?|oneflow|torchrun|make|pip3?|pytest|git|bash|sh|nvidia-smi|srun|sbatch|docker|podman|apptainer|launch/\S+|\.venv/bin/\S+|\.ci/\S+|(?:tests|tools)/\S+\.py)"
     r"(?=\s|$)"
 )
 TOP = (".ci", "configs", "docs", "kernels", "launch", "oneflow_dist", "tests", "tools")  # folders of the repository
@@ -62,6 +64,10 @@ def read_command(text: str) -> Command:
         key, _, value = words.pop(0).partition("=")
         environment.append((key, value))
     first, *rest = words
+    if first == "oneflow" and rest[0] in COMMANDS:
+        module, _ = COMMANDS[rest.pop(0)]
+        is_file = module.startswith("tools.") and not module.endswith("__main__")
+        first = f"{module.replace('.', '/')}.py" if is_file else module.removesuffix(".__main__")
     if PYTHON.fullmatch(first):
         first, *rest = rest[1:] if rest[0] == "-m" else rest
     return Command({"pip3": "pip"}.get(first, first), tuple(rest), tuple(environment))

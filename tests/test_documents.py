@@ -21,6 +21,7 @@ from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.evaluation.suite import load_suite
 from oneflow_dist.guard.bad_batches import keep_suspects
+from oneflow_dist.serving.requests import GenerateBody, read_body
 from tests.checkout import Checkouts, typed
 from tests.documents import (
     DOCUMENTS,
@@ -35,13 +36,16 @@ from tests.documents import (
     paths_of,
 )
 from tests.launching import Launcher
+from tools.benchmark.serving import serve
 
 COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in commands_of(document)))
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if not block.holds_commands]
-PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import "))]
+CLIENTS = [block for block in BLOCKS if block.text.startswith("from openai import")]
+PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import ")) and block not in CLIENTS]
 MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
 SUITES = [block for block in BLOCKS if block.text.startswith("[task.")]
-CONVERSATIONS = [block for block in BLOCKS if block.text.startswith('{"')]
+REQUESTS = [block for block in BLOCKS if block.text.startswith('{"model"')]
+CONVERSATIONS = [block for block in BLOCKS if block.text.startswith('{"') and block not in REQUESTS]
 # How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
 TREES = ("configs/ ", "runs/quickstart/\n", "runs/8b/launches/", "tar shard -> ")
 MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ", "error: node7: ")
@@ -163,7 +167,7 @@ ELSEWHERE = {
     "tools/audit.py": find_program,
     "tools/held_out.py": find_program,
     "tests/torture/image.py": find_program,
-    **{f"tests/torture/{name}.py": find_program for name in ("mistakes", "nodes", "slurm")},
+    **{f"tests/torture/{name}.py": find_program for name in ("hostile", "mistakes", "nodes", "page", "slurm")},
     "nvidia-smi": not_ours,
     **dict.fromkeys(("docker", "podman", "apptainer"), run_contained),
 }
@@ -171,9 +175,17 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_a_block_without_commands_is_of_a_kind_that_is_looked_at(block: Block) -> None:
-    assert block in (*PYTHON, *MIXTURES, *SUITES, *TRANSCRIPTS, *CONVERSATIONS) or block.text.startswith(
-        (*TREES, *MESSAGES, *COMMIT)
-    ), f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
+    assert block in (
+        *PYTHON,
+        *CLIENTS,
+        *REQUESTS,
+        *MIXTURES,
+        *SUITES,
+        *TRANSCRIPTS,
+        *CONVERSATIONS,
+    ) or block.text.startswith((*TREES, *MESSAGES, *COMMIT)), (
+        f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
+    )
 
 
 @pytest.mark.usefixtures("group_of_one")
@@ -192,6 +204,20 @@ def test_python_runs(block: Block, checkouts: Checkouts, monkeypatch: pytest.Mon
     exec(compile(block.text, block.place, "exec"), {})
 
 
+@pytest.mark.parametrize("block", CLIENTS, ids=lambda block: block.place)
+def test_a_client_is_answered(block: Block, checkouts: Checkouts, capsys: pytest.CaptureFixture[str]) -> None:
+    here = checkouts.new_folder()
+    checkouts.put("runs/quickstart", here)
+    with serve(here / "runs/quickstart") as service:
+        exec(compile(block.text.replace("http://127.0.0.1:8000/", service.url), block.place, "exec"), {})
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", REQUESTS, ids=lambda block: block.place)
+def test_a_request_can_be_read(block: Block) -> None:
+    assert read_body(GenerateBody, block.text.encode()).parts
+
+
 @pytest.mark.parametrize("block", TRANSCRIPTS, ids=lambda block: block.place)
 def test_a_transcript_is_of_commands_that_run_and_shows_no_traceback(block: Block, checkouts: Checkouts) -> None:
     typed_there = re.findall(r"^\$ (.+(?:\\\n.*)*)", block.text, re.MULTILINE)
@@ -199,7 +225,7 @@ def test_a_transcript_is_of_commands_that_run_and_shows_no_traceback(block: Bloc
     assert "Traceback" not in block.text
     for text in typed_there:
         words = text.replace("\\\n", " ").removeprefix("source .venv/bin/activate").removeprefix(" && ")
-        if words.startswith(("make", "python")):
+        if words.startswith(("make", "oneflow", "python")):
             run(typed(words), checkouts)
 
 

@@ -113,7 +113,7 @@ class Telling:
     def done(self) -> Event:
         """The document."""
         canvas = self.canvas
-        text = "".join(self.tokenizer.decode([t]) for t in canvas.tokens[1:].tolist() if t != self.tokenizer.eos)
+        text = self.tokenizer.decode([token for token in canvas.tokens[1:].tolist() if token != self.tokenizer.eos])
         parts: list[Event] = [
             {"text": part} if isinstance(part, str) else {"modality": part[0], "number": part[1]}
             for part in canvas.parts(self.tokenizer)
