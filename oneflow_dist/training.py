@@ -207,7 +207,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
                 begin = Moment(device)
     if is_main():
         tell("finished", f"{config.train.steps} steps")
-    log(f"finished: {config.train.steps} steps; next: python tools/sample.py {config.run.folder} OUTPUT")
+    log(f"finished: {config.train.steps} steps; next: oneflow serve {config.run.folder}")
 
 
 def write_metrics(

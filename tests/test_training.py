@@ -51,7 +51,7 @@ def test_a_run_says_what_it_does_and_draws_its_progress_bar_on_stderr(unbroken: 
     first, *_, begin, end = unbroken.end.stdout.splitlines()
     assert names(first, unbroken.folder, 20, "configs/debug.toml")
     assert names(begin, 1)
-    assert names(end, 20, f"python tools/sample.py {unbroken.folder}")
+    assert names(end, 20, f"oneflow serve {unbroken.folder}")
     bars = [line for line in unbroken.end.stderr.replace("\r", "\n").splitlines() if line]
     assert bars
     assert all("/20" in bar for bar in bars)

@@ -151,7 +151,7 @@ def draw_bars(
         axes.annotate(label, (end, height), (5, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, 1.35 * max((max(numbers) for numbers in values if numbers), default=1.0))
+    axes.set_xlim(0, 1.35 * (max((max(numbers) for numbers in values if numbers), default=0.0) or 1.0))
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

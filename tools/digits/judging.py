@@ -37,9 +37,10 @@ from tools.digits.grammar import (
 from tools.sample import with_arguments
 
 NEXT = """next, after `source .venv/bin/activate`:
-  python tools/sample.py {folder} out --text "a handwritten seven" --paint --count 4
-  python tools/sample.py {folder} out --image data/digits/seven.png
-  python -m oneflow_dist.train configs/quickstart.toml run.folder=runs/mine optim.lr=1e-3"""
+  oneflow serve {folder}
+  oneflow sample {folder} out --text "a handwritten seven" --paint --count 4
+  oneflow sample {folder} out --image data/digits/seven.png
+  oneflow train configs/quickstart.toml run.folder=runs/mine optim.lr=1e-3"""
 SEEDS = {"single": 1, "interleaved": 2, "text_to_image": 3, "image_to_text": 4, "both": 5}
 
 
