@@ -17,7 +17,10 @@ def bar(iterable: Iterable[Any] | None = None, desc: str | None = None, **option
     stream = sys.stderr
     if is_terminal(stream):
         return tqdm(iterable, desc, file=stream, mininterval=BAR_SECONDS, dynamic_ncols=True, **options)
-    return tqdm(iterable, desc, file=_Lines(stream), mininterval=LINE_SECONDS, ncols=0, **options)
+    # Time is looked at in every step, so that no thread of tqdm's adds lines; and a bar within a bar has no row of its
+    # own, so that the cursor does not move.
+    how: dict[str, Any] = {"mininterval": LINE_SECONDS, "miniters": 1, "position": 0, "ncols": 0}
+    return tqdm(iterable, desc, file=_Lines(stream), **how, **options)
 
 
 def is_terminal(stream: Any) -> bool:

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -93,20 +94,21 @@ def load(name: str) -> ModuleType:
         ValueError: it is in the checkout, and only the package is installed.
     """
     module, _ = COMMANDS[name]
-    if module.startswith("tools.") and not (ROOT / "tools").is_dir():
-        raise ValueError(
-            f"oneflow {name}: {module.replace('.', '/')}.py is not part of the installed package; clone the repository "
-            "and `pip install -e .` there"
-        )
-    if str(ROOT) not in sys.path:  # the checkout, where the command was installed from
-        sys.path.insert(0, str(ROOT))
+    path = f"{module.replace('.', '/')}.py"
+    if module.startswith("tools."):
+        if not (ROOT / path).is_file():
+            raise ValueError(
+                f"oneflow {name}: {path} is not part of the installed package; clone the repository and "
+                "`pip install -e .` there"
+            )
+        sys.path.insert(0, str(ROOT))  # the checkout, before whatever else has a package of the name `tools`
     return importlib.import_module(module)
 
 
 def describe_version() -> str:
     """Of the package, with the commit of a checkout."""
     own = f"oneflow_dist {version('oneflow_dist')}"
-    if not (ROOT / ".git").exists():
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return own
     asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
@@ -114,17 +116,23 @@ def describe_version() -> str:
 
 
 def print_completion() -> None:
-    """What a shell has to read, as `eval "$(oneflow completion bash)"`.
-
-    Raises:
-        ValueError: a shell that is not known.
-    """
+    """What a shell has to read, as `eval "$(oneflow completion bash)"`."""
+    shell = completion_parser().parse_args(sys.argv[2:]).shell
     from argcomplete.shell_integration import shellcode
 
-    shell = sys.argv[2] if len(sys.argv) == 3 else "bash"
-    if shell not in SHELLS:
-        raise ValueError(f"oneflow completion: {shell!r} is none of {', '.join(SHELLS)}")
     sys.stdout.write(shellcode(["oneflow"], shell=shell))
+
+
+def completion_parser() -> argparse.ArgumentParser:
+    """Of `oneflow completion`."""
+    line = 'eval "$(oneflow completion bash)", in fish: oneflow completion fish | source'
+    parser = argparse.ArgumentParser(
+        prog="oneflow completion",
+        description="Print what makes a shell complete.",
+        epilog=f"In its startup file: {line}",
+    )
+    parser.add_argument("shell", choices=SHELLS, nargs="?", default=SHELLS[0])
+    return parser
 
 
 def complete() -> None:
@@ -139,25 +147,28 @@ def complete() -> None:
         words = shlex.split(typed)
     except ValueError:  # within quotes
         words = typed.split()
-    is_chosen = len(words) > 2 or (len(words) == 2 and typed.endswith(" "))
-    if not is_chosen or words[1] not in COMMANDS:
-        argcomplete.autocomplete(make_parser())
+    has_ended = typed.endswith(" ")  # the last word
+    name = words[1] if len(words) > 2 or (len(words) == 2 and has_ended) else ""
+    if name in (*COMMANDS, "completion"):
+        os.environ["_ARGCOMPLETE"] = "2"  # what is completed begins with the second word
+    if name not in COMMANDS:
+        argcomplete.autocomplete(completion_parser() if name == "completion" else make_parser())
         return
-    os.environ["_ARGCOMPLETE"] = "2"  # what is completed begins with the second word
-    sys.argv = [f"oneflow {words[1]}", *words[2:3]]
-    readers = {name: getattr(argparse.ArgumentParser, name) for name in ("parse_args", "parse_intermixed_args")}
+    sys.argv = [f"oneflow {name}", *words[2:3]]
+    readers = {own: getattr(argparse.ArgumentParser, own) for own in ("parse_args", "parse_intermixed_args")}
 
     def ask(parser: argparse.ArgumentParser, given: list[str] | None = None) -> Any:
-        if given is not None and given == words[2:3] and len(words) > 3:  # a program that has programs: it goes on
+        is_past = len(words) > 3 or has_ended
+        if given and given == words[2:3] and is_past:  # a program that has programs: it goes on
             os.environ["_ARGCOMPLETE"] = "3"
             return readers["parse_args"](parser, given)
-        for name, reader in readers.items():
-            setattr(argparse.ArgumentParser, name, reader)
+        for own, reader in readers.items():
+            setattr(argparse.ArgumentParser, own, reader)
         return argcomplete.autocomplete(parser)
 
-    for name in readers:
-        setattr(argparse.ArgumentParser, name, ask)
-    load(words[1]).main()
+    for reader in readers:
+        setattr(argparse.ArgumentParser, reader, ask)
+    load(name).main()
 
 
 if __name__ == "__main__":

@@ -146,15 +146,19 @@ def step_values(
 
 
 def describe_step_values(values: dict[str, Any], age: float) -> str:
-    """What the bar says of a step: losses by part, speed, the share of its time in which it waited for data.
+    """What the bar says of a step: loss, speed, the share of its time in which it waited for data, then losses by part.
+
+    A narrow terminal cuts the end off.
 
     Args:
         age: seconds since the last checkpoint; NaN: there is none.
     """
-    parts = [f"{name[5:]} {value:.2f}" for name, value in values.items() if name.startswith("loss/")]
-    found = [f"loss {values['loss']:.3f} ({', '.join(parts)})", f"{values['tokens_per_second']:.0f} tokens/s"]
+    found = [f"loss {values['loss']:.3f}", f"{values['tokens_per_second']:.0f} tokens/s"]
     found += [f"{values['images_per_second']:.0f} images/s", f"data {values['data_wait'] / values['seconds']:.0%}"]
-    return ", ".join(found + ([] if math.isnan(age) else [f"saved {age:.0f} s ago"]))
+    if not math.isnan(age):
+        found.append(f"saved {f'{age:.0f} s' if age < 120.0 else f'{age / 60.0:.0f} min'} ago")
+    parts = {name.removeprefix("loss/"): value for name, value in values.items() if name.startswith("loss/")}
+    return ", ".join(found + [f"{name.removeprefix('velocity_')} {value:.2f}" for name, value in parts.items()])
 
 
 def padding(counts: Counts) -> float:

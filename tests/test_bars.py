@@ -65,6 +65,25 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(monkeypatch: pytest.M
     assert "1000/1000" in lines[-1]
 
 
+def test_bars_within_bars_move_no_cursor_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    for _ in bar(range(2), desc="outer"):
+        for _ in bar(range(2), desc="inner"):
+            pass
+    assert "\x1b" not in stream.getvalue()
+    assert "\r" not in stream.getvalue()
+    assert all(line.startswith(("outer: ", "inner: ")) for line in stream.getvalue().splitlines())
+
+
+def test_no_line_comes_earlier_than_it_should_where_work_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tqdm would skip looks while work is fast, and have a thread of its own add them where it no longer is."""
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with bar(range(1000)) as shown:
+        for _ in shown:
+            assert shown.miniters == 1
+
+
 def test_a_bar_that_is_off_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)

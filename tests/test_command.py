@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oneflow_dist import command
 from oneflow_dist.command import COMMANDS, SHELLS
+from tests.launching import Launcher, read_metrics
 from tests.messages import naming
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +44,36 @@ def test_help_lists_every_command_with_a_line(words: tuple[str, ...]) -> None:
 
 def test_the_version_is_that_of_the_package() -> None:
     assert call("--version").stdout.startswith("oneflow_dist 0.")
+
+
+def test_without_git_the_version_is_that_of_the_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.shutil, "which", lambda _: None)
+    assert command.describe_version().startswith("oneflow_dist 0.")
+    assert "commit" not in command.describe_version()
+
+
+def test_no_help_loads_torch() -> None:
+    script = (
+        "import sys\nfrom contextlib import suppress\nfrom oneflow_dist.command import COMMANDS, start\n"
+        "for name in COMMANDS:\n    with suppress(SystemExit):\n        start(name, ['--help'])\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    end = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert end.returncode == 0, end.stderr
+
+
+def test_another_package_of_the_name_tools_is_not_taken_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/__init__.py").touch()
+    end = subprocess.run([*ONEFLOW, "curves", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert end.returncode == 0, end.stderr
+
+
+def test_ranks_of_torchrun_train(train_command: Callable[..., list[str]], launcher: Launcher, tmp_path: Path) -> None:
+    _, _, *words = train_command(tmp_path / "run", "train.steps=1", "sampling.every_steps=0")
+    ends = launcher.run_ranks(2, "-m", "oneflow_dist.command", "train", *words)
+    assert [end.code for end in ends] == [0, 0], ends[0].stderr
+    assert len(read_metrics(tmp_path / "run")) == 1
 
 
 def test_a_program_is_called_as_it_would_be_alone() -> None:
@@ -95,7 +131,9 @@ def test_commands_are_completed() -> None:
         ("oneflow serve --ho", {"--host"}),
         ("oneflow benchmark laten", {"latency"}),
         ("oneflow benchmark latency --te", {"--texts"}),
-        ("oneflow completion ", set()),
+        ("oneflow benchmark ", {"latency", "train"}),
+        ("oneflow benchmark latency ", {"--texts"}),
+        ("oneflow completion ", {"bash", "zsh", "fish"}),
     ],
 )
 def test_options_values_and_files_of_a_command_are_completed(line: str, offered: set[str]) -> None:
@@ -117,7 +155,38 @@ def test_bash_takes_what_it_is_told() -> None:
     assert end.stdout.strip().endswith("oneflow")
 
 
-def test_a_shell_that_is_not_known_is_refused() -> None:
-    end = call("completion", "tcsh")
-    assert end.returncode == 2
+@pytest.mark.parametrize("words", [("tcsh",), ("bash", "tcsh")])
+def test_a_shell_that_is_not_known_is_refused(words: tuple[str, ...]) -> None:
+    end = call("completion", *words)
+    assert (end.returncode, end.stdout) == (2, "")
     assert "tcsh" in end.stderr
+
+
+@pytest.mark.parametrize(("typed", "becomes"), [("oneflow sam", "sample "), ("oneflow sample --tex", "--text ")])
+def test_an_interactive_bash_completes_what_is_typed(typed: str, becomes: str, tmp_path: Path) -> None:
+    (tmp_path / "oneflow").write_text(f'#!/bin/sh\nexec {sys.executable} -m oneflow_dist.command "$@"\n')
+    (tmp_path / "oneflow").chmod(0o755)
+    (tmp_path / "rc").write_text('bind "set bell-style none"\nPS1="$ "\neval "$(oneflow completion bash)"\n')
+    process, terminal = pty.fork()
+    if process == 0:
+        env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb"}
+        os.chdir(ROOT)
+        os.execvpe("bash", ["bash", "--noprofile", "--rcfile", str(tmp_path / "rc"), "-i"], env)
+    try:
+        assert "$ " in shown_until(terminal, "$ ")
+        os.write(terminal, f"{typed}\t".encode())
+        wanted = typed.rpartition(" ")[0] + " " + becomes
+        assert wanted in shown_until(terminal, wanted)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.close(terminal)
+        os.waitpid(process, 0)
+
+
+def shown_until(terminal: int, text: str) -> str:
+    """What a terminal shows, up to a text or for as long as is patient."""
+    shown, deadline = "", time.monotonic() + 30.0
+    while text not in shown and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.1)[0]:
+            shown += os.read(terminal, 65536).decode(errors="replace")
+    return shown

@@ -54,11 +54,12 @@ def test_the_report_is_printed_and_the_pages_are_named(evaluated: Run) -> None:
     body = printed[printed.index("{") : printed.rindex("}") + 1]
     assert json.loads(body) == json.loads((evaluated.folder / "report.json").read_text())
     folder = evaluated.folder
-    *_, wrote, _, sample, describe, train = printed.splitlines()
+    *_, wrote, _, serve, sample, describe, train = printed.splitlines()
     assert wrote == f"wrote {folder / 'report.json'} and {folder / 'gallery.png'}"
-    assert f"sample.py {folder} out" in sample  # what to type next
-    assert f"sample.py {folder} out --image" in describe
-    assert "oneflow_dist.train configs/quickstart.toml" in train
+    assert f"oneflow serve {folder}" in serve  # what to type next
+    assert f"oneflow sample {folder} out" in sample
+    assert f"oneflow sample {folder} out --image" in describe
+    assert "oneflow train configs/quickstart.toml" in train
 
 
 def test_an_evaluation_warns_of_nothing(evaluated: Run) -> None:
