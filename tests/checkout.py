@@ -173,9 +173,11 @@ class Checkouts:
         (here / ".venv/bin").symlink_to(Path(sys.executable).parent)
         (here / "kernels").mkdir()  # results are written into it
         (here / "kernels/oneflow_kernels").symlink_to(ROOT / "kernels/oneflow_kernels")
-        for path in ROOT.iterdir():
-            if path.name not in (".git", ".venv", "configs", "data", "kernels", "runs", "wheels"):
-                (here / path.name).symlink_to(path)
+        (here / "docs").mkdir()  # and into docs/results
+        for path in [*ROOT.iterdir(), *(ROOT / "docs").iterdir()]:
+            own = here / path.relative_to(ROOT)
+            if path.name not in (".git", ".venv", "configs", "data", "docs", "kernels", "results", "runs", "wheels"):
+                own.symlink_to(path)
         for path in (path for path in (ROOT / "configs").rglob("*") if path.is_file()):
             copy = here / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -119,9 +119,9 @@ def check_software() -> Iterator[Finding]:
         advice = "pip install triton, on Linux and x86-64"
         yield Finding("triton", "broken" if has_gpu else "missing", "kernels for GPUs cannot run", advice)
     if has_gpu:
-        driver = re.search(r"Kernel Module\D*([\d.]+)", DRIVER.read_text()) if DRIVER.is_file() else None
+        driver = re.search(r"\d+(?:\.\d+)+", DRIVER.read_text()) if DRIVER.is_file() else None
         says = ".".join(map(str, torch.cuda.nccl.version()))
-        yield Finding("NCCL", "ok", says + (f"; driver {driver[1]}" if driver else ""))
+        yield Finding("NCCL", "ok", says + (f"; driver {driver[0]}" if driver else ""))
 
 
 def check_devices() -> Iterator[Finding]:

@@ -29,7 +29,8 @@ KIND_OF_STATUS = {401: "authentication_error", 403: "authentication_error", 429:
 def describe_error(message: str, status: int = 400) -> dict[str, Any]:
     """The body of an error, as OpenAI's clients read it."""
     head = message.partition(":")[0]
-    param = head if head.replace(".", "").replace("_", "").isalnum() and " " not in head else None
+    is_name = head.replace(".", "").replace("_", "").isalnum() and " " not in head
+    param = head if is_name and status < 500 else None
     kind = KIND_OF_STATUS.get(
         status, "overloaded_error" if status == 503 else "server_error" if status >= 500 else None
     )
@@ -76,6 +77,8 @@ class EventStream(Response):
             return  # it reads too slowly, or has gone between two events
         finally:
             gone.cancel()
+            if self._coming is not None:
+                self._coming.cancel()
             self.close()
 
     async def _next(self, gone: asyncio.Future[None]) -> bytes | None:

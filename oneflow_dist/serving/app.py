@@ -159,7 +159,7 @@ class Server:
         content, uploads = await self._read(request)
         body = read_body(GenerateBody, content)
         model, config = self._find(body.model)
-        ticket = self._submit(model, read_generate(body, uploads, config, self.limits))
+        ticket = self.scheduler.submit(model, read_generate(body, uploads, config, self.limits))
         about = {"id": ticket.key, "model": model, "seed": body.seed, "objective": config.objective.kind}
         if not body.stream:
             return JSONResponse(about | self._public(ticket, await self._last(request, ticket)))
@@ -170,7 +170,7 @@ class Server:
         """POST /v1/chat/completions."""
         body = read_body(openai.ChatBody, (await self._read(request))[0])
         model, config = self._find(body.model)
-        ticket = self._submit(model, openai.read_chat(body, config, self.limits))
+        ticket = self.scheduler.submit(model, openai.read_chat(body, config, self.limits))
         if not body.stream:
             return JSONResponse(openai.chat_answer(ticket, await self._last(request, ticket)))
         events = await self._begun(request, ticket)
@@ -184,7 +184,7 @@ class Server:
         orders = openai.read_images(body, config, self.limits)
         if body.stream and len(orders) > 1:
             raise ValueError(f"n: is {len(orders)}, but a stream has one picture; ask for one, or without stream")
-        tickets = [self._submit(model, order) for order in orders]
+        tickets = self._submit_all(model, orders)
         if body.stream:
             events = await self._begun(request, tickets[0])
             return self._stream(tickets, openai.image_chunks(events, body.partial_images or 0))
@@ -245,8 +245,17 @@ class Server:
             raise RequestError(404, f"model: {name[:80]!r} is not served; there are {', '.join(self.runs)}")
         return name, self.scheduler.cards[name].config
 
-    def _submit(self, model: str, order: Order) -> Ticket:
-        return self.scheduler.submit(model, order)
+    def _submit_all(self, model: str, orders: list[Order]) -> list[Ticket]:
+        """All of them, or none where there is no place for the last."""
+        tickets: list[Ticket] = []
+        try:
+            for order in orders:
+                tickets.append(self.scheduler.submit(model, order))
+        except OverloadedError:
+            for ticket in tickets:
+                self.scheduler.cancel(ticket)
+            raise
+        return tickets
 
     async def _begun(self, request: Request, ticket: Ticket) -> AsyncIterator[tuple[str, Event]]:
         """All events of a ticket, once the first has come: so what is refused has a status of its own."""
@@ -327,7 +336,7 @@ class Server:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse(describe_error(f"{error.detail}", error.status_code), error.status_code)
+    return JSONResponse(describe_error(f"{error.detail}", error.status_code), error.status_code, error.headers)
 
 
 async def _request_error(_: Request, error: Exception) -> Response:

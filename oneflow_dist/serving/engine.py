@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import threading
 import time
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 
 from oneflow_dist.canvas import blank_canvas
 from oneflow_dist.config import Config
@@ -69,6 +72,8 @@ def run_engine(connection: Connection, run: str, device: int, num_threads: int) 
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, to all; the other end tells when it is over
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(num_threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(device)
@@ -77,11 +82,17 @@ def run_engine(connection: Connection, run: str, device: int, num_threads: int) 
     except (ValueError, OSError) as error:
         connection.send(str(error))
         return
-    connection.send(engine.card)
     try:
+        connection.send(engine.card)
         engine.run()
     except (EOFError, ConnectionError):
         return  # nobody is there any more
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when another is gone, however long what it is doing would take."""
+    wait([sentinel])
+    os._exit(1)
 
 
 def open_engine(connection: Connection, run: str) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import hmac
+import re
 import time
 from urllib.parse import parse_qs
 
@@ -14,6 +15,7 @@ from oneflow_dist.serving.answers import RequestError, error_response
 
 OPEN_PATHS = ("/", "/healthz")  # and /page/: what the page needs to ask for the token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+ORIGIN = re.compile(rf"https?://({'|'.join(map(re.escape, LOOPBACK))})(:\d+)?")  # of pages that browsers send along
 MOST_ADDRESSES = 10_000  # that are remembered
 PAGE = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -28,7 +30,7 @@ class Guards:
     """ASGI middleware.
 
     Without a token the server is for this machine alone, and answers only to its names: a page of somebody else whose
-    name has been made to lead here gets nothing.
+    name has been made to lead here gets nothing, and neither does one that sends a form here.
     """
 
     def __init__(self, app: ASGIApp, token: str, requests_per_minute: int):
@@ -65,6 +67,9 @@ class Guards:
             name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
             if name not in LOOPBACK and headers.get("host", "") not in LOOPBACK:
                 raise RequestError(403, f"Host: {name[:80]!r} is not this machine; ask http://127.0.0.1")
+            origin = headers.get("origin")
+            if origin is not None and ORIGIN.fullmatch(origin) is None:
+                raise RequestError(403, f"Origin: {origin[:80]!r} is not this machine; ask from a page of it")
         elif path not in OPEN_PATHS and not path.startswith("/page/"):
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if path == "/report" and not given:  # a link cannot carry a header
@@ -79,7 +84,7 @@ class Guards:
         now = time.monotonic()
         left, then = self.buckets.pop(address, (float(self.rate), now))
         left = min(float(self.rate), left + (now - then) * self.rate / 60.0)
-        self.buckets[address] = (max(0.0, left - 1.0), now)
+        self.buckets[address] = (left - 1.0 if left >= 1.0 else left, now)  # what is refused costs nothing
         if len(self.buckets) > MOST_ADDRESSES:
             self.buckets.popitem(last=False)
         if left < 1.0:

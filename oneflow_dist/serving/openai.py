@@ -68,7 +68,7 @@ class ChatBody(Lenient):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None

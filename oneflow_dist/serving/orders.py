@@ -107,4 +107,7 @@ class Limits:
     corrections: int = 16
     blocks: int = 64
     canvas_tokens: int = 4096
+    guidance: float = 100.0  # a weight, in size
+    weak_temperature: float = 0.01  # at least
+    latent: float = 1e6  # a number in a given latent, in size
     max_rows: int = 0  # of one document; 0: as many as the model's config says

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
@@ -136,9 +137,13 @@ def read_generate(body: GenerateBody, uploads: Uploads, config: Config, limits: 
     check_count("parts", body.parts, limits.parts)
     check_count("images", [part for part in body.parts if isinstance(part, ImagePart)], limits.pictures)
     check_text("parts", [part.text for part in body.parts if isinstance(part, TextPart)], limits)
+    sampling = read_settings(dict(body.settings), config, limits)
+    num_tokens = sum(len(part.tokens) for part in body.parts if isinstance(part, TokensPart))
+    if num_tokens > sampling.max_rows:  # laying them out would keep the model's process from its other documents
+        raise ValueError(f"tokens: there are {num_tokens}, beyond settings.max_rows, {sampling.max_rows}; send fewer")
     return Order(
         parts=tuple(read_part(part, uploads, limits) for part in body.parts),
-        sampling=read_settings(dict(body.settings), config, limits),
+        sampling=sampling,
         seed=body.seed,
         follows="steps" if body.stream else "end",
         preview_steps=body.preview_steps,
@@ -161,7 +166,10 @@ def read_part(part: Any, uploads: Uploads, limits: Limits) -> Part:
         case TokensPart():
             return Tokens(tuple(part.tokens))
         case LatentPart():
-            return Latent(part.latent.modality, read_latent(part.latent.shape, part.latent.data))
+            latent = read_latent(part.latent.shape, part.latent.data)
+            if (size := np.abs(latent).max()) > limits.latent:  # a forward that overflows is lost to all in it
+                raise ValueError(f"latent.data: has numbers as {size:.3g}, beyond {limits.latent:.3g}; scale them")
+            return Latent(part.latent.modality, latent)
         case ImagePart():
             source = part.image
             if isinstance(source, Upload):

@@ -7,9 +7,11 @@ import collections
 import multiprocessing
 import queue
 import secrets
+import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -99,18 +101,18 @@ class Scheduler:
                 here, there = context.Pipe()
                 own = (there, run, device, num_threads)
                 process = context.Process(target=run_engine, args=own, name=f"{name} {device}", daemon=True)
-                process.start()
+                with _deaf_to_interrupts():
+                    process.start()
                 there.close()
                 self.engines.append(Engine(model=name, process=process, connection=here))
                 self.waiting[name] = collections.deque()
-        for engine in self.engines:
-            try:
-                card = engine.connection.recv()
-            except EOFError:
-                raise ValueError(f"{engine.model}: its process ended while it loaded; see above") from None
-            if isinstance(card, str):
-                raise ValueError(card)
-            self.cards[engine.model] = card
+        try:
+            for engine in self.engines:
+                self.cards[engine.model] = _receive_card(engine)
+        except (ValueError, KeyboardInterrupt):
+            for engine in self.engines:
+                engine.process.terminate()
+            raise
 
     def listen(self) -> None:
         """From now on, in the running event loop, messages are carried."""
@@ -136,7 +138,7 @@ class Scheduler:
         if not any(engine.is_alive for engine in self.engines if engine.model == model):
             raise OverloadedError(f"{model}: its process is gone; whoever runs the server has to start it again")
         line = self.waiting[model]
-        if len(line) >= self.limits.waiting:
+        if len(line) >= self.limits.waiting and self._idlest(model) is None:
             raise OverloadedError(f"{len(line)} requests are waiting already; try again later")
         ticket = Ticket(key=f"gen-{secrets.token_hex(8)}", model=model, order=order, backlog=self.limits.backlog)
         line.append(ticket)
@@ -169,19 +171,21 @@ class Scheduler:
     def _dispatch(self, model: str) -> None:
         """Begin what there is room for, and tell the others where they stand."""
         line = self.waiting[model]
-        while line:
-            own = [engine for engine in self.engines if engine.model == model and engine.is_alive]
-            engine = min(own, key=lambda each: len(each.writing), default=None)
-            if engine is None or len(engine.writing) >= self.limits.writing:
-                break
+        while line and (engine := self._idlest(model)) is not None:
             ticket = line.popleft()
             ticket.begun = time.monotonic()
             engine.writing[ticket.key] = ticket
             engine.outbox.put(Write(ticket.key, ticket.order))
-        for position, ticket in enumerate(line):
+        for position, ticket in enumerate(line, start=self.num_writing(model)):
             if ticket.position != position:
                 ticket.position = position
-                ticket.tell("queued", {"position": position + self.limits.writing})
+                ticket.tell("queued", {"position": position})
+
+    def _idlest(self, model: str) -> Engine | None:
+        """The process that has the fewest documents; none where all have as many as they may."""
+        own = [engine for engine in self.engines if engine.model == model and engine.is_alive]
+        engine = min(own, key=lambda each: len(each.writing), default=None)
+        return engine if engine is not None and len(engine.writing) < self.limits.writing else None
 
     def _take(self, engine: Engine, told: Sequence[Told], work: Work | None) -> None:
         """What a process says."""
@@ -211,6 +215,29 @@ class Scheduler:
             for ticket in line:
                 ticket.tell("failed", message)
         self._dispatch(engine.model)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Whatever is started meanwhile is, from its first line on: a terminal interrupts all, and we tell the others."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set that
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _receive_card(engine: Engine) -> Card:
+    try:
+        card: Card | str = engine.connection.recv()
+    except EOFError:
+        raise ValueError(f"{engine.model}: its process ended while it loaded; see above") from None
+    if isinstance(card, str):
+        raise ValueError(card)
+    return card
 
 
 def _read(engine: Engine, loop: asyncio.AbstractEventLoop, scheduler: Scheduler) -> None:

@@ -54,16 +54,20 @@ def configure(server: Server, token: str, grace_seconds: int) -> uvicorn.Config:
 
 
 def impatient(seconds: float) -> type[asyncio.Protocol]:
-    """Uvicorn's HTTP, which waits for the head of a request only so long."""
+    """Uvicorn's HTTP, which waits for the head of a request only so long, for that of a connection's next one too."""
 
     class Impatient(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(seconds, self.leave_if_silent)
+            self.loop.call_later(seconds, self.leave_if_silent, None)
 
-        def leave_if_silent(self) -> None:
-            """Nothing whole has been asked yet."""
-            if self.cycle is None and not self.transport.is_closing():
+        def on_response_complete(self) -> None:
+            self.loop.call_later(seconds, self.leave_if_silent, self.cycle)
+            super().on_response_complete()
+
+        def leave_if_silent(self, before: Any) -> None:
+            """Nothing whole has been asked since a request, or at all."""
+            if self.cycle is before and not self.transport.is_closing():
                 self.transport.abort()
 
     return Impatient

@@ -93,6 +93,27 @@ def test_a_reader_that_goes_while_nothing_is_said_ends_the_stream() -> None:
     assert (made, closed) == (0, 1)
 
 
+def test_nothing_is_waited_for_once_a_reader_took_too_long_for_a_comment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "COMMENT_SECONDS", 0.02)
+    ended: list[str] = []
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            await asyncio.sleep(30.0)
+            yield b""
+        finally:
+            ended.append("events")
+
+    async def once() -> None:
+        reader = Reader(most=2, then="takes nothing")
+        stream = EventStream(events(), lambda: ended.append("stream"), read_seconds=0.1)
+        await stream({"type": "http"}, reader.receive, reader.send)
+        await asyncio.sleep(0.05)
+        assert ended == ["stream", "events"]
+
+    asyncio.run(once())
+
+
 def test_a_silent_stream_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "COMMENT_SECONDS", 0.02)
     reader, _, _ = run(Reader, 2, pause=0.1)
@@ -111,6 +132,7 @@ def test_slow_is_not_too_slow() -> None:
         ("settings.steps: 0 is not in [1, inf)", 400, "invalid_request_error", "settings.steps"),
         ("3 requests are waiting already; try again later", 503, "overloaded_error", None),
         ("a sentence: with a colon", 500, "server_error", None),
+        ("quickstart: its process is gone", 503, "overloaded_error", None),
         ("too many", 429, "rate_limit_error", None),
     ],
 )

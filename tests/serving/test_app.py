@@ -19,6 +19,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from oneflow_dist.serving.app import PAGE
+from tests.messages import names
 from tests.serving.conftest import SMALL, Service, read_events
 
 PROMPT = [{"text": "count up:"}]
@@ -61,8 +62,10 @@ def test_what_is_not_there_is_404(path: str, service: Service) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_another_method_is_405(service: Service) -> None:
-    assert service.client.get("/v1/generate").status_code == 405
+def test_another_method_is_405_and_says_which_there_are(service: Service) -> None:
+    answer = service.client.get("/v1/generate")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"]["type"] == "invalid_request_error"
     assert service.client.post("/v1/models").status_code == 405
 
 
@@ -181,6 +184,29 @@ def test_files_come_in_a_form(service: Service) -> None:
     assert content(answer.json()) == content(by_json)
 
 
+FORM = b'--b\r\nContent-Disposition: form-data; name="request"\r\n\r\n{}\r\n'
+FILE = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nabc\r\n'
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        (FILE + b"--b--\r\n", ("request", "field")),
+        (FORM + FORM + b"--b--\r\n", ("request", "fields")),
+        (FORM + FILE * 17 + b"--b--\r\n", ("request", "files")),
+        (b"no form", ("request",)),
+        (FORM[:40], ("request",)),
+    ],
+    ids=["no request", "two requests", "too many files", "no form", "cut off"],
+)
+def test_what_is_no_form_of_a_request_is_400(form: bytes, named: tuple[str, ...], service: Service) -> None:
+    answer = service.client.post(
+        "/v1/generate", content=form, headers={"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    assert answer.status_code == 400
+    assert names(answer.json()["error"]["message"], *named)
+
+
 # Refusals.
 
 
@@ -192,6 +218,9 @@ def test_files_come_in_a_form(service: Service) -> None:
         ({"settings": {"steps": 0}}, "settings.steps"),
         ({"settings": {"stepz": 3}}, "settings.stepz"),
         ({"settings": {"max_rows": 10**6}}, "settings.max_rows"),
+        ({"settings": {"guidance.tokens": 1e308}, "parts": PROMPT}, "settings.guidance.tokens"),
+        ({"parts": [{"tokens": [5] * 1000}]}, "tokens"),
+        ({"parts": [{"text": "\ud800"}]}, None),
         ({"parts": [{"text": "one " * 200}]}, "parts"),
         ({"parts": [{"image": "x"}]}, "image"),
         ({"seed": -1}, "seed"),
@@ -203,7 +232,8 @@ def test_files_come_in_a_form(service: Service) -> None:
 def test_what_cannot_be_is_400_and_says_where(
     body: dict[str, Any], param: str | None, is_streamed: bool, service: Service
 ) -> None:
-    answer = service.client.post("/v1/generate", json={**body, "stream": is_streamed})
+    asked = json.dumps({**body, "stream": is_streamed})
+    answer = service.client.post("/v1/generate", content=asked, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["type"] == "invalid_request_error"
@@ -258,6 +288,13 @@ def test_who_waits_is_told_where_they_stand(serve: Callable[..., Service]) -> No
             first.close()  # and makes room
             assert [name for name, _ in events][-1] == "done"
     wait_until(service.is_idle)
+
+
+def test_pictures_that_cannot_all_wait_leave_none_behind(serve: Callable[..., Service]) -> None:
+    service = serve(writing=1, waiting=1)
+    asked = {"prompt": "seven", "n": 4, "settings": {"steps": 900}}
+    assert service.client.post("/v1/images/generations", json=asked).status_code == 503
+    wait_until(service.is_idle, seconds=3.0)
 
 
 def test_a_client_that_goes_frees_its_place(service: Service) -> None:

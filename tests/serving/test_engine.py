@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -16,8 +17,9 @@ from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.serving.engine import Cancel, Card, Engine, Told, Write, open_engine, run_engine
-from oneflow_dist.serving.orders import Make, Order, Part, Text
+from oneflow_dist.serving.orders import Hole, Latent, Limits, Make, Order, Part, Text
 from oneflow_dist.serving.pictures import encode_event
+from oneflow_dist.serving.settings import TABLES, read_settings
 from tests.launching import Run
 
 Maker = Callable[..., OneFlow]
@@ -119,6 +121,47 @@ def test_who_follows_is_told_every_step_and_who_does_not_only_the_end(talk: Call
     assert (names[0], names[-1]) == ("begin", "done")
     assert names.count("step") == own.of("a")[-1][1]["steps"]
     assert [name for name, _ in own.of("b")] == ["begin", "done"]
+
+
+EXTREMES: list[dict[str, Any]] = [
+    *({"guidance": {name: weight}} for name in ("gate", "rate", "tokens", "image") for weight in (-100.0, 100.0)),
+    {"guidance": {"image": 100.0}, "solver": "heun"},
+    {"guidance": {"image": -100.0}, "weak_model": "entropy", "weak_temperature": 0.01},
+    {"guidance": {"image": 100.0}, "weak_model": "entropy", "weak_temperature": 1e308},
+    {"guidance": {"tokens": 100.0}, "temperature": 1e-30},
+    {"guidance": {"tokens": -100.0}, "temperature": 1e-30, "top_p": 1e-300},
+    {"temperature": 1e308},
+    {"top_p": 1e-320, "top_k": 10**18},
+    {"churn": 1e308},
+    {"shift": 1e300},
+    {"shift": 1e-300},
+    {"time_power": 1e308},
+    {"corrections": 16, "corrected_from": 0.999999},
+    {"piece_steps": {"image": 1}, "steps": 1},
+]
+
+
+def test_the_furthest_settings_that_are_allowed_end_neither_the_engine_nor_others(talk: Callable[[], Talk]) -> None:
+    """All are in one forward, which would be lost to all."""
+    own, limits = talk(), Limits()
+    for number, extreme in enumerate(EXTREMES):
+        tables = {f"{name}.{key}": value for name in TABLES for key, value in extreme.get(name, {}).items()}
+        said = {name: value for name, value in extreme.items() if name not in TABLES} | tables
+        sampling = read_settings({"steps": 5, **said}, own.config, limits)
+        parts = (Text("seven"), Make("image"), Hole())
+        own.say(Write(f"{number}", Order(parts=parts, sampling=sampling, seed=number)))
+    far = np.full((1, 8, 8), limits.latent, dtype=np.float32)
+    own.say(Write("far", order(own, Latent("image", far), Hole(), Latent("image", -far))))
+    own.say(Write("good", order(own, Text("seven"))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that become infinite on the way to 0 or 1
+        own.finish()
+    keys = ("good", "far", *map(str, range(len(EXTREMES))))
+    assert {key: own.of(key)[-1][0] for key in keys} == dict.fromkeys(keys, "done")
+    alone = talk()
+    alone.say(Write("good", order(alone, Text("seven"))))
+    alone.finish()
+    assert content(own.of("good")[-1][1]) == content(alone.of("good")[-1][1])
 
 
 def test_numbers_that_are_not_finite_end_all_documents_of_the_step_and_no_later_one(talk: Callable[[], Talk]) -> None:

@@ -43,6 +43,26 @@ def test_a_name_of_somebody_else_that_leads_here_gets_nothing(host: str) -> None
     assert ask(refusing(), headers={"Host": host}).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:8000", 200),
+        ("http://localhost:3000", 200),
+        ("http://[::1]:8000", 200),
+        ("https://evil.example", 403),
+        ("http://127.0.0.1.evil.example", 403),
+        ("http://evil.example:127.0.0.1", 403),
+        ("null", 403),
+    ],
+)
+def test_a_page_of_somebody_else_can_send_no_form_here(origin: str, status: int) -> None:
+    """Browsers ask nobody before they send one, and say where it comes from."""
+    for method in ("GET", "POST"):
+        assert ask(refusing(), "/v1/generate", method, headers={"Origin": origin}).status_code == status
+    right = {"Authorization": "Bearer secret", "Origin": origin}  # which no browser adds by itself
+    assert ask(refusing("secret"), "/v1/generate", "POST", headers=right).status_code == 200
+
+
 def test_with_a_token_names_do_not_matter_and_the_token_does() -> None:
     app = refusing("secret")
     right, wrong = {"Authorization": "Bearer secret"}, {"Authorization": "Bearer other"}
@@ -86,6 +106,17 @@ def test_an_address_has_so_many_requests_in_a_minute_and_more_as_time_goes(monke
     assert ask(app, method="POST", client=("10.0.0.2", 1)).status_code == 200
     now += 21.0
     assert [ask(app, method="POST").status_code for _ in range(2)] == [200, 429]
+
+
+def test_who_asks_again_too_early_is_served_when_it_was_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(guards.time, "monotonic", lambda: now)
+    app = refusing(rate=3)
+    statuses = []
+    for _ in range(60):
+        statuses.append(ask(app, method="POST").status_code)
+        now += 1.0
+    assert statuses.count(200) in (5, 6)  # three at once, and one each third of a minute
 
 
 def test_no_more_than_so_many_addresses_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
@@ -12,8 +14,9 @@ import pytest
 from PIL import Image
 
 from oneflow_dist.config import Config
-from oneflow_dist.serving.openai import ChatBody, ImagesBody, read_chat, read_images
+from oneflow_dist.serving.openai import ChatBody, ImagesBody, chat_chunks, read_chat, read_images
 from oneflow_dist.serving.orders import Limits, Make, Picture, Text
+from oneflow_dist.serving.scheduler import Ticket
 from tests.messages import naming
 from tests.serving.conftest import SMALL, Service
 from tests.serving.test_app import picture
@@ -35,6 +38,37 @@ def opened(data: str) -> tuple[int, int]:
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_what_is_sent_is_what_other_servers_send(service: Service) -> None:
+    """Lines as clients of other languages read them, which know of no more than OpenAI's."""
+    body = {"messages": ASKED, "settings": SMALL, "stream": True, "logit_bias": {}, "user": "a", "stop": None}
+    with service.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in answer.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    chunks = [json.loads(line[6:]) for line in lines[:-1]]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert "usage" not in chunks[-1]  # nobody has asked for it
+    whole = service.client.post("/v1/chat/completions", json={**body, "stream": None}).json()
+    assert whole["object"] == "chat.completion"
+
+
+def test_no_more_is_written_than_asked_for(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": ASKED, "extra_body": EXTRA}
+    num_cut = 0
+    for seed in range(4):
+        free = client.chat.completions.create(**asked, seed=seed)
+        cut = client.chat.completions.create(**asked, seed=seed, max_completion_tokens=3)
+        assert free.usage is not None
+        assert cut.usage is not None
+        assert cut.usage.completion_tokens <= 3
+        if free.usage.completion_tokens > 3:
+            num_cut += 1
+            assert cut.choices[0].finish_reason == "length"
+    assert num_cut > 0
 
 
 @pytest.mark.parametrize("seed", range(1, 4))
@@ -112,7 +146,25 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "one " * 500}], stream=True)
 
 
-# How requests are read.
+# How requests are read, and what is said of them.
+
+
+@pytest.mark.parametrize(("name", "kind"), [("refused", "invalid_request_error"), ("failed", "server_error")])
+def test_a_stream_that_goes_wrong_says_so_in_a_way_that_clients_raise(name: str, kind: str, config: Config) -> None:
+    order = read_chat(ChatBody.model_validate({"messages": ASKED}), config, Limits())
+    ticket = Ticket(key="gen-1", model="tiny", order=order, backlog=9)
+
+    async def events() -> AsyncIterator[tuple[str, Any]]:
+        yield "text", {"parts": [{"text": " one"}]}
+        yield name, {"message": "it went wrong"}
+
+    async def once() -> list[bytes]:
+        return [chunk async for chunk in chat_chunks(ticket, events(), with_usage=True)]
+
+    _, text, error = asyncio.run(once())
+    assert json.loads(text[6:])["choices"][0]["delta"] == {"content": "one"}  # no blank before the first word
+    assert json.loads(error[6:])["error"]["message"] == "it went wrong"
+    assert json.loads(error[6:])["error"]["type"] == kind
 
 
 def test_what_clients_send_for_others_is_left_out(config: Config) -> None:

@@ -101,6 +101,12 @@ def test_what_is_no_json_of_an_object_is_refused(content: bytes) -> None:
         ({"parts": [{"image": DATA}]}, {"pixels": 63}, ("image", "8x8", 63)),
         ({"parts": [{"image": {"upload": "other"}}]}, {}, ("upload", "other")),
         ({"settings": {"steps": 2000}}, {}, ("settings.steps", 2000, 1000)),
+        ({"parts": [{"tokens": [1] * 3}] * 2, "settings": {"max_rows": 5}}, {}, ("tokens", 6, "settings.max_rows", 5)),
+        (
+            {"parts": [{"latent": {"modality": "image", **write_latent(np.full(1, -3e38, dtype=np.float32))}}]},
+            {},
+            ("latent.data", "3e+38"),
+        ),
     ],
     ids=str,
 )
@@ -118,6 +124,11 @@ def test_more_than_a_server_allows_is_refused_with_both_numbers(
 def test_neither_addresses_nor_paths_are_pictures(text: str) -> None:
     with pytest.raises(ValueError, match=r"^image: "):
         check_picture(decode_base64(text, "image"), Limits(), "image")
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "data:;base64,", "data:image/png;name=a;base64,"])
+def test_base64_is_taken_alone_and_in_a_data_url(head: str) -> None:
+    assert decode_base64(head + DATA, "image") == PNG
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])

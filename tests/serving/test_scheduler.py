@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import collections
 import multiprocessing
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oneflow_dist.config import Config
-from oneflow_dist.serving.engine import Card, Write
+from oneflow_dist.serving.engine import Card, Work, Write
 from oneflow_dist.serving.orders import Limits, Order
 from oneflow_dist.serving.scheduler import Engine, OverloadedError, Scheduler, Ticket
 
@@ -87,6 +89,31 @@ def test_who_leaves_makes_room_and_moves_others_up(config: Config, order: Order)
     run(once)
 
 
+def test_nobody_has_to_wait_where_nobody_may(config: Config, order: Order) -> None:
+    async def once() -> None:
+        own = scheduler(config, ["a"], writing=1, waiting=0)
+        ticket = own.submit("a", order)
+        with pytest.raises(OverloadedError):
+            own.submit("a", order)
+        own._take(own.engines[0], [(ticket.key, "done", {})], None)
+        own.submit("a", order)
+
+    run(once)
+
+
+def test_a_place_counts_the_documents_of_all_processes(config: Config, order: Order) -> None:
+    async def once() -> None:
+        own = scheduler(config, ["a", "a"], writing=2)
+        *_, last = (own.submit("a", order) for _ in range(5))
+        assert events_of(last) == [("queued", {"position": 4})]
+        waiting = own.submit("a", order)
+        own._lose(own.engines[0])
+        assert events_of(last) == [("queued", {"position": 2})]
+        assert events_of(waiting)[-1] == ("queued", {"position": 3})
+
+    run(once)
+
+
 def test_no_more_wait_than_allowed(config: Config, order: Order) -> None:
     async def once() -> None:
         own = scheduler(config, ["a"], writing=1, waiting=1)
@@ -119,7 +146,7 @@ def test_a_lost_process_takes_its_documents_with_it_and_what_waits_goes_to_anoth
         own._lose(own.engines[0])
         assert events_of(one)[-1][0] == "failed"
         assert own.states() == {"a": "degraded"}
-        assert events_of(waiting) == []
+        assert events_of(waiting) == [("queued", {"position": 1})]
         own._take(own.engines[1], [(other.key, "done", {})], None)
         assert waiting.key in own.engines[1].writing
         last = own.submit("a", order)
@@ -150,6 +177,52 @@ def test_a_slow_reader_gets_every_step_but_no_pictures_and_at_last_nothing(
         assert own.num_writing("a") == 0
 
     run(once)
+
+
+def test_messages_go_through_pipes_in_order_and_a_pipe_that_ends_is_a_lost_process(
+    config: Config, order: Order
+) -> None:
+    here, there = multiprocessing.Pipe()
+    received: list[Any] = []
+
+    def write() -> None:  # in the place of the process
+        pixels = np.zeros((2, 2), dtype=np.uint8)
+        received.append(there.recv())
+        key = received[0].key
+        there.send(([(key, "begin", {"pieces": {}})], None))
+        there.send(
+            ([(key, "step", {"pictures": {"image": {0: pixels}}})], Work(seconds=1.0, num_rows=2, num_documents=1))
+        )
+        there.send(([(key, "done", {}), ("of somebody who has gone", "done", {})], None))
+        received.append(there.recv())
+        there.close()
+
+    async def once() -> None:
+        worked: list[tuple[str, Work]] = []
+        own = scheduler(config, ["a"])
+        own.watch = lambda *work: worked.append(work)
+        own.engines[0].connection = here
+        own.listen()
+        ticket, other = own.submit("a", order), None
+        found = []
+        async with asyncio.timeout(10):
+            async for name, event in ticket.events():
+                found.append((name, event))
+            other = own.submit("a", order)
+            lost = [told async for told in other.events()]
+        assert [name for name, _ in found] == ["begin", "step", "done"]
+        assert found[1][1]["pictures"]["image"][0].startswith("data:image/png;base64,")
+        assert [(model, work.num_rows) for model, work in worked] == [("a", 2)]
+        assert [message.key for message in received] == [ticket.key, other.key]
+        assert [name for name, _ in lost] == ["failed"]
+        assert own.states() == {"a": "failed"}
+        own.engines[0].outbox.put(None)  # ends the thread that writes
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    run(once)
+    thread.join()
+    here.close()
 
 
 def test_events_are_followed_until_the_last(config: Config, order: Order) -> None:

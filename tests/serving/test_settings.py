@@ -22,8 +22,9 @@ def test_what_is_described_can_be_sent_back(config: Config) -> None:
     assert read_settings({}, config, Limits()) == config.sampling
 
 
-def test_defaults_lie_in_their_ranges_and_choices(config: Config) -> None:
-    for name, own in describe_settings(config, Limits()).items():
+@pytest.mark.parametrize("limits", [Limits(), Limits(max_rows=10)], ids=["as they are", "few rows"])
+def test_defaults_lie_in_their_ranges_and_choices(limits: Limits, config: Config) -> None:
+    for name, own in describe_settings(config, limits).items():
         if own["type"] == "string":
             assert own["default"] in own["choices"], name
             continue
@@ -54,13 +55,45 @@ def test_tables_are_set_entry_by_entry(make_config: Callable[..., Config]) -> No
         ({"every_steps": 1}, ("settings.every_steps",)),
         ({"corrections": 17}, ("settings.corrections", 17, 16)),
         ({"max_rows": 10**9}, ("settings.max_rows", 10**9)),
-        ({"piece_steps.image": 5000}, ("settings.piece_steps", 5000)),
+        ({"piece_steps.image": 5000}, ("settings.piece_steps.image", 5000, 1000)),
+        ({"guidance.tokens": 1e308}, ("settings.guidance.tokens", 1e308, 100.0)),
+        ({"guidance.image": -100.5}, ("settings.guidance.image", -100.5, -100.0)),
+        ({"weak_temperature": 1e-300}, ("settings.weak_temperature", 1e-300, 0.01)),
+        ({"guidance.image": float("nan")}, ("settings.guidance.image", "nan")),
     ],
     ids=str,
 )
 def test_what_cannot_be_is_named_with_its_value(values: dict[str, Any], named: tuple[Any, ...], config: Config) -> None:
     with pytest.raises(ValueError, match=naming(*named)):
         read_settings(values, config, Limits())
+
+
+def test_ranges_that_are_told_are_those_that_are_allowed(config: Config) -> None:
+    for name, own in describe_settings(config, Limits()).items():
+        if own["type"] == "string" or name in ("canvas_tokens", "clock_share"):  # which this objective has no use for
+            continue
+        exact = {"max_rows": config.sampling.max_rows}.get(name, own["maximum"])
+        if own["type"] == "integer" and exact is not None:
+            assert own["maximum"] == exact
+            read_settings({name: int(exact)}, config, Limits())
+            with pytest.raises(ValueError, match=naming(int(exact) + 1)):
+                read_settings({name: int(exact) + 1}, config, Limits())
+        if name.startswith("guidance."):
+            for end in (own["minimum"], own["maximum"]):
+                read_settings({name: end}, config, Limits())
+
+
+def test_a_config_may_go_further_than_a_server_allows_others(make_config: Callable[..., Config]) -> None:
+    config = make_config("sampling.guidance={image=150.0}", "sampling.steps=2000", "sampling.weak_temperature=0.001")
+    assert read_settings({}, config, Limits()) == config.sampling
+    assert read_settings({"guidance.tokens": 150}, config, Limits()).guidance["tokens"] == 150
+
+
+def test_a_server_may_allow_fewer_rows_than_the_config_without_being_asked_for_them(config: Config) -> None:
+    fewer = config.sampling.max_rows - 1
+    assert read_settings({}, config, Limits(max_rows=fewer)).max_rows == fewer
+    with pytest.raises(ValueError, match=naming("settings.max_rows", fewer + 1, fewer)):
+        read_settings({"max_rows": fewer + 1}, config, Limits(max_rows=fewer))
 
 
 def test_a_server_may_allow_more_rows_than_the_config(config: Config) -> None:

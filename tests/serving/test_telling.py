@@ -19,6 +19,7 @@ from oneflow_dist.serving.telling import Event, Telling
 from tests.test_sampler import KINDS, PAINT
 
 Maker = Callable[..., OneFlow]
+BLOCKS = {"insertion": ("sampling.blocks=4",), "masked": ("sampling.blocks=3",)}
 GIVEN = ("image", np.zeros((1, 8, 8), dtype=np.float32))
 
 
@@ -127,6 +128,26 @@ def test_text_of_next_tokens_is_final_as_it_comes_and_no_character_is_cut(case: 
         canvas.is_open = np.arange(len(canvas.tokens)) == len(canvas.tokens) - 1
         told += [part["text"] for part in telling.final_parts()]
     assert told == ["a", "é", "≈", "𝄞", "!"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_are_told_as_the_text_that_they_are_together(kind: str, case: Any) -> None:
+    """Random ones, few of which are characters."""
+    model, config, tokenizer = case(kind, "data.tokenizer=bytes", *BLOCKS.get(kind, ()))
+    prompt, num_told = [*"é".encode()], 0
+    for seed in range(6):
+        begin, _, final, done = follow(model, config, tokenizer, prompt, seed)
+        assert [token["id"] for token in begin["tokens"]] == prompt
+        said = [token["id"] for token in done["tokens"] if token["id"] != tokenizer.eos]
+        assert done["text"] == tokenizer.decode(said)
+        assert done["text"].startswith("é")
+        between = [""]
+        for part in final:
+            between = [*between, ""] if "modality" in part else [*between[:-1], between[-1] + part["text"]]
+        groups = _groups([token for token in done["tokens"] if token["step"]], tokenizer)
+        assert between == [tokenizer.decode(group) for group in groups]
+        num_told += len(final)
+    assert num_told > 6
 
 
 def test_a_document_of_insertion_is_final_at_its_end_and_blocks_are_one_by_one(case: Any) -> None:

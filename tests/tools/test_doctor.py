@@ -176,10 +176,13 @@ def test_a_torch_without_flash_attention_is_told(monkeypatch: pytest.MonkeyPatch
     assert "ONEFLOW_KERNELS=triton" in found.advice
 
 
-def test_the_driver_of_gpus_is_told_and_that_they_need_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["Open Kernel Module for x86_64", "x86_64 Kernel Module"])
+def test_the_driver_of_gpus_is_told_and_that_they_need_triton(
+    module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pretend(monkeypatch, H100, (9, 0))
     monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version")
-    line = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (dvs-builder)\n"
+    line = f"NVRM version: NVIDIA UNIX {module}  570.86.15  Release Build\nGCC version:  gcc 11.4.0\n"
     (tmp_path / "version").write_text(line)
     found = by_name(list(check_software()))
     assert found["NCCL"].says == "2.27.5; driver 570.86.15"

@@ -11,13 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.launching import Launcher, Run, only_error
 from tests.messages import names
+from tests.processes import find_processes, is_alive, wait_until, words_of
 from tools.benchmark.serving import children_of
 from tools.serve import TOKEN, count_devices, read_token
 
@@ -48,7 +49,16 @@ def fetch(url: str, **headers: str) -> int:
             return error.code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def session_of(leader: int) -> list[int]:
+    """Processes that a program has started, and itself, as far as they have not ended."""
+    found = []
+    for pid in filter(is_alive, find_processes()):
+        with suppress(ProcessLookupError):
+            found += [pid] if os.getsid(pid) == leader else []
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_it_answers_and_ends_at_a_signal_with_all_its_processes(number: signal.Signals, unbroken: Run) -> None:
     with started(str(unbroken.folder)) as (process, url):
         body = json.dumps({"settings": {"steps": 3, "max_rows": 40}}).encode()
@@ -83,10 +93,27 @@ def test_two_runs_of_one_name_are_refused(launcher: Launcher, unbroken: Run, tmp
 
 
 def test_a_folder_without_a_checkpoint_is_one_line_and_leaves_nothing_running(
-    launcher: Launcher, tmp_path: Path
+    launcher: Launcher, unbroken: Run, tmp_path: Path
 ) -> None:
-    message = only_error(launcher.run("tools/serve.py", tmp_path, "--port=0"))
-    assert names(message, tmp_path)
+    """Not even of a model beside it that can be loaded."""
+    job = launcher.start("tools/serve.py", tmp_path, unbroken.folder, "--port=0")
+    (end,) = job.wait()
+    assert (end.code, end.stderr.count("\n")) == (2, 1)
+    assert names(only_error(end), tmp_path)
+    wait_until(lambda: not session_of(job.pids[0]), "the end of all processes", seconds=20.0)
+    assert job.streams[0][1].read_text() == end.stderr  # nor have they said anything
+
+
+def test_an_interrupt_while_models_are_loaded_is_one_line(launcher: Launcher, unbroken: Run) -> None:
+    """A terminal sends it to all processes."""
+    job = launcher.start("tools/serve.py", unbroken.folder, "--port=0")
+    (pid,), (_, stderr) = job.pids, job.streams[0]
+    wait_until(lambda: any("spawn_main" in " ".join(words_of(own)) for own in session_of(pid)), "the model's process")
+    os.killpg(pid, signal.SIGINT)
+    (end,) = job.wait()
+    assert end.code == 130
+    wait_until(lambda: not session_of(pid), "the end of all processes", seconds=20.0)
+    assert stderr.read_text() == "error: interrupted\n"
 
 
 @pytest.mark.parametrize("words", [("--port=70000",), ("--writing=0",), ("--body-bytes=1",)])
