@@ -12,7 +12,9 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import random
+import shutil
 import socket
 import struct
 import sys
@@ -38,7 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run folder")
     args = parser.parse_args()
-    before = listing(args.run), listing(Path(tempfile.gettempdir()))
+    scratch = Path(tempfile.mkdtemp())  # of the server alone
+    os.environ["TMPDIR"] = str(scratch)
+    before = listing(args.run), listing(scratch)
     with serve(args.run, "--body-bytes=4000000", "--pixels=4000000") as service:
         host = urlsplit(service.url).netloc
         reference = honest(service.url)
@@ -66,9 +70,10 @@ def main() -> None:
             failures.append(f"files and connections: {len(files)} before, {len(left)} after: {left}")
         if not children_of(service.pid):
             failures.append("the process with the model is gone")
-    for folder, was in zip((args.run, Path(tempfile.gettempdir())), before, strict=True):
+    for folder, was in zip((args.run, scratch), before, strict=True):
         if new := {name for name in listing(folder) - was if "pymp-" not in name}:
             failures.append(f"{folder}: has new files: {sorted(new)[:5]}")
+    shutil.rmtree(scratch)
     print(
         "\n".join(failures) or f"{count} hostile requests: all refused or left, nothing left behind, answers as before"
     )
