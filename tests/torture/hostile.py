@@ -42,12 +42,11 @@ def main() -> None:
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())  # of the server alone
     os.environ["TMPDIR"] = str(scratch)
-    before = listing(args.run), listing(scratch)
     with serve(args.run, "--body-bytes=4000000", "--pixels=4000000") as service:
         host = urlsplit(service.url).netloc
         reference = honest(service.url)
         settle(service.url)
-        files = open_files(service.pid)
+        before, files = (listing(args.run), listing(scratch)), open_files(service.pid)
         count, failures = 0, []
         for name, data in all_cases(host):
             count += 1
