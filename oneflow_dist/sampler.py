@@ -95,10 +95,11 @@ class Sampler:
         writer = next((own for own in self._writers if own.sampling == sampling), None)
         if writer is None:
             writer = writer_of(self._model, replace(self._config, sampling=sampling), self._tokenizer)
-            self._writers.append(writer)
         writer.begin(canvas)
         if not canvas.is_done:
             self._documents[number] = canvas, writer
+            if writer not in self._writers:
+                self._writers.append(writer)
 
     def remove(self, number: int) -> None:
         """A document leaves, done or not."""

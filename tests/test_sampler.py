@@ -237,6 +237,21 @@ def test_documents_that_come_and_go_are_written_as_alone(
         assert np.allclose(images_of(one).patches, images_of(other).patches, atol=1e-5)
 
 
+def test_documents_that_are_refused_or_done_leave_nothing_behind(
+    config: Config, make_writer: Maker, tokenizer: Tokenizer
+) -> None:
+    together = sampler.Sampler(make_writer(config), config, tokenizer)
+    refused = blank_canvas([5, PAINT], tokenizer, config.modality, 0, 0)
+    for number in range(3):
+        with pytest.raises(ValueError, match=naming("sampling.blocks")):
+            together.add(number, refused, sampling(5, blocks=2 + number))
+        done = blank_canvas([5], tokenizer, config.modality, 0, number)
+        done.text_time = 1.0
+        together.add(number, done, sampling(6 + number))
+    assert not together.writes
+    assert not together._writers
+
+
 def test_documents_may_go_through_several_forwards(
     config: Config,
     make_writer: Maker,
