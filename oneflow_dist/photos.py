@@ -20,7 +20,7 @@ from oneflow_dist.precompute.crop import REDUCING_GAP, CropPolicy, cover_scale, 
 from oneflow_dist.runtime import log
 from oneflow_dist.views import read_view
 
-MAX_ASPECT = 2.0  # as in tools/precompute_latents.py
+MAX_ASPECT = 2.0  # as in oneflow precompute
 
 
 def encode_photo(data: bytes, config: Config, name: str, is_told: bool = True) -> list[tuple[str, np.ndarray]]:
@@ -81,7 +81,7 @@ def fit_photo(
 ) -> Image.Image:
     """A picture that patches fill, of about as many rows as a generated one; the log says where it is not all of it.
 
-    One that is so already keeps its pixels. Any other is cut as `tools/precompute_latents.py` cuts the data.
+    One that is so already keeps its pixels. Any other is cut as `oneflow precompute` cuts the data.
 
     Args:
         mode: "L" or "RGB".

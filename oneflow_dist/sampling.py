@@ -17,7 +17,7 @@ Remasking = Literal["random", "low_confidence"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingConfig:
-    """[sampling] Pictures of what the model writes, during training and by default in tools/sample.py."""
+    """[sampling] Pictures of what the model writes, during training and by default in oneflow sample."""
 
     every_steps: NonNegative  # 0: never during training
     steps: Positive  # N: the text is done after N steps, the last image after at most 2N

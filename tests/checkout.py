@@ -73,16 +73,18 @@ WAYS = {
     "launch/torchrun.sh": Way(reads_data=False, how="afresh"),
     "launch/slurm.sbatch": Way(reads_data=False, how="afresh"),
     "oneflow_dist.train": Way(("train.steps=2", "data.workers=0"), RUN),
-    "tools/plan.py": Way((), MODEL, reads_data=False, how="here"),  # it forks itself from a server, which stays
-    "tools/export.py": Way((), MODEL, reads_data=False),
-    "tools/inspect_batches.py": Way(("--steps=2:4",), (*PACKS, "data.packs_per_step=8")),
-    "tools/sample.py": Way(("--steps=2",), needs="data/digits"),
-    "tools/chat.py": Way(("--steps=2",)),  # nobody says anything
+    "oneflow_dist.commands.plan": Way(
+        (), MODEL, reads_data=False, how="here"
+    ),  # it forks itself from a server, which stays
+    "oneflow_dist.commands.export": Way((), MODEL, reads_data=False),
+    "oneflow_dist.commands.inspect": Way(("--steps=2:4",), (*PACKS, "data.packs_per_step=8")),
+    "oneflow_dist.commands.sample": Way(("--steps=2",), needs="data/digits"),
+    "oneflow_dist.commands.chat": Way(("--steps=2",)),  # nobody says anything
     "tools/digits/evaluate.py": Way(("--samples=2", "--steps=2"), needs="data/digits"),
     "tools/digits/make.py": Way(("--documents=1025",)),
     "tools/compare.py": Way(("--samples=1",), code=2, says="--samples"),  # it trains for an hour; tests/tools has more
     "tools/counting/evaluate.py": Way(("--samples=2", "--steps=2")),
-    "tools/bound.py": Way(("--documents=2", "--instants=2"), needs="data/stages"),
+    "oneflow_dist.commands.bound": Way(("--documents=2", "--instants=2"), needs="data/stages"),
     "tools/sounds/make.py": Way(("--documents=1025",)),
     "tools/sounds/evaluate.py": Way(("--samples=2",), needs="data/sounds data/digits"),
     "tools/styles/make.py": Way(("--documents=1025",)),
@@ -90,23 +92,23 @@ WAYS = {
     "tools/styles/lengths.py": Way(("--captions=2", "--steps", "4")),
     "tools/vqa/evaluate.py": Way(("--questions=2",)),
     "tools/interleaved/make.py": Way(("--stories=64", "--items=8"), needs="data/emoji data/openstax"),
-    "tools/evaluate.py": Way(("--limit=2",), needs="data/digits data/interleaved"),
-    "tools/score.py": Way(code=2, says="suite.toml"),  # nothing is evaluated there
+    "oneflow_dist.commands.evaluate": Way(("--limit=2",), needs="data/digits data/interleaved"),
+    "oneflow_dist.commands.score": Way(code=2, says="suite.toml"),  # nothing is evaluated there
     "tools/ladder.py": Way(code=2, says="runs/"),
-    "tools/curves.py": Way(),
-    "tools/report.py": Way(),
-    "tools/serve.py": Way(("--help",), says="usage"),  # it would serve for ever; tests/tools has more
-    "tools/doctor.py": Way(),
+    "oneflow_dist.commands.curves": Way(),
+    "oneflow_dist.commands.report": Way(),
+    "oneflow_dist.commands.serve": Way(("--help",), says="usage"),  # it would serve for ever; tests/tools has more
+    "oneflow_dist.commands.doctor": Way(),
     "tools/vqa/make.py": Way(("--questions=16",)),
     "tools/stages/make.py": Way(("--samples=16",), needs="data/openstax data/emoji data/nlvr"),
     "tools/stages/report.py": Way(
         ("--questions=2",), needs=" ".join(["data/stages", *(f"runs/stages/{stage}" for stage in STAGES)])
     ),
     "tools/smollm2.py": Way(code=2, says="pip install gguf"),  # neither package is installed for tests
-    "tools/train_tokenizer.py": Way(),
-    "tools/train_autoencoder.py": Way(("--steps=2",)),
-    "tools/precompute_latents.py": Way(("--size=64",)),
-    "tools/index_shards.py": Way(needs="data/digits"),
+    "oneflow_dist.commands.tokenizer": Way(),
+    "oneflow_dist.commands.autoencoder": Way(("--steps=2",)),
+    "oneflow_dist.commands.precompute": Way(("--size=64",)),
+    "oneflow_dist.commands.index": Way(needs="data/digits"),
     "tools.benchmark train": Way(("--steps=2", "--warmup=1", "data.workers=0"), RUN),
     "tools.benchmark flops": Way(("--documents=64",), MODEL, reads_data=False),
     "tools.benchmark data": Way(("--samples=256", "--rounds=1")),
@@ -248,7 +250,7 @@ def in_small(command: Command) -> tuple[Way, Command, int]:
         way = dataclasses.replace(way, reads_data=False)
     elif BIG & set(words):
         added += way.adds_if_big
-    if "--check" in words and program == "tools/evaluate.py":
+    if "--check" in words and program == "oneflow_dist.commands.evaluate":
         way = dataclasses.replace(way, code=2, says="is missing")
     if "--check" in words and program == "tools.benchmark kernels":
         way = dataclasses.replace(way, code=1)  # no job, so nothing is found right
@@ -383,8 +385,8 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "Llama-3.2-1B": write_llama,
     "data/smollm2": write_smollm2,
     ".git": init_git,
-    "data/sd3-vae": r"train_autoencoder\.py data/emoji-autoencoder",
-    "data/llama3.tiktoken": r"train_tokenizer\.py",
+    "data/sd3-vae": r"oneflow_dist\.commands\.autoencoder data/emoji-autoencoder",
+    "data/llama3.tiktoken": r"oneflow_dist\.commands\.tokenizer",
     "data/digits": r"digits/make\.py data/digits$",
     "data/interleaved": r"interleaved/make\.py data/interleaved$",
     "runs/stories": r"^oneflow_dist\.train configs/stories\.toml$",
@@ -401,13 +403,13 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "data/stages": r"stages/make\.py data/stages$",
     "data/vqa": r"vqa/make\.py data/vqa$",
     "runs/features": r"^oneflow_dist\.train configs/features\.toml$",
-    "data/vqa-latents": r"precompute_latents\.py data/vqa/",
-    "data/pictures/autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
-    "data/pictures/words.tiktoken": r"train_tokenizer\.py",
-    "data/emoji.tiktoken": r"train_tokenizer\.py",
-    "data/emoji-autoencoder": r"train_autoencoder\.py data/emoji-autoencoder",
-    "data/emoji-latents": r"precompute_latents\.py data/emoji/",
-    "data/captions": r"precompute_latents\.py cc12m/",
+    "data/vqa-latents": r"oneflow_dist\.commands\.precompute data/vqa/",
+    "data/pictures/autoencoder": r"oneflow_dist\.commands\.autoencoder data/emoji-autoencoder",
+    "data/pictures/words.tiktoken": r"oneflow_dist\.commands\.tokenizer",
+    "data/emoji.tiktoken": r"oneflow_dist\.commands\.tokenizer",
+    "data/emoji-autoencoder": r"oneflow_dist\.commands\.autoencoder data/emoji-autoencoder",
+    "data/emoji-latents": r"oneflow_dist\.commands\.precompute data/emoji/",
+    "data/captions": r"oneflow_dist\.commands\.precompute cc12m/",
     "runs/quickstart": r"^oneflow_dist\.train configs/quickstart\.toml$",
     "runs/transfusion_quickstart": r"^oneflow_dist\.train configs/transfusion_quickstart\.toml$",
     "runs/masked_quickstart": r"^oneflow_dist\.train configs/masked_quickstart\.toml$",
@@ -415,7 +417,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
-    "exported": r"export\.py runs/from_llama exported$",
+    "exported": r"oneflow_dist\.commands\.export runs/from_llama exported$",
 }
 MAKES = {"tools/smollm2.py": "data/smollm2"}  # a program that is not run, of data that are written here
 SAME_AS = {"data/sd3-vae": "data/emoji-autoencoder", "data/llama3.tiktoken": "data/emoji.tiktoken"}

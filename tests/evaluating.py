@@ -11,7 +11,7 @@ from PIL import Image
 
 from oneflow_dist.evaluation.answers import PICTURES, Answer, Part, encode_png
 from oneflow_dist.evaluation.suite import Suite, load_suite
-from tests.launching import Launcher, Run, made_once
+from tests.launching import Launcher, Run, made_once, oneflow
 from tools.interleaved.make import write_counting
 
 
@@ -92,7 +92,10 @@ def evaluated(launcher: Launcher, unbroken: Run, suite_path: Path, tmp_path_fact
 
     def evaluate(folder: Path) -> Run:
         out = folder / "out"
-        return Run(out, launcher.run("tools/evaluate.py", unbroken.folder, "--suite", suite_path, "--output", out))
+        return Run(
+            out,
+            launcher.run(*oneflow("evaluate"), unbroken.folder, "--suite", suite_path, "--output", out),
+        )
 
     return made_once("evaluated", evaluate, tmp_path_factory)
 

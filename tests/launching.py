@@ -54,6 +54,11 @@ TIMINGS = {
 }  # fields of metrics.jsonl that no two runs share
 
 
+def oneflow(command: str) -> tuple[str, str]:
+    """How a program of the command `oneflow` is started."""
+    return "-m", f"oneflow_dist.commands.{command}"
+
+
 @dataclass(frozen=True)
 class Finished:
     """How a process ended."""

@@ -65,7 +65,7 @@ def test_no_help_loads_torch() -> None:
 def test_another_package_of_the_name_tools_is_not_taken_for_ours(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/__init__.py").touch()
-    end = subprocess.run([*ONEFLOW, "curves", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    end = subprocess.run([*ONEFLOW, "compare", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert end.returncode == 0, end.stderr
 
 
@@ -98,8 +98,8 @@ def test_an_unknown_command_is_one_line_with_the_nearest(name: str, near: str) -
 
 def test_without_a_checkout_a_tool_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match=naming("oneflow sample", "tools/sample.py", "clone")):
-        command.load("sample")
+    with pytest.raises(ValueError, match=naming("oneflow compare", "tools/compare.py", "clone")):
+        command.load("compare")
 
 
 # Completion.

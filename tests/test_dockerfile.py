@@ -112,7 +112,7 @@ def test_the_file_is_understood_by_builders_that_know_less(word: str) -> None:
         ("--help", "python -m oneflow_dist.train --help"),
         ("quickstart", "make --no-print-directory -C /oneflow_dist quickstart"),
         ("torchrun --nproc-per-node 2 -m oneflow_dist.train x.toml",) * 2,
-        ("python tools/plan.py x.toml",) * 2,
+        ("oneflow plan x.toml",) * 2,
     ],
 )
 def test_arguments_are_for_the_trainer_unless_they_name_a_program(typed: str, started: str, tmp_path: Path) -> None:

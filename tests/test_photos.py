@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from oneflow_dist.commands.autoencoder_training import make_model
 from oneflow_dist.config import Config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.media import encode_file
@@ -23,7 +24,6 @@ from oneflow_dist.precompute.prepare import Preparation, prepare_sample
 from tests.messages import names
 from tests.modalities import LOOKS, overrides
 from tests.precompute.making import save_siglip
-from tools.autoencoder import make_model
 
 PHOTO = np.random.default_rng(0).integers(256, size=(300, 400, 3)).astype(np.uint8)
 
@@ -128,7 +128,7 @@ def looking(siglip: Path, make_config: Callable[..., Config]) -> Callable[..., C
 def test_a_photo_is_given_as_its_latent_as_features_or_as_both(
     given: str, kinds: list[str], siglip: Path, looking: Callable[..., Config]
 ) -> None:
-    """Features are those that tools/precompute_latents.py would have stored, before they were rounded to float16."""
+    """Features are those that oneflow precompute would have stored, before they were rounded to float16."""
     config, data = looking(given), encoded(PHOTO[:16, :24], "PNG")
     seen = encode_photo(data, config, "a.png")
     assert [kind for kind, _ in seen] == kinds

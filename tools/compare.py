@@ -1,6 +1,6 @@
 """Configs of several objectives compared on the same data, budget and seeds: tables, and a picture.
 
-Each run is trained, judged by tools/digits/evaluate.py and bounded by tools/bound.py; the budget is FLOPs, which are
+Each run is trained, judged by tools/digits/evaluate.py and bounded by oneflow bound; the budget is FLOPs, which are
 counted, and not steps. The same command goes on where it was stopped. OUT gets comparison.md, .json and .png.
 """
 

@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("suite", type=Path, help="TOML file")
     parser.add_argument("output", type=Path, help="folder for ladder.json and ladder.png")
-    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="folders of tools/evaluate.py, the best last")
+    parser.add_argument("models", nargs="+", metavar="NAME=FOLDER", help="folders of oneflow evaluate, the best last")
     args = parser.parse_args()
     models = [model.partition("=") for model in args.models]
     for (name, _, folder), given in zip(models, args.models, strict=True):

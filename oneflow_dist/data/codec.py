@@ -20,7 +20,7 @@ def check_sides(sides: tuple[int, ...], modality: ModalityConfig, name: str) -> 
     if len(sides) != modality.dimensions or any(a % b or a == 0 for a, b in zip(sides, modality.patch, strict=True)):
         raise ValueError(
             f"{name}: {list(sides)} elements, which patches of {list(modality.patch)} do not fill; crop, pad or resize "
-            "it (tools/precompute_latents.py --multiple-of), or change the modality's patch"
+            "it (oneflow precompute --multiple-of), or change the modality's patch"
         )
 
 

@@ -66,13 +66,13 @@ def decode_record(
     """
     with naming_sample(record.key):
         segments = read_segments(record, fields, caption, reading)
-        is_default = caption == CAPTION and reading == Reading()  # the texts that tools/precompute_latents.py tokenizes
+        is_default = caption == CAPTION and reading == Reading()  # the texts that oneflow precompute tokenizes
         stored = _stored_tokens(record, tokenizer) if is_default else []
         num_texts = sum(segment.text is not None for segment in segments)
         if stored and len(stored) != num_texts:
             raise ValueError(
                 f"sample {record.key}: tokens of {len(stored)} texts, but it has {num_texts}; "
-                "write it again by tools/precompute_latents.py"
+                "write it again by oneflow precompute"
             )
         tokens = iter(stored)
         parts: list[TextPart | PiecePart] = []
@@ -173,7 +173,7 @@ def _decode_piece(record: ShardRecord, name: str, kind: str, modalities: Modalit
         made_by = None
     elif "autoencoder" not in record.header or modality.dimensions != 2:
         raise ValueError(
-            f"{where}: a latent in a shard without a header; write it by tools/precompute_latents.py, or call it "
+            f"{where}: a latent in a shard without a header; write it by oneflow precompute, or call it "
             f"{stem}{kind}.npy if it holds values as they are"
         )
     else:
@@ -212,7 +212,7 @@ def _decode_features(record: ShardRecord, name: str, modalities: Modalities) -> 
     missing = "the picture itself" if modality.understanding == "live" else "features"
     raise ValueError(
         f"{where}: {missing} is not in the shard, but modality.{kind}.understanding = "
-        f"{modality.understanding!r} wants it; write it by tools/precompute_latents.py --features, or give latents"
+        f"{modality.understanding!r} wants it; write it by oneflow precompute --features, or give latents"
     )
 
 
@@ -229,6 +229,6 @@ def _stored_tokens(record: ShardRecord, tokenizer: Tokenizer) -> list[list[int]]
     if made_by != tokenizer.sha256:
         raise ValueError(
             f"sample {record.key}: tokenized by {made_by}, but data.tokenizer is {tokenizer.sha256} (sha256); "
-            "set data.tokenizer to the file that tools/precompute_latents.py was given"
+            "set data.tokenizer to the file that oneflow precompute was given"
         )
     return decode_texts(record.files["tokens.npy"], f"sample {record.key}, tokens")

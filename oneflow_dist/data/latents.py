@@ -19,7 +19,7 @@ from oneflow_dist.data.codec import check_sides
 from oneflow_dist.flow.noising import gaussian
 from oneflow_dist.modality import AXES, ModalityConfig
 
-CHECK = "run tools/precompute_latents.py --check on its folder"
+CHECK = "run oneflow precompute --check on its folder"
 NUMBERS = ("<f2", "<f4", "<i4")
 
 

@@ -30,7 +30,7 @@ def encode_file(data: bytes, modality: ModalityConfig, name: str) -> Float32[np.
         latent = encode_sound(data, int(modality.codec.removeprefix(SPECTROGRAM)), modality.channels, name)
     elif modality.codec != PIXELS:
         raise ValueError(
-            f"{name}: a file, but codec {modality.codec!r} reads none; encode it (tools/precompute_latents.py), or "
+            f"{name}: a file, but codec {modality.codec!r} reads none; encode it (oneflow precompute), or "
             f"name another codec: {CODECS}"
         )
     elif modality.channels not in MODES:

@@ -196,7 +196,7 @@ def fetched(url: str) -> Iterator[Path]:
 def _open_index(source: str, path: str, index_name: str) -> ShardIndex:
     if not is_remote(path):
         return read_or_write_index(Path(path), Path(index_name), f"{source}/{Path(path).name}")
-    advice = f"write it with: python tools/index_shards.py '{path}' --output FOLDER"
+    advice = f"write it with: oneflow index '{path}' --output FOLDER"
     if not (is_remote(index_name) or Path(index_name).exists()):
         raise ValueError(f"{path}: a remote shard is read through its index, but {index_name} is missing; {advice}")
     try:

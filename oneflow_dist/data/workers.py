@@ -163,7 +163,7 @@ def _describe_death(number: int, worker: _Worker) -> str:
         advice = "ask for more memory, or lower data.workers, data.window_samples or data.cached_samples"
     elif code < 0:
         how = f"died of {signal.Signals(-code).name}"
-        advice = "check that file and its disk (python tools/index_shards.py SHARDS --check)"
+        advice = "check that file and its disk (oneflow index SHARDS --check)"
     else:
         how, advice = f"ended with code {code}", "the error above is its own"
     return f"data worker {number}{read} {how}; {advice}; run the same command to go on from the last checkpoint"

@@ -126,7 +126,7 @@ def read_answers(folder: Path) -> list[Answer]:
     """
     answers = [*_read_all(folder)]
     if not answers:
-        raise ValueError(f"{folder}: no answers; write them first by tools/evaluate.py")
+        raise ValueError(f"{folder}: no answers; write them first by oneflow evaluate")
     return answers
 
 

@@ -98,7 +98,7 @@ def _join(items: Sequence[Item], answers: Sequence[Answer]) -> list[Answered]:
         by_key[answer.key].append(answer)
     for key, own in by_key.items():
         if not own:
-            raise ValueError(f"item {key}: has no answer; write the missing ones by tools/evaluate.py")
+            raise ValueError(f"item {key}: has no answer; write the missing ones by oneflow evaluate")
     asked = {item.key: item for item in items}
     return [Answered(asked[key], tuple(sorted(own, key=lambda answer: answer.number))) for key, own in by_key.items()]
 

@@ -32,7 +32,7 @@ def build_prompt(template: str, item: Item, tokenizer: Tokenizer, config: Config
 
     Args:
         template: `{NAME}` stands for a field, `{picture}` for the item's picture, `{picture_1}` for one of several,
-            counted from 0; the token of a role begins a turn; pieces and holes are written as in tools/sample.py.
+            counted from 0; the token of a role begins a turn; pieces and holes are written as in oneflow sample.
 
     Raises:
         ValueError: the item has no such field or picture, or the model cannot see one.

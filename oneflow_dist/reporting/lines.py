@@ -83,7 +83,7 @@ def read_figures(run: Path) -> dict[str, Curve]:
                     if math.isfinite(values[0]):
                         found[f"{path.parts[-3]}/{task}/{name}"][int(report["protocol"]["step"])] = values
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: damaged ({error!r}); make it again with tools/score.py") from error
+            raise ValueError(f"{path}: damaged ({error!r}); make it again with oneflow score") from error
     tables = {name: np.array([(step, *own[step]) for step in sorted(own)]).T for name, own in found.items()}
     return {
         name: Curve(steps=table[0].astype(np.int64), values=table[1], low=table[2], high=table[3])

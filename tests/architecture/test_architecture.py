@@ -17,6 +17,7 @@ MAX_TRAINING_LINES = 16_100
 LAYERS = [
     {"launch", "tools"},
     {"tools.benchmark"},
+    {"oneflow_dist.commands"},
     {"oneflow_dist.evaluation", "oneflow_dist.serving"},
     {"oneflow_dist.photos", "oneflow_dist.reporting"},
     {"oneflow_dist.planning", "oneflow_dist.precompute"},

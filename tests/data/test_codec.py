@@ -211,12 +211,12 @@ def test_latents_of_other_channels_are_no_pixels() -> None:
 
 def test_a_file_where_only_latents_are_read_is_named_with_the_tool_that_encodes_it() -> None:
     message = refusal(png(picture(GREY)), modality(shape=(6, 4), patch=(2, 2), codec="data/sd3-vae"))
-    assert names(message, "sample a/b/c, image 0", "'data/sd3-vae'", "tools/precompute_latents.py", '"pixels"')
+    assert names(message, "sample a/b/c, image 0", "'data/sd3-vae'", "oneflow precompute", '"pixels"')
 
 
 @pytest.mark.parametrize("size", [(5, 4), (4, 7), (1, 1)])
 def test_a_picture_that_patches_do_not_fill_is_named_with_its_size(size: tuple[int, int]) -> None:
-    named = ("sample a/b/c, image 0", [size[1], size[0]], "[2, 2]", "tools/precompute_latents.py --multiple-of")
+    named = ("sample a/b/c, image 0", [size[1], size[0]], "[2, 2]", "oneflow precompute --multiple-of")
     assert names(refusal(png(Image.new("L", size))), *named, "patch")
 
 

@@ -443,7 +443,7 @@ def test_an_image_that_patches_do_not_fill_is_named() -> None:
 
 def test_a_latent_without_a_header_is_named() -> None:
     assert refusal(document(image("0.jpg"), _0_npy=npy(np.zeros((2, 1, 4, 4))))) == (
-        f"sample {KEY}, 0: a latent in a shard without a header; write it by tools/precompute_latents.py, or call it "
+        f"sample {KEY}, 0: a latent in a shard without a header; write it by oneflow precompute, or call it "
         "0.image.npy if it holds values as they are"
     )
 
@@ -460,7 +460,7 @@ def test_tokens_of_another_tokenizer_are_refused(header: dict[str, Any]) -> None
     made_by = header.get("tokenizer", {}).get("sha256")
     assert refusal(record(txt=b"a cat", png=png(0), tokens_npy=stored([1])), header) == (
         f"sample {KEY}: tokenized by {made_by}, but data.tokenizer is {TOKENIZER.sha256} (sha256); "
-        "set data.tokenizer to the file that tools/precompute_latents.py was given"
+        "set data.tokenizer to the file that oneflow precompute was given"
     )
 
 
@@ -473,7 +473,7 @@ def test_tokens_are_compared_with_the_tokenizer_of_the_run() -> None:
 def test_tokens_of_another_number_of_texts_are_refused() -> None:
     source = record(txt=b"a cat", png=png(0), tokens_npy=stored([1], [2]))
     assert refusal(source, TOKENIZED) == (
-        f"sample {KEY}: tokens of 2 texts, but it has 1; write it again by tools/precompute_latents.py"
+        f"sample {KEY}: tokens of 2 texts, but it has 1; write it again by oneflow precompute"
     )
 
 
@@ -693,7 +693,7 @@ def test_an_encoder_that_looks_in_training_is_given_the_picture_beside_its_laten
         (
             record(png=png(0)),
             MIXED,
-            ("modality.vision.understanding", "'features'", "tools/precompute_latents.py --features"),
+            ("modality.vision.understanding", "'features'", "oneflow precompute --features"),
         ),
         (record(npy=npy(np.zeros((2, 1, 4, 4)))), LIVE, ("modality.vision.understanding", "'live'")),
         (

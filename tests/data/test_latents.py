@@ -232,7 +232,7 @@ def test_another_number_of_channels_or_dimensions_is_named(shape: tuple[int, ...
 
 @pytest.mark.parametrize(("height", "width"), [(3, 4), (4, 5), (0, 4), (4, 0)])
 def test_a_shape_that_patches_do_not_divide_is_named(height: int, width: int) -> None:
-    named = ("sample a/b/c", [height, width], [2, 2], "tools/precompute_latents.py --multiple-of", "patch")
+    named = ("sample a/b/c", [height, width], [2, 2], "oneflow precompute --multiple-of", "patch")
     assert names(refusal(npy(posterior(height, width))), *named)
 
 

@@ -448,12 +448,12 @@ def test_more_shards_than_files_can_be_open_are_refused(tmp_path: Path, monkeypa
 
 def test_a_remote_shard_without_an_index_is_refused_with_the_command_that_makes_it(site: Site, tmp_path: Path) -> None:
     url = f"{site.address}/x-0.tar"
-    advice = f"write it with: python tools/index_shards.py '{url}' --output FOLDER"
+    advice = f"write it with: oneflow index '{url}' --output FOLDER"
     assert refusal(url, str(tmp_path)) == (
         f"{url}: a remote shard is read through its index, but {index_name(url, str(tmp_path))} is missing; {advice}"
     )
     message = refusal(url)
-    assert names(message, f"{url}.index", "FileNotFoundError", f"python tools/index_shards.py '{url}'", "`index`")
+    assert names(message, f"{url}.index", "FileNotFoundError", f"oneflow index '{url}'", "`index`")
 
 
 def test_a_damaged_or_older_index_of_a_remote_shard_is_refused_with_the_same_command(
@@ -463,7 +463,7 @@ def test_a_damaged_or_older_index_of_a_remote_shard_is_refused_with_the_same_com
     Path(index_name(url, str(tmp_path))).write_bytes(b'{"format": "oneflow index 2"}\n')
     message = refusal(url, str(tmp_path))
     assert message.startswith(f"{index_name(url, str(tmp_path))}: damaged index (")
-    assert f"python tools/index_shards.py '{url}' --output FOLDER" in message
+    assert f"oneflow index '{url}' --output FOLDER" in message
 
 
 def test_a_remote_shard_that_is_not_there_is_named(site: Site, indexes: str) -> None:

@@ -9,9 +9,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from oneflow_dist import training
 from oneflow_dist.config import Config
 from oneflow_dist.optim import gradient_norm
+from oneflow_dist.planning.batches import make_batch
 from oneflow_dist.planning.gpus import GPUS
 from oneflow_dist.planning.pace import Pace, Rates, count_step, pace_of, pace_text
-from tools.benchmark.batches import make_batch
 
 H100 = GPUS["h100-80gb"]
 PARTS = {"products of blocks", "attention", "rest of blocks", "FSDP", "outside of blocks", "bag loss", "gradient norm"}

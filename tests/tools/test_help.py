@@ -12,7 +12,12 @@ import pytest
 from tests.launching import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = [path for path in sorted((ROOT / "tools").rglob("*.py")) if "run_program(main)" in path.read_text()]
+PROGRAMS = [
+    path
+    for folder in ("tools", "oneflow_dist/commands")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "run_program(main)" in path.read_text()
+]
 ASK = """
 import contextlib, io, json, runpy, sys
 sys.modules["torch"] = None  # it cannot be imported

@@ -47,7 +47,7 @@ WATCH = """() => {
 
 
 class Server:
-    """tools/serve.py on a port of its own."""
+    """oneflow serve on a port of its own."""
 
     def __init__(self, *words: str, token: str = ""):
         with socket.socket() as free:
@@ -59,7 +59,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it is well."""
-        command = [sys.executable, "tools/serve.py", *self.words, "--port", str(self.port)]
+        command = [sys.executable, "-m", "oneflow_dist.commands.serve", *self.words, "--port", str(self.port)]
         nothing = subprocess.DEVNULL
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=self.environment, start_new_session=True, stdout=nothing, stderr=nothing

@@ -1,4 +1,4 @@
-"""Kill tools/precompute_latents.py again and again, and run it twice at once: are all outputs the same bytes?
+"""Kill oneflow precompute again and again, and run it twice at once: are all outputs the same bytes?
 
     python tests/torture/precompute.py 'raw/*.tar' scratch --kills 10 -- --autoencoder models/vae --tokenizer bytes
 
@@ -16,8 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from oneflow_dist.commands import precompute
 from oneflow_dist.runtime import run_program
-from tools import precompute_latents
 
 FINAL_SECONDS = 0.3  # in which manifest and contact sheet are made
 
@@ -69,8 +69,8 @@ def _start(command: list[str]) -> multiprocessing.process.BaseProcess:
 def _run(command: list[str]) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, sys.stdout.fileno())
-    sys.argv = ["precompute_latents.py", *command]
-    run_program(precompute_latents.main)
+    sys.argv = ["oneflow precompute", *command]
+    run_program(precompute.main)
 
 
 def _finish(processes: list[multiprocessing.process.BaseProcess], scratch: Path) -> None:

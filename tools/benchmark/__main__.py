@@ -146,7 +146,7 @@ def checkpoint(args: argparse.Namespace) -> None:
 
 
 def precompute(args: argparse.Namespace) -> None:
-    """What tools/precompute_latents.py costs beside the bare encoder."""
+    """What oneflow precompute costs beside the bare encoder."""
     from tools.benchmark.precompute import measure
 
     finish(args, measure(args.shards, args.autoencoder, args.size, args.rounds))
@@ -322,7 +322,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, dict[s
         {
             "shards": {"nargs": "+", "help": "brace or wildcard patterns of raw tars"},
             "--autoencoder": {"required": True, "help": "folder with a diffusers AutoencoderKL"},
-            "--size": number(64, "of pictures, as tools/precompute_latents.py --size"),
+            "--size": number(64, "of pictures, as oneflow precompute --size"),
             "--rounds": number(3, "measurements of each, in turn"),
         },
     ),

@@ -25,7 +25,7 @@ from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tar import HEADER_KEY
 from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.metrics import padding
-from tools.benchmark.batches import picture_modality
+from oneflow_dist.planning.batches import picture_modality
 from tools.benchmark.result import Measured, Series
 from tools.benchmark.timing import synchronize
 
@@ -157,7 +157,7 @@ def resident_mib() -> float:
 
 
 def with_made_up_shards(config: Config, folder: Path, num_samples: int) -> Config:
-    """The config on captioned latents of its shape, as tools/precompute_latents.py stores them, of random content."""
+    """The config on captioned latents of its shape, as oneflow precompute stores them, of random content."""
     modality = picture_modality(config)
     shape = (2, modality.channels, *modality.shape)  # mean and standard deviation
     rng = np.random.default_rng(0)

@@ -24,9 +24,9 @@ from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.flops import flops_by_part
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.activations import checkpoint_block
+from oneflow_dist.planning.batches import picture_modality
 from oneflow_dist.planning.trace import without_values
 from oneflow_dist.process import process_of
-from tools.benchmark.batches import picture_modality
 from tools.benchmark.objectives import with_objective
 from tools.benchmark.report import MODEL_FLOPS
 from tools.benchmark.result import Measured, Series

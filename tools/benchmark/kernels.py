@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from oneflow_dist.config import Config
+from oneflow_dist.planning.batches import make_batch
 from oneflow_kernels.launches import TUNED, device_name, tuned_file
 from tools.benchmark import attention_cases, bag_cases
-from tools.benchmark.batches import make_batch
 from tools.benchmark.contest import Case, enter, time_in_turn
 from tools.benchmark.kernel_times import kernel_times
 from tools.benchmark.link import Link

@@ -13,8 +13,8 @@ from oneflow_dist.containers import Counts
 from oneflow_dist.guard.guard import Guard
 from oneflow_dist.guard.skipping import LaunchedStep
 from oneflow_dist.model.flops import num_parameters, step_flops
+from oneflow_dist.planning.batches import make_batch
 from oneflow_dist.runtime import start_process
-from tools.benchmark.batches import make_batch
 from tools.benchmark.device import device_rates
 from tools.benchmark.jobs import AGAIN, TUNED, Job
 from tools.benchmark.kernel_checks import run_checks

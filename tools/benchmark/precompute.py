@@ -1,4 +1,4 @@
-"""What tools/precompute_latents.py costs beside the bare encoder: the same batches, in one process, in turn."""
+"""What oneflow precompute costs beside the bare encoder: the same batches, in one process, in turn."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.parallel.sharding import count_once
+from oneflow_dist.planning.batches import make_batch
 from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.training import build_model, train_step
 from oneflow_dist.transfers import Uploads
-from tools.benchmark.batches import make_batch
 from tools.benchmark.device import TERA
 from tools.benchmark.machine import PowerMeter
 from tools.benchmark.peer import PeerSteps

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from oneflow_dist.commands.curves import AVERAGE, read_lines
 from tools.comparison.plan import Run
-from tools.curves import AVERAGE, read_lines
 
 REPORT, BOUND, METRICS = "report.json", "bound.txt", "metrics.jsonl"
 BITS = re.compile(r"^(\S+): at most (\S+) bits a token, error (\S+); \d+ texts$", re.MULTILINE)
@@ -138,7 +138,7 @@ def read_bits(folder: Path) -> dict[str, tuple[float, float]]:
     """Of each source that has the task the bits a token, and their error.
 
     Raises:
-        ValueError: tools/bound.py has told of none.
+        ValueError: oneflow bound has told of none.
     """
     path = folder / BOUND
     if not path.is_file():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from oneflow_dist.commands.curves import read_lines
 from tools.comparison.plan import Contender, Run
-from tools.curves import read_lines
 
 ROUNDS, STEPS, WARMUP = 3, 40, 10
 PACE = "pace.json"

@@ -14,11 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 
+from oneflow_dist.commands.curves import read_lines
 from oneflow_dist.config import load_config, write_config
 from oneflow_dist.files import naming
 from tools.comparison.figures import BOUND, REPORT, number_of, read_report
 from tools.comparison.plan import Run
-from tools.curves import read_lines
 
 ROOT = Path(__file__).parents[2]
 BOUND_DOCUMENTS = 256
@@ -82,7 +82,7 @@ class Maker:
         if not (run.folder / BOUND).exists():
             words = ["--task", "image_to_text", "--documents", str(BOUND_DOCUMENTS)]
             partial = run.folder / f"{BOUND}.partial"
-            self.start(run, [str(ROOT / "tools/bound.py"), str(run.folder), *words], partial)
+            self.start(run, ["-m", "oneflow_dist.commands.bound", str(run.folder), *words], partial)
             partial.rename(run.folder / BOUND)
 
     def train(self, run: Run) -> None:

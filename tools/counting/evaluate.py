@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from oneflow_dist.commands.sample import add_sampling, check_sampling
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
-from tools.sample import add_sampling, check_sampling
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas
+from oneflow_dist.commands.sample import with_arguments
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.files import naming
@@ -25,7 +26,6 @@ from tools.counting.editing import EDITS, Edit, draw_documents, is_restored, is_
 from tools.digits.gallery import WIDTH, draw_moment, draw_section
 from tools.digits.grammar import COUNT_PROMPT, WORDS, load_split, read_images
 from tools.digits.judging import Writer, check_digits, judge_interleaved, mean
-from tools.sample import with_arguments
 
 BLOCK_PROMPT = "count on:"  # of documents that are written block by block
 MOST_BLOCKS = 100

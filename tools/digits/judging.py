@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.canvas import Canvas, Prompt, blank_canvas, parse_prompt
+from oneflow_dist.commands.sample import with_arguments
 from oneflow_dist.config import Config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
@@ -34,7 +35,6 @@ from tools.digits.grammar import (
     read_count,
     read_images,
 )
-from tools.sample import with_arguments
 
 NEXT = """next, after `source .venv/bin/activate`:
   oneflow serve {folder}
@@ -110,14 +110,14 @@ def check_digits(folder: Path, config: Config, tokenizer: Tokenizer) -> None:
     found = {name: (modality.channels, *modality.shape) for name, modality in config.modality.items()}
     if found.get("image") != (1, 8, 8):
         raise ValueError(
-            f"{folder}: its pieces are {found or 'none'}, but digits are images of 1x8x8; tools/sample.py shows "
+            f"{folder}: its pieces are {found or 'none'}, but digits are images of 1x8x8; oneflow sample shows "
             "what other models write"
         )
     words = [f" {word}" for word in WORDS]
     if config.data.tokenizer != "bytes" and any(len(tokenizer.encode(word)) > 1 for word in words):
         raise ValueError(
             f"{folder}: {config.data.tokenizer} is not the vocabulary of digits, which has a token for each of "
-            f"{', '.join(WORDS)}; tools/sample.py shows what other models write"
+            f"{', '.join(WORDS)}; oneflow sample shows what other models write"
         )
 
 

@@ -54,9 +54,7 @@ def main() -> None:
         draw_page(together[:SHOWN], writer.tokenizer).save(args.folder / "documents.png")
     print(json.dumps(report, indent=2))
     print(f"wrote {args.folder / 'report.json'} and {args.folder / 'documents.png'}")
-    print(
-        f"next: python tools/sample.py {args.folder} out --text ' seven<|sound|>', and listen to out/0000-sound-0.wav"
-    )
+    print(f"next: oneflow sample {args.folder} out --text ' seven<|sound|>', and listen to out/0000-sound-0.wav")
 
 
 def readers() -> dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tools.curves import AVERAGE, Lines, curve, smooth, sources_of
+from oneflow_dist.commands.curves import AVERAGE, Lines, curve, smooth, sources_of
 
 if TYPE_CHECKING:
     from tools.stages.judging import Example

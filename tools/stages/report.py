@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from oneflow_dist.commands.curves import curve, read_lines
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
-from tools.curves import curve, read_lines
 
 STAGES = ("a_text", "b_images", "c_mixed", "d_instruct")
 MOST_DRAWN = 100  # digits on request

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from oneflow_dist.config import Config
+from oneflow_dist.planning.batches import make_batch
 from oneflow_kernels.flash_attention import functions_of
 from tests.kernels.flash_stand_ins import install
 from tests.tools.benchmark.contests import run_case
@@ -25,7 +26,6 @@ from tools.benchmark.attention_cases import (
     make_ours,
     packed_case,
 )
-from tools.benchmark.batches import make_batch
 from tools.benchmark.contest import Case
 
 CPU = torch.device("cpu")

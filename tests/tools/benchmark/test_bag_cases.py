@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from oneflow_dist.config import Config
+from oneflow_dist.planning.batches import make_batch
 from tests.tools.benchmark.contests import run_case
 from tools.benchmark.bag_cases import (
     Shape,
@@ -20,7 +21,6 @@ from tools.benchmark.bag_cases import (
     sampling_case,
     whole_loss,
 )
-from tools.benchmark.batches import make_batch
 
 CPU = torch.device("cpu")
 SLOT = torch.cat([torch.arange(0, 300, 2).repeat_interleave(2), torch.tensor([299] * 7)])  # bags of two, and padding

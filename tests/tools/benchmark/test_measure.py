@@ -12,9 +12,9 @@ import torch
 from oneflow_dist.config import Config
 from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.planning.batches import make_batch
 from tests.launching import Launcher
 from tests.tools.benchmark.links import Kept
-from tools.benchmark.batches import make_batch
 from tools.benchmark.jobs import Job, jobs_of
 from tools.benchmark.measure import STEPS, measure, measure_peer, measure_training
 from tools.benchmark.timing import INPUT_SETS

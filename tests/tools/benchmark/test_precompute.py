@@ -1,4 +1,4 @@
-"""tools/precompute_latents.py beside the bare encoder."""
+"""oneflow precompute beside the bare encoder."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from oneflow_dist.containers import Counts, PackedBatch
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.planning.batches import make_batch
 from tests.launching import Launcher, only_error
-from tools.benchmark.batches import make_batch
 from tools.benchmark.result import Measured, read_results
 from tools.benchmark.train import (
     MICROSECONDS,

@@ -12,7 +12,7 @@ import torch
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts
 from oneflow_dist.model.flops import step_flops
-from tools.benchmark.batches import make_batch
+from oneflow_dist.planning.batches import make_batch
 from tools.benchmark.flops import count_parts
 from tools.benchmark.timing import time_steps
 from tools.benchmark.utilization import Peak, find_peak, hardware_flops, utilization

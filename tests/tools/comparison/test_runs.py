@@ -43,7 +43,7 @@ class Pretended(Processes):
         if "oneflow_dist.train" in text and not (Path(folder) / "metrics.jsonl").exists():
             Path(folder).rmdir()
             write_run(self.runs[folder])
-        if "bound.py" in text:
+        if "commands.bound" in text:
             output.write_text("single: at most 1.250 bits a token, error 0.012; 256 texts\n")
         return 0
 
@@ -74,7 +74,7 @@ def test_each_run_is_trained_judged_and_bounded(jobs: int, runs: list[Run], make
         train, judge, bound = [text for text in processes.called if str(run.folder) in text]
         assert train == " ".join(["-m oneflow_dist.train", str(run.contender.path), *run.overrides])
         assert judge.endswith(f"tools/digits/evaluate.py {run.folder} --samples 256")
-        assert bound.endswith(f"tools/bound.py {run.folder} --task image_to_text --documents 256")
+        assert bound.endswith(f"oneflow_dist.commands.bound {run.folder} --task image_to_text --documents 256")
         assert (run.folder / "bound.txt").exists()
     assert {environment["OMP_NUM_THREADS"] for environment in processes.environments} == {"3"}
 
@@ -90,7 +90,7 @@ def test_what_is_there_is_not_made_again(runs: list[Run], make: Make, capsys: py
     (runs[2].folder / "bound.txt").unlink()
     called = make(runs).called
     assert [str(runs[0].folder) in text for text in called] == [True, True, True, False]
-    assert "tools/bound.py" in called[3]
+    assert "oneflow_dist.commands.bound" in called[3]
     assert str(runs[2].folder) in called[3]
     lines = capsys.readouterr().out.splitlines()
     assert names(lines[0], len(runs) - 2, 2)

@@ -18,7 +18,7 @@ from oneflow_dist.config import Config, load_config
 from oneflow_dist.data.codec import pixels_to_latent
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.oneflow import OneFlow
-from tests.launching import Launcher, assert_same_steps, only_error, read_metrics
+from tests.launching import Launcher, assert_same_steps, oneflow, only_error, read_metrics
 from tests.tools.conftest import SMALL, STEPS_TRAINED
 from tools.digits.grammar import WORDS, load_split
 from tools.digits.judging import Writer
@@ -77,7 +77,7 @@ def test_sampling_writes_a_picture_a_sound_and_an_animation(
     trained: Path, spoken: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     given = ["--piece", f"video={spoken}/seven.apng", "--text", " seven<|image|><|sound|><|video|>"]
-    end = launcher.run("tools/sample.py", trained, tmp_path / "out", *given)
+    end = launcher.run(*oneflow("sample"), trained, tmp_path / "out", *given)
     assert end.code == 0, end.stderr
     out = tmp_path / "out"
     with Image.open(out / "0000-image-0.png") as picture:
@@ -91,7 +91,7 @@ def test_sampling_writes_a_picture_a_sound_and_an_animation(
     assert (out / "0000.txt").read_text() == f"{text}\n"
     last = {key: entry["last_step"] for entry in trace(out) for key in entry if key in ("image", "sound", "video")}
     assert last == {"image": 4, "sound": 4, "video": 4}
-    assert launcher.run("tools/sample.py", trained, out, "--text", "<|sound|>").code == 0  # what lay there goes
+    assert launcher.run(*oneflow("sample"), trained, out, "--text", "<|sound|>").code == 0  # what lay there goes
     assert sorted(path.name for path in out.iterdir() if "-" in path.name) == ["0000-sound-0.wav"]
 
 
@@ -110,7 +110,7 @@ def trace(out: Path) -> list[dict[str, Any]]:
 def test_a_piece_that_is_none_is_refused(
     option: str, message: str, trained: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
-    end = launcher.run("tools/sample.py", trained, tmp_path / "out", "--piece", option)
+    end = launcher.run(*oneflow("sample"), trained, tmp_path / "out", "--piece", option)
     assert (end.code, only_error(end)) == (2, f"error: {message}")
 
 
@@ -118,7 +118,14 @@ def test_digests_are_the_same_on_ranks_and_workers(
     spoken: Path, launcher: Launcher, root: Path, tmp_path: Path
 ) -> None:
     data = (f"data.mixture={spoken}/mixture.yaml", f"data.tokenizer={spoken}/words.tiktoken", "data.packs_per_step=2")
-    ask = ("tools/inspect_batches.py", str(root / "configs/sounds.toml"), *data, *SMALL[8:-4], "--steps", "0:3")
+    ask = (
+        *oneflow("inspect"),
+        str(root / "configs/sounds.toml"),
+        *data,
+        *SMALL[8:-4],
+        "--steps",
+        "0:3",
+    )
     lines = [
         launcher.run(*ask, "--world-size", ranks, "--workers", workers).stdout.splitlines()
         for ranks, workers in (("1", "0"), ("2", "0"), ("2", "1"))

@@ -1,0 +1,1 @@
+"""The programs behind the command `oneflow`, one file each, and what they share."""
