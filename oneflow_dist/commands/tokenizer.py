@@ -14,15 +14,15 @@ from oneflow_dist.runtime import run_program
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shards", help="brace or wildcard pattern of tars")
+    parser.add_argument("shards", nargs="+", help="brace or wildcard patterns of tars")
     parser.add_argument("output", type=Path, help="the ranks file, as data/emoji.tiktoken")
     parser.add_argument("--vocab-size", type=int, default=4096, help="of the ranks, special tokens not counted")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.vocab_size < 256:
         raise ValueError(f"--vocab-size: {args.vocab_size} must be at least 256, one for each byte")
     if args.output.exists():
         raise ValueError(f"{args.output} exists, and runs may depend on it; name a new file or remove it")
-    texts = list(read_texts(args.shards))
+    texts = [text for pattern in args.shards for text in read_texts(pattern)]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     partial = args.output.with_name(args.output.name + ".partial")
     write_ranks(partial, train_ranks(texts, args.vocab_size))
