@@ -11,7 +11,7 @@ health)
         test -n "$(find "$path" -mmin -30)" || { echo "$path: no step in 30 minutes"; exit 1; }
     done
     ;;
-python | torchrun | make | launch/*)
+oneflow | python | torchrun | make | launch/*)
     exec "$@"
     ;;
 *)

@@ -23,6 +23,8 @@ from oneflow_dist.files import naming, write_whole
 from oneflow_dist.modality import Modalities
 from oneflow_dist.runtime import log
 
+WATCHED_STEPS, MOST_PADDING = 20, 0.05
+
 
 class MetricsLog:
     """The sinks of rank 0; on other ranks every method does nothing."""
@@ -40,6 +42,8 @@ class MetricsLog:
         self._tensorboard = _open_tensorboard(folder, first_step) if config.metrics.tensorboard else None
         self._wandb = open_wandb(config, folder) if config.metrics.wandb != "off" else None
         self._bar = bar(total=config.train.steps, initial=first_step, unit="step")
+        self._config_path = folder / "config.toml"
+        self._paddings: list[float] = []  # of the first steps of this process
         self._saved = math.nan  # when the last checkpoint of this process was
 
     def __enter__(self) -> MetricsLog:
@@ -67,6 +71,18 @@ class MetricsLog:
         self.add(step, values)
         self._bar.set_postfix_str(describe_step_values(values, time.monotonic() - self._saved), refresh=False)
         self._bar.update(step - self._bar.n)
+        if len(self._paddings) < WATCHED_STEPS:
+            self._watch_padding(values["padding"])
+
+    def _watch_padding(self, share: float) -> None:
+        """Tell, after the first steps, that packs are not full: a row that nothing fills costs what others do."""
+        self._paddings.append(share)
+        mean = sum(self._paddings) / WATCHED_STEPS
+        if len(self._paddings) == WATCHED_STEPS and mean > MOST_PADDING:
+            log(
+                f"{mean:.0%} of the rows of these {WATCHED_STEPS} steps are padding; "
+                f"oneflow inspect {self._config_path} --suggest tells of packs that are fuller"
+            )
 
     def note_checkpoint(self) -> None:
         """One is being written."""

@@ -73,9 +73,8 @@ WAYS = {
     "launch/torchrun.sh": Way(reads_data=False, how="afresh"),
     "launch/slurm.sbatch": Way(reads_data=False, how="afresh"),
     "oneflow_dist.train": Way(("train.steps=2", "data.workers=0"), RUN),
-    "oneflow_dist.commands.plan": Way(
-        (), MODEL, reads_data=False, how="here"
-    ),  # it forks itself from a server, which stays
+    # It forks itself from a server, which stays.
+    "oneflow_dist.commands.plan": Way((), MODEL, reads_data=False, how="here"),
     "oneflow_dist.commands.export": Way((), MODEL, reads_data=False),
     "oneflow_dist.commands.inspect": Way(("--steps=2:4",), (*PACKS, "data.packs_per_step=8")),
     "oneflow_dist.commands.sample": Way(("--steps=2",), needs="data/digits"),
@@ -304,7 +303,7 @@ def run_here(command: Command, here: Path) -> Finished:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(here)
         patch.setattr("sys.argv", [command.program, *command.arguments])
-        runpy.run_path(command.program)["main"]()
+        runpy.run_module(command.program)["main"]()
     return Finished(0, printed.getvalue(), "")
 
 

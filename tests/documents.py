@@ -105,8 +105,13 @@ def spans_of(document: Path) -> list[str]:
 def commands_of(document: Path) -> list[str]:
     """Every command of its blocks and, with arguments, of its prose."""
     typed = [command for block in blocks_of(document) if block.holds_commands for command in block.commands()]
-    named = [span for span in spans_of(document) if PROGRAM.match(span) and " " in span]
+    named = [span for span in spans_of(document) if PROGRAM.match(span) and _has_arguments(span)]
     return typed + [command for span in named for command in _split(span)]
+
+
+def _has_arguments(command: str) -> bool:
+    """Whether it is to be typed; `oneflow plan` alone is a program's name."""
+    return len(command.split()) > (2 if command.startswith("oneflow ") else 1)
 
 
 def links_of(document: Path) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 
 from oneflow_dist import command
 from oneflow_dist.command import COMMANDS, SHELLS
+from oneflow_dist.version import package_version
 from tests.launching import Launcher, read_metrics
 from tests.messages import naming
 
@@ -46,10 +47,11 @@ def test_the_version_is_that_of_the_package() -> None:
     assert call("--version").stdout.startswith("oneflow_dist 0.")
 
 
-def test_without_git_the_version_is_that_of_the_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.shutil, "which", lambda _: None)
-    assert command.describe_version().startswith("oneflow_dist 0.")
-    assert "commit" not in command.describe_version()
+def test_the_version_has_a_commit_where_one_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit, end in (("0123abc", ", commit 0123abc"), ("", package_version())):
+        monkeypatch.setattr(command, "current_commit", lambda _, commit=commit: commit)
+        assert command.describe_version().startswith(f"oneflow_dist {package_version()}")
+        assert command.describe_version().endswith(end)
 
 
 def test_no_help_loads_torch() -> None:

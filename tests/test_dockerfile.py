@@ -116,7 +116,7 @@ def test_the_file_is_understood_by_builders_that_know_less(word: str) -> None:
     ],
 )
 def test_arguments_are_for_the_trainer_unless_they_name_a_program(typed: str, started: str, tmp_path: Path) -> None:
-    for program in ("python", "make", "torchrun"):
+    for program in ("oneflow", "python", "make", "torchrun"):
         (tmp_path / program).write_text('#!/bin/sh\necho "${0##*/} $*"\n')
         (tmp_path / program).chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}

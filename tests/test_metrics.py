@@ -17,12 +17,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.containers import Counts, Losses, StepMetrics
-from oneflow_dist.metrics import MetricsLog, describe_step_values, open_wandb, padding, profiled, step_values
+from oneflow_dist.metrics import (
+    WATCHED_STEPS,
+    MetricsLog,
+    describe_step_values,
+    open_wandb,
+    padding,
+    profiled,
+    step_values,
+)
 from tests.launching import Launcher, read_metrics
 from tests.messages import names, naming
 from tests.pieces import modality
 
-VALUES = {"loss": 1.5, "loss/bag": 0.25, "seconds": 0.5, "data_wait": 0.25}
+VALUES = {"loss": 1.5, "loss/bag": 0.25, "seconds": 0.5, "data_wait": 0.25, "padding": 0.0}
 VALUES |= {"tokens_per_second": 1000.0, "images_per_second": 20.0}
 
 
@@ -289,3 +297,15 @@ def test_without_profile_step_no_step_is_traced(make_config: Callable[..., Confi
         with profiled(config, step):
             pass
     assert not (tmp_path / "traces").exists()
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.04, False), (0.07, True)])
+def test_packs_that_are_not_full_are_told_of_once(
+    run_config: Config, share: float, is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(run_config) as metrics_log:
+        for step in range(1, 3 * WATCHED_STEPS):
+            metrics_log.write(step, {**VALUES, "padding": share})
+    out = capsys.readouterr().out
+    assert out.count("--suggest") == is_told
+    assert not is_told or names(out, "7%", f"{run_config.run.folder}/config.toml")

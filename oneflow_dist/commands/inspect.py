@@ -41,12 +41,20 @@ def main() -> None:
         metavar="PNG",
         help="draw the first pack of step A, and print its first samples: prompts, [targets], {missing ones}",
     )
+    parser.add_argument(
+        "--suggest", action="store_true", help="measure the mixture, and print capacities that leave little padding"
+    )
     args = parser.parse_intermixed_args()
     first, last = parse_steps(args.steps)
     check_range("--world-size", args.world_size, "[1, inf)")
     overrides = [*args.overrides, *([f"data.workers={args.workers}"] if args.workers is not None else [])]
     config = load_config(args.config, overrides)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
+    if args.suggest:
+        from oneflow_dist.data.capacities import suggest
+
+        print(suggest(config).describe())
+        return
     from oneflow_dist.containers import Counts
     from oneflow_dist.data.loader import PackLoader
     from oneflow_dist.data.tokenizer import load_tokenizer

@@ -62,7 +62,7 @@ class Lane:
     def next_pack(self) -> PackedBatch:
         """The next packed batch of this lane."""
         while len(self.window) < self.window_samples:
-            self._draw()
+            self.draw()
         chosen = choose_samples([w.size for w in self.window], self.capacity)
         samples = [self.window[i].noisy for i in chosen]
         taken = set(chosen)
@@ -99,7 +99,7 @@ class Lane:
             if number is not None and (noisy := self.streams[number].sample_at(draw)) is not None:
                 self._wait(number, draw, noisy)
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
         """Put one more sample in the window, from the source furthest behind its weight."""
         number = int(np.argmax(self.weights * (self.used.sum() + 1) - self.used))
         draw, noisy = next(self.streams[number])

@@ -72,7 +72,7 @@ def test_the_realised_mixture_is_that_of_the_weights(
     lane = make_lane(f"{{{sources}}}")
     parts = np.array(weights) / sum(weights)
     for number in range(1, 101):
-        lane._draw()
+        lane.draw()
         assert np.abs([*draws_of(lane).values()] - parts * number).max() <= 1.0
     assert Counter(waiting.source for waiting in lane.window) == dict(enumerate(draws_of(lane).values()))
 
@@ -84,7 +84,7 @@ def test_the_realised_mixture_of_three_sources_is_that_of_the_weights_though_a_f
     lane = make_lane(three, 1, BYTES, "data.cached_samples=1000", "data.max_sample_rows=64")
     parts = np.array([0.3, 0.2, 0.5])
     for number in range(1, 10_001):
-        lane._draw()
+        lane.draw()
         assert np.abs(lane.used - parts * number).max() < 2.0
         if number % 100 == 0:
             lane.window.clear()

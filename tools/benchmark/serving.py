@@ -71,8 +71,15 @@ def measure(run: Path, users: int, documents: int, rounds: int, requests: int) -
 @contextlib.contextmanager
 def serve(run: Path, *options: str) -> Iterator[Service]:
     """A server of one run on a port of its own."""
-    program = Path(__file__).parents[1] / "serve.py"
-    command = [sys.executable, str(program), str(run), "--port=0", "--requests-per-minute=0", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "oneflow_dist.commands.serve",
+        str(run),
+        "--port=0",
+        "--requests-per-minute=0",
+        *options,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
