@@ -96,13 +96,12 @@ def open_chat(args: argparse.Namespace) -> Chat:
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.pictures import check_decoders
-    from oneflow_dist.progress import read_progress
-    from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
+    from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights, progress_of
 
     share_cores(others=1)  # with whatever else runs here
     folder = find_checkpoint(args.checkpoint)
     config = with_arguments(config_at_home(folder), args)
-    check_decoders(config, read_progress(folder).data)
+    check_decoders(config, progress_of(folder).data)
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     if tokenizer.vocab_size > config.model.vocab_size:
         raise ValueError(

@@ -83,13 +83,12 @@ def main() -> None:
     from oneflow_dist.commands.prompts import check_prompts, read_prompts
     from oneflow_dist.data.tokenizer import load_tokenizer
     from oneflow_dist.pictures import check_decoders
-    from oneflow_dist.progress import read_progress
-    from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
+    from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights, progress_of
 
     folder = find_checkpoint(args.checkpoint)
     home, settings = config_at_home(folder), settings_of(args.axes)
     configs = [with_arguments(home, with_setting(args, setting)) for setting in settings]
-    check_decoders(configs[0], read_progress(folder).data)
+    check_decoders(configs[0], progress_of(folder).data)
     tokenizer = load_tokenizer(configs[0].data.tokenizer, configs[0].modality)
     prompts: dict[str, list[tuple[str, list[Any]]]] = {}  # by what the model sees of given pictures
     for config in configs:

@@ -20,8 +20,7 @@ from oneflow_dist.files import write_whole
 from oneflow_dist.model.flops import num_parameters
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.pictures import check_decoders
-from oneflow_dist.progress import read_progress
-from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
+from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights, progress_of
 
 SUITE = "suite.toml"
 
@@ -40,11 +39,11 @@ def answer_suite(run: Path, suite: Suite, folder: Path, rank: int, num_ranks: in
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     checkpoint = find_checkpoint(run)
     config = config_at_home(checkpoint)
-    check_decoders(config, read_progress(checkpoint).data)
+    check_decoders(config, progress_of(checkpoint).data)
     model = load_weights(checkpoint, config)
     protocol = Protocol(
         checkpoint=hash_weights(model),
-        step=read_progress(checkpoint).step,
+        step=progress_of(checkpoint).step,
         parameters=num_parameters(model),
         config=hashlib.sha256(write_config(config).encode()).hexdigest(),
     )

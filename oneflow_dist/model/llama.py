@@ -133,7 +133,8 @@ def from_llama_config(table: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         ValueError: a key is missing, or it describes what OneFlow's trunk cannot do.
     """
-    others = [f"{key} = {table[key]!r}" for key, value in FIXED.items() if key in table and table[key] != value]
+    known = FIXED if table.get("model_type") != "oneflow" else {**FIXED, "model_type": "oneflow"}  # of our own export
+    others = [f"{key} = {table[key]!r}" for key, value in known.items() if key in table and table[key] != value]
     if others or "model_type" not in table:
         raise ValueError(
             f"{where}: not a Llama of the kind that OneFlow's trunk is: {', '.join(others) or 'no model_type'}"

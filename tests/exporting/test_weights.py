@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from oneflow_dist.commands import hugging_face
+from oneflow_dist.exporting import weights
 from oneflow_dist.first_weights import map_tensors
 from tests.launching import Run
 
@@ -18,7 +18,7 @@ def test_large_models_are_cut_into_files_with_an_index(
     unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hugging_face, "FILE_BYTES", 100_000)
-    hugging_face.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.float32)
+    weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.float32)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2
     assert [path.name for path in files] == [
@@ -28,11 +28,11 @@ def test_large_models_are_cut_into_files_with_an_index(
     tensors = {}
     for path in files:
         own = load_file(path)
-        assert hugging_face.num_bytes(own) <= 100_000 or len(own) == 1
+        assert weights.num_bytes(own) <= 100_000 or len(own) == 1
         assert {index["weight_map"][name] for name in own} == {path.name}
         tensors |= own
     assert tensors.keys() == index["weight_map"].keys()
-    assert index["metadata"]["total_size"] == hugging_face.num_bytes(tensors)
+    assert index["metadata"]["total_size"] == weights.num_bytes(tensors)
     mapped = map_tensors(tmp_path / "out")
     assert all(torch.equal(mapped[name], tensor) for name, tensor in tensors.items())
     llama = LlamaForCausalLM.from_pretrained(tmp_path / "out")
@@ -51,12 +51,12 @@ def test_a_folder_that_could_not_be_finished_does_not_exist(
     with monkeypatch.context() as patch:
         patch.setattr(hugging_face, "save_file", fail)
         with pytest.raises(OSError, match="the disk is gone"):
-            hugging_face.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
+            weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
     assert not (tmp_path / "out").exists()
     with monkeypatch.context() as patch:
         patch.setattr(hugging_face, "FREE_SHARE", 1e9)
         with pytest.raises(OSError, match=r"out: needs 0 MiB but the disk has \d+ MiB left; make room"):
-            hugging_face.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
+            weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
     assert list(tmp_path.iterdir()) == []
-    hugging_face.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
+    weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
