@@ -22,7 +22,9 @@ RUN --mount=type=cache,target=/var/cache/pip \
 table = tomllib.load(open("pyproject.toml", "rb")); \
 project = table["project"]; \
 extras = project["optional-dependencies"]; \
-print(*table["build-system"]["requires"], *project["dependencies"], *extras["latents"], *extras["remote"], *extras["serve"], sep="\n")' \
+names = ("evaluate", "experiments", "latents", "remote", "serve", "track"); \
+chosen = [package for name in names for package in extras[name]]; \
+print(*table["build-system"]["requires"], *project["dependencies"], *chosen, sep="\n")' \
         >.venv/requirements.txt \
     && .venv/bin/python -m pip install --require-hashes -c requirements.lock -r .venv/requirements.txt
 

@@ -35,8 +35,9 @@ from launch.faults import (
 from launch.gpus import gpu_faults, query_gpus, used_gpus
 from launch.meeting import Meeting
 from launch.speeds import compute_rate, ring_rates, within_rate
-from launch.surroundings import check_data, check_room, check_shared_memory, find_mark, shared_facts, write_mark
+from launch.surroundings import check_room, find_mark, shared_facts, write_mark
 from oneflow_dist.config import Config, load_config
+from oneflow_dist.readiness import check_data, check_shared_memory
 from oneflow_dist.runtime import GLOO, register_gloo, run_program
 from oneflow_dist.verdict import tell
 

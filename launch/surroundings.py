@@ -1,4 +1,4 @@
-"""What a run needs of a node besides its devices: code, data, room and a folder that all nodes share."""
+"""What a run needs of a node besides its devices and data: code, room and a folder that all nodes share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ import torch
 import oneflow_dist.config
 import oneflow_kernels
 from oneflow_dist.config import Config, write_config
-from oneflow_dist.data.mixture import load_mixture
-from oneflow_dist.data.shards import is_remote, list_shards, open_shards
-from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.model.flops import num_parameters, num_trained
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.sharding import freeze
 from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.progress import complete_steps
 
-SHARED_MEMORY_MIB = 32  # that NCCL needs at the least; what dead processes have left in /dev/shm stays there
 SEEN_SECONDS = 5.0  # until a file that one node has written is seen by another
 
 
@@ -44,34 +40,6 @@ def code_hash() -> str:
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
-
-
-def check_data(config: Config) -> None:
-    """Read a sample of the first shard of every source, and the tokenizer.
-
-    Raises:
-        ValueError, OSError: one of them cannot be read.
-    """
-    load_tokenizer(config.data.tokenizer)
-    for source in load_mixture(config.data.mixture):
-        first = list_shards(source.name, source.shards)[0]
-        shards = open_shards(source.name, first, source.index)
-        if not is_remote(first):  # that one would be fetched whole
-            shards.read(0)
-
-
-def check_shared_memory() -> None:
-    """Is there room in /dev/shm?
-
-    Raises:
-        ValueError: there is not.
-    """
-    free = shutil.disk_usage("/dev/shm").free >> 20
-    if free < SHARED_MEMORY_MIB:
-        raise ValueError(
-            f"/dev/shm has {free} MiB left, and NCCL needs {SHARED_MEMORY_MIB}; delete what dead processes have left "
-            "there, or start the container with --shm-size=1g"
-        )
 
 
 def check_room(config: Config) -> str:

@@ -7,15 +7,13 @@ import difflib
 import importlib
 import os
 import shlex
-import shutil
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from oneflow_dist.runtime import run_program
+from oneflow_dist.version import current_commit, package_version
 
 ROOT = Path(__file__).parents[1]
 SHELLS = ("bash", "zsh", "fish")
@@ -33,6 +31,10 @@ COMMANDS = {
     "curves": ("oneflow_dist.commands.curves", "losses of runs as one picture"),
     "plan": ("oneflow_dist.commands.plan", "memory, traffic and time of a layout, without devices"),
     "inspect": ("oneflow_dist.commands.inspect", "what a step trains on"),
+    "prepare": (
+        "oneflow_dist.commands.prepare",
+        "a folder of your pictures and texts becomes data and a config to train on",
+    ),
     "precompute": ("oneflow_dist.commands.precompute", "pictures to latents, once, before training"),
     "index": ("oneflow_dist.commands.index", "an index beside each shard"),
     "autoencoder": ("oneflow_dist.commands.autoencoder", "an autoencoder for pictures, from scratch"),
@@ -107,13 +109,9 @@ def load(name: str) -> ModuleType:
 
 
 def describe_version() -> str:
-    """Of the package, with the commit of a checkout."""
-    own = f"oneflow_dist {version('oneflow_dist')}"
-    if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        return own
-    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return f"{own}, commit {commit}" if commit else own
+    """Of the package, with the commit of a checkout or an image."""
+    commit = current_commit(ROOT)
+    return f"oneflow_dist {package_version()}" + (f", commit {commit}" if commit else "")
 
 
 def print_completion() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from oneflow_dist.config import Config, load_config, write_config
+from oneflow_dist.extras import require
 from oneflow_dist.runtime import end_process, log, run_program, start_process
 from oneflow_dist.signals import StopSignals
 
@@ -25,12 +26,21 @@ def main() -> None:
     if args.dry_run:
         dry_run(config)
         return
+    check_sinks(config)
     log(f"{config.run.folder}: {config.train.steps} steps of {args.config}; loading torch")
     from oneflow_dist.training import train
 
     device = start_process(config.data.workers, config.train.deterministic)
     train(config, device, signals)
     end_process()
+
+
+def check_sinks(config: Config) -> None:
+    """Raise ValueError, before anything is loaded, where a package is missing that a run is to report with."""
+    if config.metrics.tensorboard:
+        require("metrics.tensorboard", "track", "tensorboard")
+    if config.metrics.wandb != "off":
+        require("metrics.wandb", "track", "wandb")
 
 
 def dry_run(config: Config) -> None:

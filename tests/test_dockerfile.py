@@ -93,6 +93,14 @@ def test_the_lock_has_everything_that_the_project_asks_for() -> None:
     assert {canonicalize_name(Requirement(text).name) for text in asked} <= locked
 
 
+def test_the_image_has_the_extras_of_what_runs_in_it() -> None:
+    """The trainer with its sinks, the quickstart with its data, the server, the encoders."""
+    (step,) = (value for value in values("RUN") if "optional-dependencies" in value)
+    named = re.findall(r'"(\w+)"', re.findall(r"names = \(([^)]*)\)", step)[0])
+    assert {"evaluate", "experiments", "latents", "remote", "serve", "track"} <= set(named)
+    assert set(named) <= set(PROJECT["project"]["optional-dependencies"]) - {"dev"}
+
+
 def test_labels_agree_with_the_project() -> None:
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in DOCKERFILE.labels.items()}
     assert labels["version"] == PROJECT["project"]["version"]

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from oneflow_dist.extras import require
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
@@ -46,6 +47,7 @@ def main() -> None:
         help="in every config",
     )
     args = parser.parse_args()
+    require("oneflow compare", "evaluate", "matplotlib")  # which draws, hours later
     check(args)
     contenders = read_contenders(args.configs, args.settings)
     contenders = [with_flops(contender) for contender in contenders]

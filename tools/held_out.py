@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflow_dist.extras import require
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.toml import check_range
@@ -67,6 +68,7 @@ def measure(model: OneFlow, config: Config, mixture: str, num_samples: int) -> d
 
 def draw(report: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     """A panel for each source and what is by time: the losses of each run."""
+    require(path, "evaluate", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")

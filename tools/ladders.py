@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from oneflow_dist.extras import require
+
 FAULTS = ("KID", "FID", "Frechet", "chair_i", "chair_s", "words_distance")  # less is better
 NEUTRAL = (  # no merit: told beside the others
     *("distinct_", "copied_", "longest_copy", "words", "birth", "early", "beside", "forwards_", "part_", "yes_ratio"),
@@ -66,6 +68,7 @@ def as_lines(report: Mapping[str, Any]) -> Iterator[str]:
 
 def draw(path: Path, report: Mapping[str, Any]) -> None:
     """A small plot for each figure: rungs from left to right, with their intervals."""
+    require(path, "evaluate", "matplotlib")
     import matplotlib
 
     matplotlib.use("agg")

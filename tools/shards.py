@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from oneflow_dist.config import RANGES
+from oneflow_dist.extras import require
 from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def write_shards(folder: Path, name: str, samples: list[dict[str, bytes | str]],
     Args:
         prefix: of the samples' keys, so that those of two splits are not the same.
     """
+    require(folder, "experiments", "webdataset")
     import webdataset  # here, since it imports torch
 
     num_shards = -(-len(samples) // SHARD_SAMPLES)

@@ -78,7 +78,8 @@ def softmax_(
     left to the products. So a row is read once, and over parts of a vocabulary nothing waits for the other parts.
 
     Args:
-        logits, probs: rows of consecutive elements; `probs` has the dtype of the products.
+        logits: rows of consecutive elements.
+        probs: the same, of the dtype of the products.
         bag_tokens: counted from the first token of the part.
         starts: bag i is [starts[i], starts[i + 1]); elements of other bag tokens are left alone.
 
@@ -140,7 +141,7 @@ def one_hot_(
     mass exp(base - lse), this is mass p - w. Own tokens of bags without weight stay as they are: that factor is 0.
 
     Args:
-        shrink, base: see `base_of_gradients`.
+        shrink: see `base_of_gradients`, as for `base`.
         lse: of the whole vocabulary; `target` and `bag_tokens` are of this part, as for `softmax_`.
         row: of each bag token; ascending, and not in [0, n) for those of slots outside.
     """

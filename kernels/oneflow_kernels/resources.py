@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ COLUMNS = (
     "TMA",
     "4-byte copies",
 )
+LINE_SECONDS = 5.0  # between two lines of progress
 MULTIPLE_OF_16 = [["tt.divisibility", 16]]  # as torch promises of every tensor's address
 
 
@@ -145,15 +147,16 @@ def _output(program: str, *arguments: str | Path) -> str:
 
 
 def measure_all(variants: list[Variant], targets: list[str]) -> list[Usage]:
-    """Every variant on every target, in order; as many at once as there are processors, progress on stderr."""
+    """Every variant on every target, in order; as many at once as there are processors, lines of progress on stderr."""
     pairs = [(variant, target) for target in targets for variant in variants if target in variant.targets]
     tasks = [(variant.name, variant.launch, target) for variant, target in pairs]
-    usages = []
+    usages, said = [], time.monotonic()
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for usage in pool.map(_measure_named, *zip(*tasks, strict=True)):
             usages.append(usage)
-            print(f"\r{len(usages)} of {len(tasks)} compiled", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+            if time.monotonic() - said > LINE_SECONDS or len(usages) == len(tasks):
+                print(f"{len(usages)} of {len(tasks)} compiled", file=sys.stderr, flush=True)
+                said = time.monotonic()
     return usages
 
 

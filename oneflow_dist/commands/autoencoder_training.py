@@ -22,6 +22,7 @@ from oneflow_dist.data.codec import decode_pixels, pixels_to_latent
 from oneflow_dist.data.picture import read_picture
 from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.tar import IMAGE_EXTENSIONS
+from oneflow_dist.extras import require
 from oneflow_dist.model.autoencoder import Autoencoder, load_autoencoder, psnr_db
 from oneflow_dist.pictures import enlarge, grid, stack, text_line, with_margin
 from oneflow_dist.runtime import share_cores
@@ -127,10 +128,9 @@ def _list_images(patterns: list[str]) -> list[tuple[ShardSet, int, str]]:
 
 def make_model(channels: int, widths: list[int], layers: int, size: int, seed: int) -> Any:
     """An untrained AutoencoderKL, as SD3's: no convolutions around the latent, attention at the lowest resolution."""
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise ValueError(f"training needs diffusers ({error}); pip install oneflow_dist[latents]") from error
+    require("oneflow autoencoder", "latents", "diffusers")
+    from diffusers import AutoencoderKL
+
     torch.manual_seed(seed)
     model = AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * len(widths),

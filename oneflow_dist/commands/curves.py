@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from oneflow_dist.extras import require
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("output", type=Path, help="the picture, as curves.png")
     args = parser.parse_args()
+    require("oneflow curves", "evaluate", "matplotlib")
     runs = {run.resolve().name: read_lines(run) for run in args.runs}
     if len(runs) < len(args.runs):
         names = ", ".join(map(str, args.runs))

@@ -30,6 +30,15 @@ from oneflow_dist.commands.machine import (
     product_rates,
     torch_problem,
 )
+from oneflow_dist.extras import install
+from oneflow_dist.readiness import (
+    SHARED_MEMORY,
+    SHARED_MEMORY_ADVICE,
+    SHARED_MEMORY_MIB,
+    check_mixture,
+    check_tokenizer,
+    free_shared_memory,
+)
 from oneflow_dist.runtime import run_program
 
 if TYPE_CHECKING:
@@ -37,7 +46,6 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "slow", "missing", "broken"]
 GIB = 2**30
-LEAST_SHARED = 32 * MIB  # of /dev/shm, where ranks meet that use GPUs
 LEAST_FILES = 4096  # that may be open: two for each shard
 SLOW_DISK = 100 * MIB  # a second
 SLOW_PRODUCTS = 0.4  # of the vendor's rate
@@ -224,13 +232,12 @@ def check_cores() -> Iterator[Finding]:
 
 def check_room() -> Iterator[Finding]:
     """Shared memory, the disk where one stands, files that may be open."""
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        free = shutil.disk_usage(shared).free
-        advice = "delete what dead processes have left there, or start the container with --shm-size=1g"
-        is_enough = free >= LEAST_SHARED
-        says = f"{free / MIB:,.0f} MiB free, of which ranks on GPUs need {LEAST_SHARED // MIB}"
-        yield Finding("/dev/shm", "ok" if is_enough else "slow", says, "" if is_enough else advice)
+    if SHARED_MEMORY.is_dir():
+        free = free_shared_memory()
+        is_enough = free >= SHARED_MEMORY_MIB
+        says = f"{free:,} MiB free, of which ranks on GPUs need {SHARED_MEMORY_MIB}"
+        advice = "" if is_enough else SHARED_MEMORY_ADVICE
+        yield Finding(f"{SHARED_MEMORY}", "ok" if is_enough else "slow", says, advice)
     yield check_disk("disk", Path.cwd())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_enough = hard == resource.RLIM_INFINITY or hard >= LEAST_FILES
@@ -288,7 +295,7 @@ def check_packages() -> Iterator[Finding]:
         absent = [name for name in names if not _is_installed(name)]
         if absent:
             says = f"without {', '.join(absent)}"
-            yield Finding(f"extra {extra}", "missing", says, f"pip install -e '.[{extra}]', if you need it")
+            yield Finding(f"extra {extra}", "missing", says, f"{install(extra)}, if you need it")
         else:
             yield Finding(f"extra {extra}", "ok", ", ".join(names))
 
@@ -309,13 +316,6 @@ def check_run(config: Config) -> Iterator[Finding]:
 
 def looks_at(config: Config) -> dict[str, Callable[[], str]]:
     """What a run reads, each with a look at it that raises where it is not there."""
-    from oneflow_dist.data.mixture import load_mixture
-    from oneflow_dist.data.shards import list_shards
-    from oneflow_dist.data.tokenizer import load_tokenizer
-
-    def shards(mixture: str) -> str:
-        sources = load_mixture(mixture)
-        return f"{sum(len(list_shards(s.name, s.shards)) for s in sources)} shards of {len(sources)} sources"
 
     def folder(path: str) -> str:
         if not Path(path).is_dir():
@@ -323,11 +323,11 @@ def looks_at(config: Config) -> dict[str, Callable[[], str]]:
         return path
 
     looks: dict[str, Callable[[], str]] = {
-        "tokenizer": lambda: f"{load_tokenizer(config.data.tokenizer, config.modality).vocab_size} tokens",
-        "data": lambda: shards(config.data.mixture),
+        "tokenizer": lambda: check_tokenizer(config),
+        "data": lambda: check_mixture(config.data.mixture),
     }
     if config.validation.mixture:
-        looks["held-out data"] = lambda: shards(config.validation.mixture)
+        looks["held-out data"] = lambda: check_mixture(config.validation.mixture)
     if config.init.path:
         looks["first weights"] = lambda: folder(config.init.path)
     for name, modality in config.modality.items():

@@ -2,6 +2,7 @@
 
     oneflow export runs/mine mine                           for this package, and for init.path
     oneflow export runs/mine mine --format transformers     loads with torch and transformers alone, and writes
+    oneflow export runs/mine mine --format diffusers        a pipeline of diffusers: pictures from text
 
 Where its objective looks back, transformers reads the first as a Llama.
 """
@@ -21,7 +22,12 @@ def main() -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="run folder (its last checkpoint), or one checkpoint's folder")
     add("output", type=Path, help="folder to make")
-    add("--format", choices=("oneflow", "transformers"), default="oneflow", help="who is to load it (%(default)s)")
+    add(
+        "--format",
+        choices=("oneflow", "transformers", "diffusers"),
+        default="oneflow",
+        help="who is to load it (%(default)s)",
+    )
     add("--weights", choices=("ema", "model"), default="ema", help="averaged, or as last trained (%(default)s)")
     add("--dtype", choices=("bf16", "fp32"), default="bf16", help="of the weights (%(default)s)")
     add("--licence", metavar="NAME", default="", help="of the weights, for the card, as Apache-2.0")

@@ -8,6 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
+from oneflow_dist.extras import require
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
 
@@ -18,7 +19,7 @@ COUNTS = {
     "waiting": ("requests that may wait for each model", "[0, inf)"),
     "requests_per_minute": ("POST requests of one address; 0: any number", "[0, inf)"),
     "body_bytes": ("of one request", "[1024, inf)"),
-    "pixels": ("of one given picture", "[1, inf)"),
+    "pixels": ("of all pictures given in one request", "[1, inf)"),
 }
 
 
@@ -31,6 +32,7 @@ def main() -> None:
         if name in models:
             raise ValueError(f"RUN: {models[name]} and {run} are both called {name}; rename one")
         models[name] = str(run)
+    require("oneflow serve", "serve", "starlette", "uvicorn", "python_multipart", "prometheus_client", "pydantic")
     token = read_token(args.host)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
     from oneflow_dist.serving.app import Server

@@ -23,6 +23,7 @@ from oneflow_dist.bars import bar
 from oneflow_dist.containers import ShardRecord
 from oneflow_dist.data.index import ShardIndex, decode_index, edges_sha256, file_sha256, read_or_write_index
 from oneflow_dist.data.tar import describe_unread
+from oneflow_dist.extras import require
 from oneflow_dist.runtime import is_main
 
 OWN_FILES = re.compile(  # that this package writes beside shards
@@ -182,6 +183,7 @@ def fetched(url: str) -> Iterator[Path]:
     Raises:
         ValueError: it cannot be read.
     """
+    require(url, "remote", "fsspec", *(["aiohttp"] if url.startswith("http") else []))
     import fsspec
 
     with tempfile.NamedTemporaryFile() as file:

@@ -23,7 +23,7 @@ class Facts:
     config: Config
     origin: Mapping[str, Any]  # as in oneflow.json
     num_parameters: int
-    brings_code: bool
+    format: str  # "oneflow", "transformers" or "diffusers"
     licence: str
     about: str  # Markdown
 
@@ -53,7 +53,7 @@ def write_card(folder: Path, facts: Facts, run: Path) -> None:
 
 def _front_matter(facts: Facts) -> str:
     """What hubs read."""
-    library = "transformers" if facts.brings_code else "oneflow_dist"
+    library = {"oneflow": "oneflow_dist"}.get(facts.format, facts.format)
     tags = ["oneflow", "edit-flows", "flow-matching", "text-to-image", "image-to-text"]
     lines = [f"library_name: {library}", "tags:", *(f"- {tag}" for tag in tags)]
     lines += [f"license: {facts.licence.lower()}"] if facts.licence else []
@@ -63,23 +63,42 @@ def _front_matter(facts: Facts) -> str:
 def _use(facts: Facts) -> str:
     """The shortest ways from the folder to a document."""
     prompt = next((prompt for prompt in facts.config.sampling.prompts if prompt), "")
-    sample = f'oneflow sample {facts.name} out --text "{prompt}"' if prompt else f"oneflow sample {facts.name} out"
-    blocks = [f"## Use\n\nWith oneflow_dist:\n\n    {sample}\n    oneflow serve {facts.name}"]
-    if facts.brings_code:
-        picture = next((name for name, own in facts.config.modality.items() if own.dimensions == 2), "")
-        lines = [
-            "from transformers import AutoModel, AutoTokenizer",
-            "",
-            f'model = AutoModel.from_pretrained("{facts.name}", trust_remote_code=True)',
-            f'tokenizer = AutoTokenizer.from_pretrained("{facts.name}", trust_remote_code=True)',
-            f"document = model.write(tokenizer, {prompt!r}, seed=0)",
-            "print(document.parts)",
-            *([f"pixels = model.pixels(document, {picture!r})"] if picture else []),
-        ]
+    place = f"{facts.name}/transformer" if facts.format == "diffusers" else facts.name
+    sample = f'oneflow sample {place} out --text "{prompt}"' if prompt else f"oneflow sample {place} out"
+    blocks = [f"## Use\n\nWith oneflow_dist:\n\n    {sample}\n    oneflow serve {place}"]
+    picture = next((name for name, own in facts.config.modality.items() if own.dimensions == 2), "")
+    if facts.format == "transformers":
         needs = "; pictures come out of latents by diffusers" if facts.origin["autoencoders"] else ""
-        code = "\n".join(f"    {line}".rstrip() for line in lines)
-        blocks.append(f"With torch and transformers alone{needs}:\n\n{code}")
+        blocks.append(f"With torch and transformers alone{needs}:\n\n{_as_code(_loading(facts.name, prompt, picture))}")
+    if facts.format == "diffusers":
+        text = prompt.replace(facts.config.modality[picture].token, "") if picture else prompt
+        blocks.append(f"With diffusers and transformers:\n\n{_as_code(_piping(facts.name, text))}")
     return "\n\n".join(blocks)
+
+
+def _loading(name: str, prompt: str, picture: str) -> list[str]:
+    return [
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        f'model = AutoModel.from_pretrained("{name}", trust_remote_code=True)',
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)',
+        f"document = model.write(tokenizer, {prompt!r}, seed=0)",
+        "print(document.parts)",
+        *([f"pixels = model.pixels(document, {picture!r})"] if picture else []),
+    ]
+
+
+def _piping(name: str, text: str) -> list[str]:
+    return [
+        "from diffusers import DiffusionPipeline",
+        "",
+        f'pipeline = DiffusionPipeline.from_pretrained("{name}", trust_remote_code=True)',
+        f'pipeline({text!r}).images[0].save("picture.png")',
+    ]
+
+
+def _as_code(lines: list[str]) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
 def _model(facts: Facts) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from oneflow_dist.config import Config, LoraConfig, write_config
-from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.exporting.card import Facts, write_card
 from oneflow_dist.exporting.remote_config import to_remote_config
 from oneflow_dist.exporting.tokenizer import write_tokenizer
@@ -24,9 +24,11 @@ from oneflow_dist.progress import TOKENIZER, read_progress
 from oneflow_dist.trained import EXPORTED, config_at_home
 from oneflow_dist.version import package_version
 
-Format = Literal["oneflow", "transformers"]
+Format = Literal["oneflow", "transformers", "diffusers"]
 REMOTE = Path(__file__).parent / "remote"
 CODE = ("modeling_oneflow.py", "writing_oneflow.py")
+PIPELINE = "pipeline_oneflow.py"
+NETWORK, TOKENS = "transformer", "tokenizer"  # folders of a pipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,14 @@ def export(checkpoint: Path, output: Path, options: Options, run: Path) -> str:
     home, progress = config_at_home(checkpoint), read_progress(checkpoint)
     tokenizer = load_tokenizer(home.data.tokenizer, home.modality)
     codecs = {name: own.codec for name, own in home.modality.items() if own.has_folder and own.is_target}
-    places = _name_folders(codecs) if options.copies_autoencoder else {}
-    brings_code = options.format == "transformers"
+    brings_code, is_pipeline = options.format != "oneflow", options.format == "diffusers"
+    places = _name_folders(codecs, "../vae" if is_pipeline else "autoencoder") if options.copies_autoencoder else {}
     own = (home, options.dtype)
     table = to_remote_config(*own, tokenizer, places) if brings_code else to_llama_config(*own)
     files = gather_weights(checkpoint, home, options.weights, options.dtype)
-    beside = _make_room(output, sum(map(num_bytes, files)))
+    whole = _make_room(output, sum(map(num_bytes, files)))
+    beside = whole / NETWORK if is_pipeline else whole
+    beside.mkdir(exist_ok=True)
     write_weights(beside, files)
     config = _as_exported(home, places)
     data = {key: value for key, value in progress.data.items() if key != "working_folder"}
@@ -84,17 +88,19 @@ def export(checkpoint: Path, output: Path, options: Options, run: Path) -> str:
         write_tokenizer(beside, tokenizer)
         for name in CODE:
             shutil.copy(REMOTE / name, beside / name)
+    if is_pipeline:
+        _add_pipeline(whole, tokenizer, places)
     facts = Facts(
         name=output.name,
         config=config,
         origin=origin,
         num_parameters=sum(tensor.numel() for tensors in files for tensor in tensors.values()),
-        brings_code=brings_code,
+        format=options.format,
         licence=options.licence,
         about=about,
     )
-    write_card(beside, facts, run)
-    _finish(beside, output)
+    write_card(whole, facts, run)
+    _finish(whole, output)
     num_tensors = sum(map(len, files))
     return (
         f"wrote {num_tensors} tensors of {checkpoint} ({options.weights}) to {output}; files of weights: {len(files)}"
@@ -111,10 +117,24 @@ def _make_room(output: Path, needed: int) -> Path:
     return beside
 
 
-def _name_folders(codecs: dict[str, str]) -> dict[str, str]:
-    """By modality the folder of its autoencoder in the exported one; one autoencoder lies there once."""
+def _add_pipeline(folder: Path, tokenizer: Tokenizer, places: dict[str, str]) -> None:
+    """What diffusers looks for beside the network."""
+    (folder / TOKENS).mkdir()
+    write_tokenizer(folder / TOKENS, tokenizer)
+    shutil.copy(REMOTE / PIPELINE, folder / PIPELINE)
+    parts: dict[str, list[str | None]] = {
+        NETWORK: ["modeling_oneflow", "OneFlowModel"],
+        TOKENS: ["transformers", "PreTrainedTokenizerFast"],
+        "vae": ["diffusers", "AutoencoderKL"] if places else [None, None],
+    }
+    name = Path(PIPELINE).stem
+    _write_json(folder / "model_index.json", {"_class_name": [name, "OneFlowPipeline"], **parts})
+
+
+def _name_folders(codecs: dict[str, str], name: str) -> dict[str, str]:
+    """By modality the folder of its autoencoder, from that of the weights; one autoencoder lies there once."""
     different = list(dict.fromkeys(codecs.values()))
-    names = {codec: "autoencoder" if len(different) == 1 else f"autoencoder-{i}" for i, codec in enumerate(different)}
+    names = {codec: name if number == 0 else f"{name}-{number}" for number, codec in enumerate(different)}
     return {name: names[codec] for name, codec in codecs.items()}
 
 
@@ -143,7 +163,7 @@ def _write_json(path: Path, table: dict[str, Any]) -> None:
 
 def _finish(beside: Path, output: Path) -> None:
     """On the disk, readable for whoever may read new files, then under its name."""
-    mode = (beside / "config.json").stat().st_mode  # safetensors lets nobody else read its files
+    mode = (beside / "README.md").stat().st_mode  # safetensors lets nobody else read its files
     for path in (path for path in beside.rglob("*") if path.is_file()):
         path.chmod(mode)
         with path.open("rb") as file:

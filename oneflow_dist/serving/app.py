@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from oneflow_dist.serving.requests import GenerateBody, Uploads, read_body, read
 from oneflow_dist.serving.scheduler import OverloadedError, Scheduler, Ticket
 from oneflow_dist.serving.settings import describe_settings
 from oneflow_dist.serving.telling import Event
+from oneflow_dist.version import package_version
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -54,6 +55,7 @@ class Server:
     measures: Measures
     runs: dict[str, str]  # folders, by the names of their models
     report: tuple[float, str] = (float("-inf"), "")  # when it was made, and what it says
+    rendering: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the report: one makes it, others wait for it
 
     def app(self, token: str) -> Starlette:
         """What uvicorn runs."""
@@ -118,10 +120,11 @@ class Server:
 
     async def reported(self, _: Request) -> Response:
         """The report of the runs that are served."""
-        made, page = self.report
-        if time.monotonic() - made > REPORT_SECONDS:
-            page = await asyncio.to_thread(render, [Path(run) for run in self.runs.values()], 10.0)
-            self.report = time.monotonic(), page
+        async with self.rendering:
+            made, page = self.report
+            if time.monotonic() - made > REPORT_SECONDS:
+                page = await asyncio.to_thread(render, [Path(run) for run in self.runs.values()], 10.0)
+                self.report = time.monotonic(), page
         return HTMLResponse(page)
 
     async def models(self, _: Request) -> Response:
@@ -143,6 +146,7 @@ class Server:
             for name, own in config.modality.items()
         ]
         about = {
+            "version": package_version(),
             "objective": config.objective.kind,
             "step": card.step,
             "parameters": card.num_parameters,
@@ -204,7 +208,9 @@ class Server:
             async with asyncio.timeout(self.limits.body_seconds):
                 content = b"".join([chunk async for chunk in self._limited(request)])
         except TimeoutError:
-            raise RequestError(408, f"request: took more than {self.limits.body_seconds:.0f} s to arrive") from None
+            raise RequestError(
+                408, f"request: took more than {self.limits.body_seconds:.0f} s to arrive; send less, or send it faster"
+            ) from None
         except ClientDisconnect:
             raise RequestError(499, "the client has gone") from None
         return (content, {}) if kind == MEDIA[0] else await self._read_form(request, content)
@@ -215,7 +221,9 @@ class Server:
         async for chunk in request.stream():
             size += len(chunk)
             if size > most or (stated.isdecimal() and int(stated) > most):
-                raise RequestError(413, f"request: is larger than this server allows, {most} bytes")
+                raise RequestError(
+                    413, f"request: is larger than this server allows, {most} bytes; send less, or smaller pictures"
+                )
             yield chunk
 
     async def _read_form(self, request: Request, content: bytes) -> tuple[bytes, Uploads]:
@@ -261,7 +269,7 @@ class Server:
         """All events of a ticket, once the first has come: so what is refused has a status of its own."""
         events = ticket.events()
         first = await unless_gone(request, anext(events), partial(self.scheduler.cancel, ticket))
-        self._check_first(*first)
+        self._raise_if_refused(*first)
 
         async def all_events() -> AsyncIterator[tuple[str, Event]]:
             yield first
@@ -283,10 +291,10 @@ class Server:
         name, event = await unless_gone(request, wait(), close)
         if name != "done":
             close()
-        self._check_first(name, event)
+        self._raise_if_refused(name, event)
         return event
 
-    def _check_first(self, name: str, event: Event) -> None:
+    def _raise_if_refused(self, name: str, event: Event) -> None:
         if name == "refused":
             raise RequestError(400, event["message"])
         if name == "failed":
@@ -316,10 +324,12 @@ class Server:
                 yield event_bytes(describe_error(event["message"], 400 if name == "refused" else 500), "error")
             elif name == "done":
                 yield event_bytes(about | self._public(ticket, event), name)
+            elif name == "begin":
+                yield event_bytes(about | event, name)
+            elif name == "queued":
+                yield event_bytes({"id": ticket.key} | event, name)
             else:
-                yield event_bytes(
-                    (about if name == "begin" else {"id": ticket.key} if name == "queued" else {}) | event, name
-                )
+                yield event_bytes(event, name)
 
     def _public(self, ticket: Ticket, event: Event) -> Event:
         queued = (ticket.begun or ticket.arrived) - ticket.arrived

@@ -15,13 +15,12 @@ from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.pictures import check_decoders
-from oneflow_dist.progress import read_progress
 from oneflow_dist.sampler import Sampler, generate
 from oneflow_dist.serving.orders import Order
 from oneflow_dist.serving.prompts import begin_order, knows_turns
 from oneflow_dist.serving.settings import flat
 from oneflow_dist.serving.telling import Event, Telling
-from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights
+from oneflow_dist.trained import config_at_home, find_checkpoint, load_weights, progress_of
 
 Told = tuple[str, str, Event]  # of which order, the name of the event, its data
 
@@ -106,13 +105,13 @@ def open_engine(connection: Connection, run: str) -> Engine:
     """
     folder = find_checkpoint(run)
     config = config_at_home(folder)
-    check_decoders(config, read_progress(folder).data)
+    check_decoders(config, progress_of(folder).data)
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     model = load_weights(folder, config)
     if next(model.parameters()).device.type == "cpu":
         model = model.double()
     warm_up(model, config, tokenizer)
-    step = read_progress(folder).step
+    step = progress_of(folder).step
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     has_turns = knows_turns(folder, config, tokenizer)
     card = Card(config=config, step=step, num_parameters=num_parameters, has_turns=has_turns)
@@ -149,7 +148,10 @@ class Engine:
             message = self.connection.recv()
             if message is None:
                 return False
-            told += self._begin(message) if isinstance(message, Write) else self._cancel(message)
+            if isinstance(message, Write):
+                told += self._begin(message)
+            else:
+                self._cancel(message)
         if told:
             self.connection.send((told, None))
         return True
@@ -171,25 +173,18 @@ class Engine:
         self.tellings[number] = message.key, telling
         return told
 
-    def _cancel(self, message: Cancel) -> list[Told]:
+    def _cancel(self, message: Cancel) -> None:
         for number, (key, _) in [*self.tellings.items()]:
             if key == message.key:
                 self.sampler.remove(number)
                 del self.tellings[number]
-        return []
 
     def _step(self) -> tuple[list[Told], Work]:
         begin, told = time.monotonic(), []
         try:
             step = self.sampler.step()
         except FloatingPointError as error:
-            keys = [key for key, _ in self.tellings.values()]
-            for number in [*self.tellings]:
-                self.sampler.remove(number)
-            self.tellings.clear()
-            return [(key, "failed", {"message": str(error)}) for key in keys], Work(
-                seconds=0, num_rows=0, num_documents=0
-            )
+            return self._fail_all(str(error)), Work(seconds=0, num_rows=0, num_documents=0)
         for number, change in step.changes.items():
             key, telling = self.tellings[number]
             telling.follow(change)
@@ -203,3 +198,12 @@ class Engine:
                 del self.tellings[number]
         seconds = time.monotonic() - begin
         return told, Work(seconds=seconds, num_rows=step.num_rows, num_documents=len(step.changes))
+
+    def _fail_all(self, message: str) -> list[Told]:
+        """End all documents that are being written."""
+        told: list[Told] = []
+        for number, (key, _) in self.tellings.items():
+            self.sampler.remove(number)
+            told.append((key, "failed", {"message": message}))
+        self.tellings.clear()
+        return told

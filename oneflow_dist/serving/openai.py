@@ -18,7 +18,7 @@ from oneflow_dist.modality import first_picture
 from oneflow_dist.serving.answers import describe_error, event_bytes
 from oneflow_dist.serving.orders import Limits, Make, Order, Picture, Text, Turn
 from oneflow_dist.serving.pictures import PREFIX
-from oneflow_dist.serving.requests import Seed, check_count, check_picture, check_text, decode_base64
+from oneflow_dist.serving.requests import Seed, check_count, check_picture, check_pixels, check_text, decode_base64
 from oneflow_dist.serving.scheduler import Ticket
 from oneflow_dist.serving.settings import read_settings
 from oneflow_dist.serving.telling import Event
@@ -99,12 +99,14 @@ def read_chat(body: ChatBody, config: Config, limits: Limits) -> Order:
         ValueError: what it asks for cannot be, or is more than the server allows.
     """
     turns = tuple(
-        Turn("system" if message.role == "developer" else message.role, tuple(_parts(message, limits)))
+        Turn("system" if message.role == "developer" else message.role, tuple(_parts(message)))
         for message in body.messages
     )
     parts = [part for turn in turns for part in turn.parts]
     check_count("messages", [*turns, *parts], limits.parts)
-    check_count("images", [part for part in parts if isinstance(part, Picture)], limits.pictures)
+    pictures = [part.data for part in parts if isinstance(part, Picture)]
+    check_count("images", pictures, limits.pictures)
+    check_pixels("images", pictures, limits)
     check_text("messages", [part.text for part in parts if isinstance(part, Text)], limits)
     own = {name: getattr(body, name) for name in ("temperature", "top_p") if getattr(body, name) is not None}
     if own.get("temperature") == 0.0:  # of whom the likeliest token is wanted
@@ -140,7 +142,7 @@ def read_images(body: ImagesBody, config: Config, limits: Limits) -> list[Order]
     return [replace(first, seed=(first.seed + number) % 2**63) for number in range(count)]
 
 
-def _parts(message: ChatMessage, limits: Limits) -> list[Text | Picture]:
+def _parts(message: ChatMessage) -> list[Text | Picture]:
     if message.content is None:
         return []
     if isinstance(message.content, str):
@@ -148,7 +150,7 @@ def _parts(message: ChatMessage, limits: Limits) -> list[Text | Picture]:
     return [
         Text(part.text)
         if isinstance(part, TextContent)
-        else Picture(check_picture(decode_base64(part.image_url.url, "image_url"), limits, "image_url"))
+        else Picture(check_picture(decode_base64(part.image_url.url, "image_url"), "image_url"))
         for part in message.content
     ]
 

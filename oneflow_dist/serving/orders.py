@@ -92,7 +92,7 @@ class Limits:
     body_bytes: int = 16 * 2**20
     parts: int = 256  # of one prompt, or one conversation
     pictures: int = 16  # given in one request
-    pixels: int = 16 * 2**20  # of one given picture
+    pixels: int = 16 * 2**20  # of all pictures given in one request
     characters: int = 100_000  # of all text in one request
     documents: int = 8  # that one request may ask for
     waiting: int = 256  # requests that may wait

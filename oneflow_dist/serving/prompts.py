@@ -17,9 +17,9 @@ from oneflow_dist.data.tokenizer import Tokenizer
 from oneflow_dist.flow.noising import keyed_generator
 from oneflow_dist.modality import first_picture
 from oneflow_dist.photos import encode_latent, encode_photo
-from oneflow_dist.progress import read_progress
 from oneflow_dist.sampling import SamplingConfig
 from oneflow_dist.serving.orders import Hole, Latent, Make, Order, Part, Picture, Text, Tokens, Turn
+from oneflow_dist.trained import progress_of
 
 
 def begin_order(
@@ -58,7 +58,7 @@ def knows_turns(folder: Path, config: Config, tokenizer: Tokenizer) -> bool:
     """
     if tokenizer.vocab_size > config.model.vocab_size:
         return False
-    mixture = Path(read_progress(folder).data.get("working_folder", "")) / config.data.mixture
+    mixture = Path(progress_of(folder).data.get("working_folder", "")) / config.data.mixture
     return not mixture.is_file() or any("instruct" in source.tasks for source in load_mixture(str(mixture)))
 
 
@@ -133,5 +133,5 @@ def _shaped(part: Latent, config: Config) -> np.ndarray:
             f"{1 + modality.dimensions} sides, channels first"
         )
     if not np.isfinite(part.latent).all():
-        raise ValueError("latent: has numbers that are not finite")
+        raise ValueError("latent: has numbers that are not finite; send those that a document said")
     return part.latent

@@ -141,8 +141,10 @@ def read_generate(body: GenerateBody, uploads: Uploads, config: Config, limits: 
     num_tokens = sum(len(part.tokens) for part in body.parts if isinstance(part, TokensPart))
     if num_tokens > sampling.max_rows:  # laying them out would keep the model's process from its other documents
         raise ValueError(f"tokens: there are {num_tokens}, beyond settings.max_rows, {sampling.max_rows}; send fewer")
+    parts = tuple(read_part(part, uploads, limits) for part in body.parts)
+    check_pixels("images", [part.data for part in parts if isinstance(part, Picture)], limits)
     return Order(
-        parts=tuple(read_part(part, uploads, limits) for part in body.parts),
+        parts=parts,
         sampling=sampling,
         seed=body.seed,
         follows="steps" if body.stream else "end",
@@ -177,8 +179,8 @@ def read_part(part: Any, uploads: Uploads, limits: Limits) -> Part:
                     raise ValueError(
                         f"image.upload: the form has no file {source.upload!r}; send it as a field of that name"
                     )
-                return Picture(check_picture(uploads[source.upload], limits, "image"), part.time)
-            return Picture(check_picture(decode_base64(source, "image"), limits, "image"), part.time)
+                return Picture(check_picture(uploads[source.upload], "image"), part.time)
+            return Picture(check_picture(decode_base64(source, "image"), "image"), part.time)
     raise AssertionError(part)
 
 
@@ -201,20 +203,43 @@ def decode_base64(text: str, name: str) -> bytes:
         raise ValueError(f"{name}: is no base64; send the picture as base64 or as a data: URL") from None
 
 
-def check_picture(data: bytes, limits: Limits, name: str) -> bytes:
-    """The same bytes: the head of a PNG, JPEG or WebP of no more pixels than allowed, of which nothing was decoded.
+def check_picture(data: bytes, name: str) -> bytes:
+    """The same bytes: the head of a PNG, JPEG or WebP, of which nothing was decoded.
 
     Raises:
-        ValueError: another file, or a larger one.
+        ValueError: another file.
+    """
+    count_pixels(data, name)
+    return data
+
+
+def check_pixels(name: str, pictures: list[bytes], limits: Limits) -> None:
+    """Refuse more pixels than allowed in all pictures of a request: decoding them keeps a model's other users waiting.
+
+    Args:
+        pictures: that `check_picture` has let through.
+    """
+    if (count := sum(count_pixels(data, name) for data in pictures)) > limits.pixels:
+        raise ValueError(
+            f"{name}: have {count} pixels together, more than this server allows in a request, {limits.pixels}; send "
+            "fewer or smaller ones"
+        )
+
+
+def count_pixels(data: bytes, name: str) -> int:
+    """What the head of a picture says.
+
+    Raises:
+        ValueError: no picture that can be read.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             width, height = picture.size
     except BROKEN:
         raise ValueError(f"{name}: is no readable PNG, JPEG or WebP ({len(data)} bytes); send another") from None
-    if not 0 < width * height <= limits.pixels:
-        raise ValueError(f"{name}: has {width}x{height} pixels, more than {limits.pixels}; send a smaller one")
-    return data
+    if width * height == 0:
+        raise ValueError(f"{name}: has no pixels ({width}x{height}); send another")
+    return width * height
 
 
 def check_count(name: str, things: list[Any], largest: int) -> None:
@@ -226,7 +251,9 @@ def check_count(name: str, things: list[Any], largest: int) -> None:
 def check_text(name: str, texts: list[str], limits: Limits) -> None:
     """Refuse too much text."""
     if (length := sum(map(len, texts))) > limits.characters:
-        raise ValueError(f"{name}: {length} characters of text, more than this server allows, {limits.characters}")
+        raise ValueError(
+            f"{name}: {length} characters of text, more than this server allows, {limits.characters}; shorten it"
+        )
 
 
 def _place(path: tuple[int | str, ...]) -> str:

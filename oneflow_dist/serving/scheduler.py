@@ -22,6 +22,7 @@ from oneflow_dist.serving.telling import Event
 
 LAST = ("done", "refused", "failed")  # events after which nothing comes
 MOST_WAITING_EVENTS = 8192  # of a client that reads so slowly that it will never catch up
+TOO_SLOW = "more events wait than are kept; read the stream as it comes, or ask without stream"
 
 
 class OverloadedError(Exception):
@@ -197,7 +198,7 @@ class Scheduler:
             if name in LAST:
                 del engine.writing[key]
             elif len(ticket.waiting) > MOST_WAITING_EVENTS:
-                ticket.tell("failed", {"message": "you read too slowly"})
+                ticket.tell("failed", {"message": TOO_SLOW})
                 self.cancel(ticket)
         if work is not None:
             self.watch(engine.model, work)

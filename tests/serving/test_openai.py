@@ -194,6 +194,15 @@ def test_turns_keep_their_order_and_sides(config: Config) -> None:
     assert order.turns[1].parts == (Picture(picture()), Text("what?"))
 
 
+def test_pictures_of_all_turns_count_together(config: Config) -> None:
+    url = {"url": f"data:image/png;base64,{base64.b64encode(picture()).decode()}"}
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": url}]}
+    body = ChatBody.model_validate({"messages": [message] * 3})
+    assert len(read_chat(body, config, Limits(pixels=3 * 64)).turns) == 3
+    with pytest.raises(ValueError, match=naming("images", 192, 191)):
+        read_chat(body, config, Limits(pixels=3 * 64 - 1))
+
+
 def test_pictures_have_a_prompt_a_place_and_seeds_in_turn(config: Config) -> None:
     orders = read_images(ImagesBody(prompt="seven", n=3, seed=2**63 - 2), config, Limits())
     assert [order.parts for order in orders] == [(Text("seven"), Make("image"))] * 3

@@ -98,7 +98,8 @@ def test_what_is_no_json_of_an_object_is_refused(content: bytes) -> None:
         ({"parts": [{"text": "a"}] * 5}, {"parts": 4}, ("parts", 5, 4)),
         ({"parts": [{"image": DATA}] * 3}, {"pictures": 2}, ("images", 3, 2)),
         ({"parts": [{"text": "abc"}] * 3}, {"characters": 8}, ("parts", 9, 8)),
-        ({"parts": [{"image": DATA}]}, {"pixels": 63}, ("image", "8x8", 63)),
+        ({"parts": [{"image": DATA}]}, {"pixels": 63}, ("images", 64, 63)),
+        ({"parts": [{"image": DATA}] * 3}, {"pixels": 3 * 64 - 1}, ("images", 192, 191)),
         ({"parts": [{"image": {"upload": "other"}}]}, {}, ("upload", "other")),
         ({"settings": {"steps": 2000}}, {}, ("settings.steps", 2000, 1000)),
         ({"parts": [{"tokens": [1] * 3}] * 2, "settings": {"max_rows": 5}}, {}, ("tokens", 6, "settings.max_rows", 5)),
@@ -123,7 +124,7 @@ def test_more_than_a_server_allows_is_refused_with_both_numbers(
 )
 def test_neither_addresses_nor_paths_are_pictures(text: str) -> None:
     with pytest.raises(ValueError, match=r"^image: "):
-        check_picture(decode_base64(text, "image"), Limits(), "image")
+        check_picture(decode_base64(text, "image"), "image")
 
 
 @pytest.mark.parametrize("head", ["", "data:image/png;base64,", "data:;base64,", "data:image/png;name=a;base64,"])
@@ -134,17 +135,21 @@ def test_base64_is_taken_alone_and_in_a_data_url(head: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_three_kinds_of_pictures_are_taken_as_they_are(kind: str) -> None:
     data = saved(kind)
-    assert check_picture(data, Limits(), "image") == data
+    assert check_picture(data, "image") == data
 
 
 @pytest.mark.parametrize("data", [saved("GIF"), saved("TIFF"), saved("BMP"), b"<svg/>", b"", b"\x89PNG", PNG[:20]])
 def test_other_kinds_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=naming("image", len(data))):
-        check_picture(data, Limits(), "image")
+        check_picture(data, "image")
 
 
-def test_a_picture_that_says_it_is_huge_is_refused_before_it_is_decoded() -> None:
+def test_a_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(config: Config) -> None:
     head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     data = PNG[:8] + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + PNG[33:]
-    with pytest.raises(ValueError, match="60000x60000"):
-        check_picture(data, Limits(), "image")
+    with pytest.raises(ValueError, match=naming("images", 60_000**2)):
+        read({"parts": [{"image": base64.b64encode(data).decode()}]}, config)
+
+
+def test_pictures_may_have_as_many_pixels_together_as_a_server_allows(config: Config) -> None:
+    assert len(read({"parts": [{"image": DATA}] * 3}, config, pixels=3 * 64).parts) == 3

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflow_dist.config import Config, load_config
+from oneflow_dist.extras import require
 from oneflow_dist.planning.gpus import find_gpu
 from oneflow_dist.runtime import end_process, is_main, run_program, start_process
 
@@ -26,20 +27,24 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point."""
+    # argparse's own name of the program, but where that is a file that nobody has typed.
+    prog = "python -m tools.benchmark" if Path(sys.argv[0]).name == "__main__.py" else None
     parser = argparse.ArgumentParser(
-        prog="python -m tools.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.epilog = "\n".join(f"  {name:<12}{run.__doc__}" for name, (run, _) in COMMANDS.items())
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="it has --help of its own")
     name = parser.parse_args(sys.argv[1:2]).command
     run, arguments = COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"python -m tools.benchmark {name}", description=run.__doc__)
+    parser = argparse.ArgumentParser(prog=f"{parser.prog} {name}", description=run.__doc__)
     parser.set_defaults(words=sys.argv[1:])
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks", name), help="folder of the results")
     parser.add_argument("--commit", default="", help="of this code, where its folder is a copy without git")
     for word, options in arguments.items():
         parser.add_argument(word, **options)
-    run(parser.parse_intermixed_args(sys.argv[2:]))
+    args = parser.parse_intermixed_args(sys.argv[2:])
+    require(f"{parser.prog}, which draws what it measures,", "evaluate", "matplotlib")  # before it measures for long
+    run(args)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -128,6 +133,7 @@ def latency(args: argparse.Namespace) -> None:
 
 def serving(args: argparse.Namespace) -> None:
     """Many users of a server beside one after the other: documents a second, waiting, memory, equal answers."""
+    require("oneflow benchmark serving", "experiments", "aiohttp")
     from tools.benchmark.serving import measure
 
     finish(args, measure(args.run, args.users, args.documents, args.rounds, args.requests))

@@ -24,6 +24,7 @@ from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tar import HEADER_KEY
 from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.extras import require
 from oneflow_dist.metrics import padding
 from oneflow_dist.planning.batches import picture_modality
 from tools.benchmark.result import Measured, Series
@@ -143,6 +144,7 @@ def shards_with(lane: Lane, num_samples: int) -> list[str]:
 
 def count_webdataset(paths: list[str]) -> int:
     """Samples of one pass of a plain pipeline that decodes them."""
+    require("oneflow benchmark data", "experiments", "webdataset")
     import webdataset
 
     samples: Iterator[object] = iter(webdataset.WebDataset(paths, shardshuffle=False).decode("pil"))

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from oneflow_dist.planning.gpus import peak_flops
+from oneflow_dist.version import current_commit
 from tools.benchmark.report import Line
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +43,9 @@ def describe_machine(commit: str) -> Line:
             package: version(package) if find_spec(package) else "none" for package in ("torch", "triton", "torchtitan")
         },
         "python": platform.python_version(),
-        "commit": commit or current_commit(ROOT),
+        "commit": commit or current_commit(ROOT) or "unknown",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def current_commit(folder: Path) -> str:
-    """The commit of a checkout, with "-dirty" where files differ from it, or of an image; else "unknown"."""
-    described = _ask("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12")
-    return described or os.environ.get("ONEFLOW_COMMIT") or "unknown"
 
 
 class PowerMeter:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.evaluation.interleaved.scenes import DIGITS, counts_up
+from oneflow_dist.extras import require
 
 WORDS = DIGITS
 CAPTIONS = ("a handwritten {}", "the digit {}", "a picture of a {}", "someone wrote a {}", "this is a {}")
@@ -20,6 +21,7 @@ _CAPTION = re.compile("|".join(caption.format(f"({'|'.join(WORDS)})") for captio
 
 def load_split(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Digit images [n, 8, 8] uint8 and labels [n]; every fifth image is held out from training."""
+    require("the digits", "experiments", "sklearn")
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -52,9 +54,9 @@ def read_count(words: list[str], longest: int = MAX_COUNT) -> list[int] | None:
 
 @functools.cache
 def _reader() -> Any:
+    images, labels = load_split("train")
     from sklearn.svm import SVC
 
-    images, labels = load_split("train")
     return SVC(gamma=0.001, C=10.0).fit(images.reshape(len(images), -1) / 16.0, labels)
 
 

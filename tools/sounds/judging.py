@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from oneflow_dist.data.sound import encode_sound, encode_wave
+from oneflow_dist.extras import require
 from tools.digits.grammar import read_images
 from tools.sounds.variations import BANDS, DIRECTIONS, FRAMES, RATE, scroll, speak
 
@@ -45,6 +46,7 @@ def say(digit: int, rng: np.random.Generator) -> np.ndarray:
 
 @functools.cache
 def _listener() -> Any:
+    require("the listener of sounds", "experiments", "sklearn")
     from sklearn.svm import SVC
 
     digits = [digit for digit in range(10) for _ in range(EXAMPLES)]

@@ -9,6 +9,8 @@ from importlib import resources
 
 import numpy as np
 
+from oneflow_dist.extras import require
+
 RATE, BANDS, FRAMES = 8000, 64, 44  # of a sound: samples a second, bands and frames of its latent
 DIRECTIONS = ((0, 2), (0, -2), (2, 0), (-2, 0))  # rows and columns of a step of a moving digit
 STEPS = 4  # frames of a moving digit: as many as bring it back
@@ -34,6 +36,7 @@ def scroll(frames: np.ndarray, direction: tuple[int, int]) -> np.ndarray:
 @functools.cache
 def load_recording(digit: int) -> np.ndarray:
     """The one recording of a digit, [n] in [-1, 1], that the package `captcha` brings along."""
+    require("the recorded digits", "sounds", "captcha")
     data = (resources.files("captcha") / "data" / str(digit) / "default.wav").read_bytes()
     with wave.open(io.BytesIO(data)) as reader:
         levels = np.frombuffer(reader.readframes(reader.getnframes()), dtype=np.uint8)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneflow_dist.commands.curves import AVERAGE, Lines, curve, smooth, sources_of
+from oneflow_dist.extras import require
 
 if TYPE_CHECKING:
     from tools.stages.judging import Example
@@ -22,6 +23,7 @@ def draw_page(path: Path, runs: dict[str, Lines], report: dict[str, Any], exampl
     Args:
         runs: what each stage has reported.
     """
+    require(path, "evaluate", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")

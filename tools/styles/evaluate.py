@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oneflow_dist.extras import require
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program, share_cores
 from oneflow_dist.sampling import GUIDED_TEXT
@@ -147,6 +148,7 @@ def print_table(report: dict[str, dict[float, dict[str, Interval]]], lines: dict
 
 def draw(report: dict[str, dict[float, dict[str, Interval]]], lines: dict[str, float], path: Path) -> None:
     """A panel for each of TITLES."""
+    require(path, "evaluate", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")

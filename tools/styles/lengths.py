@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from oneflow_dist.config import RANGES
+from oneflow_dist.extras import require
 from oneflow_dist.files import naming
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
@@ -151,6 +152,7 @@ def print_table(report: dict[str, dict[int, Law]], data: Law, floor: float) -> N
 
 def draw(report: dict[str, dict[int, Law]], data: Law, floor: float, path: Path) -> None:
     """Mean length and total variation over the steps, and all lengths at the most of them."""
+    require(path, "evaluate", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from oneflow_dist.extras import require
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
 from tools.shards import write_shards
@@ -35,10 +36,9 @@ def find_package(program: str) -> Any:
     Raises:
         ValueError: it is not installed; names the program that needs it.
     """
-    try:
-        import easy_vqa
-    except ImportError as error:
-        raise ValueError(f"{program}: needs easy-vqa ({error}); pip install oneflow_dist[experiments]") from error
+    require(program, "experiments", "easy_vqa")
+    import easy_vqa
+
     return easy_vqa
 
 

