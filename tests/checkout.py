@@ -416,6 +416,8 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "runs/from_llama": r"oneflow_dist\.train .*=runs/from_llama init\.path=Llama-3\.2-1B$",
     "runs/benchmarks/a": r"tools\.benchmark train .*--output runs/benchmarks/a$",
     "runs/benchmarks/b": r"tools\.benchmark train .*--output runs/benchmarks/b$",
+    "for_transformers": r"commands\.export runs/quickstart for_transformers ",
+    "for_diffusers": r"commands\.export runs/quickstart for_diffusers ",
     "exported": r"oneflow_dist\.commands\.export runs/from_llama exported$",
 }
 MAKES = {"tools/smollm2.py": "data/smollm2"}  # a program that is not run, of data that are written here

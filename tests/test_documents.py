@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -38,10 +39,13 @@ from tests.documents import (
 from tests.launching import Launcher
 from tools.benchmark.serving import serve
 
-COMMANDS = list(dict.fromkeys(command for document in DOCUMENTS for command in commands_of(document)))
+# tests/test_extending.py runs those of docs/extending.md, each after its diff.
+RUN_HERE = [document for document in DOCUMENTS if document.name != "extending.md"]
+COMMANDS = list(dict.fromkeys(command for document in RUN_HERE for command in commands_of(document)))
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(document) if not block.holds_commands]
 CLIENTS = [block for block in BLOCKS if block.text.startswith("from openai import")]
-PYTHON = [block for block in BLOCKS if block.text.startswith(("from ", "import ")) and block not in CLIENTS]
+LOADERS = [block for block in BLOCKS if block.text.startswith(("from transformers import", "from diffusers import"))]
+PYTHON = [b for b in BLOCKS if b.text.startswith(("from ", "import ")) and b not in (*CLIENTS, *LOADERS)]
 MIXTURES = [block for block in BLOCKS if block.text.startswith("sources:")]
 SUITES = [block for block in BLOCKS if block.text.startswith("[task.")]
 REQUESTS = [block for block in BLOCKS if block.text.startswith('{"model"')]
@@ -51,13 +55,20 @@ TREES = ("configs/ ", "runs/quickstart/\n", "runs/8b/launches/", "tar shard -> "
 MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ", "error: node7: ")
 TRANSCRIPTS = [block for block in BLOCKS if block.text.startswith("$ ")]
 COMMIT = ("area: ",)
+DIFFS = ("--- ",)
 
 MADE = {"config.toml", "report.md", "kernels/results", "kernels/oneflow_kernels/tuned"}  # by the tools
+MADE |= {
+    "tools/colours.py",
+    "configs/data/colours.yaml",
+    "configs/data/digits_captions.yaml",
+}  # by diffs of docs/extending.md
 SECTIONS = {field.name: get_type_hints(Config)[field.name] for field in dataclasses.fields(Config)}
 TABLES = {section: kind if dataclasses.is_dataclass(kind) else get_args(kind)[1] for section, kind in SECTIONS.items()}
 KEYS = {f"{section}.{field.name}" for section, kind in TABLES.items() for field in dataclasses.fields(kind)}
 KEYS |= {f"modality.{name}" for path in (ROOT / "configs").glob("*.toml") for name in load_config(path).modality}
 PARAMETERS = {"heads.norm"}  # of the model, under the name of a section
+ADDED = {"flow.calm_weight", "modality.colour"}  # by diffs of docs/extending.md
 
 
 def name_of(document: Path) -> str:
@@ -178,12 +189,13 @@ def test_a_block_without_commands_is_of_a_kind_that_is_looked_at(block: Block) -
     assert block in (
         *PYTHON,
         *CLIENTS,
+        *LOADERS,
         *REQUESTS,
         *MIXTURES,
         *SUITES,
         *TRANSCRIPTS,
         *CONVERSATIONS,
-    ) or block.text.startswith((*TREES, *MESSAGES, *COMMIT)), (
+    ) or block.text.startswith((*TREES, *MESSAGES, *COMMIT, *DIFFS)), (
         f"{block.place}: let its first line begin with a program, or say in tests/test_documents.py what it is"
     )
 
@@ -202,6 +214,21 @@ def test_python_runs(block: Block, checkouts: Checkouts, monkeypatch: pytest.Mon
     for name in re.findall(r'"(runs/1b/bad-batch-\S+\.pt)"', block.text):
         kept.rename(name)
     exec(compile(block.text, block.place, "exec"), {})
+
+
+@pytest.mark.parametrize("block", LOADERS, ids=lambda block: block.place)
+def test_an_exported_folder_is_loaded(
+    block: Block, checkouts: Checkouts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = checkouts.new_folder()
+    for name in set(re.findall(r'from_pretrained\("([\w/]+)"', block.text)):
+        checkouts.put(name, here)
+    for module in ("transformers.dynamic_module_utils", "diffusers.utils.dynamic_modules_utils"):
+        monkeypatch.setattr(f"{module}.HF_MODULES_CACHE", str(here / "modules"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(here)
+    exec(compile(block.text, block.place, "exec"), {})
+    assert "print" not in block.text or capsys.readouterr().out
 
 
 @pytest.mark.parametrize("block", CLIENTS, ids=lambda block: block.place)
@@ -262,9 +289,23 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_keys_of_configs_exist(document: Path) -> None:
     for key in keys_of(document, list(SECTIONS)):
-        assert key in KEYS | PARAMETERS, key
+        assert key in KEYS | PARAMETERS | ADDED, key
 
 
 def test_the_table_of_configs_is_whole() -> None:
     rows = re.findall(r"^\| (\w+\.toml) \|", (ROOT / "configs/README.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(path.name for path in (ROOT / "configs").glob("*.toml"))
+
+
+def test_the_index_of_the_paper_names_what_is_in_the_code() -> None:
+    """In the files that a row names, or anywhere."""
+    source = {path: path.read_text() for path in (ROOT / "oneflow_dist").rglob("*.py")}
+    rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "docs/paper_to_code.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for row in rows:
+        spans = re.findall(r"`([^`]+)`", row)
+        files = [span for span in spans if span.endswith(".py")]
+        texts = [text for path, text in source.items() if not files or str(path).endswith(tuple(files))]
+        named = [span for span in spans if not span.endswith((".py", "/")) and span not in KEYS]
+        for word in re.findall(r"[A-Za-z_]\w*", " ".join(span for span in named if not span.startswith("oneflow "))):
+            assert any(re.search(rf"\b{word}\b", text) for text in texts), f"{word}: {row}"

@@ -23,6 +23,7 @@ class OneFlowPipeline(DiffusionPipeline):
     transformer: Any
     tokenizer: Any
     vae: Any
+    register_modules: Any
 
     def __init__(self, transformer: Any, tokenizer: Any, vae: Any = None):
         super().__init__()

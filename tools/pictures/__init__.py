@@ -1,0 +1,1 @@
+"""The released model of captioned pictures: who judges it."""
