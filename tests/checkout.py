@@ -107,6 +107,8 @@ WAYS = {
     "oneflow_dist.commands.tokenizer": Way(),
     "oneflow_dist.commands.autoencoder": Way(("--steps=2",)),
     "oneflow_dist.commands.precompute": Way(("--size=64",)),
+    "oneflow_dist.commands.prepare": Way(),
+    "tools/pictures/learn_judge.py": Way(code=2, says="too few"),
     "oneflow_dist.commands.index": Way(needs="data/digits"),
     "tools.benchmark train": Way(("--steps=2", "--warmup=1", "data.workers=0"), RUN),
     "tools.benchmark flops": Way(("--documents=64",), MODEL, reads_data=False),
@@ -332,6 +334,14 @@ def write_pairs(folder: Path) -> None:
             write_tar(folder / f"{name}.tar", members)
 
 
+def write_photos(folder: Path) -> None:
+    """Pictures with captions beside them, as people have them."""
+    folder.mkdir()
+    for number in range(24):
+        (folder / f"{number:02d}.png").write_bytes(encode(picture(number, 48, 40)))
+        (folder / f"{number:02d}.txt").write_text(f"a kite, number {number}")
+
+
 def write_documents(folder: Path) -> None:
     """Documents with figures: two shards, and one that is held out."""
     folder.mkdir()
@@ -378,9 +388,14 @@ def init_git(folder: Path) -> None:
 # What comes from outside is written by a function; the rest by the first documented command that matches.
 DATA: dict[str, str | Callable[[Path], None]] = {
     "cc12m": write_pairs,
+    "photos": write_photos,
+    "data/photos": r"commands\.prepare photos data/photos$",
+    "runs/photos": r"^oneflow_dist\.train data/photos/config\.toml$",
     "data/emoji": write_pairs,
     "data/openstax": write_documents,
     "data/nlvr": write_statements,
+    "data/fluent": write_pairs,
+    "data/clipart": write_pairs,
     "Llama-3.2-1B": write_llama,
     "data/smollm2": write_smollm2,
     ".git": init_git,

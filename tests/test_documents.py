@@ -144,6 +144,11 @@ def find_program(command: Command, checkouts: Checkouts) -> None:
     assert (checkouts.new_folder() / command.program).exists(), command.program
 
 
+def find_site(command: Command, checkouts: Checkouts) -> None:
+    """The site takes a minute: it is a phase of `.ci/run`, and tests/tools/documentation looks at its pages."""
+    assert (checkouts.new_folder() / "mkdocs.yml").exists()
+
+
 def run_contained(command: Command, checkouts: Checkouts) -> None:
     """Without an image: what a container is given runs in small, the rest is compared with the Dockerfile."""
     words, dockerfile = command.arguments, (ROOT / "Dockerfile").read_text()
@@ -179,6 +184,7 @@ ELSEWHERE = {
     "tools/held_out.py": find_program,
     "tests/torture/image.py": find_program,
     **{f"tests/torture/{name}.py": find_program for name in ("hostile", "mistakes", "nodes", "page", "slurm")},
+    "mkdocs": find_site,
     "nvidia-smi": not_ours,
     **dict.fromkeys(("docker", "podman", "apptainer"), run_contained),
 }

@@ -80,7 +80,7 @@ def suggest(config: Config) -> Suggestion:
     shards = [open_shards(source.name, source.shards, source.index) for source in sources]
     open_config = _without_limits(config)
     whole = _measure_whole(open_config, sources, shards)
-    longest = whole.max(axis=0)
+    longest = whole.max(axis=0).tolist()
     rows = max(config.data.rows_per_pack, _round_up(longest[0]))
     sizes = _measure_noised(open_config, sources, shards, PACKS * rows)
     widths = [_round_up(int(factor * rows)) for factor in WIDER]
@@ -89,10 +89,10 @@ def suggest(config: Config) -> Suggestion:
         tried.append(_try_rows(widths.pop(0), sizes, longest, config))
     tried.sort(key=lambda packing: -packing.padding)
     return Suggestion(
-        overrides=_as_overrides(tried[-1].capacity, int(longest[0]), config),
+        overrides=_as_overrides(tried[-1].capacity, longest[0], config),
         now=_measure_now(sizes, longest, config),
         tried=tried,
-        longest_rows=int(longest[0]),
+        longest_rows=longest[0],
         num_measured=len(whole),
         num_samples=sum(map(len, shards)),
     )
@@ -141,7 +141,7 @@ def _measure_noised(
     return sizes
 
 
-def _try_rows(rows: int, sizes: list[Capacity], longest: Int64[np.ndarray, "k"], config: Config) -> Packing:
+def _try_rows(rows: int, sizes: list[Capacity], longest: list[int], config: Config) -> Packing:
     """Packs of so many rows, with as much room for all else as they turn out to need."""
     modalities = list(config.modality.values())
     none = (UNBOUNDED,) * len(modalities)
@@ -151,14 +151,17 @@ def _try_rows(rows: int, sizes: list[Capacity], longest: Int64[np.ndarray, "k"],
     packs = _fill(sizes, rows_alone, config.data.window_samples)
     fullest = np.maximum(np.ceil(MARGIN * np.max(packs, axis=0)).astype(np.int64), longest)
     _, tokens, bag_tokens, sequences, *of_pieces = fullest.tolist()
+    most_rows = (
+        longest[0] if config.data.overlong == "error" else config.data.max_sample_rows
+    )  # as `check_config` wants
     pieces, patches = of_pieces[: len(modalities)], of_pieces[len(modalities) :]
     per_pack = [
         max(1, number, -(-part // own.num_rows)) for number, part, own in zip(pieces, patches, modalities, strict=True)
     ]
     capacity = Capacity(
         rows=rows,
-        tokens=min(rows, _round_up(tokens)),
-        bag_tokens=_round_up(bag_tokens),
+        tokens=min(rows, _round_up(max(tokens, most_rows))),
+        bag_tokens=_round_up(max(bag_tokens, most_rows)),
         sequences=max(2, sequences + 1),
         pieces=tuple(per_pack),
         patches=tuple(number * own.num_rows for number, own in zip(per_pack, modalities, strict=True)),
@@ -166,11 +169,11 @@ def _try_rows(rows: int, sizes: list[Capacity], longest: Int64[np.ndarray, "k"],
     return _pack_into(capacity, sizes, config)
 
 
-def _measure_now(sizes: list[Capacity], longest: Int64[np.ndarray, "k"], config: Config) -> Packing | None:
+def _measure_now(sizes: list[Capacity], longest: list[int], config: Config) -> Packing | None:
     """The packs of the config as it is."""
     capacity = capacity_of(config)
     room = np.array(replace(capacity, sequences=capacity.sequences - 1).to_list())
-    fits = (longest <= room).all() and longest[0] <= config.data.max_sample_rows
+    fits = (np.array(longest) <= room).all() and longest[0] <= config.data.max_sample_rows
     return _pack_into(capacity, sizes, config) if fits else None
 
 
@@ -216,4 +219,4 @@ def _describe(note: str, packing: Packing) -> str:
 
 def _round_up(rows: int) -> int:
     """To whole tiles of kernels."""
-    return int(-(-rows // 64) * 64)
+    return -(-rows // 64) * 64

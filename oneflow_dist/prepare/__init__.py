@@ -1,0 +1,1 @@
+"""A folder of anybody's pictures and texts becomes data to train on."""
