@@ -1,7 +1,7 @@
 # Every target works on a fresh clone: the first one called installs .venv. Needs Python 3.11 or later.
 PYTHON ?= python3
 
-.PHONY: quickstart stages test test-slurm test-image test-captions test-page lint types format wheels clean
+.PHONY: quickstart stages test test-slurm test-image test-captions test-page lint types docs format wheels clean
 
 # Train a model of handwritten digits and measure it; called again, it resumes.
 quickstart: .venv/installed data/digits/words.tiktoken
@@ -54,6 +54,11 @@ lint: .venv/installed
 types: .venv/installed
 	.venv/bin/mypy
 
+# The documentation as a site, build/site/index.html, which can be opened as a file; docs/decisions/0033.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/installed
+	.venv/bin/python -m mkdocs build --strict
+
 format: .venv/installed
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
@@ -66,7 +71,7 @@ wheels:
 
 # Data and runs are the user's: they stay.
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './runs/*' -not -path './data/*' -prune -exec rm -rf {} +
 
 # The vocabulary is written last, so it stands for all of data/digits.

@@ -141,7 +141,7 @@ def one_hot_(
     mass exp(base - lse), this is mass p - w. Own tokens of bags without weight stay as they are: that factor is 0.
 
     Args:
-        shrink: see `base_of_gradients`, as for `base`.
+        shrink: what `base_of_gradients` gives, as `base` is.
         lse: of the whole vocabulary; `target` and `bag_tokens` are of this part, as for `softmax_`.
         row: of each bag token; ascending, and not in [0, n) for those of slots outside.
     """

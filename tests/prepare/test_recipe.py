@@ -53,7 +53,7 @@ def test_a_config_is_one_that_loads(tmp_path: Path) -> None:
         f"{own.output}/mixture.yaml",
         f"{own.output}/heldout.yaml",
     )
-    assert (config.train.steps, config.data.overlong) == (1200, "drop")
+    assert (config.train.steps, config.data.overlong) == (1000, "drop")
     assert config.sampling.prompts == ('a "b"<|image|>',)
     wide = {**GENEROUS, "data.rows_per_pack": 2048}
     path.write_text(write_config(own, IMAGES, 520, "bytes", [""], wide, "error", False))
