@@ -11,7 +11,6 @@ from typing import Any
 
 from oneflow_dist.config import Config
 
-SHOWN = ("gallery.png", "contact_sheet.png")  # of a run folder, beside the newest of its samples
 MOST_FIGURES = 24  # of one report
 
 
@@ -135,14 +134,14 @@ def _data(facts: Facts) -> str:
 
 
 def _report(path: Path, name: Path) -> str:
-    """The figures of a report, those of a suite with their intervals."""
+    """The figures of a report of an evaluation, those of a suite with their intervals."""
     rows = [(figure, value) for figure, value in _figures(json.loads(path.read_text()))][:MOST_FIGURES]
     return f"## Measured: {name}\n\n" + _table(("figure", "value"), rows) if rows else ""
 
 
 def _figures(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in table.items():
-        if key in ("protocol", "libraries", "notes", "settings"):
+        if key in ("protocol", "libraries", "notes", "sampling"):
             continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and "value" in value:
@@ -158,12 +157,12 @@ def _figures(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _find_reports(run: Path) -> list[Path]:
     """What evaluations have left in a run folder: of each suite the newest."""
     newest = {path.parents[1]: path for path in sorted(run.glob("evaluation/*/step-*/report.json"))}
-    return [path for path in (run / "report.json", *newest.values()) if path.is_file()]
+    return [*sorted(run.glob("*.json")), *newest.values()]
 
 
 def _find_picture(run: Path) -> Path | None:
-    named = [run / name for name in SHOWN if (run / name).is_file()]
-    return next(iter([*named, *sorted(run.glob("samples/step-*.png"), reverse=True)]), None)
+    """What an evaluation has drawn, or the newest samples of training."""
+    return next(iter([*sorted(run.glob("*.png")), *sorted(run.glob("samples/step-*.png"), reverse=True)]), None)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
