@@ -50,6 +50,11 @@ class PiecePart:
     features: PiecePart | None = None  # of the same picture; its pixels, where an encoder has yet to look at them
     role: str = "user"  # whose turn it is of
 
+    @classmethod
+    def exact(cls, modality: str, values: Shaped[np.ndarray, "C *shape"], role: str = "user") -> PiecePart:
+        """Values as they are: pixels, or a latent that somebody gives."""
+        return cls(modality=modality, posterior=values[None], mirrored=values[None][:0], role=role)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:

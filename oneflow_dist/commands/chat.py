@@ -194,6 +194,8 @@ class Chat:
 
     def close_turn(self, canvas: Canvas, num_given: int) -> list[str | Path]:
         """The answer becomes a turn, its pieces files: its texts and the files' paths. An empty one is forgotten."""
+        from oneflow_dist.containers import PiecePart
+
         found: list[str | Path] = []
         turn: list[TextPart | PiecePart] = []
         drawn = {kind: replace(m, pieces=m.pieces.select(m.is_target)) for kind, m in canvas.making.items()}
@@ -216,7 +218,7 @@ class Chat:
             found.append(path)
             is_seen_anew = making.modality.dimensions == 2 and self.config.sampling.given != "latents"
             seen = self._look(content, str(path)) if is_seen_anew else [(kind, making.latents()[number])]
-            turn += [_piece(name, latent, "assistant") for name, latent in seen]
+            turn += [PiecePart.exact(name, latent, "assistant") for name, latent in seen]
         if turn:
             assert self.message is not None
             self.turns += [self.message, turn]
@@ -232,10 +234,12 @@ class Chat:
         return [TextPart(tokens=self.tokenizer.encode(text), role=role)] if text else []
 
     def _attach(self, name: str) -> None:
+        from oneflow_dist.containers import PiecePart
+
         path = Path(name).expanduser()
         if not path.is_file():
             raise ValueError(f"/image: no such file {name!r}; write its path, as /image photo.jpg")
-        self.attached += [_piece(kind, latent, "user") for kind, latent in self._look(path.read_bytes(), name)]
+        self.attached += [PiecePart.exact(kind, latent, "user") for kind, latent in self._look(path.read_bytes(), name)]
 
     def _look(self, data: bytes, name: str) -> list[tuple[str, Any]]:
         """What the model sees of a picture."""
@@ -304,12 +308,6 @@ def preview(data: bytes) -> str:
 
     with Image.open(io.BytesIO(data)) as picture:
         return half_blocks(picture)
-
-
-def _piece(kind: str, latent: Any, role: str) -> PiecePart:
-    from oneflow_dist.containers import PiecePart
-
-    return PiecePart(modality=kind, posterior=latent[None], mirrored=latent[None][:0], role=role)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def _decode_piece(record: ShardRecord, name: str, kind: str, modalities: Modalit
     modality, data = modalities[kind], record.files[file]
     if last != "npy":
         values = encode_file(data, modality, where)
-        return PiecePart(modality=kind, posterior=values[None], mirrored=values[None][:0])
+        return PiecePart.exact(kind, values)
     if name.rpartition(".")[2] == kind:  # values as they are
         made_by = None
     elif "autoencoder" not in record.header or modality.dimensions != 2:
@@ -206,7 +206,7 @@ def _decode_features(record: ShardRecord, name: str, modalities: Modalities) -> 
         return decode_latent(record.files[f"{stem}features.npy"], None, None, modality, kind, f"{where}, features")
     if modality.understanding == "live" and picture:
         pixels = encode_view(record.files[picture], read_view(modality.codec), where)
-        return PiecePart(modality=kind, posterior=pixels[None], mirrored=pixels[None][:0])
+        return PiecePart.exact(kind, pixels)
     if not picture and (f"{stem}npy" not in record.files or name.rpartition(".")[2] in modalities):
         return None
     missing = "the picture itself" if modality.understanding == "live" else "features"

@@ -132,7 +132,7 @@ class Asker:
             name = f"question {index}, picture {number}"
             data = picture if isinstance(picture, bytes) else _encode(picture)
             for kind, latent in encode_photo(data, self.config, name, is_told=False):
-                parts.append(PiecePart(modality=kind, posterior=latent[None], mirrored=latent[None][:0]))
+                parts.append(PiecePart.exact(kind, latent))
             parts += self._say(text)
         return parts
 

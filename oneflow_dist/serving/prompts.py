@@ -97,8 +97,7 @@ def lay_out_turns(turns: tuple[Turn, ...], seed: int, tokenizer: Tokenizer, conf
                 parts += [TextPart(tokens=tokenizer.encode(text), role=turn.role)] if text else []
                 continue
             for kind, latent in encode_photo(part.data, config, "image_url", is_told=False):
-                none = latent[None][:0]
-                parts.append(PiecePart(modality=kind, posterior=latent[None], mirrored=none, role=turn.role))
+                parts.append(PiecePart.exact(kind, latent, turn.role))
     document = Document(key="chat", parts=(*parts, TextPart(tokens=[], role="assistant")))
     rng = keyed_generator(seed, 0, "chat")
     sample = make_sample(document, "answer", "latents", [], tokenizer, config.modality, rng)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 # Of all that `oneflow_dist.train` imports, kernels included. A person can hold 7,000: make it smaller, and never larger
 # without saying in the commit by how much, and why that is the least.
-MAX_TRAINING_LINES = 16_100
+MAX_TRAINING_LINES = 16_150
 
 # Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
 LAYERS = [
