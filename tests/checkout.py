@@ -342,6 +342,15 @@ def write_photos(folder: Path) -> None:
         (folder / f"{number:02d}.txt").write_text(f"a kite, number {number}")
 
 
+def write_pages(folder: Path) -> None:
+    """Pages with pictures between their texts, as a manual has them."""
+    folder.mkdir()
+    for number in range(24):
+        (folder / f"{number:02d}.png").write_bytes(encode(picture(number, 48, 40)))
+        text = f"<h1>Tool {number}</h1><p>It paints.</p><img src='{number:02d}.png'><p>Number {number}.</p>"
+        (folder / f"{number:02d}.html").write_text(f"<html><body>{text}</body></html>")
+
+
 def write_documents(folder: Path) -> None:
     """Documents with figures: two shards, and one that is held out."""
     folder.mkdir()
@@ -385,12 +394,16 @@ def init_git(folder: Path) -> None:
     subprocess.run(["git", "init", "--quiet", folder.parent], check=True)
 
 
+PREPARED = ("photos", "stamps", "gimp-help", "noto")
 # What comes from outside is written by a function; the rest by the first documented command that matches.
 DATA: dict[str, str | Callable[[Path], None]] = {
     "cc12m": write_pairs,
     "photos": write_photos,
-    "data/photos": r"commands\.prepare photos data/photos$",
-    "runs/photos": r"^oneflow_dist\.train data/photos/config\.toml$",
+    "stamps": write_photos,
+    "gimp-help": write_pages,
+    "noto": write_pairs,
+    **{f"data/{name}": rf"commands\.prepare {name} data/{name}$" for name in PREPARED},
+    **{f"runs/{name}": rf"^oneflow_dist\.train data/{name}/config\.toml$" for name in PREPARED},
     "data/emoji": write_pairs,
     "data/openstax": write_documents,
     "data/nlvr": write_statements,

@@ -145,8 +145,7 @@ def _figures(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and "value" in value:
-            interval = value.get("interval")
-            shown = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if isinstance(interval, list) else ""
+            shown = f" [{value['low']:.3f}, {value['high']:.3f}]" if "low" in value else ""
             yield name, f"{value['value']:.4g}{shown}"
         elif isinstance(value, Mapping):
             yield from _figures(value, f"{name.removesuffix('figures').rstrip()} ".replace("tasks ", ""))

@@ -101,7 +101,7 @@ def test_figures_of_evaluations_are_there_with_their_intervals_of_each_suite_the
     for step, value in ((10, 0.1), (700, 0.5)):
         path = run / f"evaluation/zoo/step-{step:08d}/report.json"
         path.parent.mkdir(parents=True)
-        figure = {"value": value, "interval": [0.41, 0.59]}
+        figure = {"value": value, "low": 0.41, "high": 0.59}
         path.write_text(
             json.dumps({"protocol": {"step": step}, "tasks": {"naming": {"figures": {"recall_1": figure}}}})
         )
