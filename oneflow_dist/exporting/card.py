@@ -11,7 +11,7 @@ from typing import Any
 
 from oneflow_dist.config import Config
 
-MOST_FIGURES = 24  # of one report
+MOST_FIGURES = 48  # of one report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ def _report(path: Path, name: Path) -> str:
 
 def _figures(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in table.items():
-        if key in ("protocol", "libraries", "notes", "sampling"):
+        if key in ("protocol", "libraries", "notes", "sampling", "settings"):
             continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and "value" in value:
