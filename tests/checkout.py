@@ -405,7 +405,7 @@ DATA: dict[str, str | Callable[[Path], None]] = {
     "stamps": write_photos,
     "gimp-help": write_pages,
     "noto": write_pairs,
-    **{f"data/{name}": rf"commands\.prepare {name} data/{name}$" for name in PREPARED},
+    **{f"data/{name}": rf"commands\.prepare {name} data/{name}( |$)" for name in PREPARED},
     **{f"runs/{name}": rf"^oneflow_dist\.train data/{name}/config\.toml$" for name in PREPARED},
     "data/emoji": write_pairs,
     "data/openstax": write_documents,

@@ -78,10 +78,17 @@ def name_of(document: Path) -> str:
 @pytest.fixture(scope="module")
 def checkouts(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Checkouts:
     folder = tmp_path_factory.mktemp("checkouts")
-    made = Checkouts(folder, launcher, COMMANDS)
+    made = Checkouts(folder, launcher, [*COMMANDS, *(text for block in TRANSCRIPTS for text in transcribed(block))])
     for target in ("quickstart", "stages"):  # what is made by make alone
         made.commands += recipes(target, made.new_folder())
     return made
+
+
+def transcribed(block: Block) -> list[str]:
+    """The commands of a transcript, on one line each."""
+    lines = re.findall(r"^\$ (.+(?:\\\n.*)*)", block.text, re.MULTILINE)
+    words = [line.replace("\\\n", " ").removeprefix("source .venv/bin/activate").removeprefix(" && ") for line in lines]
+    return [text for text in words if text.startswith(("make", "oneflow", "python"))]
 
 
 def recipes(target: str, here: Path) -> list[Command]:
@@ -253,13 +260,10 @@ def test_a_request_can_be_read(block: Block) -> None:
 
 @pytest.mark.parametrize("block", TRANSCRIPTS, ids=lambda block: block.place)
 def test_a_transcript_is_of_commands_that_run_and_shows_no_traceback(block: Block, checkouts: Checkouts) -> None:
-    typed_there = re.findall(r"^\$ (.+(?:\\\n.*)*)", block.text, re.MULTILINE)
-    assert typed_there
+    assert block.text.startswith("$ ")
     assert "Traceback" not in block.text
-    for text in typed_there:
-        words = text.replace("\\\n", " ").removeprefix("source .venv/bin/activate").removeprefix(" && ")
-        if words.startswith(("make", "oneflow", "python")):
-            run(typed(words), checkouts)
+    for text in transcribed(block):
+        run(typed(text), checkouts)
 
 
 @pytest.mark.parametrize("block", CONVERSATIONS, ids=lambda block: block.place)

@@ -24,6 +24,7 @@ TASKS: dict[Kind, str] = {
 NUM_PROMPTS = 4
 MAX_PROMPT = 60  # characters, if there are such
 TRAINED_ROWS = 1000 * 1024  # of all packs: six minutes on one core
+LONGER_PROMPT = 64  # rows by which what a user asks for may be longer than any sample
 MIXTURE, HELD_OUT_MIXTURE, CONFIG, WORDS = "mixture.yaml", "heldout.yaml", "config.toml", "words.tiktoken"
 GENEROUS = {  # capacities before any sample is measured: no small sample is refused
     "data.rows_per_pack": 1024,
@@ -115,7 +116,7 @@ def write_config(
             overlong=overlong,
             steps=steps,
             half=steps // 2,
-            max_rows=data["max_sample_rows"],
+            max_rows=data["max_sample_rows"] + LONGER_PROMPT,
             prompts=json.dumps(prompts, ensure_ascii=False),
         )
         + validation

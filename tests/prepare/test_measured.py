@@ -16,7 +16,7 @@ def test_packs_have_the_room_that_samples_need(tmp_path: Path) -> None:
     config = load_config(tmp_path / "out/config.toml")
     assert config.data.max_sample_rows < GENEROUS["data.max_sample_rows"]
     assert config.data.max_sample_rows >= 16 + 4  # patches of a picture, words and what begins a document
-    assert config.sampling.max_rows == config.data.max_sample_rows
+    assert config.sampling.max_rows > config.data.max_sample_rows  # a prompt may be longer than any caption
     assert config.data.overlong == "error"  # every sample was measured
 
 

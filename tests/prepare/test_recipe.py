@@ -57,7 +57,7 @@ def test_a_config_is_one_that_loads(tmp_path: Path) -> None:
     assert config.sampling.prompts == ('a "b"<|image|>',)
     wide = {**GENEROUS, "data.rows_per_pack": 2048}
     path.write_text(write_config(own, IMAGES, 520, "bytes", [""], wide, "error", False))
-    assert (load_config(path).train.steps, load_config(path).validation.mixture) == (600, "")
+    assert (load_config(path).train.steps, load_config(path).validation.mixture) == (500, "")
 
 
 def test_prompts_are_short_captions_spread_over_the_samples() -> None:
