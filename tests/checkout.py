@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -305,7 +305,7 @@ def run_here(command: Command, here: Path) -> Finished:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.chdir(here)
         patch.setattr("sys.argv", [command.program, *command.arguments])
-        runpy.run_module(command.program)["main"]()
+        importlib.import_module(command.program).main()
     return Finished(0, printed.getvalue(), "")
 
 

@@ -168,7 +168,7 @@ def run_contained(command: Command, checkouts: Checkouts) -> None:
     if words[0] not in ("run", "exec") or image + 1 == len(words):
         return
     first, *rest = words[image + 1 :]
-    is_program = first in ("python", "torchrun", "make") or first.startswith("launch/")
+    is_program = first in ("oneflow", "python", "torchrun", "make") or first.startswith("launch/")
     text = shlex.join([first, *rest] if is_program else ["python", "-m", "oneflow_dist.train", first, *rest])
     run(typed("make quickstart" if first == "quickstart" else text), checkouts)
 
