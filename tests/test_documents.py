@@ -262,7 +262,9 @@ def test_a_request_can_be_read(block: Block) -> None:
 def test_a_transcript_is_of_commands_that_run_and_shows_no_traceback(block: Block, checkouts: Checkouts) -> None:
     assert block.text.startswith("$ ")
     assert "Traceback" not in block.text
-    for text in transcribed(block):
+    commands = transcribed(block)
+    assert commands
+    for text in commands:
         run(typed(text), checkouts)
 
 

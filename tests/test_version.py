@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -26,7 +27,12 @@ def test_a_folder_without_git_has_no_commit_but_that_of_its_image(
     assert current_commit(root) == ""
 
 
-def test_a_checkout_has_the_commit_that_git_says(root: Path) -> None:
-    if not (root / ".git").exists():
-        pytest.skip("no checkout")
-    assert len(current_commit(root).removesuffix("-dirty")) == 12
+def test_a_checkout_has_the_commit_that_git_says(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("one")
+    who = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+    for words in (("init", "--quiet"), ("add", "file"), (*who, "commit", "--quiet", "--message", "one")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    commit = current_commit(tmp_path)
+    assert len(commit) == 12
+    (tmp_path / "file").write_text("two")
+    assert current_commit(tmp_path) == f"{commit}-dirty"

@@ -51,6 +51,17 @@ def test_an_exported_folder_reloads_bitwise(weights: str, launcher: Launcher, un
     stored = as_stored(state, weights, load_config(unbroken.folder / "config.toml"))
     place = unbroken.folder / "checkpoints/step-00000020"
     assert names(end.stdout, len(stored), place, weights, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "config.json",
+        "config.toml",
+        "model.safetensors",
+        "oneflow.json",
+        "samples.png",
+        "tokenizer.tiktoken",
+    ]
+    own = load_config(unbroken.folder / "config.toml", ["data.tokenizer=tokenizer.tiktoken"])
+    assert load_config(tmp_path / "out/config.toml") == own
     modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     assert modes == {(tmp_path / "state.pt").stat().st_mode}  # whoever may read a new file may read the model
     config = load_config(unbroken.folder / "config.toml", [f"init.path={tmp_path / 'out'}"])
