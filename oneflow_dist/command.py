@@ -39,7 +39,7 @@ COMMANDS = {
     "index": ("oneflow_dist.commands.index", "an index beside each shard"),
     "autoencoder": ("oneflow_dist.commands.autoencoder", "an autoencoder for pictures, from scratch"),
     "tokenizer": ("oneflow_dist.commands.tokenizer", "a vocabulary from texts"),
-    "export": ("oneflow_dist.commands.export", "a checkpoint as safetensors, and as a Llama where it is one"),
+    "export": ("oneflow_dist.commands.export", "a model as a folder that others load, with a card"),
     "bound": ("oneflow_dist.commands.bound", "bits a token of held-out texts"),
     "benchmark": ("tools.benchmark.__main__", "all benchmarks"),
     "doctor": ("oneflow_dist.commands.doctor", "what this machine has, which paths are slow, and why"),

@@ -20,8 +20,8 @@ from oneflow_dist.exporting.weights import check_room, gather_weights, num_bytes
 from oneflow_dist.files import sync_folder
 from oneflow_dist.model.autoencoder import CONFIG, WEIGHTS, load_autoencoder
 from oneflow_dist.model.llama import to_llama_config
-from oneflow_dist.progress import TOKENIZER, read_progress
-from oneflow_dist.trained import EXPORTED, config_at_home
+from oneflow_dist.progress import TOKENIZER, Progress, read_progress
+from oneflow_dist.trained import EXPORTED, config_at_home, is_exported
 from oneflow_dist.version import package_version
 
 Format = Literal["oneflow", "transformers", "diffusers"]
@@ -51,11 +51,13 @@ def export(checkpoint: Path, output: Path, options: Options, run: Path) -> str:
         run: whose reports and pictures the card shows.
 
     Raises:
-        ValueError: `output` exists, or the format cannot hold this model.
+        ValueError: `output` exists, the checkpoint is an export itself, or the format cannot hold this model.
         OSError: not enough room on the disk.
     """
     if output.exists():
         raise ValueError(f"{output}: exists; move it away, or name another folder")
+    if is_exported(checkpoint):
+        raise ValueError(f"{checkpoint}: is an export itself; name the run or the checkpoint that it was made of")
     about = options.about.read_text(encoding="utf-8") if options.about else ""
     home, progress = config_at_home(checkpoint), read_progress(checkpoint)
     tokenizer = load_tokenizer(home.data.tokenizer, home.modality)
@@ -69,21 +71,10 @@ def export(checkpoint: Path, output: Path, options: Options, run: Path) -> str:
     beside = whole / NETWORK if is_pipeline else whole
     beside.mkdir(exist_ok=True)
     write_weights(beside, files)
-    config = _as_exported(home, places)
-    data = {key: value for key, value in progress.data.items() if key != "working_folder"}
-    origin = {
-        "format": 1,
-        "oneflow_dist": package_version(),
-        "step": progress.step,
-        "weights": options.weights,
-        "data": data,
-        "autoencoders": {name: _copy_autoencoder(codec, beside, places.get(name)) for name, codec in codecs.items()},
-    }
     _write_json(beside / "config.json", table)
-    _write_json(beside / EXPORTED, origin)
-    (beside / "config.toml").write_text(write_config(config))
-    if config.data.tokenizer != "bytes":
-        (beside / TOKENIZER).write_bytes(tokenizer.content)
+    autoencoders = {name: _copy_autoencoder(codec, beside, places.get(name)) for name, codec in codecs.items()}
+    config, origin = _as_exported(home, places), _describe_origin(progress, options, autoencoders)
+    _write_own(beside, config, origin, tokenizer)
     if brings_code:
         write_tokenizer(beside, tokenizer)
         for name in CODE:
@@ -105,6 +96,26 @@ def export(checkpoint: Path, output: Path, options: Options, run: Path) -> str:
     return (
         f"wrote {num_tensors} tensors of {checkpoint} ({options.weights}) to {output}; files of weights: {len(files)}"
     )
+
+
+def _describe_origin(progress: Progress, options: Options, autoencoders: dict[str, Any]) -> dict[str, Any]:
+    """Where the weights come from, without paths of the machine."""
+    return {
+        "format": 1,
+        "oneflow_dist": package_version(),
+        "step": progress.step,
+        "weights": options.weights,
+        "data": {key: value for key, value in progress.data.items() if key != "working_folder"},
+        "autoencoders": autoencoders,
+    }
+
+
+def _write_own(folder: Path, config: Config, origin: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """What this package reads of an export, beside the weights."""
+    _write_json(folder / EXPORTED, origin)
+    (folder / "config.toml").write_text(write_config(config))
+    if config.data.tokenizer != "bytes":
+        (folder / TOKENIZER).write_bytes(tokenizer.content)
 
 
 def _make_room(output: Path, needed: int) -> Path:

@@ -116,6 +116,13 @@ def test_a_folder_that_exists_is_left_alone(run: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_an_export_is_no_checkpoint_to_export(run: Path, tmp_path: Path) -> None:
+    export(find_checkpoint(run), tmp_path / "out", WHOLE, run)
+    with pytest.raises(ValueError, match=naming(tmp_path / "out", "an export itself", "name the run")):
+        export(find_checkpoint(tmp_path / "out"), tmp_path / "again", WHOLE, run)
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_tensor_that_is_missing_is_named(run: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
