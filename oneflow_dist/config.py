@@ -184,6 +184,7 @@ class ParallelConfig:
 
     replicate: Positive = 1
     shard: Annotated[int, "[-1, -1] or [1, inf)"] = -1  # -1: all ranks that are left
+    context: Positive = 1  # ranks that share the rows of one pack, each with all weights; best within one node
     tensor: Positive = 1  # ranks that share the rows and the weights of one pack; best within one node
     async_tensor: bool = False  # their products overlap with their communication; CUDA and train.compile only
 

@@ -17,6 +17,7 @@ from oneflow_dist.data.packing import pack, rows_of, size_of
 from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.objective import Sees
+from oneflow_dist.parallel.dealing import predict
 
 Name = tuple[str, str]  # of a document, and of a copy of it
 
@@ -49,7 +50,7 @@ class Forward:
         batch = self._pack_evenly(samples)
         if not self.keeps:
             self._count(batch.counts.rows)
-            return self.model(batch.to(self._device))
+            return predict(self.model, batch)
         assert batch.row_end is not None
         bounds = batch.cu_seqlens[: len(samples) + 1].long().numpy()
         start, end = bounds[:-1], bounds[1:]
@@ -90,8 +91,8 @@ class Forward:
         return np.array([self._kept[name].shape[2] if name in self._kept else 0 for name in names])
 
     def _pack_evenly(self, samples: list[NoisySample]) -> PackedBatch:
-        """A pack of these samples alone, whose rows a tensor axis can deal out."""
-        size, multiple = size_of(samples), self.model.axis.size
+        """A pack of these samples alone, whose rows can be dealt out."""
+        size, multiple = size_of(samples), self.model.num_parts
         rows = -(-size.rows // multiple) * multiple
         return pack(samples, replace(size, rows=rows), sees=self.sees)
 
@@ -117,10 +118,10 @@ class Forward:
                     last[number] = int(pieces.patch_row[of_sample & (pieces.patch_weight > 0.0)].min())
         last = np.where(self._num_kept(names) == 0, last, start)
         if (last > start).any():
-            part = rows_of(batch, torch.from_numpy(_between(start, last, len(batch.position))), self.model.axis.size)
+            part = rows_of(batch, torch.from_numpy(_between(start, last, len(batch.position))), self.model.num_parts)
             self._count(int((last - start).sum()))
             caches = [KVCache(None, None, None) for _ in self.model.blocks]
-            self.model(part.to(self._device), caches)
+            predict(self.model, part, caches)
             self._store(caches, last - start, [True] * len(names), names)
 
     def _store(
@@ -138,7 +139,7 @@ class Forward:
         self, batch: PackedBatch, is_computed: Bool[np.ndarray, "T"], names: Sequence[Name]
     ) -> tuple[list[KVCache], Prediction]:
         """One pass over some rows of a pack, which see what is kept of the rows before them."""
-        part = rows_of(batch, torch.from_numpy(is_computed), self.model.axis.size)
+        part = rows_of(batch, torch.from_numpy(is_computed), self.model.num_parts)
         self._count(int(is_computed.sum()))
         num_new = part.cu_seqlens.diff().numpy()
         num_kept = np.zeros(len(num_new), dtype=np.int64)
@@ -154,7 +155,7 @@ class Forward:
             KVCache(None if before is None else before[layer], own_order, own_seqlens)
             for layer in range(len(self.model.blocks))
         ]
-        return caches, self.model(part.to(self._device), caches)
+        return caches, predict(self.model, part, caches)
 
     def _joined_keys(self, names: Sequence[Name]) -> Float[Tensor, "L 2 P g d"] | None:
         """What is kept of some documents, end to end; of the same ones step after step, it is joined once."""

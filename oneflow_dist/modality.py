@@ -48,6 +48,11 @@ class ModalityConfig:
     understanding: Literal["none", "features", "live"] = "none"
 
     @property
+    def is_seen_whole(self) -> bool:
+        """Whether what becomes of a patch depends on the rest of its piece, before the trunk or after it."""
+        return self.adapter == "unet" or self.understanding == "live"
+
+    @property
     def is_target(self) -> bool:
         """Whether such pieces can be generated."""
         return self.understanding == "none"

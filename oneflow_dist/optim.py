@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import OptimConfig, group_of
-from oneflow_dist.model.tensor_axis import local_part
+from oneflow_dist.model.axis import local_part
 from oneflow_dist.parallel.sharding import reshard
 
 

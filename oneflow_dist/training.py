@@ -27,8 +27,9 @@ from oneflow_dist.model.initialization import initialize
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage, clip_divisor, gradient_norm, learning_rate
-from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import count_once, shard_model, sync_gradients
+from oneflow_dist.parallel.dealing import deal_pack
+from oneflow_dist.parallel.mesh import context_axis, data_rank, make_mesh, tensor_axis
+from oneflow_dist.parallel.sharding import shard_model, sync_gradients
 from oneflow_dist.pictures import check_decoders, draw_progress
 from oneflow_dist.progress import Progress, find_latest
 from oneflow_dist.runtime import any_algorithms, collect_garbage, is_main, log
@@ -149,10 +150,11 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     progress = Progress(step=0, lanes={})
     if latest is not None:
         progress = load_checkpoint(latest, config, model, optimizer, ema)
-    loader = PackLoader(config, *data_rank(mesh), progress.lanes or None)
+    rank, num_ranks = data_rank(mesh, config.parallel.context)
+    loader = PackLoader(config, rank, num_ranks, progress.lanes or None)
     for line in loader.report:
         log(line)
-    validation = Validation(config, *data_rank(mesh), model.axis, device) if config.validation.mixture else None
+    validation = Validation(config, rank, num_ranks, model, device) if config.validation.mixture else None
     if config.sampling.every_steps:  # now, so that one that is missing or another ends the run at its start
         check_decoders(config, loader.identity)
     compare_data(start.data, loader.identity)  # tokens and latents mean what they did; sources may be others
@@ -173,7 +175,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
             with profiled(config, step):
                 guard.enter("waiting for data", step)
                 asked = time.monotonic()
-                batches = [uploads.upload(count_once(batch, model.axis)) for batch in loader.next_step()]
+                batches = [uploads.upload(deal_pack(batch, model)) for batch in loader.next_step()]
                 waited = time.monotonic() - asked
                 made = train_step(model, optimizer, ema, batches, step, config, guard)
             under_way.append((begin, waited, made))
@@ -227,7 +229,7 @@ def write_metrics(
 def build_model(config: Config, mesh: DeviceMesh, device: torch.device) -> OneFlow:
     """The sharded model with its first weights: no rank ever holds all of it."""
     with torch.device("meta"):
-        model = OneFlow(config, tensor_axis(mesh))
+        model = OneFlow(config, tensor_axis(mesh), context_axis(mesh, config.parallel.context))
     shard_model(model, mesh, config)
     model.to_empty(device="cpu" if config.optim.offload else device)
     initialize(model, config.run.seed, config.model.num_layers)

@@ -27,9 +27,8 @@ from oneflow_dist.flow.losses import compute_losses, where_scored
 from oneflow_dist.flow.noising import is_deletable, keyed_generator
 from oneflow_dist.flow.process import Process
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.optim import MovingAverage
-from oneflow_dist.parallel.sharding import count_once
+from oneflow_dist.parallel.dealing import deal_pack
 from oneflow_dist.process import process_of
 
 BINS = 4  # of time, and of the share of a text that is missing
@@ -48,15 +47,15 @@ class Group(NamedTuple):
 class Validation:
     """The packs of this rank, made once, and what all ranks say of a model with them."""
 
-    def __init__(self, config: Config, rank: int, num_ranks: int, axis: TensorAxis, device: torch.device):
+    def __init__(self, config: Config, rank: int, num_ranks: int, model: OneFlow, device: torch.device):
         """Read and noise the held-out documents; the data ranks take packs in turn.
 
         Raises:
             ValueError: the mixture, its shards or its documents cannot be used.
         """
         self.config, self.device = config, device
-        self.rank, self.num_ranks, self.axis = rank, num_ranks, axis
-        capacity = capacity_of(config) if config.train.compile or axis.size > 1 else None
+        self.rank, self.num_ranks, self.num_parts = rank, num_ranks, model.num_parts
+        capacity = capacity_of(config) if config.train.compile or model.num_parts > 1 else None
         tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
         process = process_of(config, tokenizer.eos, tokenizer.mark)
         self.groups: list[Group] = []  # of all packs
@@ -65,7 +64,8 @@ class Validation:
             for group, samples in group_samples(source.name, draw_documents(config, source), process, config):
                 number = len(self.groups)
                 if number % num_ranks == rank or number == 0:
-                    self.packs[number] = count_once(pack(samples, capacity, config.flow.normalize, config.sees), axis)
+                    whole = pack(samples, capacity, config.flow.normalize, config.sees)
+                    self.packs[number] = deal_pack(whole, model)
                 self.groups.append(group)
 
     def is_due(self, step: int) -> bool:
@@ -108,7 +108,7 @@ class Validation:
         table = torch.zeros(len(self.groups), width, dtype=torch.float64)
         if rows:
             table[list(rows)] = torch.stack(list(rows.values())).cpu()
-        if self.num_ranks * self.axis.size > 1:
+        if self.num_ranks * self.num_parts > 1:
             dist.all_reduce(table)
         return table
 

@@ -25,7 +25,7 @@ from oneflow_dist.config import load_config
 from oneflow_dist.data.loader import packs_of_rank
 from oneflow_dist.data.tokenizer import write_ranks
 from oneflow_dist.model.llama import to_llama_config
-from oneflow_dist.parallel.mesh import check_tensor_axis, mesh_shape
+from oneflow_dist.parallel.mesh import check_axes, mesh_shape
 from tests.documents import ROOT, Command, read_command
 from tests.launching import ENVIRONMENT, Finished, Launcher
 from tests.precompute.making import document, encode, picture, write_tar
@@ -279,8 +279,8 @@ def check_ranks(words: Sequence[str], world_size: int) -> None:
     """Refuse, in small too, what a run on all the ranks of a command would refuse."""
     for path in (word for word in words if word.endswith(".toml") and not word.startswith("configs/suites/")):
         config = load_config(ROOT / path, [word for word in words if re.match(r"[a-z]+(\.\w+)+=", word)])
-        replicate, shard, _ = mesh_shape(config.parallel, world_size)
-        check_tensor_axis(config)
+        replicate, shard, *_ = mesh_shape(config.parallel, world_size)
+        check_axes(config)
         packs_of_rank(config, replicate * shard)
 
 

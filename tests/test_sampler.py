@@ -20,8 +20,8 @@ from oneflow_dist.data.tokenizer import Tokenizer, load_tokenizer
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.flow.times import TimeLaw
 from oneflow_dist.forward import Forward
+from oneflow_dist.model.axis import Axis
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import TensorAxis
 from oneflow_dist.parallel.mesh import make_mesh
 from oneflow_dist.sampler import Step, generate, generate_steps
 from oneflow_dist.sampling import SamplingConfig
@@ -850,7 +850,7 @@ def test_packs_are_padded_to_rows_that_ranks_can_share(canvases: list[Canvas], s
     num_rows = sum(canvas.num_rows for canvas in canvases)
     assert num_rows == 38
     for multiple, padded in ((1, 38), (2, 38), (4, 40), (19, 38), (8, 40), (5, 40)):
-        scripted.axis = TensorAxis(size=multiple)
+        scripted.axis = Axis(size=multiple)
         batch = Forward(scripted, "all")._pack_evenly(snapshots)
         assert (len(batch.position), batch.counts.rows) == (padded, num_rows)
         assert len(batch.tokens) == sum(len(s.tokens) for s in snapshots)
@@ -887,7 +887,9 @@ def write_on_ranks(config_path: str, overrides: list[str]) -> Written:
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     make_write(model, tokenizer.piece_of["image"])
     rows: list[tuple[int, int]] = []
-    model.register_forward_pre_hook(lambda _, inputs: rows.append((inputs[0].counts.rows, len(inputs[0].position))))
+    model.register_forward_pre_hook(
+        lambda _, inputs: rows.append((int(inputs[0].cu_seqlens[len(inputs[0].text_time)]), len(inputs[0].position)))
+    )
     found = []
     for way, sampler.PACK_ROWS in WAYS:
         rows.clear()
@@ -910,22 +912,28 @@ def written_alone(launcher: Launcher, config_path: str) -> Written:
 
 
 @pytest.mark.parametrize(
-    ("num_ranks", "tensor"), [(2, 2), (4, 2), (4, 4)], ids=["tensor 2", "shard 2, tensor 2", "tensor 4"]
+    ("num_ranks", "sizes"),
+    [
+        *((2, {"tensor": 2}), (4, {"tensor": 2}), (4, {"tensor": 4})),
+        *((2, {"context": 2}), (4, {"context": 4}), (4, {"context": 2, "tensor": 2})),
+    ],
+    ids=["tensor 2", "shard 2, tensor 2", "tensor 4", "context 2", "context 4", "context 2, tensor 2"],
 )
 def test_ranks_that_share_the_model_write_what_one_process_does(
     launcher: Launcher,
     config_path: str,
     written_alone: Written,
     num_ranks: int,
-    tensor: int,
+    sizes: dict[str, int],
 ) -> None:
     """Documents with and without prompts and images, of any number of rows."""
     assert all(rows == padded for _, forwards in written_alone for rows, padded in forwards)
-    ranks = launcher.call(num_ranks, write_on_ranks, config_path, [f"parallel.tensor={tensor}"])
+    ranks = launcher.call(num_ranks, write_on_ranks, config_path, [f"parallel.{axis}={n}" for axis, n in sizes.items()])
+    parts = math.prod(sizes.values())
     for found in ranks:
         for (canvases, forwards), (expected, unpadded) in zip(found, written_alone, strict=True):
             assert [rows for rows, _ in forwards] == [rows for rows, _ in unpadded]
-            assert [padded for _, padded in forwards] == [-(-rows // tensor) * tensor for rows, _ in forwards]
+            assert [padded for _, padded in forwards] == [-(-rows // parts) * parts for rows, _ in forwards]
             assert any(rows < padded for rows, padded in forwards)
             assert [state(canvas) for canvas in canvases] == [state(canvas) for canvas in expected]
             assert sum(len(canvas.tokens) for canvas in canvases) > 80

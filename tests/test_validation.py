@@ -19,7 +19,6 @@ from oneflow_dist.data.mixture import load_mixture
 from oneflow_dist.flow.losses import compute_losses
 from oneflow_dist.flow.noising import is_deletable
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
 from oneflow_dist.process import process_of
@@ -77,7 +76,7 @@ def measure(path: str, *overrides: str) -> dict[str, float]:
     with torch.no_grad():
         for tensor in ema.tensors.values():
             tensor *= 0.5
-    found = Validation(config, *data_rank(mesh), model.axis, CPU).measure(model, ema)
+    found = Validation(config, *data_rank(mesh, config.parallel.context), model, CPU).measure(model, ema)
     found.pop("validation/seconds")
     return found
 
@@ -105,11 +104,12 @@ def test_data_ranks_and_workers_change_no_bit(
     assert launcher.call(num_ranks, measure, path, *overrides) == [alone] * num_ranks
 
 
+@pytest.mark.parametrize("axis", ["tensor", "context"])
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_tensor_ranks_add_in_another_order(
-    num_ranks: int, launcher: Launcher, path: str, alone: dict[str, float]
+def test_ranks_that_share_packs_add_in_another_order(
+    num_ranks: int, axis: str, launcher: Launcher, path: str, alone: dict[str, float]
 ) -> None:
-    first, *others = launcher.call(num_ranks, measure, path, "parallel.tensor=2")
+    first, *others = launcher.call(num_ranks, measure, path, f"parallel.{axis}=2")
     assert others == [first] * (num_ranks - 1)
     assert first == pytest.approx(alone, rel=2e-6)
 
@@ -133,7 +133,7 @@ def test_the_bins_together_are_the_loss_of_training(
 ) -> None:
     config = dataclasses.replace(validated, flow=dataclasses.replace(validated.flow, normalize=normalize))
     model = make_model(config)
-    validation = Validation(config, 0, 1, NO_TENSOR_AXIS, CPU)
+    validation = Validation(config, 0, 1, model, CPU)
     found = validation.losses(model)
     for source in ("single", "count"):
         packs = [validation.packs[n] for n, group in enumerate(validation.groups) if group.source == source]
@@ -256,11 +256,13 @@ def test_a_killed_run_measures_the_same_bits(
     assert split_lines(tmp_path / "run") == split_lines(measured)
 
 
-def test_sources_without_a_document_are_refused(validated: Config, digits: Path, tmp_path: Path) -> None:
+def test_sources_without_a_document_are_refused(
+    validated: Config, make_model: Callable[..., OneFlow], digits: Path, tmp_path: Path
+) -> None:
     text = (digits / "heldout.yaml").read_text().replace("weight: 1,", "weight: 1, max_images: 0,")
     (tmp_path / "none.yaml").write_text(text)
     config = dataclasses.replace(
         validated, validation=dataclasses.replace(validated.validation, mixture=str(tmp_path / "none.yaml"))
     )
     with pytest.raises(ValueError, match=naming("validation.mixture", tmp_path / "none.yaml", "single")):
-        Validation(config, 0, 1, NO_TENSOR_AXIS, CPU)
+        Validation(config, 0, 1, make_model(config), CPU)

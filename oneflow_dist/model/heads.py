@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from oneflow_dist.model.axis import ALONE, Axis
 from oneflow_dist.model.embeddings import Modulation, spread
 from oneflow_dist.model.linear import Linear, RMSNorm
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.bag_cross_entropy import bag_cross_entropy
 from oneflow_kernels.sample_bag import sample_bag
 from oneflow_kernels.vocabulary_part import VocabularyPart
@@ -44,7 +44,7 @@ class InsertionHeads(nn.Module):
         width: int,
         norm_eps: float,
         time_conditioning: Literal["none", "token", "adaln"],
-        axis: TensorAxis = NO_TENSOR_AXIS,
+        axis: Axis = ALONE,
         inserts: bool = True,
     ):
         """`inserts`: False leaves zero and rate head out; then every slot has one token."""

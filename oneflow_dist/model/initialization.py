@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
+from oneflow_dist.model.axis import local_part
 from oneflow_dist.model.philox import normal_values
-from oneflow_dist.model.tensor_axis import local_part
 
 ZERO = (
     "lora.up",

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from oneflow_dist.model.axis import ALONE, Axis, local_part
 from oneflow_dist.model.lora import Lora
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 
 
 class Linear(nn.Linear):
@@ -44,7 +44,7 @@ class RMSNorm(nn.RMSNorm):
 class VocabularyEmbedding(nn.Embedding):
     """A row for each token; the vocabulary is dealt out over the tensor axis."""
 
-    def __init__(self, vocab_size: int, width: int, axis: TensorAxis = NO_TENSOR_AXIS):
+    def __init__(self, vocab_size: int, width: int, axis: Axis = ALONE):
         super().__init__(vocab_size, width)
         self.axis = axis
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from oneflow_dist.config import PRODUCTS, LoraConfig
-from oneflow_dist.model.tensor_axis import local_part
+from oneflow_dist.model.axis import ALONE, Axis, local_part
 from oneflow_kernels.philox import philox
 
 
@@ -23,13 +23,14 @@ class Lora(nn.Module):
     belong to the pack, the product and the row, so they are the same on any layout and when a block is computed again.
     Nothing is dropped where no gradient is taken, or in `eval`.
 
-    Over a tensor axis `up` is cut as outputs are, `down` as inputs are.
+    Over a tensor axis `up` is cut as outputs are, `down` as inputs are. Over a context axis each rank has its rows.
 
     Source: arXiv:2106.09685.
     """
 
-    def __init__(self, num_inputs: int, num_outputs: int, config: LoraConfig):
+    def __init__(self, num_inputs: int, num_outputs: int, config: LoraConfig, context: Axis = ALONE):
         super().__init__()
+        self.context = context
         self.down = nn.Parameter(torch.empty(config.rank, num_inputs))
         self.up = nn.Parameter(torch.empty(num_outputs, config.rank))  # starts at 0
         self.scale, self.dropout = config.alpha / config.rank, config.dropout
@@ -45,6 +46,7 @@ class Lora(nn.Module):
         """1 / (1 - dropout) of what is kept, 0 of the rest."""
         row, column = (torch.arange(size, device=inner.device) for size in inner.shape)
         zero = draw.new_zeros(())
+        row = row + self.context.rank * len(inner)
         word, *_ = philox((row[:, None], column[None], zero, zero), (draw & 0xFFFFFFFF, draw >> 32))
         return (word >= self.dropout * 2.0**32).to(inner.dtype) / (1.0 - self.dropout)
 
@@ -53,13 +55,13 @@ class Lora(nn.Module):
         return (up @ down) * self.scale
 
 
-def add_lora(blocks: nn.ModuleList, config: LoraConfig) -> None:
+def add_lora(blocks: nn.ModuleList, config: LoraConfig, context: Axis = ALONE) -> None:
     """Give each of `lora.products` of every block its Lora, and keep its own weight as it is."""
     for block in blocks if config.rank else ():
         for name in config.products:
             product = block.get_submodule(name)
             assert isinstance(product, nn.Linear), name
-            product.lora = Lora(product.in_features, product.out_features, config)
+            product.lora = Lora(product.in_features, product.out_features, config, context)
             product.weight.requires_grad_(False)
 
 

@@ -1,7 +1,7 @@
 """The network: what a packed batch looks like to one transformer, and what it says of it."""
 
 # Shapes: N slots, B bag tokens, F slots that fire, I pieces, P patches, T trunk rows, t of them on this rank,
-# S sequences, D width, v of the vocabulary on this rank.
+# r on the ranks of its tensor group, S sequences, D width, v of the vocabulary on this rank.
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from oneflow_dist.config import Config
 from oneflow_dist.containers import PackedBatch, Prediction
 from oneflow_dist.model.adapters import Adapter, Encoded, GivenAdapter
-from oneflow_dist.model.embeddings import TimeEmbedding, log_time_left, place_rows, take_rows
+from oneflow_dist.model.axis import ALONE, Axis, local_part
+from oneflow_dist.model.embeddings import TimeEmbedding, log_time_left, place_rows, spread, take_rows
 from oneflow_dist.model.heads import InsertionHeads
 from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.linear import Linear, VocabularyEmbedding
 from oneflow_dist.model.lora import add_lora, draws_of_blocks
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.model.trunk import Block, Sight, rotary_table
 
 
@@ -30,15 +30,17 @@ class OneFlow(nn.Module):
 
     Of losses it knows that of the bags, since logits of all tokens exist nowhere outside.
 
-    Over a tensor axis all ranks get the same batch and say the same; the trunk between is shared.
+    Over a tensor axis all ranks get the same batch and say the same; the trunk between is shared. Over a context axis
+    each gets the tokens and patches of its own rows (`deal_pack`), and says what it has to say of them.
 
     Source: arXiv:2510.03506 section 2.
     """
 
-    def __init__(self, config: Config, axis: TensorAxis = NO_TENSOR_AXIS):
+    def __init__(self, config: Config, axis: Axis = ALONE, context: Axis = ALONE):
         super().__init__()
         model = config.model
-        self.axis = axis
+        self.axis, self.context = axis, context
+        self.is_seen_whole = tuple(modality.is_seen_whole for modality in config.modality.values())
         self.is_whole = False  # whether this rank keeps all of every parameter on its device; `shard_model` knows
         self.head_width = model.width // model.num_attention_heads
         self.rope_theta = model.rope_theta
@@ -52,8 +54,10 @@ class OneFlow(nn.Module):
         self.is_causal = config.objective.looks_back and not config.modality  # what every kernel knows
         self.is_modulated = [m.is_target and m.time_conditioning == "adaln" for m in config.modality.values()]
         self.text_time = TimeEmbedding(model.width, is_of_text=True) if self.time_conditioning != "none" else None
-        self.blocks = nn.ModuleList(Block(model, any(self.is_modulated), axis) for _ in range(model.num_layers))
-        add_lora(self.blocks, config.lora)
+        self.blocks = nn.ModuleList(
+            Block(model, any(self.is_modulated), axis, context) for _ in range(model.num_layers)
+        )
+        add_lora(self.blocks, config.lora, context)
         own_heads = (model.width, model.norm_eps, self.time_conditioning, axis, config.objective.inserts)
         self.heads = InsertionHeads(*own_heads)
         self.unembed = None if model.tie_embeddings else Linear(model.width, model.vocab_size, bias=False)
@@ -68,9 +72,10 @@ class OneFlow(nn.Module):
         text_time = self.text_time(batch.text_time) if self.text_time is not None else None
         encoded = [adapter.encode(pieces) for adapter, pieces in zip(adapters, batch.pieces, strict=True)]
         x = self._embed_rows(batch, encoded, text_time)
-        cos, sin = rotary_table(batch.position, self.head_width, self.rope_theta, self.rope_scaling)
+        own = self.context.local_slice(len(batch.position))
+        cos, sin = rotary_table(batch.position[own], self.head_width, self.rope_theta, self.rope_scaling)
         if batch.attention_scale is not None:  # half of it on queries, half on keys
-            root = batch.attention_scale.sqrt()[:, None, None]
+            root = batch.attention_scale[own].sqrt()[:, None, None]
             cos, sin = root * cos, root * sin
         condition, row_piece = self._condition(batch, encoded, x)
         draws = draws_of_blocks(batch.draw, len(self.blocks))
@@ -81,9 +86,11 @@ class OneFlow(nn.Module):
             sight = Sight(batch.cu_seqlens, batch.max_seqlen, row_end, cache, is_causal)
             x = block(x, condition, row_piece, cos, sin, sight, draw)
         x = self.axis.gather(x)
+        if any(self.is_seen_whole):
+            x, own = self.context.gather(x), slice(0, len(batch.position))
 
         places = [batch.token_row, *(pieces.patch_row for pieces in batch.pieces)]
-        of_tokens, *of_patches = take_rows(x, torch.cat(places)).split([len(place) for place in places])
+        of_tokens, *of_patches = take_rows(x, torch.cat(places) - own.start).split([len(place) for place in places])
         slot_hidden = self.heads.slot_hidden(of_tokens, text_time, batch.token_sequence)
         velocity = [
             adapter.decode(rows, pieces, own, text_time)
@@ -101,6 +108,11 @@ class OneFlow(nn.Module):
             velocity=tuple(velocity),
             slot_hidden=slot_hidden,
         )
+
+    @property
+    def num_parts(self) -> int:
+        """In how many parts the rows of a pack are dealt out."""
+        return self.axis.size * self.context.size
 
     def bag_logits(self, slot_hidden: Float[Tensor, "F D"]) -> Float32[Tensor, "F v"]:
         """Unnormalised log-probability of this rank's tokens for the slots that fire, from `Prediction.slot_hidden`."""
@@ -132,17 +144,20 @@ class OneFlow(nn.Module):
 
         Over a tensor axis each rank has a part of the embedding and answers for the patches on its own rows.
         """
-        num_rows = len(batch.position)
+        own = self.context.local_slice(len(batch.position))
         text = self.embed(batch.tokens)
+        given, places = [text], [batch.token_row]
         if self.time_conditioning == "token" and text_time is not None:
-            first = torch.searchsorted(batch.token_sequence, torch.arange(len(text_time), device=text.device))
-            own_time = self.axis.own_rows(text_time.to(text.dtype), batch.token_row[first], num_rows)
-            text = text + place_rows(own_time, first, len(text))
-        rows, places = [text], [batch.token_row]
-        for own, pieces in zip(encoded, batch.pieces, strict=True):
-            rows.append(self.axis.own_rows(own.rows.to(text.dtype), pieces.patch_row, num_rows))
+            is_first = (batch.position[batch.token_row, 0] == 0.0).to(text.dtype)
+            times = spread(text_time.to(text.dtype), batch.token_sequence) * is_first[:, None]
+            given = [text + self.axis.own_rows(times, batch.token_row - own.start, own.stop - own.start)]
+        for of_kind, pieces in zip(encoded, batch.pieces, strict=True):
+            rows = of_kind.rows.to(text.dtype)
+            given.append(self.axis.own_rows(rows, pieces.patch_row - own.start, own.stop - own.start))
             places.append(pieces.patch_row)
-        return self.axis.scatter_sum(place_rows(torch.cat(rows), torch.cat(places), num_rows))
+        whole = slice(0, len(batch.position)) if any(self.is_seen_whole) else own
+        x = place_rows(torch.cat(given), torch.cat(places) - whole.start, whole.stop - whole.start)
+        return self.axis.scatter_sum(x[own.start - whole.start : own.stop - whole.start])
 
     def _condition(
         self, batch: PackedBatch, encoded: list[Encoded], x: Float[Tensor, "t D"]
@@ -159,4 +174,5 @@ class OneFlow(nn.Module):
             if does:
                 row_piece = row_piece.index_copy(0, pieces.patch_row, pieces.patch_piece + first)
                 first += len(pieces.time)
+        row_piece = row_piece[self.context.local_slice(len(row_piece))]
         return condition, row_piece[self.axis.local_slice(len(row_piece))]

@@ -1,7 +1,7 @@
 """The shared transformer: Llama-style blocks over packed rows, bidirectional inside a sequence unless causal."""
 
-# Shapes: T trunk rows, t of them on this rank, S1 sequences + 1, D trunk width, h query heads, g key and value heads,
-# d head width, f = d / 2, I pieces.
+# Shapes: T trunk rows, t of them on this rank, r on the ranks of its tensor group, S1 sequences + 1, D trunk width,
+# g key heads, q query heads on each, d head width, f = d / 2, I pieces.
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor, nn
 
 from oneflow_dist.config import ModelConfig
+from oneflow_dist.model.axis import ALONE, Axis
 from oneflow_dist.model.embeddings import Modulation
 from oneflow_dist.model.kv_cache import KVCache
 from oneflow_dist.model.linear import Linear, RMSNorm
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
 from oneflow_kernels.packed_attention import packed_attention
 
 
@@ -32,15 +32,15 @@ class Sight(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention within each sequence; the heads are dealt out over the tensor axis.
+    """Grouped-query attention within each sequence; the heads are dealt out over the tensor and the context axis.
 
     Query, key and value are one product. Its outputs go by key head, so that a part of them is what a tensor rank
     needs: the query heads that read the first key head, that key, its value; then those of the second; and so on.
     """
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis = NO_TENSOR_AXIS):
+    def __init__(self, config: ModelConfig, axis: Axis = ALONE, context: Axis = ALONE):
         super().__init__()
-        self.axis = axis
+        self.axis, self.context = axis, context
         self.head_width = config.width // config.num_attention_heads
         self.group = config.num_attention_heads // config.num_kv_heads
         self.qkv = Linear(config.width, config.num_kv_heads * (self.group + 2) * self.head_width, bias=False)
@@ -51,8 +51,8 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "t D"],
-        cos: Float32[Tensor, "T 1 f"],
-        sin: Float32[Tensor, "T 1 f"],
+        cos: Float32[Tensor, "r 1 f"],
+        sin: Float32[Tensor, "r 1 f"],
         sight: Sight,
         draw: Int64[Tensor, "4"],
     ) -> Float[Tensor, "t D"]:
@@ -62,15 +62,29 @@ class Attention(nn.Module):
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         cos, sin = cos[:, None], sin[:, None]
-        query, key = rotate(query, cos, sin).flatten(1, 2), rotate(key, cos, sin).squeeze(2)
-        value = value.squeeze(2)
+        query, key, value = self._deal_heads(rotate(query, cos, sin), rotate(key, cos, sin), value)
         key_seqlens = None
         if sight.cache is not None:
             (key, value), key_seqlens = sight.cache.join(key, value), sight.cache.seqlens
         row_end = sight.row_end if key_seqlens is None else None  # with keys of earlier passes a row sees all there are
         rows = sight.cu_seqlens, sight.max_seqlen, sight.is_causal, row_end, key_seqlens
-        attended = packed_attention(query, key, value, *rows).flatten(1)
+        attended = self.context.deal_rows(packed_attention(query, key, value, *rows)).flatten(1)
         return self.axis.scatter_sum(self.out(attended, draw[1]))
+
+    def _deal_heads(
+        self, query: Float[Tensor, "r g q d"], key: Float[Tensor, "r g 1 d"], value: Float[Tensor, "r g 1 d"]
+    ) -> tuple[Float[Tensor, "T _ d"], Float[Tensor, "T _ d"], Float[Tensor, "T _ d"]]:
+        """All rows of the heads that this rank of a context group attends with; a key head goes to all that read it.
+
+        They travel together, since each message has to be waited for.
+        """
+        if self.context.size > 1:
+            copies = max(1, self.context.size // key.shape[1])
+            query = query.unflatten(2, (copies, -1)).flatten(1, 2)
+            key, value = (x.repeat_interleave(copies, 1) for x in (key, value))
+            parts = (query.shape[2], 1, 1)
+            query, key, value = self.context.deal_columns(torch.cat([query, key, value], 2)).split(parts, dim=2)
+        return query.flatten(1, 2), key.squeeze(2), value.squeeze(2)
 
 
 class MLP(nn.Module):
@@ -80,7 +94,7 @@ class MLP(nn.Module):
     what they gate.
     """
 
-    def __init__(self, config: ModelConfig, axis: TensorAxis = NO_TENSOR_AXIS):
+    def __init__(self, config: ModelConfig, axis: Axis = ALONE):
         super().__init__()
         self.axis = axis
         self.part_width = config.mlp_width // math.gcd(config.num_kv_heads, config.mlp_width)
@@ -95,10 +109,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each after a norm; with `is_modulated`, rows of pieces pass through AdaLN-Zero."""
 
-    def __init__(self, config: ModelConfig, is_modulated: bool, axis: TensorAxis = NO_TENSOR_AXIS):
+    def __init__(self, config: ModelConfig, is_modulated: bool, axis: Axis = ALONE, context: Axis = ALONE):
         super().__init__()
         self.attention_norm = RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config, axis)
+        self.attention = Attention(config, axis, context)
         self.mlp_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = MLP(config, axis)
         self.modulation = Modulation(config.width, num_parts=6) if is_modulated else None
@@ -108,8 +122,8 @@ class Block(nn.Module):
         x: Float[Tensor, "t D"],
         condition: Float[Tensor, "I D"],
         row_piece: Int64[Tensor, "_"],
-        cos: Float32[Tensor, "T 1 f"],
-        sin: Float32[Tensor, "T 1 f"],
+        cos: Float32[Tensor, "r 1 f"],
+        sin: Float32[Tensor, "r 1 f"],
         sight: Sight,
         draw: Int64[Tensor, "4"],
     ) -> Float[Tensor, "t D"]:

@@ -27,7 +27,8 @@ KEPT = (
     torch.ops.oneflow.interval_attention.default,
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_efficient_attention.default,
-    torch.ops._c10d_functional.reduce_scatter_tensor.default,  # of tensor parallelism; FSDP's are outside the block
+    torch.ops._c10d_functional.reduce_scatter_tensor.default,  # of the tensor axis; FSDP's are outside the block
+    torch.ops._c10d_functional.all_to_all_single.default,  # of the context axis
     torch.ops._c10d_functional.all_reduce.default,
 )
 

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from oneflow_dist.config import RANGES, Config, ParallelConfig
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis
+from oneflow_dist.model.axis import ALONE, Axis
 from oneflow_dist.toml import check_range
 
-AXES = ("replicate", "shard", "tensor")
+AXES = ("replicate", "shard", "context", "tensor")  # as [parallel] has them
+AXES_OF_WEIGHTS = ("replicate", "shard", "tensor")  # of the mesh: weights are sharded over shard x context
 SHARD_TENSOR = "shard_tensor"  # both of them at once
 
 
-def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int, int]:
-    """Ranks along (replicate, shard, tensor).
+def mesh_shape(parallel: ParallelConfig, world_size: int) -> tuple[int, int, int, int]:
+    """Ranks along AXES.
 
     Raises:
         ValueError: an axis has no ranks, or they do not multiply to the number of ranks.
     """
     for axis in AXES:
         check_range(f"parallel.{axis}", getattr(parallel, axis), RANGES["parallel"][axis])
-    replicate, shard, tensor = parallel.replicate, parallel.shard, parallel.tensor
+    replicate, shard, context, tensor = (getattr(parallel, axis) for axis in AXES)
     if shard == -1:
-        shard = max(1, world_size // (replicate * tensor))
-    size = replicate * shard * tensor
-    if size != world_size:
+        shard = max(1, world_size // (replicate * context * tensor))
+    shape = replicate, shard, context, tensor
+    if math.prod(shape) != world_size:
+        named = " x ".join(f"{axis} ({size})" for axis, size in zip(AXES, shape, strict=True))
         raise ValueError(
-            f"parallel: replicate ({replicate}) x shard ({shard}) x tensor ({tensor}) is {size} ranks, "
-            f"but WORLD_SIZE is {world_size}; {_advice(replicate, tensor, world_size)}"
+            f"parallel: {named} is {math.prod(shape)} ranks, but WORLD_SIZE is {world_size}; "
+            f"{_advice(parallel, world_size)}"
         )
-    return replicate, shard, tensor
+    return shape
 
 
 def dealt_sizes(config: Config) -> dict[str, int]:
@@ -48,58 +51,92 @@ def dealt_sizes(config: Config) -> dict[str, int]:
 
 
 def can_deal(config: Config) -> bool:
-    """Whether the tensor axis can deal out evenly what it deals out."""
-    return math.gcd(*dealt_sizes(config).values()) % config.parallel.tensor == 0
+    """Whether the tensor and the context axis can deal out evenly what they deal out."""
+    tensor, context = config.parallel.tensor, config.parallel.context
+    if math.gcd(*dealt_sizes(config).values()) % tensor or config.data.rows_per_pack % (tensor * context):
+        return False
+    key_heads, group = (
+        config.model.num_kv_heads // tensor,
+        config.model.num_attention_heads // config.model.num_kv_heads,
+    )
+    return key_heads % context == 0 or (context % key_heads == 0 and group % (context // key_heads) == 0)
 
 
-def check_tensor_axis(config: Config) -> None:
-    """Refuse a tensor axis that cannot deal out evenly what it deals out.
+def check_axes(config: Config) -> None:
+    """Refuse a tensor or context axis that cannot deal out evenly what it deals out.
 
     Raises:
-        ValueError: names the first size that parallel.tensor does not divide.
+        ValueError: names the first size that does not suit, and a size of the axis that does.
     """
     if can_deal(config):
         return
-    tensor, sizes = config.parallel.tensor, dealt_sizes(config)
-    name, size = next((name, size) for name, size in sizes.items() if size % tensor)
-    largest = math.gcd(tensor, *sizes.values())  # suits all of them, and the number of ranks
-    raise ValueError(f"parallel.tensor: {tensor} does not divide {name} ({size}); set parallel.tensor = {largest}")
+    parallel, model = config.parallel, config.model
+    sizes, tensor = dealt_sizes(config), parallel.tensor
+    if unsuited := [name for name, size in sizes.items() if size % tensor]:
+        largest = math.gcd(tensor, *sizes.values())  # suits all of them, and the number of ranks
+        raise ValueError(
+            f"parallel.tensor: {tensor} does not divide {unsuited[0]} ({sizes[unsuited[0]]}); "
+            f"set parallel.tensor = {largest}"
+        )
+    smaller = range(parallel.context - 1, 0, -1)
+    largest = next(
+        size
+        for size in smaller
+        if parallel.context % size == 0
+        and can_deal(dataclasses.replace(config, parallel=dataclasses.replace(parallel, context=size)))
+    )
+    raise ValueError(
+        f"parallel.context: {parallel.context} x parallel.tensor ({tensor}) does not deal out data.rows_per_pack "
+        f"({config.data.rows_per_pack}), or the {model.num_attention_heads} heads of attention on {model.num_kv_heads} "
+        f"key heads; set parallel.context = {largest}"
+    )
 
 
 def make_mesh(config: Config, world_size: int, device_type: str) -> DeviceMesh:
-    """The mesh with axes "replicate", "shard" and "tensor"; ranks of a tensor group are neighbours.
+    """The mesh with AXES_OF_WEIGHTS; ranks of a tensor group are neighbours, and so are those of a context group.
 
     Raises:
-        ValueError: the axes do not multiply to the number of ranks, or the tensor axis does not divide the model.
+        ValueError: the axes do not multiply to the number of ranks, or do not suit the model.
     """
-    shape = mesh_shape(config.parallel, world_size)
-    check_tensor_axis(config)
-    mesh = init_device_mesh(device_type, shape, mesh_dim_names=AXES)
+    replicate, shard, context, tensor = mesh_shape(config.parallel, world_size)
+    check_axes(config)
+    mesh = init_device_mesh(device_type, (replicate, shard * context, tensor), mesh_dim_names=AXES_OF_WEIGHTS)
     if config.parallel.tensor > 1:
         _shard_tensor(mesh)  # so that the gradient norm is summed over both at once
     return mesh
 
 
-def tensor_axis(mesh: DeviceMesh) -> TensorAxis:
+def tensor_axis(mesh: DeviceMesh) -> Axis:
     """This rank's place on the tensor axis."""
     axis = mesh["tensor"]
     if axis.size() == 1:
-        return NO_TENSOR_AXIS
-    return TensorAxis(rank=axis.get_local_rank(), size=axis.size(), group=axis.get_group().group_name)
+        return ALONE
+    return Axis(rank=axis.get_local_rank(), size=axis.size(), group=axis.get_group().group_name)
 
 
-def data_rank(mesh: DeviceMesh) -> tuple[int, int]:
-    """Which of how many parts of the data this rank trains on; the ranks of a tensor group share one."""
+def context_axis(mesh: DeviceMesh, size: int) -> Axis:
+    """This rank's place on the context axis of so many ranks: neighbours on "shard". All ranks call together."""
+    if size == 1:
+        return ALONE
+    parts = mesh["shard"]._unflatten(0, (mesh.size(1) // size, size), ("data", "context"))
+    axis = parts["context"]
+    return Axis(rank=axis.get_local_rank(), size=size, group=axis.get_group().group_name)
+
+
+def data_rank(mesh: DeviceMesh, context: int) -> tuple[int, int]:
+    """Which of how many parts of the data this rank trains on; ranks of a context or tensor group share one."""
     replicate, shard, _ = mesh.get_coordinate()  # type: ignore[misc]
-    return replicate * mesh.size(1) + shard, mesh.size(0) * mesh.size(1)
+    return (replicate * mesh.size(1) + shard) // context, mesh.size(0) * mesh.size(1) // context
 
 
-def group_names(mesh: DeviceMesh) -> dict[str, str]:
+def group_names(mesh: DeviceMesh, context: Axis) -> dict[str, str]:
     """By the names of process groups, the axes that they go along; "all" for a group of all ranks."""
-    groups = {"all": dist.distributed_c10d._get_default_group()} | {axis: mesh.get_group(axis) for axis in AXES}
+    groups = {"all": dist.distributed_c10d._get_default_group()}
+    groups |= {axis: mesh.get_group(axis) for axis in AXES_OF_WEIGHTS}
     if mesh["tensor"].size() > 1:
         groups[SHARD_TENSOR] = _shard_tensor(mesh).get_group()
-    return {str(group.group_name): axis for axis, group in groups.items()}
+    of_context = {context.group: "context"} if context.size > 1 else {}
+    return of_context | {str(group.group_name): axis for axis, group in groups.items()}
 
 
 def _shard_tensor(mesh: DeviceMesh) -> DeviceMesh:
@@ -107,9 +144,11 @@ def _shard_tensor(mesh: DeviceMesh) -> DeviceMesh:
     return mesh["shard", "tensor"]._flatten(SHARD_TENSOR)
 
 
-def _advice(replicate: int, tensor: int, world_size: int) -> str:
-    if world_size % tensor:
-        return f"set parallel.tensor to a divisor of {world_size}"
-    if world_size % (replicate * tensor):
-        return f"set parallel.replicate to a divisor of {world_size // tensor}"
-    return f"set parallel.shard = {world_size // (replicate * tensor)}"
+def _advice(parallel: ParallelConfig, world_size: int) -> str:
+    """Keep as much of the axes that lie in a node as divides the ranks; what is left goes to the others."""
+    left = world_size
+    for axis in ("tensor", "context", "replicate"):
+        if left % getattr(parallel, axis):
+            return f"set parallel.{axis} to a divisor of {left}"
+        left //= getattr(parallel, axis)
+    return f"set parallel.shard = {left}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import fnmatch
 import warnings
@@ -24,10 +23,9 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from oneflow_dist.config import Config, group_of
-from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.model.axis import local_part
 from oneflow_dist.model.linear import Linear
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import TensorAxis, local_part
 from oneflow_dist.parallel.activations import checkpoint_block
 from oneflow_kernels.float8 import check_device, check_sizes, float8_linear
 
@@ -42,6 +40,8 @@ CUT_INPUTS = ("attention.out.weight", "mlp.down.weight", "attention.out.lora.dow
 
 def shard_model(model: OneFlow, mesh: DeviceMesh, config: Config) -> OneFlow:
     """Cut weights over "tensor"; shard parameters, gradients and optimizer state over "shard", replicate the rest.
+
+    Ranks of a context group are ranks of "shard" that see parts of one pack.
 
     One rank in fp32 keeps the plain model. Gradients are summed over ranks, not averaged: losses are already divided
     by the counts of the whole step.
@@ -151,29 +151,6 @@ def use_float8(model: OneFlow, device_type: str) -> None:
         if isinstance(module, Linear) and module.bias is None:
             check_sizes(name, local_part(module.weight).shape)
             module.product = float8_linear
-
-
-def count_once(batch: PackedBatch, axis: TensorAxis) -> PackedBatch:
-    """The batch as a rank of a tensor group answers for it: all of it, but the others' losses weigh nothing.
-
-    So every loss, and every count, enters the sums over ranks once. The loss of bags is made by all ranks together, who
-    answer for equal shares of it.
-    """
-    if axis.size == 1:
-        return batch
-
-    def share(weight: Tensor) -> Tensor:
-        shared = torch.zeros_like(weight)
-        part = axis.local_slice(len(weight))
-        shared[part] = weight[part]
-        return shared
-
-    return dataclasses.replace(
-        batch,
-        slot_weight=share(batch.slot_weight),
-        pieces=tuple(dataclasses.replace(p, patch_weight=share(p.patch_weight)) for p in batch.pieces),
-        counts=batch.counts if axis.rank == 0 else Counts.zeros(len(batch.pieces)),
-    )
 
 
 def sync_gradients(model: OneFlow, is_last: bool) -> None:

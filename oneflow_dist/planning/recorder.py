@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations and their FLOPs
-from oneflow_dist.model.tensor_axis import local_part
+from oneflow_dist.model.axis import local_part
 
 GATHER, SCATTER, REDUCE, BROADCAST = "all_gather", "reduce_scatter", "all_reduce", "broadcast"
 # Each kind of operation that ranks do together: what it is called here, and which argument is its larger buffer.

@@ -27,8 +27,9 @@ from oneflow_dist.model.flops import num_trained
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage
+from oneflow_dist.parallel.dealing import count_once
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import count_once, shard_model
+from oneflow_dist.parallel.sharding import shard_model
 from oneflow_dist.planning.recorder import Collective, Recorder
 from oneflow_dist.stored_tensors import named_leaves
 from oneflow_dist.training import agree, compute_gradients, update_weights
@@ -74,7 +75,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
     with pretend_ranks(world_size):
         config = eager(config)
         mesh = make_mesh(config, world_size, "cpu")
-        microbatches = packs_of_rank(config, data_rank(mesh)[1])
+        microbatches = packs_of_rank(config, data_rank(mesh, 1)[1])
         batch = full_pack(config)
         with fake_model(config, mesh) as (model, num_parameters, mode):
             optimizer = make_optimizer(model, config)
@@ -84,7 +85,7 @@ def trace_here(config: Config, world_size: int) -> Trace:
             fewer = Recorder()
             if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
                 fewer, _ = record_step(model, optimizer, batches[:1], config)
-        groups = group_names(mesh)
+        groups = group_names(mesh, model.context)
         counts = _extrapolate(recorder.collectives, fewer.collectives, microbatches)
         flops = _extrapolate(recorder.flops, fewer.flops, microbatches)
         return Trace(

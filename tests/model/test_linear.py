@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from oneflow_dist.model.axis import Axis
 from oneflow_dist.model.linear import Linear, RMSNorm, VocabularyEmbedding
-from oneflow_dist.model.tensor_axis import TensorAxis
 
 
 def test_a_linear_layer_is_that_of_torch_bitwise() -> None:
@@ -50,7 +50,7 @@ def embeddings(size: int) -> tuple[nn.Embedding, list[VocabularyEmbedding]]:
     """Twelve tokens of width 4, and the parts of them that `size` ranks hold."""
     whole, parts = nn.Embedding(12, 4), []
     for rank in range(size):
-        axis = TensorAxis(rank=rank, size=size)
+        axis = Axis(rank=rank, size=size)
         part = VocabularyEmbedding(12, 4, axis)
         part.weight = nn.Parameter(whole.weight.detach()[axis.local_slice(12)].clone())
         parts.append(part)

@@ -88,13 +88,13 @@ def gradients(config_path: str, overrides: list[str]) -> dict[str, Tensor]:
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    batches = make_packs([make_samples("mixed", 4, config)], config, mesh)
+    batches = make_packs([make_samples("mixed", 4, config)], config, model)
     compute_gradients(model, batches, agree(batches)[0], config)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in found.items()}
 
 
-def test_dropout_is_the_same_on_a_tensor_axis_and_when_blocks_are_computed_again(
+def test_dropout_is_the_same_where_ranks_share_a_pack_and_when_blocks_are_computed_again(
     launcher: Launcher, make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("lora") / "config.toml"
@@ -104,6 +104,7 @@ def test_dropout_is_the_same_on_a_tensor_axis_and_when_blocks_are_computed_again
     assert all(torch.equal(again[name], gradient) for name, gradient in expected.items())
     (other,) = launcher.call(1, gradients, str(path), ["lora.dropout=0.0"])
     assert any((other[name] - gradient).norm() > 0.1 * gradient.norm() for name, gradient in expected.items())
-    for found in launcher.call(2, gradients, str(path), ["parallel.tensor=2"]):
-        for name, gradient in expected.items():
-            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    for axis in ("tensor", "context"):
+        for found in launcher.call(2, gradients, str(path), [f"parallel.{axis}=2"]):
+            for name, gradient in expected.items():
+                assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), f"{axis}: {name}"

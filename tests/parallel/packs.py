@@ -7,15 +7,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Bags, NoisySample, PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.streams import capacity_of
-from oneflow_dist.parallel.mesh import tensor_axis
-from oneflow_dist.parallel.sharding import count_once
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.parallel.dealing import deal_pack
 from tests.modalities import Grid, noisy_pieces
 
 KINDS = ("mixed", "text alone", "images alone", "nothing to learn")
@@ -67,10 +66,10 @@ def _make_sample(kind: str, number: int, config: Config) -> NoisySample:
     )
 
 
-def make_packs(parts: list[list[NoisySample]], config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
-    """A pack of each part, as this rank of a tensor group answers for it."""
+def make_packs(parts: list[list[NoisySample]], config: Config, model: OneFlow) -> list[PackedBatch]:
+    """A pack of each part, as this rank answers for it."""
     how = config.flow.normalize, config.sees
-    return [count_once(pack(part, capacity_of(config), *how), tensor_axis(mesh)) for part in parts]
+    return [deal_pack(pack(part, capacity_of(config), *how), model) for part in parts]
 
 
 @torch.no_grad()

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from oneflow_dist.config import ModelConfig
+from oneflow_dist.model.axis import Axis
 from oneflow_dist.model.trunk import Block, Sight, rotary_table
 from oneflow_dist.parallel.activations import Mode, checkpoint_block
 from oneflow_kernels.float8 import float8_linear
@@ -117,6 +120,30 @@ def test_products_are_computed_again_as_often_as_they_say() -> None:
     assert product_flops(make_block("selective")) == 3 * once + again
     assert product_flops(make_block("full")) == 4 * once - WIDTH * MLP_WIDTH  # nothing needs what `down` gives
     assert again / once == pytest.approx(0.54, abs=0.01)
+
+
+def exchanges_of_heads(mode: Mode) -> list[int]:
+    """All-to-alls of a block on a context axis: of a forward pass, then with its backward pass."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    axis = Axis(rank=rank, size=size, group=dist.group.WORLD.group_name)
+    torch.manual_seed(0)
+    block = Block(CONFIG, False, context=axis)
+    checkpoint_block(block, mode)
+    x, condition, row_piece, cos, sin, sight = inputs()
+    own = axis.local_slice(ROWS)
+    counts = []
+    with CommDebugMode() as counter:
+        y = block(x[own], condition, row_piece, cos[own], sin[own], sight, DRAW)
+        counts.append(counter.get_total_counts())
+        y.square().sum().backward()
+    return [*counts, counter.get_total_counts()]
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("none", [2, 4]), ("selective", [2, 4]), ("full", [2, 6])])
+def test_what_crossed_a_context_axis_is_sent_again_by_full_alone(
+    launcher: Launcher, mode: Mode, expected: list[int]
+) -> None:
+    assert launcher.call(2, exchanges_of_heads, mode) == [expected] * 2
 
 
 def test_forward_passes_that_have_no_backward_pass_leave_the_next_one_alone() -> None:

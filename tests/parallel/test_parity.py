@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
+from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
@@ -70,6 +71,13 @@ LAYOUTS = {
     "tensor 4": Layout(4, ["parallel.tensor=4"], [LONG, SELECTIVE]),
     "shard 4": Layout(4, [], [LONG, FULL]),
     "shard 2": Layout(2, [], [COMPILED["full"], COMPILED["none"], LONG, SELECTIVE]),
+    "context 2": Layout(2, ["parallel.context=2"], [COMPILED["selective"], LONG, FULL]),
+    "context 4": Layout(4, ["parallel.context=4"], [LONG, SELECTIVE]),
+    "shard 2, context 2": Layout(4, ["parallel.context=2"], [LONG, SELECTIVE]),
+    "replicate 2, context 2": Layout(4, ["parallel.replicate=2", "parallel.context=2"], [LONG, FULL]),
+    "context 2, tensor 2": Layout(
+        4, ["parallel.context=2", "parallel.tensor=2"], [COMPILED["selective"], LONG, SELECTIVE]
+    ),
 }
 
 
@@ -81,10 +89,21 @@ ADAPTED = [
     *("lora.rank=4", 'lora.products=["attention.qkv", "mlp.down"]', "model.qk_norm=true", "optim.matrices=muon"),
     *(f"optim.group=[{FROZEN}, {SLOW}]", "model.prompt_sees=prompt"),
 ]
-ADAPTED_LAYOUTS = ["tensor 2", "replicate 2, shard 2", "shard 2, tensor 2", "shard 4"]
+ADAPTED_LAYOUTS = [
+    "tensor 2",
+    "replicate 2, shard 2",
+    "shard 2, tensor 2",
+    "shard 4",
+    "context 4",
+    "context 2, tensor 2",
+]
 
 # The same trunk with other objectives: rows that see their past and the rest of their piece; no zero and rate heads.
-BASELINES = [[f"objective.kind={kind}", "heads.time_conditioning=none"] for kind in ("autoregressive", "masked")]
+# Two key heads, so that four ranks of a context group share each with another.
+BASELINES = [
+    [f"objective.kind={kind}", "heads.time_conditioning=none", "model.num_kv_heads=2"]
+    for kind in ("autoregressive", "masked")
+]
 
 NUM_SAMPLES = {"mixed": 4, "text alone": 4, "images alone": 4, SOUNDS_ALONE: 2, "nothing to learn": 2}
 
@@ -93,18 +112,18 @@ NUM_SAMPLES = {"mixed": 4, "text alone": 4, "images alone": 4, SOUNDS_ALONE: 2, 
 Steps = SimpleNamespace
 
 
-def deal_packs(config: Config, mesh: DeviceMesh, num_packs: int) -> list[PackedBatch]:
+def deal_packs(config: Config, mesh: DeviceMesh, model: OneFlow, num_packs: int) -> list[PackedBatch]:
     """Sixteen samples of all kinds, dealt out to the data ranks in order, and those of a rank to its packs.
 
     They go kind by kind, so that packs of neighbours lack what a kind lacks. One graph serves packs of any number of
     samples: all are padded to the same sizes, and all name the same bound of their sequences.
     """
     samples = [sample for kind, count in NUM_SAMPLES.items() for sample in make_samples(kind, count, config)]
-    rank, size = data_rank(mesh)
+    rank, size = data_rank(mesh, config.parallel.context)
     own = len(samples) // (size * num_packs)
     first = rank * num_packs * own
     parts = [samples[first + number * own : first + (number + 1) * own] for number in range(num_packs)]
-    return [replace(batch, max_seqlen=config.data.rows_per_pack) for batch in make_packs(parts, config, mesh)]
+    return [replace(batch, max_seqlen=config.data.rows_per_pack) for batch in make_packs(parts, config, model)]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,7 +135,7 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
     optimizer, ema = make_optimizer(model, config), MovingAverage(model, config.optim.ema_decay)
-    batches = deal_packs(config, mesh, num_packs)
+    batches = deal_packs(config, mesh, model, num_packs)
     losses, norms, gradients, before = [], [], {}, {}
     are_compared = num_steps == LONG.steps  # the weights, when they have gone a long way
     if are_compared:
@@ -138,8 +157,9 @@ def run_steps(config: Config, mesh: DeviceMesh, num_packs: int, num_steps: int) 
 
 def run_variants(config_path: str, overrides: list[str], variants: list[Variant], compiled: str) -> list[Steps]:
     """The steps of every variant, one after the other on the same ranks; what they compile is shared in `compiled`."""
-    mesh = make_mesh(load_config(config_path, overrides), dist.get_world_size(), "cpu")
-    share_compiled(Path(compiled), mesh["tensor"].size())
+    config = load_config(config_path, overrides)
+    mesh = make_mesh(config, dist.get_world_size(), "cpu")
+    share_compiled(Path(compiled), config)
     found = []
     for variant in variants:
         own = [
@@ -150,16 +170,16 @@ def run_variants(config_path: str, overrides: list[str], variants: list[Variant]
     return found
 
 
-def share_compiled(folder: Path, tensor: int) -> None:
+def share_compiled(folder: Path, config: Config) -> None:
     """Let one rank compile a graph, forward and backward, and all others, of other layouts too, load it from `folder`.
 
-    Whoever asks inductor for a graph waits while another compiles for a tensor axis of the same size. By then the graph
+    Whoever asks inductor for a graph waits while another compiles for axes of the same sizes. By then the graph
     is there, if it was the same.
     """
     from torch._inductor.compile_fx import compile_fx  # takes a second that pytest itself need not spend
 
     def compile_alone(graph: GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        with (folder / f"{tensor}.lock").open("w") as lock:
+        with (folder / f"{config.parallel.context}-{config.parallel.tensor}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             return compile_fx(graph, inputs)
 
@@ -281,7 +301,7 @@ def test_every_layout_trains_the_baselines_as_one_process_does(
 ) -> None:
     ((alone,),) = launcher.call(1, run_variants, config_path, objective, [LONG], compiled)
     assert not any(name.startswith(("heads.zero", "heads.rate")) for name in alone.gradients)
-    for layout in ("shard 2", "tensor 2", "shard 2, tensor 2"):
+    for layout in ("shard 2", "tensor 2", "shard 2, tensor 2", "context 2", "context 4"):
         num_ranks, overrides, _ = LAYOUTS[layout]
         own = [*overrides, *objective]
         for found in launcher.call(num_ranks, run_variants, config_path, own, [LONG, FULL], compiled):

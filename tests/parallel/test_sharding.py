@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -13,28 +12,27 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 
 from oneflow_dist.config import Config, load_config, write_config
-from oneflow_dist.containers import Counts, PackedBatch, Prediction
+from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.packing import pack
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.model.axis import local_part
 from oneflow_dist.model.oneflow import OneFlow
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
 from oneflow_dist.parallel.mesh import data_rank, make_mesh, tensor_axis
-from oneflow_dist.parallel.sharding import count_once, cut_weights, freeze, sync_gradients, use_float8
+from oneflow_dist.parallel.sharding import cut_weights, freeze, sync_gradients, use_float8
 from oneflow_dist.training import agree, build_model, compute_gradients
 from oneflow_kernels.float8 import float8_linear
 from tests.launching import Launcher
 from tests.messages import names, naming
-from tests.modalities import SOUND
-from tests.parallel.packs import KINDS, SOUNDS_ALONE, add_noise, make_packs, make_samples
+from tests.parallel.packs import KINDS, add_noise, make_packs, make_samples
 
 Step = tuple[dict[str, torch.Tensor], torch.Tensor, float]  # gradients, losses, gradient norm
 
 
-def deal_packs(config: Config, mesh: DeviceMesh) -> list[PackedBatch]:
+def deal_packs(config: Config, mesh: DeviceMesh, model: OneFlow) -> list[PackedBatch]:
     """The packs of this rank: six samples of each of the four kinds, dealt out to the ranks."""
-    rank, size = data_rank(mesh)
-    return make_packs([make_samples(kind, 6, config) for kind in KINDS[rank::size]], config, mesh)
+    rank, size = data_rank(mesh, config.parallel.context)
+    return make_packs([make_samples(kind, 6, config) for kind in KINDS[rank::size]], config, model)
 
 
 def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
@@ -43,7 +41,7 @@ def step_on_ranks(config_path: str, overrides: list[str]) -> Step:
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, torch.device("cpu"))
     add_noise(model)
-    batches = deal_packs(config, mesh)
+    batches = deal_packs(config, mesh, model)
     _, sums = compute_gradients(model, batches, agree(batches)[0], config)
     gradients = {}
     for name, parameter in model.named_parameters():
@@ -264,81 +262,6 @@ def test_float8_names_the_layer_whose_sizes_do_not_suit_it(make_config: Callable
     model = OneFlow(make_config("model.mlp_width=40"))
     with pytest.raises(ValueError, match=naming("blocks.0.mlp.down", "32 x 40", "float8")):
         use_float8(model, "cpu")
-
-
-# The batch of a tensor group.
-
-
-@pytest.fixture(scope="module")
-def two_kinds(make_config: Callable[..., Config]) -> Config:
-    """Images and sounds."""
-    return make_config(*SOUND, "modality.image.loss_weight=0.7")
-
-
-def mixed_batch(config: Config) -> PackedBatch:
-    """All kinds of samples in turn, so that each rank's part has some of all."""
-    kinds = zip(*(make_samples(kind, 3, config) for kind in (*KINDS, SOUNDS_ALONE)), strict=True)
-    return pack([sample for samples in kinds for sample in samples], None, config.flow.normalize)
-
-
-def weights_of(batch: PackedBatch) -> list[torch.Tensor]:
-    """Of slots and patches; bags are scored by all ranks together."""
-    assert len(batch.pieces) == 2
-    return [batch.slot_weight, *(pieces.patch_weight for pieces in batch.pieces)]
-
-
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_weights_and_counts_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
-    size: int, two_kinds: Config
-) -> None:
-    batch = mixed_batch(two_kinds)
-    shares = [count_once(batch, TensorAxis(rank=rank, size=size)) for rank in range(size)]
-    for whole, *parts in zip(*(weights_of(one) for one in (batch, *shares)), strict=True):
-        stacked = torch.stack(parts)
-        assert torch.equal(stacked.sum(0), whole)
-        assert ((stacked != 0.0).sum(0) <= 1).all()  # of one rank each
-        assert all((part != 0.0).any() for part in parts)
-    assert sum((share.counts for share in shares), Counts.zeros()) == batch.counts
-    assert [share.counts == Counts.zeros(2) for share in shares] == [False] + [True] * (size - 1)
-    for share in shares:
-        for field in dataclasses.fields(batch):
-            if field.name not in ("slot_weight", "pieces", "counts"):
-                assert getattr(share, field.name) is getattr(batch, field.name), field.name
-        for own, all_of_kind in zip(share.pieces, batch.pieces, strict=True):
-            for field in dataclasses.fields(own):
-                if field.name != "patch_weight":
-                    assert getattr(own, field.name) is getattr(all_of_kind, field.name), field.name
-
-
-@pytest.mark.parametrize("normalize", ["batch", "paper"])
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_losses_of_the_ranks_of_a_tensor_group_add_up_to_those_of_the_batch(
-    size: int, normalize: str, two_kinds: Config
-) -> None:
-    config = dataclasses.replace(two_kinds, flow=dataclasses.replace(two_kinds.flow, normalize=normalize))
-    batch = mixed_batch(config)
-    generator = torch.Generator().manual_seed(0)
-    num_slots = len(batch.tokens)
-    prediction = Prediction(
-        zero_logit=torch.randn(num_slots, generator=generator),
-        log_rate=torch.randn(num_slots, generator=generator),
-        bag_loss=torch.tensor(7.0),
-        velocity=tuple(torch.randn(p.velocity.shape, generator=generator) for p in batch.pieces),
-        slot_hidden=torch.zeros(num_slots, 1),
-    )
-
-    def losses(share: PackedBatch, num_ranks: int) -> torch.Tensor:
-        own = dataclasses.replace(prediction, bag_loss=prediction.bag_loss / num_ranks)  # as the model gives it
-        return compute_losses(own, share, batch.counts, config).stack()
-
-    parts = [losses(count_once(batch, TensorAxis(rank=rank, size=size)), size) for rank in range(size)]
-    assert (torch.stack(parts) > 0.0).all()
-    torch.testing.assert_close(torch.stack(parts).sum(0), losses(batch, 1))
-
-
-def test_a_rank_alone_answers_for_the_batch_as_it_is(config: Config) -> None:
-    batch = mixed_batch(config)
-    assert count_once(batch, NO_TENSOR_AXIS) is batch
 
 
 def collectives_of_microbatches(config_path: str, overrides: list[str]) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from oneflow_dist.guard.guard import Guard
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh
-from oneflow_dist.parallel.sharding import count_once
+from oneflow_dist.parallel.dealing import count_once
 from oneflow_dist.planning.cluster import model_flops
 from oneflow_dist.planning.recorder import Recorder
 from oneflow_dist.planning.trace import Trace, full_pack, trace_step
@@ -59,7 +59,7 @@ def measure(config_path: str) -> Measured:
     mesh = make_mesh(config, dist.get_world_size(), "cpu")
     model = build_model(config, mesh, CPU)
     optimizer, ema = make_optimizer(model, config), MovingAverage(model, config.optim.ema_decay)
-    batches = [count_once(full_pack(config), model.axis)] * packs_of_rank(config, data_rank(mesh)[1])
+    batches = [count_once(full_pack(config), model.axis)] * packs_of_rank(config, data_rank(mesh, 1)[1])
     for step in (1, 2):
         before = collectives_so_far()
         with Recorder() as recorder:
@@ -69,7 +69,7 @@ def measure(config_path: str) -> Measured:
         "optimizer": recorder.name("optimizer", [value for _, value in named_leaves(optimizer.tensors)]),
         "average": recorder.name("average", ema.tensors.values()),
     }
-    names = group_names(mesh)
+    names = group_names(mesh, model.context)
     collectives = {(c.kind, names[c.group], c.num_bytes): count for c, count in recorder.collectives.items()}
     return held, collectives, collectives_so_far() - before
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from oneflow_dist.model.tensor_axis import TensorAxis
+from oneflow_dist.model.axis import Axis
 from oneflow_dist.writers import drawing
 from oneflow_dist.writers.drawing import draw_tokens, sample_tokens
 from tests.launching import Launcher
@@ -120,7 +120,7 @@ def draw_on_ranks() -> list[list[int]]:
     """As the sampler does, from a model that says these logits, for documents that draw these numbers."""
     rank, size = dist.get_rank(), dist.get_world_size()
     drawing.LOGIT_SLOTS = 5  # which no axis divides
-    axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
+    axis = Axis(rank=rank, size=size, group=dist.group.WORLD.group_name)
     found = []
     for logits, draws, temperature, top_p, top_k in draw_cases():
         model = SimpleNamespace(axis=axis, bag_logits=lambda hidden: hidden.chunk(size, dim=1)[rank].clone())

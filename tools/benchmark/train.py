@@ -22,8 +22,8 @@ from oneflow_dist.metrics import padding
 from oneflow_dist.model.flops import num_parameters, step_flops
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import MovingAverage
+from oneflow_dist.parallel.dealing import deal_pack
 from oneflow_dist.parallel.mesh import data_rank, make_mesh
-from oneflow_dist.parallel.sharding import count_once
 from oneflow_dist.planning.batches import make_batch
 from oneflow_dist.planning.gpus import GIB
 from oneflow_dist.training import build_model, train_step
@@ -149,17 +149,17 @@ def measure(
 
 def time_training(trainer: Trainer, clock: PhaseClock, next_step: NextStep, steps: int) -> Timed:
     """Train for so many steps, at the learning rate of the run's first."""
-    timed, axis = Timed(), trainer.model.axis
+    timed, model = Timed(), trainer.model
     for _ in range(steps):
         clock.enter("waiting for data", 1)
         clock.seconds.clear()
-        batches = [count_once(batch, axis) for batch in next_step()]
+        batches = [deal_pack(batch, model) for batch in next_step()]
         metrics = trainer.step(batches, 1, clock)
         clock.enter("between steps", 1)
         timed.seconds.append({phase: clock.seconds[phase] for phase in PHASES})
         timed.rows.append(metrics.counts.rows)
         timed.counts += metrics.counts
-        timed.images += count_images(batches) if axis.rank == 0 else 0
+        timed.images += count_images(batches) if model.axis.rank == model.context.rank == 0 else 0
         timed.skipped += metrics.skipped != ""
     images = torch.tensor([timed.images])
     dist.all_reduce(images)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from oneflow_dist.model.tensor_axis import NO_TENSOR_AXIS, TensorAxis, local_part
+from oneflow_dist.model.axis import ALONE, Axis, local_part
 from tests.launching import Launcher
 
 SHAPES = ((), (3,), (2, 3))  # of a row
@@ -19,18 +19,19 @@ SHAPES = ((), (3,), (2, 3))  # of a row
 
 @given(st.integers(0, 100), st.integers(1, 9))
 def test_every_thing_is_one_ranks_own_and_none_has_two_more_than_another(count: int, size: int) -> None:
-    parts = [range(count)[TensorAxis(rank=rank, size=size).local_slice(count)] for rank in range(size)]
+    parts = [range(count)[Axis(rank=rank, size=size).local_slice(count)] for rank in range(size)]
     assert [thing for part in parts for thing in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_without_an_axis_all_is_local_and_nothing_is_exchanged() -> None:
     x = torch.randn(4, 3, requires_grad=True)
-    assert (NO_TENSOR_AXIS.rank, NO_TENSOR_AXIS.size) == (0, 1)
-    assert range(7)[NO_TENSOR_AXIS.local_slice(7)] == range(7)
-    assert NO_TENSOR_AXIS.gather(x) is x
-    assert NO_TENSOR_AXIS.scatter_sum(x) is x
-    assert NO_TENSOR_AXIS.deal_rows(x) is x
+    assert (ALONE.rank, ALONE.size) == (0, 1)
+    assert range(7)[ALONE.local_slice(7)] == range(7)
+    assert ALONE.gather(x) is x
+    assert ALONE.scatter_sum(x) is x
+    assert ALONE.deal_rows(x) is x
+    assert ALONE.deal_columns(x) is x
     assert local_part(x) is x
 
 
@@ -42,7 +43,7 @@ def values(seed: int, *shape: int) -> Tensor:
 def exchanged(shape: tuple[int, ...], num_rows: int) -> dict[str, Tensor]:
     """Both exchanges and their gradients, on this rank, of values seeded by ranks."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
+    axis = Axis(rank=rank, size=size, group=dist.group.WORLD.group_name)
     own = values(rank, num_rows, *shape).requires_grad_()
     gathered = axis.gather(own)
     gathered.backward(values(10 + rank, size * num_rows, *shape))
@@ -90,22 +91,37 @@ def test_gather_and_scatter_sum_are_concatenation_and_sum_and_each_others_gradie
                 assert torch.equal(value, expected[name]), f"{name} on rank {rank}, row {shape}"
 
 
-def dealt() -> Tensor:
+def dealt(shape: tuple[int, ...]) -> list[Tensor]:
+    """Rows of all columns, columns of all rows, and the gradient of both."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    axis = TensorAxis(rank=rank, size=size, group=dist.group.WORLD.group_name)
-    return axis.deal_rows(values(1, 12, 8).chunk(size, dim=1)[rank])
+    axis = Axis(rank=rank, size=size, group=dist.group.WORLD.group_name)
+    columns = values(1, 12, 8, *shape).chunk(size, dim=1)[rank].requires_grad_()
+    rows = values(1, 12, 8, *shape).chunk(size, dim=0)[rank].requires_grad_()
+    as_rows, as_columns = axis.deal_rows(columns), axis.deal_columns(rows)
+    as_rows.backward(values(2, 12, 8, *shape).chunk(size, dim=0)[rank])
+    as_columns.backward(values(3, 12, 8, *shape).chunk(size, dim=1)[rank])
+    assert columns.grad is not None
+    assert rows.grad is not None
+    return [as_rows.detach(), columns.grad, as_columns.detach(), rows.grad]
 
 
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [2, 4])
-def test_dealt_rows_have_the_columns_of_all_ranks(launcher: Launcher, size: int) -> None:
-    assert torch.equal(torch.cat(launcher.call(size, dealt)), values(1, 12, 8))
+def test_ranks_change_rows_of_all_columns_for_columns_of_all_rows_and_back(
+    launcher: Launcher, size: int, shape: tuple[int, ...]
+) -> None:
+    as_rows, columns_gradient, as_columns, rows_gradient = zip(*launcher.call(size, dealt, shape), strict=True)
+    assert torch.equal(torch.cat(as_rows), values(1, 12, 8, *shape))
+    assert torch.equal(torch.cat(as_columns, dim=1), values(1, 12, 8, *shape))
+    assert torch.equal(torch.cat(columns_gradient, dim=1), values(2, 12, 8, *shape))
+    assert torch.equal(torch.cat(rows_gradient), values(3, 12, 8, *shape))
 
 
 def products_of_cut_weights() -> dict[str, Any]:
     """Rows dealt out -> scale by a whole weight -> gather -> columns -> rows -> scatter_sum, as in a block."""
     rank, size = dist.get_rank(), dist.get_world_size()
     mesh = init_device_mesh("cpu", (size,))
-    axis = TensorAxis(rank=rank, size=size, group=mesh.get_group().group_name)
+    axis = Axis(rank=rank, size=size, group=mesh.get_group().group_name)
     whole = {"scale": values(1, 3), "up": values(2, 4, 3), "down": values(3, 3, 4)}
     cuts = {"scale": Replicate(), "up": Shard(0), "down": Shard(1)}
     weights = {n: nn.Parameter(distribute_tensor(w, mesh, [cuts[n]], src_data_rank=None)) for n, w in whole.items()}
