@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -14,16 +15,20 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main
 
+from oneflow_dist.runtime import LOST_PEER
+
 
 def run() -> int:
     """The exit code: of the rank that failed first, or 128 + the signal that was passed on to the ranks."""
-    logging.getLogger("torch.distributed.elastic.multiprocessing.errors.error_handler").disabled = True  # of formats
+    # Of formats; of exit codes, before our own line; with a traceback, of a node that ends well before this one.
+    for name in ("multiprocessing.errors.error_handler", "multiprocessing.api", "agent.server.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").disabled = True
     try:
         main()
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = cause_of(error)
         if not is_known(rank, failure):
             say(f"rank {rank} on {socket.gethostname()}: {failure.message}")
         return failure.exitcode if failure.exitcode > 0 else 1
@@ -33,6 +38,19 @@ def run() -> int:
         say(f"{text}; see whether all of them reach --master-addr, and what the output of each says")
         return 1
     return 0
+
+
+def cause_of(error: ChildFailedError) -> tuple[int, ProcessFailure]:
+    """Of the ranks that have failed here the first, but rather one that was killed than one that has missed it.
+
+    SIGTERM is what torchrun itself has sent to those that were left.
+    """
+    first, failure = error.get_first_failure()
+    killed = [rank for rank, of_rank in error.failures.items() if of_rank.exitcode < 0]
+    killed = [rank for rank in killed if error.failures[rank].exitcode != -signal.SIGTERM]
+    if killed and LOST_PEER in failure.message:
+        return killed[0], error.failures[killed[0]]
+    return first, failure
 
 
 def is_known(rank: int, failure: ProcessFailure) -> bool:

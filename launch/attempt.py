@@ -36,12 +36,16 @@ def begin(arguments: list[str]) -> None:
     """Make the folder of this attempt, with all that it takes to repeat it.
 
     Raises:
-        ValueError: the config cannot be read, another process trains in its folder, or the port is taken.
+        ValueError: the config cannot be read, another process trains in its folder, the port is taken, or
+            ONEFLOW_MIN_NODES is no number of nodes.
         OSError: the run folder cannot be written.
     """
     from oneflow_dist.config import load_config, write_config
 
     config = load_config(arguments[0], arguments[1:])
+    num_nodes = int(os.environ.get("NNODES", "1"))
+    sizes = {"nodes": num_nodes, "all_nodes": int(os.environ.get("ONEFLOW_NODES", num_nodes))}
+    least_nodes(sizes["all_nodes"])
     run = Path(config.run.folder).resolve()
     refuse_company(run)
     launch = run / "launches" / os.environ.get("ONEFLOW_LAUNCH", time.strftime("%Y%m%d-%H%M%S"))
@@ -57,7 +61,7 @@ def begin(arguments: list[str]) -> None:
     (folder / "environment.txt").write_text("".join(f"{name}={os.environ[name]}\n" for name in names))
     command = os.environ.get("ONEFLOW_COMMAND") or " ".join(["launch/attempt.py", "begin", *arguments])
     table = {"command": command, "run": str(run), "host": socket.gethostname(), "began": time.strftime("%F %T %z")}
-    write(folder, {**table, **versions, "saved_before": last_saved(run)})
+    write(folder, {**table, **versions, **sizes, "saved_before": last_saved(run)})
     print(port, folder)
 
 
@@ -69,13 +73,14 @@ def end(folder: Path, code: int, told: str) -> int:
     write(folder, {**attempt, "ended": time.strftime("%F %T %z"), "state": state, "saved_after": last_saved(run)})
     files = [path / "attempt.json" for path in attempts_of(folder.parent)]
     attempts = [json.loads(file.read_text()) for file in files if file.exists()]  # one may have been broken off
-    action, reason = decide(state, told, attempts, int(os.environ.get("ONEFLOW_REQUEUES", "50")))
+    least = least_nodes(attempt["all_nodes"])
+    action, reason = decide(state, told, attempts, int(os.environ.get("ONEFLOW_REQUEUES", "50")), least)
     saved = last_saved(run) or "nothing saved"
     print(f"{folder}: {state}{': ' if message else ''}{message}; {saved}; {reason}", flush=True)
     return action
 
 
-def decide(state: str, told: str, attempts: list[dict[str, Any]], budget: int) -> tuple[int, str]:
+def decide(state: str, told: str, attempts: list[dict[str, Any]], budget: int, least: int = 1) -> tuple[int, str]:
     """What follows an attempt, and why.
 
     Args:
@@ -84,15 +89,21 @@ def decide(state: str, told: str, attempts: list[dict[str, Any]], budget: int) -
             that of a node that SLURM has given up is put back into the queue by SLURM.
         attempts: of this launch, this one the last.
         budget: of restarts.
+        least: nodes on which it goes on when others are lost.
     """
+    num_nodes, num_all = (attempts[-1].get(key, 1) for key in ("nodes", "all_nodes"))
     if state == "finished":
         return FINISHED, "nothing is left to do"
-    if state == "failed":
+    if state == "failed" and num_nodes == num_all:
         return FAILED, "mend it, and start again"
     if told == "TERM":
         return GAVE_UP, "cancelled, or SLURM starts it again itself"
     if len(attempts) > budget:
         return GAVE_UP, f"ONEFLOW_REQUEUES ({budget}) restarts are used up; the same command goes on"
+    if state == "failed":  # the layout may not suit so few, or they have too little memory
+        return LATER, f"that was on {num_nodes} of {num_all} nodes; to go on: all of them, by the same command"
+    if state == "unfit" and not told and least < num_nodes:
+        return AGAIN, "starting again without what is unfit"
     if told or state in ("stopped", "unfit"):
         return LATER, "to go on: the same command, which a job gives itself"
     num_idle = 0
@@ -118,6 +129,25 @@ def verdict_of(folder: Path, code: int) -> tuple[str, str]:
     if code == FAILED:  # before there were ranks
         return "failed", "see above"
     return "died", f"exit code {code}, see {folder.parent}/rank-*.log"
+
+
+def least_nodes(num_nodes: int) -> int:
+    """On how many of its nodes a launch goes on; without ONEFLOW_MIN_NODES on all.
+
+    Raises:
+        ValueError: ONEFLOW_MIN_NODES is none of 1, 2, ..., all of them.
+    """
+    wanted = os.environ.get("ONEFLOW_MIN_NODES") or str(num_nodes)
+    if not wanted.isdigit() or not 1 <= int(wanted) <= num_nodes:
+        raise ValueError(f"ONEFLOW_MIN_NODES: {wanted}, but there are {num_nodes} nodes; set 1 to {num_nodes}")
+    return int(wanted)
+
+
+def excluded_nodes() -> list[str]:
+    """Those that a health check has found unfit."""
+    path = Path(os.environ.get("ONEFLOW_EXCLUDE", "runs/excluded_nodes"))
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
 
 
 def attempts_of(launch: Path) -> list[Path]:

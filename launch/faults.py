@@ -16,6 +16,7 @@ CLOCK_SECONDS = 60.0  # between two nodes
 # A rank is slow below this part of the median. Processors are shared with other processes, which take their time.
 SLOW_COMPUTE = {"cuda": 0.7, "cpu": 0.3}
 SLOW_LINK = {"cuda": 0.5, "cpu": 0.25}
+LEAST_LINK = {"cuda": 5e7, "cpu": 1e6}  # bytes per second of a rank; with less, steps take minutes
 ADVICE = {  # by what all nodes must share
     "code": "bring its checkout to the same commit",
     "config": "give all nodes the same config and overrides",
@@ -94,14 +95,27 @@ def judge_links(reports: Sequence[Report]) -> list[Fault]:
     A slow node makes two links slow, but its neighbours have another each: what counts is the better one.
     """
     if len(ranks_of_nodes(reports)) < 3:
-        return []
+        return _find_useless(reports)
     part = SLOW_LINK[reports[0].device]
     within = [(report, report.within) for report in reports if report.local_rank == 0]
     between = [(report, max(report.between)) for report in reports]
-    return [
+    faults = [
         *_find_slow("sends within its node", within, part, "B/s", "see nvidia-smi nvlink --status"),
         *_find_slow("sends to other nodes", between, part, "B/s", "look after its network card and cable"),
     ]
+    return faults or _find_useless(reports)
+
+
+def _find_useless(reports: Sequence[Report]) -> list[Fault]:
+    """Whose links are too slow for any training, all of them perhaps."""
+    least = LEAST_LINK[reports[0].device]
+    slow = [report for report in reports if report.between and max(report.between) < least]
+    if not slow:
+        return []
+    slowest = show(min(max(report.between) for report in slow), "B/s")
+    text = f"links between nodes carry {slowest} of a rank, and training needs {show(least, 'B/s')} and more"
+    nodes, advice = dict.fromkeys(report.node for report in slow), "look after cables, switch and GLOO_SOCKET_IFNAME"
+    return [Fault(node, "either", "useless link", f"{text}; {advice}") for node in nodes]
 
 
 def _compare_facts(first: Sequence[Report]) -> list[Fault]:

@@ -15,7 +15,9 @@ from oneflow_dist.runtime import GLOO
 
 COMPUTE_SECONDS = 0.5
 LINK_SECONDS = 0.5  # of one link, however slow or fast: a busy core is away for many milliseconds at a time
-LINK_BYTES = {"cuda": 16 * 2**20, "cpu": 256 * 2**10}  # of a message
+LINK_BYTES = {"cuda": 16 * 2**20, "cpu": 256 * 2**10}  # of a message, where that takes no longer than all should
+FIRST_BYTES = 64 * 2**10
+REPEAT, GROW, LAST = 0, 1, 2
 WITHIN_BYTES = 64 * 2**20
 
 
@@ -68,22 +70,27 @@ def ring_rates(nodes: Sequence[Sequence[int]], device: torch.device) -> list[flo
 def link_rate(peer: int, group: dist.ProcessGroup | None, device: torch.device) -> float:
     """Bytes per second between this rank and `peer`, which calls this too.
 
-    The lower rank leads, and says in the first byte of a message whether it is the last; so both stop after
-    LINK_SECONDS, however slow the link is.
+    The lower rank leads, and says in the first byte of a message whether it is the last, or the next is larger; so both
+    stop after LINK_SECONDS, however slow the link is.
     """
-    leads, num_bytes = dist.get_rank() < peer, LINK_BYTES[device.type]
-    message = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-    seconds: list[float] = []
-    deadline, is_last = 0.0, False
-    while not is_last:
+    leads, size, deadline = dist.get_rank() < peer, FIRST_BYTES, 0.0
+    message = torch.zeros(LINK_BYTES[device.type], dtype=torch.uint8, device=device)
+    seconds: list[float] = []  # of the messages of this size; the very first is spent on connecting and waiting
+    what = REPEAT
+    while what != LAST:
         start = time.perf_counter()
-        message[0] = leads and len(seconds) > 0 and start > deadline
+        if leads and deadline:
+            can_grow = size < len(message) and seconds != [] and seconds[-1] < LINK_SECONDS / 8
+            message[0] = LAST if start > deadline else GROW if can_grow else REPEAT
         for send in (leads, not leads):
-            (dist.send if send else dist.recv)(message, peer, group=group)
-        is_last = bool(message[0])  # waits for the device
-        seconds.append(time.perf_counter() - start)
-        deadline = deadline or time.perf_counter() + LINK_SECONDS  # the first is spent on connecting and waiting
-    return 2.0 * num_bytes / _usual(seconds[1:], device)
+            (dist.send if send else dist.recv)(message[:size], peer, group=group)
+        what = int(message[0])  # waits for the device
+        if deadline:
+            seconds.append(time.perf_counter() - start)
+        deadline = deadline or time.perf_counter() + LINK_SECONDS
+        if what == GROW:
+            size, seconds = min(4 * size, len(message)), []
+    return 2.0 * size / _usual(seconds, device)
 
 
 def within_rate(ranks: Sequence[int], device: torch.device) -> float:

@@ -58,15 +58,7 @@ class CheckpointWriter:
         if config.checkpoint.background:
             # A thread writes. Its messages must not mix with those of the steps, so they have a group of their own.
             self.group = dist.new_group(backend=GLOO)
-            on_gpu = torch.cuda.is_available()
-            self.stager = DefaultStager(
-                StagingOptions(
-                    use_pinned_memory=on_gpu,
-                    use_non_blocking_copy=on_gpu,
-                    use_shared_memory=False,
-                    use_async_staging=False,
-                )
-            )
+            self.stager = host_stager()
 
     def save(self, progress: Progress) -> None:
         """Write model, optimizer, average and progress; then delete checkpoints beyond `checkpoint.keep`.
@@ -84,7 +76,7 @@ class CheckpointWriter:
         if gathered[0][1]:
             return
         lanes = {index: lane for part, _ in gathered for index, lane in part.items()}
-        state = _state_dict(self.model, self.optimizer, self.ema)
+        state = run_tensors(self.model, self.optimizer, self.ema)
         _check_room_of_all(final, state)
         if is_main():
             clear_place(final)
@@ -128,7 +120,7 @@ def load_checkpoint(folder: Path, config: Config, model: nn.Module, optimizer: A
             "run.folder to start anew"
         )
     check_same(folder, config, {**ARCHITECTURE, **PLACE})
-    read_tensors(_state_dict(model, optimizer, ema), folder)
+    read_tensors(run_tensors(model, optimizer, ema), folder)
     return progress
 
 
@@ -184,13 +176,29 @@ class _Writer(dcp.FileSystemWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """On rank 0 alone, after all parts; DCP tells every rank when this fails, as when a part does."""
         super().finish(metadata, results)
-        path = self.config.data.tokenizer
-        tokenizer = load_tokenizer(path).content if path != "bytes" else None  # as it was read when the run started
-        complete(self.final, self.config, self.progress, tokenizer)
+        complete(self.final, self.config, self.progress, tokenizer_file(self.config))
         delete_old(self.config.run.folder, self.config.checkpoint)
 
 
-def _state_dict(model: nn.Module, optimizer: AdamW, ema: MovingAverage) -> dict[str, Any]:
+def host_stager() -> DefaultStager:
+    """Copies tensors to host memory before it returns, into the same place every time."""
+    on_gpu = torch.cuda.is_available()
+    return DefaultStager(
+        StagingOptions(
+            use_pinned_memory=on_gpu,
+            use_non_blocking_copy=on_gpu,
+            use_shared_memory=False,
+            use_async_staging=False,
+        )
+    )
+
+
+def tokenizer_file(config: Config) -> bytes | None:
+    """The ranks file as it was read when the run started; None for "bytes"."""
+    return load_tokenizer(config.data.tokenizer).content if config.data.tokenizer != "bytes" else None
+
+
+def run_tensors(model: nn.Module, optimizer: AdamW, ema: MovingAverage) -> dict[str, Any]:
     """The tensors of a run themselves, no copies: what is read into them has been loaded."""
     return {
         "model": dict(model.named_parameters()),
@@ -201,14 +209,15 @@ def _state_dict(model: nn.Module, optimizer: AdamW, ema: MovingAverage) -> dict[
 
 def _check_room_of_all(final: Path, state: dict[str, Any]) -> None:
     """All ranks learn how much all of them will write, and whether it fits."""
-    needed = torch.tensor(sum(_num_bytes(value) for _, value in named_leaves(state)), dtype=torch.int64)
+    needed = torch.tensor(bytes_to_write(state), dtype=torch.int64)
     dist.all_reduce(needed)
-    free = torch.tensor(_free_bytes(final), dtype=torch.int64)
+    free = torch.tensor(free_bytes(final), dtype=torch.int64)
     dist.all_reduce(free, op=dist.ReduceOp.MIN)
-    _check_room(final, int(needed), int(free))
+    check_room(final, int(needed), int(free))
 
 
-def _check_room(final: Path, needed: int, free: int) -> None:
+def check_room(final: Path, needed: int, free: int) -> None:
+    """Raise OSError where a checkpoint of so many bytes does not fit."""
     if free < needed * 1.02 + 2**20:
         raise OSError(
             errno.ENOSPC,
@@ -217,13 +226,17 @@ def _check_room(final: Path, needed: int, free: int) -> None:
         )
 
 
-def _free_bytes(final: Path) -> int:
+def free_bytes(final: Path) -> int:
     """Of the disk that the folder will lie on."""
     return shutil.disk_usage(next(parent for parent in final.parents if parent.exists())).free
 
 
-def _num_bytes(value: Any) -> int:
+def bytes_to_write(state: dict[str, Any]) -> int:
     """This rank's part of what is written: of replicas only one is."""
+    return sum(_num_bytes(value) for _, value in named_leaves(state))
+
+
+def _num_bytes(value: Any) -> int:
     if not isinstance(value, Tensor):
         return 64
     if not isinstance(value, DTensor):

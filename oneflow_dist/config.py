@@ -34,6 +34,7 @@ PATHS = {
     "data": {"mixture": "a YAML file, as configs/data/quickstart.yaml", "tokenizer": 'a ranks file, or "bytes"'},
     "init": {"path": "a run, as runs/mine, or a folder of Hugging Face"},
     "validation": {"mixture": "a YAML file, as configs/data/quickstart_heldout.yaml"},
+    "checkpoint": {"memory_folder": "a folder in memory, as /dev/shm"},
 }
 MAY_BE_EMPTY = ("init.path", "validation.mixture")
 Product = Literal["attention.qkv", "attention.out", "mlp.gate_up", "mlp.down"]  # of a block of the trunk
@@ -129,6 +130,9 @@ class DataConfig:
     block_rows: NonNegative = 0  # the most of a block, in the task blocks; 0: no source has it
     overlong: Literal["error", "drop", "window"]  # a longer sample: stop, leave it out, take a random part of it
     window_samples: Positive  # how many wait for packing
+    # Which of them make a pack: the oldest, or such that all packs have about the same attention work, so that no rank
+    # waits for another.
+    packing: Literal["oldest", "balanced"] = "oldest"
     workers: NonNegative = 1  # processes per rank; 0 loads in the training process
     cached_samples: NonNegative = 0  # decoded samples each worker keeps in memory
 
@@ -197,6 +201,8 @@ class CheckpointConfig:
     keep: Positive  # the newest; older ones are deleted
     keep_every_steps: NonNegative = 0  # those of multiples of this are never deleted; 0: no such multiples
     background: bool = False  # write while training goes on; host memory for one copy of the state
+    memory_every_steps: NonNegative = 0  # copies in the host memory of two nodes, to go on from after a crash; 0: none
+    memory_folder: str = "/dev/shm"  # where they lie: in memory, and of each node's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

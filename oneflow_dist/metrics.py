@@ -36,7 +36,7 @@ class MetricsLog:
             return
         folder = Path(config.run.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = _open_alone(folder / "metrics.jsonl")
+        self._lines = open_alone(folder / "metrics.jsonl")
         _cut_after(self._lines, first_step)
         write_whole(folder / "config.toml", write_config(config).encode())
         self._tensorboard = _open_tensorboard(folder, first_step) if config.metrics.tensorboard else None
@@ -187,7 +187,7 @@ def _is_broken(value: float | str) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _open_alone(path: Path) -> TextIO:
+def open_alone(path: Path) -> TextIO:
     """Open for appending what no other run writes to; so a run has its folder to itself for as long as it lives."""
     file = path.open("a+", encoding="utf-8", errors="surrogateescape")  # damage is found by the line, not by the byte
     try:  # this lock is not inherited by data workers, who end a moment after a killed run

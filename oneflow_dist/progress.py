@@ -101,17 +101,27 @@ def clear_place(final: Path) -> None:
 
 
 def complete(final: Path, config: Config, progress: Progress, tokenizer: bytes | None = None) -> None:
-    """Add what is not tensors to the folder beside `final`, then give it that name; it survives a power cut.
+    """Add what is not tensors to the folder beside `final`, then give it that name."""
+    describe(folder_beside(final), config, progress, tokenizer)
+    give_name(final)
+
+
+def describe(beside: Path, config: Config, progress: Progress, tokenizer: bytes | None = None) -> None:
+    """Write what of a checkpoint is not tensors.
 
     Args:
         tokenizer: the content of the ranks file; None for "bytes", or where nothing has been tokenized.
     """
-    beside = folder_beside(final)
     table = {"format": FORMAT, **dataclasses.asdict(progress)}
     write_whole(beside / "progress.json", json.dumps(table).encode())
     write_whole(beside / "config.toml", write_config(config).encode())
     if tokenizer is not None:
         write_whole(beside / TOKENIZER, tokenizer)
+
+
+def give_name(final: Path) -> None:
+    """To the folder beside `final`, in which all files are; it survives a power cut."""
+    beside = folder_beside(final)
     write_whole(beside / COMPLETE, b"All files of this checkpoint have been written.\n")
     beside.rename(final)
     sync_folder(final.parent)

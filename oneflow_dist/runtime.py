@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 GLOO = "gloo_in_order"  # see `_make_gloo`
+LOST_PEER = "another rank has ended"
 
 
 def start_process(data_workers: int = 0, deterministic: bool = False) -> torch.device:
@@ -171,14 +172,11 @@ def run_program(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise
-        reason = str(error).partition("] ")[2] or error  # without gloo's line of its source
-        _exit_with(f"another rank has ended or cannot be reached, its message tells why ({reason})", code=1, state=None)
+        reason = (str(error).partition("] ")[2] or str(error)).partition(". This")[0]  # gloo's source, gloo's advice
+        _exit_with(f"{LOST_PEER} or cannot be reached, its message tells why ({reason})", code=1, state=None)
     except _failed_checkpoint() as error:
         step, failures = error.args
-        reasons = "; ".join(
-            f"rank {rank}: {describe_os_error(reason) if isinstance(reason, OSError) else reason}"
-            for rank, (reason, _) in failures.items()
-        )
+        reasons = "; ".join(f"rank {rank}: {_describe_failure(reason)}" for rank, (reason, _) in failures.items())
         if step == "read":
             advice = "it is damaged: move its folder away to continue from the one before"
             _exit_with(f"a checkpoint could not be read: {reasons}; {advice}", code=2)
@@ -200,6 +198,15 @@ def _failed_checkpoint() -> Any:
     """
     api = sys.modules.get("torch.distributed.checkpoint.api")
     return api.CheckpointException if api else ()
+
+
+def _describe_failure(reason: BaseException) -> str:
+    """What kept a rank from its part of a checkpoint; torch's archives tell a short write by their own counts alone."""
+    if isinstance(reason, OSError):
+        return describe_os_error(reason)
+    if "inline_container" in str(reason) and "unexpected pos" in str(reason):
+        return "its file ends too early: the disk is full, or a quota or a limit on the size of files is reached"
+    return str(reason)
 
 
 def _exit_with(message: str, code: int, state: State | None = "failed") -> NoReturn:

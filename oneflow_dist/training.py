@@ -15,6 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from oneflow_dist.checkpoint import CheckpointWriter, list_changes, load_checkpoint
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Counts, PackedBatch
+from oneflow_dist.copies.recovery import recover
+from oneflow_dist.copies.writer import CopyWriter
 from oneflow_dist.data.identity import compare_data
 from oneflow_dist.data.loader import PackLoader
 from oneflow_dist.first_weights import Start, start_from
@@ -139,7 +141,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     Raises:
         ValueError: the run cannot go on from what is there, or the data cannot be used.
     """
-    latest = find_latest(config.run.folder)
+    latest = recover(config, find_latest(config.run.folder))
     mesh = make_mesh(config, dist.get_world_size(), device.type)
     model = build_model(config, mesh, device)
     log(f"{dist.get_world_size()} x {device.type}, {describe_parameters(model)}, {describe_step(config)}")
@@ -167,6 +169,7 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
     under_way: list[tuple[Moment, float, LaunchedStep]] = []  # not looked at yet; begin, seconds without data
     with (
         MetricsLog(config, progress.step, is_main()) as metrics_log,
+        CopyWriter(config, model, optimizer, ema) as copies,
         CheckpointWriter(config, model, optimizer, ema) as checkpoints,
         guard,
     ):
@@ -184,16 +187,21 @@ def train(config: Config, device: torch.device, signals: StopSignals) -> None:
             is_saved = step % config.checkpoint.every_steps == 0 or step == config.train.steps or made.is_last
             is_validated = validation is not None and validation.is_due(step) and not made.is_last
             is_drawn = config.sampling.every_steps > 0 and step % config.sampling.every_steps == 0
-            is_looked_at = is_saved or is_drawn or is_validated
+            is_copied = copies.is_due(step) and not made.is_last
+            is_looked_at = is_saved or is_copied or is_drawn or is_validated
             while len(under_way) > (0 if is_looked_at else 1):  # one step late, so that the device is busy
                 write_metrics(*under_way.pop(0), guard, metrics_log, config)
             if validation is not None and is_validated:  # before the checkpoint: who goes on from it has these values
                 guard.enter("validation", step)
                 metrics_log.add(step, validation.measure(model, ema))
-            if is_saved:
+            if is_saved or is_copied:
                 guard.enter("checkpoint", step)
-                checkpoints.save(Progress(step=step, lanes=loader.states, data=loader.identity, guard=guard.state))
-                metrics_log.note_checkpoint()
+                reached = Progress(step=step, lanes=loader.states, data=loader.identity, guard=guard.state)
+                if is_copied:
+                    copies.save(reached)
+                if is_saved:
+                    checkpoints.save(reached)
+                    metrics_log.note_checkpoint()
             if made.is_last:
                 message = f"by {guard.stop_signal or 'a signal'} after step {step}"
                 log(f"stopped {message}; run the same command to go on")
@@ -222,7 +230,9 @@ def write_metrics(
     """
     metrics = guard.finish(made)
     lr, flops = learning_rate(made.step, config.train.steps, config.optim), step_flops(made.counts, config)
-    values = step_values(metrics, config.modality, lr, made.end.seconds_since(begin), waited, flops)
+    seconds = made.end.seconds_since(begin)
+    guard.pace.note(made.step, seconds)
+    values = step_values(metrics, config.modality, lr, seconds, waited, flops)
     metrics_log.write(made.step, values | guard.slowest_rank(made.step))
 
 

@@ -72,6 +72,7 @@ WAYS = {
     "launch/node.sh": Way(reads_data=False, how="afresh"),
     "launch/torchrun.sh": Way(reads_data=False, how="afresh"),
     "launch/slurm.sbatch": Way(reads_data=False, how="afresh"),
+    "launch.hosts": Way(("--help",), reads_data=False, says="usage"),  # it would look for its hosts
     "oneflow_dist.train": Way(("train.steps=2", "data.workers=0"), RUN),
     # It forks itself from a server, which stays.
     "oneflow_dist.commands.plan": Way((), MODEL, reads_data=False, how="here"),

@@ -135,6 +135,7 @@ class Launcher:
         self,
         *arguments: str | Path,
         num_ranks: int = 0,
+        num_nodes: int = 1,
         env: dict[str, str] | None = None,
         file_limit: int | None = None,
         folder: Path = ROOT,
@@ -143,6 +144,7 @@ class Launcher:
         """Start `python *arguments` (`-m module` or a script), on `num_ranks` ranks as torchrun starts them (0: alone).
 
         Args:
+            num_nodes: node0, node1, ... with as many of the ranks on each, in a row.
             env: added to the environment.
             file_limit: bytes that no file can outgrow: a write beyond fails, as on a full disk.
             folder: where it runs; a script is this checkout's in any case.
@@ -151,10 +153,11 @@ class Launcher:
         own = Path(tempfile.mkdtemp(dir=self.folder))
         (own / "in").write_text(stdin)
         port = str(free_port())
+        per_node = max(1, num_ranks // num_nodes)
         pids, streams = [], []
         for rank in range(max(1, num_ranks)):
-            places = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            sizes = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+            places = {"RANK": str(rank), "LOCAL_RANK": str(rank % per_node), "ONEFLOW_NODE": f"node{rank // per_node}"}
+            sizes = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(per_node)}
             group = {**places, **sizes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if num_ranks else {}
             paths = own / f"{rank}.out", own / f"{rank}.err"
             request = {

@@ -179,7 +179,7 @@ def needed_bytes(folder: str) -> int:
     """What the room check of a save on two replicas asks for."""
     config = load_config(f"{folder}/config.toml", ["parallel.replicate=2", "parallel.shard=2"])
     asked: list[int] = []
-    checkpoint._check_room = lambda final, needed, free: asked.append(needed)
+    checkpoint.check_room = lambda final, needed, free: asked.append(needed)
     CheckpointWriter(config, *trained(config)).save(PROGRESS)
     return asked[0]
 

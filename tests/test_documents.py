@@ -53,6 +53,8 @@ CONVERSATIONS = [block for block in BLOCKS if block.text.startswith('{"') and bl
 # How the other blocks begin. A block of another kind fails until it has a test of its own, or a place here.
 TREES = ("configs/ ", "runs/quickstart/\n", "runs/8b/launches/", "tar shard -> ")
 MESSAGES = ("step 812, rank 3: ", "error: rank 0 on node1 ", "step 800: ", "error: data worker 1, ", "error: node7: ")
+MESSAGES += ("step 23: the last 3 steps took ", "data.packs_per_step (128) on 56 ")
+MESSAGES += ("step 4 was in the memory of ", "error: checkpoint.memory_folder: ")
 TRANSCRIPTS = [block for block in BLOCKS if block.text.startswith("$ ")]
 COMMIT = ("area: ",)
 DIFFS = ("--- ",)
@@ -190,6 +192,7 @@ ELSEWHERE = {
     "tools/audit.py": find_program,
     "tools/held_out.py": find_program,
     "tests/torture/image.py": find_program,
+    **{f"tests/torture/{name}.py": find_program for name in ("faults", "fault_table")},
     **{f"tests/torture/{name}.py": find_program for name in ("hostile", "mistakes", "nodes", "page", "slurm")},
     "mkdocs": find_site,
     "nvidia-smi": not_ours,

@@ -75,14 +75,14 @@ def test_pictures_by_another_autoencoder_than_that_of_the_data_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_ranks_that_cannot_share_the_packs_end_together_and_say_why(
+def test_ranks_that_are_more_than_packs_end_together_and_say_why(
     launcher: Launcher, train_command: TrainCommand, tmp_path: Path
 ) -> None:
-    ends = launcher.run_ranks(3, *train_command(tmp_path / "run"))
+    ends = launcher.run_ranks(3, *train_command(tmp_path / "run", "data.packs_per_step=2"))
     assert [end.code for end in ends] == [2, 2, 2]
     assert not (tmp_path / "run").exists()
     for end, rank in zip(ends, ("", " (rank 1)", " (rank 2)"), strict=True):
-        assert names(end.stderr, f"error{rank}: data.packs_per_step", 4, 3, "data.packs_per_step=3")
+        assert names(end.stderr, f"error{rank}: data.packs_per_step", 2, 3, "data.packs_per_step=3")
 
 
 def test_a_missing_shard_is_named(launcher: Launcher, train_command: TrainCommand, tmp_path: Path) -> None:

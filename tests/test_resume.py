@@ -71,17 +71,24 @@ def test_two_killed_ranks_of_torchrun_end_bitwise_as_two_unbroken_ones(
 LAYOUTS = {
     "1": (1, ()),
     "shard 2": (2, ()),
+    "shard 3": (3, ()),  # of which one has two packs of four, and two have a silent one
     "shard 4": (4, ()),
+    "replicate 3": (3, ("parallel.replicate=3",)),
     "replicate 2 x shard 2": (4, ("parallel.replicate=2", "parallel.shard=2")),
     "tensor 2": (2, ("parallel.shard=1", "parallel.tensor=2")),
     "shard 2 x tensor 2": (4, ("parallel.shard=2", "parallel.tensor=2")),
+    "shard 2 x context 2": (4, ("parallel.shard=2", "parallel.context=2")),
 }
 # Each writes the checkpoint from which the next goes on: every kind of axis comes, goes and gives way to every other.
 CHAINS = {
     "shards and replicas": (
         "shard 2, replicate 2 x shard 2, 1, shard 2, shard 4, 1, shard 2 x tensor 2, replicate 2 x shard 2, shard 2"
     ),
-    "few and many": "1, replicate 2 x shard 2, shard 4, tensor 2, shard 2 x tensor 2, tensor 2",
+    "few and many": (
+        "1, replicate 2 x shard 2, shard 4, shard 2 x context 2, tensor 2, shard 2 x tensor 2, "
+        "shard 2 x context 2, tensor 2"
+    ),
+    "fewer ranks than before, for a while": "shard 2, shard 4, shard 3, replicate 3, shard 4",
     "tensor ranks and others": "1, shard 2 x tensor 2, shard 2, shard 2 x tensor 2, 1",
 }
 

@@ -51,14 +51,13 @@ def main() -> None:
 
 def measure(model: OneFlow, config: Config, mixture: str, num_samples: int) -> dict[str, dict[str, float]]:
     """For each source its losses by name, as in metrics.jsonl."""
-    from oneflow_dist.model.axis import ALONE
     from oneflow_dist.validation import Validation
 
     flow = dataclasses.replace(config.flow, normalize="batch")  # nats of an open slot, however the model was trained
     asked = dataclasses.replace(config.validation, mixture=mixture, samples=num_samples)
     train = dataclasses.replace(config.train, compile=False)  # so that nothing is padded
     config = dataclasses.replace(config, flow=flow, validation=asked, train=train)
-    validation = Validation(config, 0, 1, ALONE, next(model.parameters()).device)
+    validation = Validation(config, 0, 1, model, next(model.parameters()).device)
     report: dict[str, dict[str, float]] = {}
     for name, value in validation.losses(model).items():
         source, _, loss = name.partition("/")

@@ -341,10 +341,11 @@ def check_layout(config: Config) -> Iterator[Finding]:
     import torch
 
     devices, parallel = torch.cuda.device_count() or 1, config.parallel
-    least = parallel.replicate * max(1, parallel.shard) * parallel.tensor
-    if parallel.tensor > devices:
-        says = f"parallel.tensor is {parallel.tensor}, but there are {devices} devices here"
-        yield Finding("layout", "slow", says, "a tensor axis over several nodes waits for their network")
+    shared = parallel.context * parallel.tensor
+    least = parallel.replicate * max(1, parallel.shard) * shared
+    if shared > devices:
+        says = f"parallel.context x tensor is {shared} ranks for a pack, but there are {devices} devices here"
+        yield Finding("layout", "slow", says, "ranks that share a pack over several nodes wait for their network")
     elif least > devices:
         says = f"[parallel] asks for {least} ranks at least, but there are {devices} devices here"
         yield Finding("layout", "slow", says, "start it on more nodes, or lower parallel.replicate and parallel.shard")

@@ -63,7 +63,7 @@ def main() -> None:
 
     start, states = read_start(args.checkpoint, first)
     loaders = [PackLoader(config, rank, args.world_size, states) for rank in range(args.world_size)]
-    total, seconds = Counts.zeros(), 0.0
+    total, seconds, shares = Counts.zeros(), 0.0, list[float]()
     for step in range(start, last):
         before = time.perf_counter()
         packs = global_batch(loaders)
@@ -71,6 +71,7 @@ def main() -> None:
             continue
         seconds += time.perf_counter() - before
         total = sum((pack.counts for pack in packs), total)
+        shares.append(balance(packs, args.world_size))
         print(describe(step, packs, args.keys), flush=True)
         if args.show and step == first:
             shown = packs[0], load_tokenizer(config.data.tokenizer, config.modality), config
@@ -84,6 +85,12 @@ def main() -> None:
         f"{total.sequences / seconds:.0f} samples/s, {total.rows / seconds:.0f} rows/s",
         file=sys.stderr,
     )
+    if args.world_size > 1:
+        print(
+            f"attention pairs of a rank: {sum(shares) / len(shares):.1%} of those of the step's slowest, in the mean "
+            f"(data.packing is {config.data.packing!r})",
+            file=sys.stderr,
+        )
 
 
 def parse_steps(text: str) -> tuple[int, int]:
@@ -117,6 +124,12 @@ def global_batch(loaders: list[PackLoader]) -> list[PackedBatch]:
     """The packs of one step over all ranks, in the order of lanes: rank r of R has lanes r, r + R, ..."""
     of_ranks = [loader.next_step() for loader in loaders]
     return [pack for of_lanes in zip(*of_ranks, strict=True) for pack in of_lanes]
+
+
+def balance(packs: list[PackedBatch], world_size: int) -> float:
+    """The mean of the ranks' attention pairs in a step, as a share of the most that one has."""
+    of_ranks = [sum(pack.counts.attention_pairs for pack in packs[rank::world_size]) for rank in range(world_size)]
+    return sum(of_ranks) / world_size / max(of_ranks)
 
 
 def describe(step: int, packs: list[PackedBatch], all_keys: bool) -> str:

@@ -8,12 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.gpus import GIB, GPUS, Gpu, find_gpu
+from oneflow_dist.planning.gpus import AXES, GIB, GPUS, Gpu, find_gpu
 from oneflow_dist.runtime import run_program
 from oneflow_dist.toml import check_range
 
 if TYPE_CHECKING:
     from oneflow_dist.planning.cluster import Cluster
+    from oneflow_dist.planning.estimate import Estimate
+    from oneflow_dist.planning.trace import Trace
 
 
 def main() -> None:
@@ -25,11 +27,14 @@ def main() -> None:
     parser.add_argument(
         "--step", type=int, metavar="PACKS", help="instead, a step of so many packs on one GPU, by part"
     )
-    parser.add_argument("--mesh", help="replicate,shard,tensor instead of [parallel], as 1,64,8")
+    parser.add_argument("--mesh", help="replicate,shard,context,tensor instead of [parallel], as 1,64,1,8")
     parser.add_argument("--gpu", default="h100-80gb", help=f"{', '.join(GPUS)} (%(default)s)")
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--search", action="store_true", help="compare all layouts and plan the fastest that fits")
+    parser.add_argument(
+        "--draw", metavar="FILE.png", help="a picture of the last microbatch and the update: lanes, waits"
+    )
     args = parser.parse_intermixed_args()
     if (args.world_size is None) == (args.step is None):
         parser.error("name one of --world-size and --step")
@@ -43,7 +48,8 @@ def main() -> None:
     config = load_config(args.config, [*args.overrides, *mesh_overrides(args.mesh)])
     print(f"planning {args.config} on {args.world_size} x {gpu.name}", file=sys.stderr, flush=True)
     # Only now, since it takes seconds: what is wrong on the command line has been answered by then.
-    from oneflow_dist.planning.cluster import Cluster, estimate
+    from oneflow_dist.planning.cluster import Cluster
+    from oneflow_dist.planning.estimate import estimate
     from oneflow_dist.planning.report import plan_json, plan_text
     from oneflow_dist.planning.trace import trace_step
 
@@ -52,6 +58,8 @@ def main() -> None:
         config = best_layout(config, args.world_size, cluster)
     trace = trace_step(config, args.world_size)
     costs = estimate(trace, config, cluster)
+    if args.draw:
+        save_picture(args.draw, trace, costs, config, cluster)
     if args.format == "json":
         print(json.dumps(plan_json(trace, costs, config, cluster), indent=2))
     else:
@@ -62,24 +70,34 @@ def print_pace(config: Config, packs: int, gpu: Gpu) -> None:
     """Milliseconds of each part of a step on one GPU, of made-up packs like those of training."""
     print(f"counting a step of {packs} packs on one {gpu.name}", file=sys.stderr, flush=True)
     from oneflow_dist.planning.batches import make_batch
-    from oneflow_dist.planning.pace import Rates, pace_of, pace_text
+    from oneflow_dist.planning.pace import pace_of, pace_text
 
-    rates = Rates.of(gpu)
-    print(pace_text(pace_of(config, [make_batch(config, number) for number in range(packs)], rates), gpu, rates))
+    print(pace_text(pace_of(config, [make_batch(config, number) for number in range(packs)], gpu), gpu))
+
+
+def save_picture(path: str, trace: Trace, costs: Estimate, config: Config, cluster: Cluster) -> None:
+    """The lanes of the last microbatch and the update."""
+    from oneflow_dist.planning.drawing import draw_timeline
+    from oneflow_dist.planning.estimate import timeline_of
+    from oneflow_dist.planning.report import layout_text
+
+    title = f"{layout_text(trace, cluster)}: the last of {trace.microbatches} microbatches, and the update"
+    title += f"; a step takes {costs.step_seconds:.3f} s, MFU {costs.mfu:.1%}"
+    draw_timeline(timeline_of(trace.stretches[-2:], trace, config, cluster), title).savefig(path)
 
 
 def mesh_overrides(mesh: str | None) -> list[str]:
     """`--mesh` as overrides of [parallel].
 
     Raises:
-        ValueError: it is not three whole numbers.
+        ValueError: it is not four whole numbers.
     """
     if mesh is None:
         return []
     sizes = mesh.split(",")
-    if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
-        raise ValueError(f"--mesh: {mesh!r} is not replicate,shard,tensor; write three whole numbers, as 1,64,8")
-    return [f"parallel.{axis}={size}" for axis, size in zip(("replicate", "shard", "tensor"), sizes, strict=True)]
+    if len(sizes) != len(AXES) or not all(size.isdigit() for size in sizes):
+        raise ValueError(f"--mesh: {mesh!r} is not {','.join(AXES)}; write four whole numbers, as 1,64,1,8")
+    return [f"parallel.{axis}={size}" for axis, size in zip(AXES, sizes, strict=True)]
 
 
 def best_layout(config: Config, world_size: int, cluster: Cluster) -> Config:
@@ -88,14 +106,16 @@ def best_layout(config: Config, world_size: int, cluster: Cluster) -> Config:
 
     plans = search(config, world_size, cluster)
     print(
-        f"{'replicate':>9} {'shard':>6} {'tensor':>6} {'checkpointing':>14} {'GiB':>8} {'step s':>8} {'MFU':>6}",
+        f"{'replicate':>9} {'shard':>6} {'context':>8} {'tensor':>6} {'checkpointing':>14} {'GiB':>8} {'step s':>8} "
+        f"{'exposed':>8} {'MFU':>6}",
         file=sys.stderr,
     )
     for candidate, trace, costs in plans:
-        replicate, shard, tensor = trace.mesh
+        replicate, shard, context, tensor = trace.mesh
+        exposed = sum(costs.exposed_seconds.values()) / costs.step_seconds
         print(
-            f"{replicate:>9} {shard:>6} {tensor:>6} {candidate.train.activation_checkpointing:>14} "
-            f"{costs.peak_bytes / GIB:>8.1f} {costs.step_seconds:>8.3f} {costs.mfu:>6.1%}"
+            f"{replicate:>9} {shard:>6} {context:>8} {tensor:>6} {candidate.train.activation_checkpointing:>14} "
+            f"{costs.peak_bytes / GIB:>8.1f} {costs.step_seconds:>8.3f} {exposed:>8.1%} {costs.mfu:>6.1%}"
             f"{'' if costs.fits else '  does not fit'}",
             file=sys.stderr,
         )

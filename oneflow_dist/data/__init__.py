@@ -11,7 +11,7 @@ The path of a sample, step by step:
      7. too long: dropped, cut, or an error; holes, if it has any  streams.py   fit_sample, excerpts.py
      8. tokens deleted or hidden, pieces noised                    process.py    Process.noise         -> NoisySample
      9. sources mixed by their weights, into the lane's window     lanes.py     Lane._draw
-    10. chosen from the window, laid end to end                    packing.py   choose_samples, pack   -> PackedBatch
+    10. chosen from the window, laid end to end                    choosing.py, packing.py             -> PackedBatch
     11. made ahead of the trainer, with the state of its lane      loader.py, workers.py
 
 Steps 1 to 8 depend on the seed, the pass and the sample's key alone; a lane's state is how far step 1 has come, and

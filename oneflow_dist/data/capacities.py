@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from oneflow_dist.bars import bar
-from oneflow_dist.config import Config
+from oneflow_dist.config import Config, DataConfig
 from oneflow_dist.containers import Capacity, Sample
+from oneflow_dist.data.choosing import choose_samples
 from oneflow_dist.data.lanes import Lane
 from oneflow_dist.data.mixture import Source, load_mixture
-from oneflow_dist.data.packing import choose_samples
 from oneflow_dist.data.shards import ShardSet, open_shards
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.data.tokenizer import load_tokenizer
@@ -148,7 +148,7 @@ def _try_rows(rows: int, sizes: list[Capacity], longest: list[int], config: Conf
     rows_alone = Capacity(
         rows=rows, tokens=UNBOUNDED, bag_tokens=UNBOUNDED, sequences=UNBOUNDED, pieces=none, patches=none
     )
-    packs = _fill(sizes, rows_alone, config.data.window_samples)
+    packs = _fill(sizes, rows_alone, config.data)
     fullest = np.maximum(np.ceil(MARGIN * np.max(packs, axis=0)).astype(np.int64), longest)
     _, tokens, bag_tokens, sequences, *of_pieces = fullest.tolist()
     most_rows = (
@@ -178,16 +178,18 @@ def _measure_now(sizes: list[Capacity], longest: list[int], config: Config) -> P
 
 
 def _pack_into(capacity: Capacity, sizes: list[Capacity], config: Config) -> Packing:
-    packs = _fill(sizes, capacity, config.data.window_samples)
+    packs = _fill(sizes, capacity, config.data)
     rows, samples = np.mean([[pack[0], pack[3]] for pack in packs], axis=0)
     return Packing(capacity=capacity, padding=1.0 - float(rows) / capacity.rows, samples=float(samples))
 
 
-def _fill(sizes: list[Capacity], capacity: Capacity, window_samples: int) -> list[list[int]]:
+def _fill(sizes: list[Capacity], capacity: Capacity, data: DataConfig) -> list[list[int]]:
     """What packs hold that are filled as a lane fills them, while there are enough samples to choose from."""
-    waiting, rest, packs = sizes[:window_samples], deque(sizes[window_samples:]), list[list[int]]()
+    waiting, rest, packs = sizes[: data.window_samples], deque(sizes[data.window_samples :]), list[list[int]]()
+    num_rows, num_pairs = np.sum([[size.rows, size.rows**2] for size in sizes], axis=0).tolist()
+    row_pairs = num_pairs / num_rows if data.packing == "balanced" else None
     while True:
-        chosen = choose_samples(waiting, capacity)
+        chosen = choose_samples(waiting, capacity, row_pairs)
         if len(chosen) == len(waiting) and packs:  # what is left does not fill a pack
             return packs
         packs.append(np.sum([waiting[index].to_list() for index in chosen], axis=0).tolist())

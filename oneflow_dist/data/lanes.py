@@ -11,9 +11,10 @@ import numpy as np
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Capacity, NoisySample, PackedBatch
+from oneflow_dist.data.choosing import choose_samples
 from oneflow_dist.data.held_out import HeldOut
 from oneflow_dist.data.mixture import Source
-from oneflow_dist.data.packing import choose_samples, pack, size_of
+from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.shards import ShardSet
 from oneflow_dist.data.streams import SourceStream, capacity_of, read_document
 from oneflow_dist.data.tokenizer import Tokenizer
@@ -33,7 +34,8 @@ class Lane:
     """One of the `packs_per_step` streams that a step takes one pack from.
 
     Over all lanes each sample of a source comes once a pass, see `data/order.py`. The lane's state is two counts per
-    source, how many samples it has looked at and how many of them it used, and the draws that wait: a few kilobytes.
+    source, how many samples it has looked at and how many of them it used, two sums over what it drew, and the draws
+    that wait: a few kilobytes.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Lane:
     ):
         self.index = index
         self.window_samples = config.data.window_samples
+        self.is_balanced = config.data.packing == "balanced"
         self.normalize = config.flow.normalize
         self.sees = config.sees
         self.capacity = capacity_of(config)
@@ -58,12 +61,14 @@ class Lane:
         self.weights = np.array([s.weight for s in sources]) / sum(s.weight for s in sources)
         self.used = np.zeros(len(sources), dtype=np.int64)
         self.window: deque[Waiting] = deque()
+        self.rows = self.pairs = 0  # of all that was drawn; pairs of a row and a key are squared rows
 
     def next_pack(self) -> PackedBatch:
         """The next packed batch of this lane."""
         while len(self.window) < self.window_samples:
             self.draw()
-        chosen = choose_samples([w.size for w in self.window], self.capacity)
+        row_pairs = self.pairs / self.rows if self.is_balanced else None
+        chosen = choose_samples([w.size for w in self.window], self.capacity, row_pairs)
         samples = [self.window[i].noisy for i in chosen]
         taken = set(chosen)
         self.window = deque(w for i, w in enumerate(self.window) if i not in taken)
@@ -76,6 +81,7 @@ class Lane:
             "weights": self.weights.tolist(),
             "draws": [stream.draws for stream in self.streams],
             "used": self.used.tolist(),
+            "drawn": [self.rows, self.pairs],
             "waiting": [[w.source, w.draw] for w in self.window],
         }
 
@@ -94,10 +100,13 @@ class Lane:
             if number is not None:
                 self.streams[number].draws, self.used[number] = draws, used if is_same else 0
         self.window.clear()
+        self.rows = self.pairs = 0
         for old, draw in state["waiting"]:
             number = numbers[old]
             if number is not None and (noisy := self.streams[number].sample_at(draw)) is not None:
                 self._wait(number, draw, noisy)
+        if is_same:  # else, and in states of version 0.1, the sums begin with what waits
+            self.rows, self.pairs = state.get("drawn", (self.rows, self.pairs))
 
     def draw(self) -> None:
         """Put one more sample in the window, from the source furthest behind its weight."""
@@ -107,4 +116,7 @@ class Lane:
         self._wait(number, draw, noisy)
 
     def _wait(self, source: int, draw: int, noisy: NoisySample) -> None:
-        self.window.append(Waiting(source, draw, noisy, size_of([noisy])))
+        size = size_of([noisy])
+        self.rows += size.rows
+        self.pairs += size.rows**2
+        self.window.append(Waiting(source, draw, noisy, size))

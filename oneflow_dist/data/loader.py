@@ -12,6 +12,7 @@ from oneflow_dist.data.held_out import find_held_out, report_held_out
 from oneflow_dist.data.identity import describe_data
 from oneflow_dist.data.lanes import Lane
 from oneflow_dist.data.mixture import load_mixture
+from oneflow_dist.data.packing import silence
 from oneflow_dist.data.report import report_modalities, report_source
 from oneflow_dist.data.shards import open_shards
 from oneflow_dist.data.tokenizer import load_tokenizer
@@ -28,25 +29,33 @@ def can_share_packs(config: Config, world_size: int) -> bool:
 
 
 def packs_of_rank(config: Config, world_size: int) -> int:
-    """Packs of a step for each of `world_size` data-parallel ranks.
+    """Packs of a step that each of `world_size` data-parallel ranks computes: its own, and perhaps a silent one.
 
     Raises:
-        ValueError: the ranks cannot share the packs of a step evenly.
+        ValueError: there are more ranks than packs.
     """
     packs = config.data.packs_per_step
-    if not can_share_packs(config, world_size):
+    if world_size > packs:
         raise ValueError(
-            f"data.packs_per_step ({packs}) is not a multiple of the {world_size} data-parallel ranks; "
-            f"set data.packs_per_step={world_size * max(1, packs // world_size)}"
+            f"data.packs_per_step ({packs}) is less than the {world_size} data-parallel ranks, which need one each; "
+            f"set data.packs_per_step={world_size}, or let ranks share packs (parallel.context, parallel.tensor)"
         )
-    return packs // world_size
+    return -(-packs // world_size)
+
+
+def idle_share(config: Config, world_size: int) -> float:
+    """The part of each step in which `world_size` data-parallel ranks compute silent packs."""
+    packs = config.data.packs_per_step
+    return 1.0 - packs / (-(-packs // world_size) * world_size)
 
 
 class PackLoader:
-    """An endless stream of packs for rank `rank` of `world_size`: `packs_per_step / world_size` for every step.
+    """An endless stream of packs for rank `rank` of `world_size`: as many in a step as any other rank has.
 
     The global sequence of packs depends on the config and the step alone. A rank owns the lanes rank, rank + R, ...;
     their states travel with the packs, so that a checkpoint holds what has been trained on, not what was prefetched.
+    Where the packs of a step cannot be shared evenly, a rank with one lane less adds a pack that says nothing, since
+    all ranks have to gather weights together.
     """
 
     def __init__(self, config: Config, rank: int, world_size: int, states: LaneStates | None = None):
@@ -62,6 +71,9 @@ class PackLoader:
         shards = [open_shards(source.name, source.shards, source.index) for source in sources]
         self.report = [report_source(source, of_source) for source, of_source in zip(sources, shards, strict=True)]
         self.report += report_modalities(config.modality, shards)
+        if idle := idle_share(config, world_size):
+            packs = f"data.packs_per_step ({config.data.packs_per_step}) on {world_size} data-parallel ranks"
+            self.report.append(f"{packs}: {idle:.0%} of each step is spent on packs that count nothing")
         self.identity = describe_data(sources, shards, tokenizer)
         indices = range(rank, config.data.packs_per_step, world_size)
         held_out = find_held_out(config.validation.mixture, shards) if config.validation.mixture else None
@@ -73,19 +85,21 @@ class PackLoader:
         self._packs = Workers(streams) if streams else _make_packs(lanes, states)
 
     def next_step(self) -> list[PackedBatch]:
-        """This rank's packs of the next step, in host memory.
+        """This rank's packs of the next step, in host memory; a silent one, if there is one, comes last.
 
         Raises:
             ValueError: a sample cannot be used, or a worker has died.
             OSError: a shard cannot be read.
         """
         batches = []
-        for _ in range(self.packs_per_step):
+        for _ in self.states:
             index, batch, state = next(self._packs)
             if not isinstance(batch, PackedBatch):
                 raise batch
             self.states[index] = state
             batches.append(batch)
+        if len(batches) < self.packs_per_step:
+            batches.append(silence(batches[0]))
         return batches
 
 

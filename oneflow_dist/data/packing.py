@@ -35,34 +35,6 @@ def size_of(samples: list[NoisySample]) -> Capacity:
     )
 
 
-def choose_samples(sizes: list[Capacity], capacity: Capacity) -> list[int]:
-    """Which of the waiting samples make the next pack.
-
-    The oldest go first, so that no sample waits for long and a pack is a fair draw; the gap that they leave is filled
-    best-fit, the largest that still fits each time. One sequence is kept free for the padding.
-
-    Returns:
-        Indices into `sizes`, never empty.
-    """
-    need = np.array([size.to_list() for size in sizes])
-    room = np.array(replace(capacity, sequences=capacity.sequences - 1).to_list(), dtype=np.int64)
-    fits_with_all_before = (np.cumsum(need, axis=0) <= room).all(axis=1)
-    num_oldest = len(need) if fits_with_all_before.all() else int(np.argmin(fits_with_all_before))
-    chosen = list(range(num_oldest))
-    room = room - need[:num_oldest].sum(axis=0)
-    is_free = np.arange(len(need)) >= num_oldest
-    while True:
-        fits = np.flatnonzero(is_free & (need <= room).all(axis=1))
-        if fits.size == 0:
-            break
-        best = int(fits[np.argmax(need[fits, 0])])
-        chosen.append(best)
-        is_free[best] = False
-        room -= need[best]
-    assert chosen, "a sample larger than a pack must be refused when it is decoded"
-    return chosen
-
-
 def pack(
     samples: list[NoisySample],
     capacity: Capacity | None,
@@ -136,6 +108,17 @@ def pack(
             moving_elements=tuple(int(p.patch_weight.sum()) * p.velocity.shape[1] for p in packed),
         ),
         keys=tuple(s.key for s in samples),
+    )
+
+
+def silence(batch: PackedBatch) -> PackedBatch:
+    """The same rows, of which nothing is learnt and nothing is counted."""
+    return replace(
+        batch,
+        slot_weight=torch.zeros_like(batch.slot_weight),
+        bag_weight=torch.zeros_like(batch.bag_weight),
+        pieces=tuple(replace(p, patch_weight=torch.zeros_like(p.patch_weight)) for p in batch.pieces),
+        counts=Counts.zeros(len(batch.pieces)),
     )
 
 

@@ -18,6 +18,7 @@ from oneflow_dist.config import Config
 from oneflow_dist.containers import StepMetrics
 from oneflow_dist.flow.losses import are_finite
 from oneflow_dist.guard.bad_batches import keep_suspects
+from oneflow_dist.guard.pace import Pace
 from oneflow_dist.guard.skipping import GuardState, Judgement, LaunchedStep, SkipRule
 from oneflow_dist.guard.watchdog import Place, Watchdog
 from oneflow_dist.runtime import log
@@ -49,6 +50,7 @@ class Guard:
         self._first_step: int | None = None
         self.place = Place(step=0, phase="start", since=time.monotonic(), limit=math.inf)
         self._times = Times(since=time.monotonic())
+        self.pace = Pace()
         self._watchdog: Watchdog | None = None
 
     def __enter__(self) -> Guard:
@@ -73,6 +75,7 @@ class Guard:
         if self._first_step is None:
             self._first_step = step
         now, before = time.monotonic(), self.place
+        self.pace.spend(before.phase, now - before.since)
         if before.phase in OWN_PHASES and before.step > self._first_step:
             self._times.own[before.phase] += now - before.since
         if phase == OWN_PHASES[0] and step > self._first_step:

@@ -100,7 +100,7 @@ class Watchdog:
         is_first = _within(ANSWER_SECONDS, lambda: self._store.add("alarm", 1) == 1)
         _within(ANSWER_SECONDS, lambda: self._write_stacks(place))
         if is_first is not False or not self._has_been_said():
-            self._say(place, seconds)
+            self._say(place, seconds, has_store=is_first is not None)
         os._exit(1)  # data workers, stuck or not, are killed with it
 
     def _has_been_said(self) -> bool:
@@ -119,8 +119,8 @@ class Watchdog:
             return True
         return False
 
-    def _say(self, place: Place, seconds: float) -> None:
-        others = _within(ANSWER_SECONDS, self._describe_ranks)
+    def _say(self, place: Place, seconds: float, has_store: bool) -> None:
+        others = _within(ANSWER_SECONDS, self._describe_ranks) if has_store else None
         if others is None:
             others = "; where the others are is not known, since the store of rank 0 or torchrun does not answer"
         message = (
@@ -130,7 +130,8 @@ class Watchdog:
         sys.stderr.write(f"\nerror: {message}\n")  # on a line of its own: a progress bar may be open
         sys.stderr.flush()
         _within(ANSWER_SECONDS, lambda: tell("hung", message))
-        _within(ANSWER_SECONDS, lambda: self._store.set("said", ""))
+        if has_store:
+            _within(ANSWER_SECONDS, lambda: self._store.set("said", ""))
 
     def _write_stacks(self, place: Place) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

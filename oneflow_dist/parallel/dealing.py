@@ -106,7 +106,7 @@ def _join(
 
 def _those_in(span: slice, place: Int64[Tensor, "n"]) -> slice:
     """Of things in ascending places those whose place is in the span."""
-    first, last = torch.searchsorted(place, torch.tensor([span.start, span.stop])).tolist()
+    first, last = torch.searchsorted(place, torch.tensor([span.start, span.stop], device=place.device)).tolist()
     return slice(first, last)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import NoisySample, PackedBatch, Sample
+from oneflow_dist.data.choosing import choose_samples
 from oneflow_dist.data.codec import cut_pieces
-from oneflow_dist.data.packing import choose_samples, pack, size_of
+from oneflow_dist.data.packing import pack, size_of
 from oneflow_dist.data.streams import capacity_of
 from oneflow_dist.flow.noising import gaussian, keyed_generator
 from oneflow_dist.modality import ModalityConfig, first_picture

@@ -62,7 +62,8 @@ class Run:
     def ranks(self) -> int:
         """0 where nobody knows."""
         axes = [int(self.config.get(f"parallel.{axis}", -1)) for axis in ("replicate", "shard", "tensor")]
-        told = self.place.ranks or (math.prod(axes) if min(axes) > 0 else 0)
+        context = int(self.config.get("parallel.context", 1))  # runs of old do not know of it
+        told = self.place.ranks or (math.prod(axes) * context if min(axes) > 0 else 0)
         return told or max((checkpoint.writers for checkpoint in self.checkpoints), default=0)
 
     def so_far(self, name: str, is_speed: bool = False) -> np.ndarray:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 400
 # Of all that `oneflow_dist.train` imports, kernels included. A person can hold 7,000: make it smaller, and never larger
 # without saying in the commit by how much, and why that is the least.
-MAX_TRAINING_LINES = 16_150
+MAX_TRAINING_LINES = 17_100
 
 # Highest first. A module may import what lies lower; modules of one package may import each other, siblings may not.
 LAYERS = [
@@ -29,6 +29,7 @@ LAYERS = [
     {"oneflow_dist.sampler"},
     {"oneflow_dist.writers"},
     {"oneflow_dist.trained"},
+    {"oneflow_dist.copies"},
     {"oneflow_dist.canvas", "oneflow_dist.first_weights", "oneflow_dist.metrics"},
     {"oneflow_dist.checkpoint"},
     {"oneflow_dist.clock", "oneflow_dist.guidance", "oneflow_dist.making"},

@@ -243,6 +243,7 @@ def test_float8_on_a_gpu_that_has_none_is_broken(
     ("override", "name", "state"),
     [
         ("parallel.tensor=2", "layout", "slow"),
+        ("parallel.context=2", "layout", "slow"),
         ("parallel.replicate=4", "layout", "slow"),
         ("parallel.shard=4", "layout", "slow"),
         ("data.workers=64", "data workers", "slow"),

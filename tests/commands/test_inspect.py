@@ -72,6 +72,14 @@ def test_the_end_says_how_full_the_packs_of_all_steps_are(
     found = re.search(r"6 packs of 2048 rows: padding ([\d.]+)%.* samples a pack.* rows/s", end.stderr)
     assert found is not None, end.stderr
     assert float(found[1]) < 3.0
+    assert "attention pairs" not in end.stderr  # one rank has all of them
+
+
+def test_the_end_says_how_equal_the_attention_of_ranks_is(inspect: Inspect) -> None:
+    end = inspect("--steps", "0:2", "--world-size", "8", "--workers", "0", "data.packing=balanced")
+    found = re.search(r"attention pairs of a rank: ([\d.]+)% .*'balanced'", end.stderr)
+    assert found is not None, end.stderr
+    assert 50.0 < float(found[1]) <= 100.0
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 3), (2, 1), (4, 0), (8, 3)])

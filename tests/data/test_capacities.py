@@ -94,6 +94,15 @@ def test_pieces_have_room(make_config: MakeConfig, tmp_path: Path) -> None:
     assert padding_of(taken, 10) < 1.5 * TARGET
 
 
+def test_packs_are_measured_as_they_are_chosen(text_config: Config) -> None:
+    data = replace(text_config.data, rows_per_pack=512, max_sample_rows=512)
+    oldest, equal = (
+        suggest(replace(text_config, data=replace(data, packing=packing))) for packing in ("oldest", "balanced")
+    )
+    assert equal != oldest
+    assert equal.taken.padding < TARGET
+
+
 def test_the_same_data_give_the_same_capacities(text_config: Config) -> None:
     assert suggest(text_config) == suggest(text_config)
 

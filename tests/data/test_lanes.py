@@ -4,7 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -94,8 +96,9 @@ def test_the_realised_mixture_of_three_sources_is_that_of_the_weights_though_a_f
     assert drawn_of_filtered == pytest.approx(2 * lane.used[2], rel=0.02)
 
 
-def test_a_lane_continues_from_its_state_as_if_unbroken(make_lane: MakeLane, heldout: str) -> None:
-    lane, again = make_lane(heldout, 1), make_lane(heldout, 1)
+@pytest.mark.parametrize("packing", ["oldest", "balanced"])
+def test_a_lane_continues_from_its_state_as_if_unbroken(make_lane: MakeLane, heldout: str, packing: str) -> None:
+    lane, again = (make_lane(heldout, 1, f"data.packing={packing}") for _ in range(2))
     for _ in range(3):
         lane.next_pack()
     assert lane.state()["waiting"]
@@ -105,11 +108,12 @@ def test_a_lane_continues_from_its_state_as_if_unbroken(make_lane: MakeLane, hel
     assert again.state() == lane.state()
 
 
+@pytest.mark.parametrize("packing", ["oldest", "balanced"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_a_lane_of_three_sources_continues_from_any_state_through_json(
-    make_lane: MakeLane, three: str, steps: int
+    make_lane: MakeLane, three: str, steps: int, packing: str
 ) -> None:
-    lane, again = make_lane(three, 2, BYTES), make_lane(three, 2, BYTES)
+    lane, again = (make_lane(three, 2, BYTES, f"data.packing={packing}") for _ in range(2))
     for _ in range(steps):
         lane.next_pack()
     again.load_state(json.loads(json.dumps(lane.state())))
@@ -122,8 +126,13 @@ def test_a_state_is_a_few_integers_and_no_data(make_lane: MakeLane, heldout: str
     lane = make_lane(heldout)
     lane.next_pack()
     state = lane.state()
-    assert set(state) == {"sources", "weights", "draws", "used", "waiting"}
-    numbers = [*state["draws"], *state["used"], *(number for pair in state["waiting"] for number in pair)]
+    assert set(state) == {"sources", "weights", "draws", "used", "drawn", "waiting"}
+    numbers = [
+        *state["draws"],
+        *state["used"],
+        *state["drawn"],
+        *(number for pair in state["waiting"] for number in pair),
+    ]
     assert all(type(number) is int for number in numbers)
     assert len(state["waiting"]) == len(lane.window) > 0
 
@@ -196,14 +205,44 @@ def test_new_weights_hold_from_now_on_and_nothing_is_made_up_for(make_lane: Make
     lane = make_lane(pets(cats=9, dogs=1), 0, BYTES)
     keys_of(lane, 6)
     again = resumed(make_lane(pets(cats=1, dogs=1), 0, BYTES), lane.state())
+    assert again.rows == sum(waiting.size.rows for waiting in again.window) < lane.rows
     start = draws_of(again)
     keys_of(again, 6)
     drawn = {name: draws_of(again)[name] - start[name] for name in start}
     assert abs(drawn["cats"] - drawn["dogs"]) <= 1
 
 
-def test_packs_leave_less_than_three_percent_padding(config: Config) -> None:
+def test_balanced_packs_go_on_from_the_state_of_others(make_lane: MakeLane, heldout: str) -> None:
+    """That of a version without sums, too: then what waits is counted."""
+    lane = make_lane(heldout, 1)
+    for _ in range(3):
+        lane.next_pack()
+    state = lane.state()
+    (balanced, without_sums) = (make_lane(heldout, 1, "data.packing=balanced") for _ in range(2))
+    balanced.load_state(state)
+    assert balanced.state() == state
+    del state["drawn"]
+    without_sums.load_state(state)
+    rows = [waiting.size.rows for waiting in without_sums.window]
+    assert without_sums.state()["drawn"] == [sum(rows), sum(n * n for n in rows)]
+    for again in (balanced, without_sums):
+        assert set(again.next_pack().keys) & {waiting.noisy.key for waiting in lane.window}
+
+
+def test_the_sums_are_of_all_that_was_drawn(make_lane: MakeLane, heldout: str) -> None:
+    """Each sequence of a pack has its squared rows as pairs, and so has what waits."""
+    lane = make_lane(heldout, 0, "data.packing=balanced")
+    counts = [lane.next_pack().counts for _ in range(4)]
+    waiting = [waiting.size.rows for waiting in lane.window]
+    rows, pairs = lane.state()["drawn"]
+    assert rows == sum(c.rows for c in counts) + sum(waiting)
+    assert pairs == sum(c.attention_pairs for c in counts) + sum(n * n for n in waiting)
+
+
+@pytest.mark.parametrize("packing", ["oldest", "balanced"])
+def test_packs_leave_less_than_three_percent_padding(config: Config, packing: Literal["oldest", "balanced"]) -> None:
     """With the capacities and the window of the quickstart."""
+    config = replace(config, data=replace(config.data, packing=packing))
     sources = load_mixture(config.data.mixture)
     shards = [open_shards(source.name, source.shards) for source in sources]
     lane = Lane(0, config, sources, shards, load_tokenizer(config.data.tokenizer, config.modality))
@@ -212,9 +251,10 @@ def test_packs_leave_less_than_three_percent_padding(config: Config) -> None:
     assert capacity_of(config).rows == counts[0].padded_rows
 
 
-def test_no_sample_waits_for_long(make_lane: MakeLane, heldout: str) -> None:
+@pytest.mark.parametrize("packing", ["oldest", "balanced"])
+def test_no_sample_waits_for_long(make_lane: MakeLane, heldout: str, packing: str) -> None:
     """The oldest go first: what waits has been drawn within the last two windows."""
-    lane = make_lane(heldout)
+    lane = make_lane(heldout, 0, f"data.packing={packing}")
     for _ in range(10):
         lane.next_pack()
         draws = lane.streams[0].draws

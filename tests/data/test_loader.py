@@ -17,7 +17,7 @@ from oneflow_dist.containers import PackedBatch
 from oneflow_dist.data.index import index_tar
 from oneflow_dist.data.loader import LaneStates, PackLoader
 from oneflow_dist.data.tokenizer import train_ranks, write_ranks
-from tests.messages import Message
+from tests.messages import Message, names
 from tests.pieces import is_same_pack
 from tests.tars import serve, write_sources, write_tar
 
@@ -58,6 +58,7 @@ def run(
     for rank in range(world_size):
         loader = PackLoader(config, rank, world_size, states)
         own.append([loader.next_step() for _ in range(steps)])
+        assert {len(packs) for packs in own[-1]} == {-(-num_lanes // world_size)}
         gathered |= loader.states
         del loader  # and its workers
     return [own[n % world_size][step][n // world_size] for step in range(steps) for n in range(num_lanes)], gathered
@@ -82,7 +83,7 @@ def test_packs_hold_all_sources_side_by_side(unbroken: list[PackedBatch]) -> Non
     assert sum(pack.counts.rows for pack in unbroken) / sum(pack.counts.padded_rows for pack in unbroken) > 0.85
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 5, 8, 24])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_ranks_and_workers_do_not_change_the_packs(
     make_small: Callable[..., Config], unbroken: list[PackedBatch], world_size: int, workers: int
@@ -90,6 +91,16 @@ def test_ranks_and_workers_do_not_change_the_packs(
     steps = 1 if workers else STEPS
     packs, _ = run(make_small(f"data.workers={workers}"), world_size, steps)
     assert_same(packs, unbroken[: steps * NUM_LANES])
+
+
+def test_balanced_packs_are_the_same_on_any_ranks_and_workers_after_a_stop(make_small: Callable[..., Config]) -> None:
+    config = make_small("data.packing=balanced")
+    expected, _ = run(config, 1, STEPS)
+    packs, states = run(replace(config, data=replace(config.data, workers=1)), 4, 1)
+    assert_same(packs, expected[:NUM_LANES])
+    assert_same(run(config, 8, STEPS - 1, states)[0], expected[NUM_LANES:])
+    before, _ = run(make_small(), 1, 1)
+    assert any(one.keys != other.keys for one, other in zip(before, expected[:NUM_LANES], strict=True))
 
 
 @pytest.mark.parametrize("source", ["latents", "stories", "notes"])
@@ -137,8 +148,25 @@ def test_a_rank_takes_all_its_lanes_in_each_step(
         assert_same(loader.next_step(), unbroken[step * NUM_LANES + 1 : (step + 1) * NUM_LANES : 8])
 
 
+def test_a_rank_with_fewer_lanes_adds_a_pack_that_counts_nothing_and_a_line_tells_how_much_is_idle(
+    make_small: Callable[..., Config], unbroken: list[PackedBatch]
+) -> None:
+    loader = PackLoader(make_small(), 6, 7)
+    for step in range(2):
+        *own, silent = loader.next_step()
+        assert_same(own, unbroken[step * NUM_LANES + 6 : (step + 1) * NUM_LANES : 7])
+        assert set(silent.counts.to_list()) == {0}
+        weights = [silent.slot_weight, silent.bag_weight, *(pieces.patch_weight for pieces in silent.pieces)]
+        assert not any(weight.any() for weight in weights)
+        assert len(silent.slot_weight) == len(own[0].slot_weight)
+    assert sorted(loader.states) == [6, 13, 20]
+    (line,) = [line for line in loader.report if "packs_per_step" in line]
+    assert names(line, 24, 7, "14%")  # 4 of 28
+    assert not any("packs_per_step" in line for line in PackLoader(make_small(), 0, 8).report)
+
+
 @pytest.mark.parametrize(
-    ("step", "before", "after", "workers"), [(1, 1, 8, 0), (2, 2, 1, 0), (3, 4, 2, 0), (2, 1, 2, 3)]
+    ("step", "before", "after", "workers"), [(1, 1, 8, 0), (2, 2, 1, 0), (3, 4, 7, 0), (1, 7, 2, 0), (2, 1, 2, 3)]
 )
 def test_resuming_continues_as_if_unbroken(
     make_small: Callable[..., Config],
@@ -198,11 +226,10 @@ def refusal(config: Config, world_size: int = 1) -> str:
     return message
 
 
-@pytest.mark.parametrize(("world_size", "advised"), [(5, 20), (7, 21), (48, 48)])
-def test_lanes_must_divide_among_ranks(make_small: Callable[..., Config], world_size: int, advised: int) -> None:
-    assert refusal(make_small(), world_size) == (
-        f"data.packs_per_step (24) is not a multiple of the {world_size} data-parallel ranks; "
-        f"set data.packs_per_step={advised}"
+def test_every_rank_needs_a_lane(make_small: Callable[..., Config]) -> None:
+    assert refusal(make_small(), 48) == (
+        "data.packs_per_step (24) is less than the 48 data-parallel ranks, which need one each; "
+        "set data.packs_per_step=48, or let ranks share packs (parallel.context, parallel.tensor)"
     )
 
 

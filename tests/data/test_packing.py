@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflow_dist.containers import Bags, Capacity, NoisyPieces, NoisySample, PackedBatch, PackedPieces, Pieces
-from oneflow_dist.data.packing import FEWEST_SEQUENCES, choose_samples, pack, rows_of, size_of
+from oneflow_dist.data.packing import FEWEST_SEQUENCES, pack, rows_of, size_of
 from tests.noising import with_bags
 from tests.pieces import noisy_pieces
 
@@ -250,74 +250,8 @@ def test_images_keep_their_order_and_values(samples: list[NoisySample]) -> None:
     assert batch.keys == ("s0", "s1", "s2", "s3")
 
 
-sizes = st.builds(
-    lambda tokens, bag, images, patches: Capacity(
-        rows=tokens + images * patches,
-        tokens=tokens,
-        bag_tokens=bag,
-        pieces=(images,),
-        patches=(images * patches,),
-        sequences=1,
-    ),
-    st.integers(1, 40),
-    st.integers(0, 40),
-    st.integers(0, 9),
-    st.integers(1, 4),
-)
-
-
 def total(chosen: list[Capacity]) -> np.ndarray:
     return np.sum([size.to_list() for size in chosen], axis=0)
-
-
-@given(st.lists(sizes, min_size=1, max_size=16))
-def test_chosen_samples_never_exceed_the_capacity(waiting: list[Capacity]) -> None:
-    chosen = choose_samples(waiting, ROOM)
-    assert len(set(chosen)) == len(chosen) > 0
-    room = np.array(replace(ROOM, sequences=ROOM.sequences - 1).to_list())
-    assert (total([waiting[i] for i in chosen]) <= room).all()
-
-
-@given(st.lists(sizes, min_size=1, max_size=16))
-def test_no_waiting_sample_would_still_fit(waiting: list[Capacity]) -> None:
-    chosen = choose_samples(waiting, ROOM)
-    used = total([waiting[i] for i in chosen])
-    room = np.array(replace(ROOM, sequences=ROOM.sequences - 1).to_list())
-    others = [size for i, size in enumerate(waiting) if i not in chosen]
-    assert not any((used + size.to_list() <= room).all() for size in others)
-
-
-@given(st.lists(sizes, min_size=1, max_size=16))
-def test_the_oldest_sample_never_waits(waiting: list[Capacity]) -> None:
-    assert 0 in choose_samples(waiting, ROOM)
-
-
-def test_one_sequence_is_kept_free_for_the_padding() -> None:
-    one = Capacity(rows=1, tokens=1, bag_tokens=0, pieces=(0,), patches=(0,), sequences=1)
-    assert choose_samples([one] * 12, ROOM) == list(range(ROOM.sequences - 1))
-
-
-def test_the_gap_is_filled_with_the_largest_that_fits() -> None:
-    def text(rows: int) -> Capacity:
-        return Capacity(rows=rows, tokens=rows, bag_tokens=0, pieces=(0,), patches=(0,), sequences=1)
-
-    room = Capacity(rows=100, tokens=100, bag_tokens=10, pieces=(1,), patches=(4,), sequences=9)
-    assert choose_samples([text(n) for n in (40, 30, 50, 10, 25, 20)], room) == [0, 1, 4]
-
-
-def test_a_pack_holds_no_more_patches_than_it_has_room_for() -> None:
-    """Whether they are those of few large images or of many small ones."""
-
-    def of_images(count: int, patches: int) -> Capacity:
-        return Capacity(rows=1 + patches, tokens=1, bag_tokens=0, pieces=(count,), patches=(patches,), sequences=1)
-
-    assert choose_samples([of_images(1, 20), of_images(1, 17), of_images(1, 16), of_images(8, 8)], ROOM) == [0, 2]
-    assert choose_samples([of_images(8, 8), of_images(2, 2), of_images(1, 1)], ROOM) == [0, 2]
-
-
-def test_a_sample_larger_than_a_pack_is_our_own_error() -> None:
-    with pytest.raises(AssertionError, match="must be refused when it is decoded"):
-        choose_samples([replace(ROOM, sequences=1, rows=91)], ROOM)
 
 
 def test_sizes_add_up(samples: list[NoisySample]) -> None:
@@ -464,23 +398,6 @@ def test_what_is_only_given_has_no_velocity_and_counts_no_moving_elements() -> N
     batch = pack([replace(sample, pieces=(sample.pieces[0], still))], None)
     assert batch.pieces[1].velocity.shape == (batch.counts.patches[1], 0)
     assert batch.counts.moving_elements == (16 * batch.counts.patches[0], 0)
-
-
-def test_the_room_of_each_modality_is_kept_for_itself() -> None:
-    def of(images: int, sounds: int, patches: tuple[int, int]) -> Capacity:
-        rows = 1 + images + sounds + sum(patches)
-        pieces = (images, sounds)
-        return Capacity(rows=rows, tokens=rows, bag_tokens=0, sequences=1, pieces=pieces, patches=patches)
-
-    room = Capacity(rows=200, tokens=200, bag_tokens=9, sequences=9, pieces=(3, 2), patches=(12, 40))
-    waiting = [of(2, 0, (8, 0)), of(2, 0, (8, 0)), of(0, 1, (0, 30)), of(0, 1, (0, 11)), of(1, 1, (4, 10))]
-    assert choose_samples(waiting, room) == [0, 2, 4]  # no third image, no more than 40 patches of sound
-    many = [mixed(("image", "sound"), seed) for seed in range(60)]
-    sizes = [size_of([sample]) for sample in many]
-    chosen = choose_samples(sizes, room)
-    size = size_of([many[i] for i in chosen])
-    assert len(chosen) > 1
-    assert all(need <= there for need, there in zip(size.to_list(), room.to_list(), strict=True))
 
 
 # Prompts and blocks that see no more than themselves and what is before them.

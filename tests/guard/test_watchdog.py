@@ -124,7 +124,7 @@ from oneflow_dist.runtime import run_program, start_process
 def main():
     start_process()
     start = time.monotonic()
-    Watchdog(lambda: Place(step=4, phase="sampling", since=start, limit={limit}), Path("{folder}"), 0.1)
+    watchdog = Watchdog(lambda: Place(step=4, phase="sampling", since=start, limit={limit}), Path("{folder}"), 0.1)
     time.sleep(0.5)
     {body}
 
@@ -139,6 +139,21 @@ def test_a_process_alone_is_ended_too(launcher: Launcher, tmp_path: Path) -> Non
     assert end.code == 1
     assert names(only_error(end), 0, '"sampling"', 4, "guard.hang_seconds", 1, tmp_path / "hangs")
     assert re.search(r'"sampling".* 4\n.*program.py", line 12 in main', read(tmp_path), re.DOTALL)
+
+
+def test_a_store_that_does_not_answer_once_is_not_asked_again(launcher: Launcher, tmp_path: Path) -> None:
+    program, said = tmp_path / "program.py", tmp_path / "said"
+    body = (
+        "import oneflow_dist.guard.watchdog as module; module.ANSWER_SECONDS = 0.2\n"
+        f"    ask = lambda *_: (Path({str(said)!r}).open('a').write('asked\\n'), time.sleep(1000))\n"
+        "    watchdog._store = type('Deaf', (), {'add': ask, 'set': ask, 'check': ask, 'multi_get': ask})()\n"
+        "    time.sleep(1000)"
+    )
+    program.write_text(STUCK.format(limit=2.0, folder=tmp_path / "hangs", body=body))
+    end = launcher.run(program)
+    assert end.code == 1
+    assert names(only_error(end), '"sampling"', "store", "does not answer")
+    assert said.read_text() == "asked\n" * 2  # to raise the alarm, and by the thread that reports
 
 
 def test_a_process_whose_interpreter_is_stuck_in_c_code_is_ended_too(launcher: Launcher, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """torchrun under a launch: what is on the console when a rank ends."""
 
+import json
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from launch.agent import cause_of
 from oneflow_dist.verdict import tell
 from tests.launching import ENVIRONMENT, ROOT, free_port
 from tests.messages import names
@@ -48,6 +51,17 @@ def test_a_rank_that_was_killed_is_named(tmp_path: Path, rank: int) -> None:
     assert code == 1
     (line,) = errors
     assert names(line, f"rank {rank}", "SIGKILL")
+
+
+def test_a_rank_that_was_killed_is_the_cause_and_not_those_that_miss_it(tmp_path: Path) -> None:
+    report = tmp_path / "error.json"
+    report.write_text(json.dumps({"message": "another rank has ended", "timestamp": 1}))
+    misses = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file=str(report))
+    killed, ended = (
+        ProcessFailure(local_rank=1, pid=2, exitcode=code, error_file=str(tmp_path / "none")) for code in (-9, -15)
+    )
+    assert cause_of(ChildFailedError("rank", {2: misses, 3: killed})) == (3, killed)
+    assert cause_of(ChildFailedError("rank", {2: misses, 3: ended})) == (2, misses)  # by torchrun itself
 
 
 def test_a_port_that_is_taken_is_a_line(tmp_path: Path) -> None:

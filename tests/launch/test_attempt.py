@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from launch.attempt import AGAIN, FAILED, FINISHED, GAVE_UP, LATER, changes_since, decide, free_port, verdict_of
+from launch.attempt import (
+    AGAIN,
+    FAILED,
+    FINISHED,
+    GAVE_UP,
+    LATER,
+    changes_since,
+    decide,
+    excluded_nodes,
+    free_port,
+    least_nodes,
+    verdict_of,
+)
 from oneflow_dist.config import load_config
 from oneflow_dist.verdict import tell
 from tests.launching import ROOT, Launcher, only_error
@@ -44,6 +56,44 @@ STOPPED = {"state": "stopped", "saved_before": "", "saved_after": ""}
 def test_what_follows_an_attempt(state: str, told: str, attempts: list[dict[str, str]], action: int) -> None:
     earlier, last = attempts[:-1], attempts[-1]
     assert decide(state, told, [*earlier, {**last, "state": state}], budget=9)[0] == action
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "nodes", "least", "action"),
+    [
+        ("unfit", "", 4, 4, LATER),
+        ("unfit", "", 4, 3, AGAIN),
+        ("unfit", "", 3, 3, LATER),  # one less would be too few
+        ("unfit", "USR1", 4, 3, LATER),
+        ("failed", "", 4, 3, FAILED),
+        ("failed", "", 3, 3, LATER),  # as a layout that does not suit so few
+        ("failed", "TERM", 3, 3, GAVE_UP),
+        ("died", "", 3, 3, AGAIN),  # the launcher looks who is there
+    ],
+)
+def test_what_follows_where_fewer_nodes_are_allowed(state: str, told: str, nodes: int, least: int, action: int) -> None:
+    attempt = {**DIED, "state": state, "nodes": nodes, "all_nodes": 4}
+    assert decide(state, told, [attempt], budget=9, least=least)[0] == action
+
+
+def test_the_least_number_of_nodes_is_one_of_theirs_and_all_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert least_nodes(4) == 4
+    for wanted in ("", "4"):
+        monkeypatch.setenv("ONEFLOW_MIN_NODES", wanted)
+        assert least_nodes(4) == 4
+    monkeypatch.setenv("ONEFLOW_MIN_NODES", "1")
+    assert least_nodes(4) == 1
+    for wrong in ("0", "5", "some", "-1", "1.5"):
+        monkeypatch.setenv("ONEFLOW_MIN_NODES", wrong)
+        with pytest.raises(ValueError, match=naming("ONEFLOW_MIN_NODES", wrong, 4)):
+            least_nodes(4)
+
+
+def test_unfit_nodes_are_read_without_their_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEFLOW_EXCLUDE", str(tmp_path / "excluded"))
+    assert excluded_nodes() == []
+    (tmp_path / "excluded").write_text("node7  # 2026-01-01 ECC\n\n# by hand\nnode9\n")
+    assert excluded_nodes() == ["node7", "node9"]
 
 
 def test_restarts_have_a_budget() -> None:

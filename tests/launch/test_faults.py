@@ -119,6 +119,17 @@ def test_a_slow_node_is_the_one_whose_better_link_is_slow_and_its_neighbours_are
     assert judge_links(rings([1e8], [1e9])) == []  # of two nobody knows which
 
 
+@pytest.mark.parametrize("num_nodes", [2, 3, 8])
+def test_links_that_are_all_too_slow_for_any_training_are_named_with_the_slowest(num_nodes: int) -> None:
+    links = [[1.2e5 + node, 1.1e5] for node in range(num_nodes)]
+    found = judge_links(rings(*links))
+    assert split_blame(found, num_nodes) == ([], found)  # no other nodes would help
+    (line,) = describe_faults(found)
+    assert names(line, "node0", "120 kB/s", "1 MB/s", "GLOO_SOCKET_IFNAME")
+    on_gpus = [dataclasses.replace(own, device="cuda", between=[4e7]) for own in rings(*links)]
+    assert names(describe_faults(judge_links(on_gpus))[0], "40 MB/s", "50 MB/s")
+
+
 def test_one_slow_network_card_of_a_node_is_enough() -> None:
     reports = [report(node, local) for node in range(4) for local in range(2)]
     reports[5] = report(2, 1, between=[1e8, 1e8])

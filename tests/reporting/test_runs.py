@@ -112,13 +112,13 @@ def test_an_index_that_is_none_says_nothing_and_runs_nothing(content: bytes, tmp
 
 
 def test_the_log_or_the_config_tells_the_ranks_before_checkpoints_do(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", "parallel.shard=4", "parallel.replicate=2")
+    folder = write_run(tmp_path / "run", "parallel.shard=4", "parallel.replicate=2", "parallel.context=2")
     write_checkpoint(folder, 4)
-    assert read_run(folder, "run").ranks == 8
+    assert read_run(folder, "run").ranks == 16
     write_attempt(folder, 0)
-    (folder / "launches/job-7/rank-00000.log").write_text("16 x cuda, 5 parameters\n")
+    (folder / "launches/job-7/rank-00000.log").write_text("32 x cuda, 5 parameters\n")
     run = read_run(folder, "run")
-    assert (run.ranks, run.parameters) == (16, 5)
+    assert (run.ranks, run.parameters) == (32, 5)
 
 
 def test_sums_over_steps_know_their_seconds(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ checks. Each line of the table is what happened to a node, what became of the ru
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import signal
@@ -34,6 +35,7 @@ HANG_SECONDS = 4.0
 ADDRESS = "10.77.0"  # of the network; no other machine sees it
 PORT = "29500"
 Words = Sequence[str | Path]
+NUMBERS = itertools.count()  # of networks
 
 
 class Network:
@@ -41,7 +43,7 @@ class Network:
 
     def __init__(self, num_nodes: int):
         """Nothing is made before `with`."""
-        self.prefix = f"oneflow{os.getpid()}"
+        self.prefix = f"oneflow{os.getpid()}-{next(NUMBERS)}"
         self.nodes = range(num_nodes)
 
     def __enter__(self) -> Network:
@@ -83,6 +85,16 @@ class Network:
         """Let the link of a node send no faster, as "50mbit"."""
         shaped = ("qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
         subprocess.run(["tc", "-n", self.space(node), *shaped], check=True)
+
+    def lift(self, node: int) -> None:
+        """End what `limit` has set."""
+        subprocess.run(["tc", "-n", self.space(node), "qdisc", "delete", "dev", "eth0", "root"], check=True)
+
+    def lose(self, node: int) -> None:
+        """As when its power fails: no process says goodbye, and nothing is ever started there again."""
+        self.set_link(node, "down")
+        self.kill(node)
+        _ip("netns", "delete", self.space(node))
 
     def kill(self, node: int | str) -> None:
         """SIGKILL to all processes of a node."""

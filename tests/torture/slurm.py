@@ -268,15 +268,11 @@ def unfit_node(setting: Setting) -> list[Row]:
 
 
 def node_lost(setting: Setting) -> list[Row]:
-    """All that runs on a node is gone at once, SLURM's daemons too, as when its power fails."""
+    """A node's power fails."""
     job = setting.job("lost", "checkpoint.every_steps=10", "checkpoint.keep=100", ONEFLOW_SRUN="--wait=5")
     job.train_on(12)
     start = time.monotonic()
-    rank = job.pids()[1]
-    node, agent = environment(rank)["SLURMD_NODENAME"], parent_of(rank)
-    setting.cluster.kill_daemon(node)
-    for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
-        os.kill(pid, signal.SIGKILL)
+    node = lose_node(setting.cluster, job, 1)
     wait_for(job.is_over_in_time, f"the end of job {job.number}")
     seconds = time.monotonic() - start
     state, attempts = job.end(), job.attempts
@@ -284,6 +280,35 @@ def node_lost(setting: Setting) -> list[Row]:
     is_same = state == "COMPLETED" and setting.is_same(job.run)
     did = f"{', '.join(attempt.get('state', 'cut off') for attempt in attempts[:-1])}; put back; went on elsewhere"
     return [Row("a node lost", did, seconds, is_same, is_same)]
+
+
+def goes_on_with_fewer(setting: Setting) -> list[Row]:
+    """The same, but the job may go on without the node; 4 packs on 3 ranks, then on 2."""
+    flags, options = ("--nodes", "3"), {"ONEFLOW_MIN_NODES": "2", "ONEFLOW_SRUN": "--wait=5"}
+    job = setting.job("fewer", "checkpoint.every_steps=10", "checkpoint.keep=100", flags=flags, **options)
+    job.train_on(12)
+    start = time.monotonic()
+    node = lose_node(setting.cluster, job, 1)
+    job.restart(1)
+    job.train_on(1)
+    seconds = time.monotonic() - start
+    state, attempts = job.end(), job.attempts
+    setting.cluster.start_daemon(node)
+    assert_same_steps(job.run, setting.unbroken)
+    sizes = [attempt["nodes"] for attempt in attempts]
+    did = f"{attempts[0]['state']}; went on with {sizes[-1]} of 3 nodes in the same job, losses equal to rounding"
+    is_right = state == "COMPLETED" and sizes == [3, 2] and setting.cluster.job(job.number)["Restarts"] == "0"
+    return [Row("a node lost, ONEFLOW_MIN_NODES=2", did, seconds, is_right=is_right)]
+
+
+def lose_node(cluster: Cluster, job: Job, number: int) -> str:
+    """All that runs on the node of a rank is gone at once, SLURM's daemons too; returns its name."""
+    rank = job.pids()[number]
+    node, agent = environment(rank)["SLURMD_NODENAME"], parent_of(rank)
+    cluster.kill_daemon(node)
+    for pid in (parent_of(agent), agent, rank):  # slurmstepd first: it would tell
+        os.kill(pid, signal.SIGKILL)
+    return node
 
 
 def cancelled(setting: Setting) -> list[Row]:
@@ -358,7 +383,10 @@ def play(event: Callable[[Setting], list[Row]], setting: Setting) -> list[Row]:
 
 
 # Two at once, since much of it is waiting; the last changes what preemption is.
-EVENTS = (leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array, unfit_node, node_lost)
+EVENTS = (
+    *(leave_nodes, stay_on_nodes, gives_up, time_limit, dies_always, cancelled, array, unfit_node, node_lost),
+    goes_on_with_fewer,
+)
 LAST = (preempted_with_signal,)
 
 

@@ -131,6 +131,14 @@ def latency(args: argparse.Namespace) -> None:
     end_process()
 
 
+def balance(args: argparse.Namespace) -> None:
+    """Attention work of ranks by how packs are chosen and by lengths of documents: spread, padding, waiting."""
+    from tools.benchmark.balance import KINDS, measure
+    from tools.benchmark.balance_curves import draw_balance
+
+    finish(args, measure(KINDS, args.ranks, args.steps), draw=draw_balance)
+
+
 def serving(args: argparse.Namespace) -> None:
     """Many users of a server beside one after the other: documents a second, waiting, memory, equal answers."""
     require("oneflow benchmark serving", "experiments", "aiohttp")
@@ -140,7 +148,7 @@ def serving(args: argparse.Namespace) -> None:
 
 
 def checkpoint(args: argparse.Namespace) -> None:
-    """How long a checkpoint holds up a run, in the foreground and in the background; also under torchrun."""
+    """How long a checkpoint holds up a run, in the foreground, in the background and to memory; also under torchrun."""
     config = load_config(args.config, args.overrides)
     if Path(config.run.folder).exists():
         raise ValueError(f"{config.run.folder}: is there already, and would be deleted; name another run.folder")
@@ -293,6 +301,13 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], dict[str, dict[s
             "--rounds": number(3, "of each case, all ways in turn"),
             "--plan": {"metavar": "CONFIG", "help": "the same by counts for the model of this TOML file"},
             "--gpu": {"default": "h100-80gb", "help": "that is planned for; h100-80gb"},
+        },
+    ),
+    "balance": (
+        balance,
+        {
+            "--ranks": number(64, "of a step, each with one pack", least=2),
+            "--steps": number(20, "that are counted"),
         },
     ),
     "serving": (

@@ -11,7 +11,7 @@ from typing import Literal
 from oneflow_dist.config import PRODUCTS, Config
 from oneflow_dist.model.flops import product_shape, weights_of_patch
 from oneflow_dist.planning.gpus import Gpu
-from oneflow_dist.planning.pace import MLP_WIDTHS_A_ROW, WIDTHS_A_ROW, Rates
+from oneflow_dist.planning.rates import Rates
 from tools.benchmark.result import Measured, Series
 
 Way = Literal["insertion", "autoregressive", "autoregressive without cache"]
@@ -19,7 +19,12 @@ INSERTION: Way = "insertion"
 CACHED: Way = "autoregressive"
 ANEW: Way = "autoregressive without cache"
 WAYS = (INSERTION, CACHED, ANEW)
-FORWARD = 1.0 / 3.0  # of what pace.py has for a forward and a backward pass
+# What the kernels of a compiled block read and write beside products and attention, forward and backward, for each row:
+# so many elements in widths of the trunk (norms, residuals, rotation), and so many in widths of the MLP (SwiGLU). From
+# the profile on an H100 that `Rates.compiled` is from.
+WIDTHS_A_ROW, MLP_WIDTHS_A_ROW = 22.0, 9.0
+FORWARD = 1.0 / 3.0  # of them
+KEYS = 330.0  # that a row meets, for the rate of attention
 BYTES = 2.0  # of a value in bfloat16
 # Kernels of a compiled block: four products, attention, and what is fused between them (norm, rotation, norm, SwiGLU,
 # sum); then keys and values, which are stacked to be kept, and joined with those before.
@@ -173,7 +178,7 @@ class Costs:
         rates, weights = self.rates, self.trunk
         weights += (own.drawn > 0) * self.unembedding + (own.patches > 0) * self.adapter
         multiplied = own.rows * self.trunk + own.drawn * self.unembedding + own.patches * self.adapter
-        computing = 2.0 * multiplied / rates.products + own.pairs * self.pair / rates.attention
+        computing = 2.0 * multiplied / rates.products + own.pairs * self.pair / rates.attention_of(KEYS)
         reading = BYTES * (weights + documents * own.keys * self.key) / rates.memory
         return max(documents * computing, reading) + BYTES * documents * own.rows * self.row / rates.memory
 
@@ -205,14 +210,14 @@ def plan(config: Config, gpu: Gpu, shapes: Sequence[Shape], documents: Sequence[
                 series[launches][name] = [waiting]
                 series[forwards][name] = [float(len(passes))]
                 series[rows][name] = [float(sum(own.rows for own in passes))]
-    model = config.model
+    model, rates = config.model, costs.rates
     note = (
         f"By plan: {model.num_layers} layers of width {model.width} in bfloat16, {shapes[0].image_rows} rows an image. "
         "A forward takes the larger of (FLOPs of products / their rate + FLOPs of attention / its rate) and (all "
         "weights it uses once, keys and values it reads / rate of memory); then what its blocks read and write besides "
-        f"(of pace.py, a third), and {costs.launches} launches of {1e6 * costs.rates.launch:g} us, compiled blocks, "
-        f"one after the other. Rates of {gpu.name}: products {costs.rates.products / 1e12:.0f} TFLOP/s, attention "
-        f"{costs.rates.attention / 1e12:.0f}, memory {costs.rates.memory / 1e12:.2f} TB/s. The host keeps up; drawing "
-        "and moving patches cost nothing."
+        f"(a third of forward and backward), and {costs.launches} launches of {1e6 * rates.launch:g} us, compiled "
+        f"blocks, one after the other. Rates of {gpu.name}: products {rates.products / 1e12:.0f} TFLOP/s, attention "
+        f"{rates.attention_of(KEYS) / 1e12:.0f}, memory {rates.memory / 1e12:.2f} TB/s. The host keeps up; "
+        "drawing and moving patches cost nothing."
     )
     return Measured(series=series, notes=[note])

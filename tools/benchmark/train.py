@@ -153,8 +153,8 @@ def time_training(trainer: Trainer, clock: PhaseClock, next_step: NextStep, step
     for _ in range(steps):
         clock.enter("waiting for data", 1)
         clock.seconds.clear()
-        batches = [deal_pack(batch, model) for batch in next_step()]
-        metrics = trainer.step(batches, 1, clock)
+        batches = next_step()
+        metrics = trainer.step([deal_pack(batch, model) for batch in batches], 1, clock)
         clock.enter("between steps", 1)
         timed.seconds.append({phase: clock.seconds[phase] for phase in PHASES})
         timed.rows.append(metrics.counts.rows)
@@ -229,7 +229,7 @@ def add_peer(
 
 def made_up_steps(trainer: Trainer) -> NextStep:
     """Captioned images of random content, of the config's sizes; a few packs that take turns."""
-    rank, size = data_rank(trainer.mesh)
+    rank, size = data_rank(trainer.mesh, trainer.config.parallel.context)
     packs = packs_of_rank(trainer.config, size)
     batches = [
         make_batch(trainer.config, INPUT_SETS * rank + number).to(trainer.device) for number in range(INPUT_SETS)
@@ -246,7 +246,7 @@ def made_up_steps(trainer: Trainer) -> NextStep:
 
 def open_loader(trainer: Trainer) -> PackLoader:
     """Of the packs that a run would train on, from its first step."""
-    return PackLoader(trainer.config, *data_rank(trainer.mesh))
+    return PackLoader(trainer.config, *data_rank(trainer.mesh, trainer.config.parallel.context))
 
 
 def loaded_steps(trainer: Trainer) -> NextStep:

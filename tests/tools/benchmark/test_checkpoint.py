@@ -10,10 +10,11 @@ from tools.benchmark.checkpoint import HELD_UP, KINDS, SAVE, WAIT
 from tools.benchmark.result import read_results
 
 
-def test_both_kinds_of_saves_are_timed_on_all_ranks(
+def test_all_kinds_of_saves_are_timed_on_all_ranks(
     launcher: Launcher, train_command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     command = "-m", "tools.benchmark", "checkpoint", *train_command(tmp_path / "run")[2:]
+    command += (f"checkpoint.memory_folder={tmp_path / 'memory'}",)
     ends = launcher.run_ranks(2, *command, "--rounds=2", "--steps=1", "--output", tmp_path / "out")
     assert [end.code for end in ends] == [0, 0], ends[0].stderr
     (result,) = read_results(tmp_path / "out")
@@ -24,6 +25,7 @@ def test_both_kinds_of_saves_are_timed_on_all_ranks(
         assert len(series[SAVE][kind]) == len(series[WAIT][kind]) == len(series[HELD_UP][kind]) == 2
         assert min(series[SAVE][kind]) > 0.0
     assert not (tmp_path / "run").exists()
+    assert list((tmp_path / "memory").iterdir()) == []
 
 
 def test_the_folder_of_a_run_is_not_touched(

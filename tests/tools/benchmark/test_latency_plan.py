@@ -9,7 +9,7 @@ import pytest
 
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.planning.gpus import find_gpu
-from oneflow_dist.planning.pace import Rates
+from oneflow_dist.planning.rates import Rates
 from tools.benchmark.latency_plan import ANEW, CACHED, INSERTION, WAYS, Costs, Pass, Shape, case_of, passes_of, plan
 
 TEXT = Shape(prompt=64, text=1000, images=0, image_rows=256, steps=40)
