@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from oneflow_dist.config import Config
+from oneflow_dist.model.axis import local_part
 from oneflow_dist.model.initialization import local_indices
 from oneflow_dist.model.llama import check_llama_config, fit_tokens, from_llama, stored_names
-from oneflow_dist.model.axis import local_part
 from oneflow_dist.optim import AdamW
 from oneflow_dist.progress import find_latest, is_complete, read_config, read_progress
 from oneflow_dist.stored_tensors import named_leaves, read_some, stored_shapes, weights_there

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oneflow_dist.config import PRODUCTS, Config, group_of
-from oneflow_dist.model.llama import join_product, split_product
 from oneflow_dist.model.axis import local_part
+from oneflow_dist.model.llama import join_product, split_product
 from oneflow_dist.optim import AdamW, trained_weights
 
 # DTensor says of weights that two axes cut that it gathers them one axis after the other.

@@ -22,7 +22,7 @@ from tests.tars import npy, write_tar
 
 CPU = torch.device("cpu")
 CONFIGS = (
-    *("oneflow_1b", "oneflow_3b", "oneflow_8b"),
+    *("oneflow_1b", "oneflow_3b", "oneflow_8b", "oneflow_30b"),
     *("transfusion_1b", "transfusion_8b", "masked_1b", "masked_8b"),
 )
 NARROW = (

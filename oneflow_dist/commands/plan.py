@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--mesh", help="replicate,shard,context,tensor instead of [parallel], as 1,64,1,8")
     parser.add_argument("--gpu", default="h100-80gb", help=f"{', '.join(GPUS)} (%(default)s)")
     parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument(
+        "--attention", type=float, metavar="TFLOPS", help="of kernels other than those measured, on long documents"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--search", action="store_true", help="compare all layouts and plan the fastest that fits")
     parser.add_argument(
@@ -41,6 +44,8 @@ def main() -> None:
     for name in ("world_size", "gpus_per_node", "step"):
         if getattr(args, name) is not None:
             check_range(f"--{name.replace('_', '-')}", getattr(args, name), "[1, inf)")
+    if args.attention is not None:
+        check_range("--attention", args.attention, "(0, inf)")
     gpu = find_gpu(args.gpu)
     if args.step is not None:
         print_pace(load_config(args.config, args.overrides), args.step, gpu)
@@ -53,7 +58,8 @@ def main() -> None:
     from oneflow_dist.planning.report import plan_json, plan_text
     from oneflow_dist.planning.trace import trace_step
 
-    cluster = Cluster(gpu=gpu, gpus_per_node=args.gpus_per_node)
+    attention = None if args.attention is None else 1e12 * args.attention
+    cluster = Cluster(gpu=gpu, gpus_per_node=args.gpus_per_node, attention_flops_per_second=attention)
     if args.search:
         config = best_layout(config, args.world_size, cluster)
     trace = trace_step(config, args.world_size)

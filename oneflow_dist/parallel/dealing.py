@@ -70,13 +70,16 @@ def count_once(batch: PackedBatch, tensor: Axis) -> PackedBatch:
     )
 
 
-def predict(model: OneFlow, batch: PackedBatch, caches: Sequence[KVCache | None] = ()) -> Prediction:
+def predict(model: OneFlow, batch: PackedBatch, *caches: Sequence[KVCache | None]) -> Prediction:
     """What the ranks of a context group together say of a pack in host memory, all of it on each of them; no gradient.
 
     Its loss of bags stays this rank's own.
+
+    Args:
+        caches: none, or those of all layers, as `OneFlow` takes them.
     """
     context, device = model.context, next(model.parameters()).device
-    said = model(part_of_context(batch, context, model.is_seen_whole).to(device), caches)
+    said = model(part_of_context(batch, context, model.is_seen_whole).to(device), *caches)
     if context.size == 1:
         return said
     join = functools.partial(_join, context=context, num_rows=len(batch.position))

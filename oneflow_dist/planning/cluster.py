@@ -1,111 +1,91 @@
-"""How long a traced step would take on a cluster, and whether it fits: a model of few numbers, all of them shown."""
+"""Devices, how they are joined, and how long a collective takes on a link."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from oneflow_dist.config import Config
-from oneflow_dist.model.flops import training_flops
+from oneflow_dist.planning.events import REDUCE, SWAP, Collective
 from oneflow_dist.planning.gpus import GIB, Gpu
-from oneflow_dist.planning.recorder import REDUCE, Collective
-from oneflow_dist.planning.trace import Trace, full_pack
+
+MeshShape = tuple[int, int, int, int]  # ranks along AXES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Devices, how they are joined, and what of their peak rates a run is assumed to reach."""
+    """Devices, how they are joined, and what of the rates of their links a run is assumed to reach."""
 
     gpu: Gpu
     gpus_per_node: int = 8
-    compute_efficiency: float = 0.65  # of the peak rate, with all that is not a product
+    attention_flops_per_second: float | None = None  # of kernels other than those measured; see Rates.attention
     link_efficiency: float = 0.8
-    latency_seconds: float = 2e-5  # of a collective
+    # A collective passes from rank to rank: NCCL's own figures for rings of its simple protocol (its tuning.cc).
+    start_seconds: float = 8.4e-6
+    hop_seconds: float = 3.4e-6  # in a node
+    network_hop_seconds: float = 14e-6
     reserved_bytes: float = 4 * GIB  # CUDA, NCCL and fragmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a step is expected to take; seconds, and bytes of one rank."""
+class Link:
+    """What a group of ranks talks over."""
 
-    compute_seconds: float
-    data_seconds: float  # communication over replicate and shard, behind the computation
-    tensor_seconds: float  # over the tensor axis, in its way unless parallel.async_tensor
-    step_seconds: float
-    model_flops: float  # of one rank's share of the step, nothing computed again
-    mfu: float
-    rows_per_second: float  # of one device
-    peak_bytes: float
-    room_bytes: float  # what the peak may be
+    size: int  # ranks
+    nodes: int  # that they are on
+    bytes_per_second: float  # that each rank gets, and sends
 
     @property
-    def fits(self) -> bool:
-        return self.peak_bytes <= self.room_bytes
+    def is_in_node(self) -> bool:
+        return self.nodes == 1
 
 
-def estimate(trace: Trace, config: Config, cluster: Cluster) -> Estimate:
-    """Time and memory of a traced step on a cluster.
-
-        compute = computed FLOPs / (peak * compute efficiency)
-        link    = sum of bytes * (n - 1) / n * (2 if all_reduce) / (bandwidth * link efficiency) + latency
-        step    = max(compute, data links) + tensor links
-        MFU     = model FLOPs / (step * peak)
-
-    The bandwidth is that of a node if the group of n ranks lies in one, else that of the network.
-    """
-    gpu = cluster.gpu
-    compute = trace.flops / (gpu.flops_per_second * cluster.compute_efficiency)
-    seconds = {"data": 0.0, "tensor": 0.0}
-    for collective, count in trace.collectives.items():
-        axis = "tensor" if collective.group == "tensor" else "data"
-        seconds[axis] += count * link_seconds(collective, trace, cluster)
-    exposed = 0.0 if config.parallel.async_tensor else seconds["tensor"]
-    step = max(compute, seconds["data"]) + exposed
-    flops = model_flops(trace, config)
-    rows = trace.microbatches * config.data.rows_per_pack / trace.mesh[2]
-    return Estimate(
-        compute_seconds=compute,
-        data_seconds=seconds["data"],
-        tensor_seconds=seconds["tensor"],
-        step_seconds=step,
-        model_flops=flops,
-        mfu=flops / (step * gpu.flops_per_second),
-        rows_per_second=rows / step,
-        peak_bytes=sum(trace.peak.values()),
-        room_bytes=gpu.memory_bytes - cluster.reserved_bytes,
-    )
-
-
-def model_flops(trace: Trace, config: Config) -> float:
-    """One rank's share of the closed form of a step whose packs are full of the longest samples."""
-    counts = full_pack(config).counts
-    pack = training_flops(
-        config,
-        rows=counts.rows,
-        attention_pairs=counts.attention_pairs,
-        head_slots=config.data.bag_tokens_per_pack,
-        patches=counts.patches,
-    )
-    return trace.microbatches * pack / trace.mesh[2]
-
-
-def link_seconds(collective: Collective, trace: Trace, cluster: Cluster) -> float:
-    """Seconds of one collective on a ring."""
-    size, span = group_span(collective.group, trace.mesh)
-    is_in_node = span <= cluster.gpus_per_node
-    gpu = cluster.gpu
-    bandwidth = gpu.node_bytes_per_second if is_in_node else gpu.network_bytes_per_second
-    passes = 2 if collective.kind == REDUCE else 1
-    moved = passes * collective.num_bytes * (size - 1) / size
-    return moved / (bandwidth * cluster.link_efficiency) + cluster.latency_seconds
-
-
-def group_span(group: str, mesh: tuple[int, int, int]) -> tuple[int, int]:
-    """Ranks of a group, and how many neighbouring ranks it stretches over."""
-    replicate, shard, tensor = mesh
+def group_span(group: str, mesh: MeshShape) -> tuple[int, int]:
+    """Ranks of a group, and how many neighbouring ranks it stretches over. Weights are sharded over shard x context."""
+    replicate, shard, context, tensor = mesh
+    world = replicate * shard * context * tensor
     return {
         "tensor": (tensor, tensor),
-        "shard": (shard, shard * tensor),
-        "shard_tensor": (shard * tensor, shard * tensor),
-        "replicate": (replicate, replicate * shard * tensor),
-        "all": (replicate * shard * tensor, replicate * shard * tensor),
+        "context": (context, context * tensor),
+        "shard": (shard * context, shard * context * tensor),
+        "shard_tensor": (shard * context * tensor, shard * context * tensor),
+        "replicate": (replicate, world),
+        "all": (world, world),
     }[group]
+
+
+def link_of(group: str, mesh: MeshShape, cluster: Cluster) -> Link:
+    """The link of a group: within a node its own; between nodes the network cards of all ranks that a node has of it.
+
+    A ring goes through a node before it leaves it, and each of its ranks has a card: so as many rings as there are
+    ranks in a node share the bytes.
+    """
+    size, span = group_span(group, mesh)
+    gpu = cluster.gpu
+    if span <= cluster.gpus_per_node:
+        return Link(size=size, nodes=1, bytes_per_second=gpu.node_bytes_per_second)
+    in_node = max(1, cluster.gpus_per_node * size // span)
+    rate = min(gpu.node_bytes_per_second, in_node * gpu.network_bytes_per_second)
+    return Link(size=size, nodes=math.ceil(size / in_node), bytes_per_second=rate)
+
+
+def link_seconds(collective: Collective, mesh: MeshShape, cluster: Cluster) -> float:
+    """Seconds of one collective of n ranks.
+
+        bytes (n - 1) / n (twice for all_reduce) / (rate * link efficiency) + start + hops
+
+    Rings have n - 1 hops; sums of all ranks go over nodes as trees, up and down. All-to-all sends most of its bytes out
+    of the node, past the links in it: each rank has its own card alone.
+    """
+    link = link_of(collective.group, mesh, cluster)
+    if link.size == 1:
+        return cluster.start_seconds
+    rate = link.bytes_per_second
+    if collective.kind == SWAP and not link.is_in_node:
+        rate = min(rate, cluster.gpu.network_bytes_per_second * link.nodes / (link.nodes - 1))
+    passes = 2 if collective.kind == REDUCE else 1
+    moved = passes * collective.num_bytes * (link.size - 1) / link.size
+    hops = (link.size - link.nodes) * cluster.hop_seconds + (link.nodes - 1) * cluster.network_hop_seconds
+    if collective.kind == REDUCE:
+        in_node = link.size // link.nodes
+        hops = 2 * (in_node - 1) * cluster.hop_seconds + 2 * math.log2(link.nodes) * cluster.network_hop_seconds
+    return moved / (rate * cluster.link_efficiency) + cluster.start_seconds + hops

@@ -1,23 +1,23 @@
-"""What a step asks of a device, call by call: kernels, bytes, FLOPs, by the part of the program that asks."""
+"""What one operation asks of a device: bytes, FLOPs, and the part of the program that asks."""
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations and their FLOPs
+from oneflow_dist.planning.events import Call
 
 BLOCKS, REST = "blocks", "outside of blocks"
 # Parts that a line of the program's own stack tells, by file and function; the innermost that is known counts.
 PLACES = {
     ("oneflow_dist/optim.py", "step"): "AdamW",
+    ("oneflow_dist/muon.py", None): "Muon",
     ("oneflow_dist/optim.py", "gradient_norm"): "gradient norm",
     ("oneflow_dist/optim.py", "update"): "moving average",
     ("oneflow_kernels/bag_cross_entropy.py", None): "bag loss",
@@ -42,68 +42,28 @@ NAMESPACES = {"aten", "fsdp", "oneflow", "torch_attn"}  # of what runs on a devi
 COSTS_NOTHING = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "resize_"}
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A kernel, or what one call of a library starts."""
+def call_of(func: Any, args: Any, kwargs: Any, out: Any, place: str) -> Call | None:
+    """What an operation asks for; None of one that does nothing. The stack may know its part better than `place`."""
+    num_bytes, packet = bytes_of(func, args, kwargs, out), func._overloadpacket
+    if not num_bytes:
+        return None
+    flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+    return Call(part_on_stack() or place, func._schema.name.split("::")[1], num_bytes, flops)
 
-    part: str
-    operation: str
-    num_bytes: int  # read and written
-    flops: int
+
+def part_on_stack() -> str | None:
+    """The innermost part of PLACES that runs."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if part := _part_of(frame.f_code.co_filename, frame.f_code.co_name):
+            return part
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
-class CallCounter(TorchDispatchMode):
-    """Inside `with CallCounter(blocks) as counter:` every call that does something is noted; on fakes, too."""
-
-    def __init__(self, blocks: Iterable[nn.Module]):
-        super().__init__()
-        self.calls: list[Call] = []
-        self._blocks = list(blocks)
-        self._depth = 0
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> CallCounter:
-        for block in self._blocks:
-            self._handles += [
-                block.register_forward_pre_hook(self._begin),
-                block.register_forward_hook(self._end),
-                block.register_full_backward_pre_hook(self._begin),
-                block.register_full_backward_hook(self._end),
-            ]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for handle in self._handles:
-            handle.remove()
-
-    def _begin(self, *_: Any) -> None:
-        self._depth += 1
-
-    def _end(self, *_: Any) -> None:
-        self._depth -= 1
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # first its own work, which comes back here with plain tensors
-        out = func(*args, **(kwargs or {}))
-        num_bytes = bytes_of(func, args, kwargs or {}, out)
-        if num_bytes:
-            packet, name = func._overloadpacket, func._schema.name.split("::")[1]
-            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=out) if packet in flop_registry else 0
-            self.calls.append(Call(self._part(), name, num_bytes, flops))
-        return out
-
-    def _part(self) -> str:
-        frame = sys._getframe(2)
-        while frame is not None:
-            file, function = frame.f_code.co_filename, frame.f_code.co_name
-            for (path, wanted), part in PLACES.items():
-                if path in file and wanted in (None, function):
-                    return part
-            frame = frame.f_back  # type: ignore[assignment]
-        return BLOCKS if self._depth else REST
+@functools.cache
+def _part_of(file: str, function: str) -> str | None:
+    return next((part for (path, own), part in PLACES.items() if path in file and own in (None, function)), None)
 
 
 def bytes_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
@@ -138,12 +98,3 @@ def _is_written(argument: Any) -> bool:
 
 def _size(values: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tree_leaves(values) if isinstance(t, Tensor))
-
-
-def by_part(calls: list[Call]) -> dict[str, Counter[str]]:
-    """Calls, bytes and FLOPs of each part."""
-    parts: dict[str, Counter[str]] = {}
-    for call in calls:
-        part = parts.setdefault(call.part, Counter())
-        part.update(calls=1, bytes=call.num_bytes, flops=call.flops)
-    return parts

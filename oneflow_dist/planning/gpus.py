@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 GIB = 2**30
+AXES = ("replicate", "shard", "context", "tensor")  # of the mesh, as [parallel] has them
 
 # Dense bfloat16, by a word of what a device calls itself. The first one found counts: longer ones come first.
 PEAK_FLOPS = {

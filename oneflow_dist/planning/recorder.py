@@ -1,4 +1,4 @@
-"""What a stretch of a program allocates, communicates and multiplies, on real tensors or on fake ones."""
+"""What a stretch of a program allocates, computes and sends, in order, on real tensors or on fake ones."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._op_schema import OpSchema
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-import oneflow_kernels.packed_attention  # noqa: F401 # registers the operations and their FLOPs
 from oneflow_dist.model.axis import local_part
+from oneflow_dist.planning.counter import BLOCKS, REST, call_of, part_on_stack
+from oneflow_dist.planning.events import BROADCAST, GATHER, REDUCE, SCATTER, SWAP, Await, Call, Collective, Send
 
-GATHER, SCATTER, REDUCE, BROADCAST = "all_gather", "reduce_scatter", "all_reduce", "broadcast"
 # Each kind of operation that ranks do together: what it is called here, and which argument is its larger buffer.
 COLLECTIVES: dict[Any, tuple[str, int | None]] = {
     torch.ops.c10d._allgather_base_: (GATHER, 0),
@@ -32,18 +31,12 @@ COLLECTIVES: dict[Any, tuple[str, int | None]] = {
     torch.ops._c10d_functional.reduce_scatter_tensor: (SCATTER, 0),
     torch.ops._c10d_functional.all_reduce: (REDUCE, 0),
     torch.ops._c10d_functional.all_reduce_: (REDUCE, 0),
+    torch.ops._c10d_functional.all_to_all_single: (SWAP, 0),
 }
 # What belongs to collectives but moves nothing that counts.
 OTHERS = {torch.ops._c10d_functional.wait_tensor, torch.ops._c10d_functional._wrap_tensor_autograd}
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Collective:
-    """An operation of a group of ranks."""
-
-    kind: str
-    group: str  # name of the process group
-    num_bytes: int  # of its larger buffer on this rank: what is gathered, what is scattered, what is reduced
+# What FSDP2 does first with what it has gathered, and before it scatters: there its stream waits.
+WAITS = {torch.ops.fsdp.split_with_sizes_copy: Await("gather"), torch.ops.fsdp.chunk_cat: Await("scatter")}
 
 
 @dataclass(slots=True)
@@ -55,23 +48,42 @@ class Storage:
 
 
 class Recorder(TorchDispatchMode):
-    """Inside `with Recorder() as recorder:`, every operation is seen.
+    """Inside `with Recorder(blocks) as recorder:`, every operation is seen; those of the blocks are told apart.
 
     A storage that is alive when the backward pass begins and was made since the last one ended is an activation; what
     collectives gather is called gathered; who else lives is temporary until `name` says better.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: Iterable[nn.Module] = ()) -> None:
         super().__init__()
-        self.collectives: Counter[Collective] = Counter()
-        self.flops: Counter[str] = Counter()  # by operation
+        self.events: list[tuple[bool, Call] | Send | Await] = []  # a call with whether it is of a backward pass
+        self.ends: list[int] = []  # of backward passes, in `events`
         self.storages: list[Storage] = []
-        self._moment = 0
+        self._phases: list[str] = []  # of every change of memory
         self._is_backward = False
         self._is_propagating = False
+        self._blocks, self._depth = list(blocks), 0
+        self._handles: list[Any] = []
         self._open: dict[int, tuple[Storage, weakref.finalize[..., Any]]] = {}  # by id of a living storage
 
+    @property
+    def collectives(self) -> Counter[Collective]:
+        """How often each was sent."""
+        return Counter(event.collective for event in self.events if isinstance(event, Send))
+
+    @property
+    def calls(self) -> list[Call]:
+        """All work, in order."""
+        return [event[1] for event in self.events if isinstance(event, tuple)]
+
     def __enter__(self) -> Recorder:
+        for block in self._blocks:
+            self._handles += [
+                block.register_forward_pre_hook(self._begin),
+                block.register_forward_hook(self._finish),
+                block.register_full_backward_pre_hook(self._begin),
+                block.register_full_backward_hook(self._finish),
+            ]
         self._resize = torch.UntypedStorage.resize_
 
         def resize(storage: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
@@ -96,8 +108,16 @@ class Recorder(TorchDispatchMode):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
         ShardingPropagator._propagate_tensor_meta_non_cached = self._propagate  # type: ignore[method-assign]
+
+    def _begin(self, *_: Any) -> None:
+        self._depth += 1
+
+    def _finish(self, *_: Any) -> None:
+        self._depth -= 1
 
     def name(self, kind: str, tensors: Iterable[Tensor]) -> int:
         """Call the storages of these tensors `kind`; returns their bytes."""
@@ -116,13 +136,17 @@ class Recorder(TorchDispatchMode):
             sizes[index] = size
             yield now
 
+    def peaks(self) -> dict[str, dict[str, int]]:
+        """Bytes by kind when they are most, of each phase: backward passes so far, which way, in blocks or not."""
+        best: dict[str, dict[str, int]] = {}
+        for phase, now in zip(self._phases, self.timeline(), strict=True):
+            if now.total() > sum(best.get(phase, {}).values()):
+                best[phase] = dict(now)
+        return best
+
     def peak(self) -> dict[str, int]:
         """Bytes by kind when they are most."""
-        best: dict[str, int] = {}
-        for now in self.timeline():
-            if now.total() > sum(best.values()):
-                best = dict(now)
-        return best
+        return highest(self.peaks())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
@@ -132,22 +156,33 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         self._enter_phase()
         out = func(*args, **kwargs)
-        packet = func._overloadpacket
-        kind = "temporary"
-        if packet in COLLECTIVES:
-            self._count(packet, args, out)
-            kind = "gathered" if COLLECTIVES[packet][0] == GATHER else kind
-        else:
-            assert func.namespace not in ("c10d", "_c10d_functional") or packet in OTHERS, f"{func}: not in COLLECTIVES"
-        if packet in flop_registry:
-            self.flops[str(packet)] += flop_registry[packet](*args, **kwargs, out_val=out)
+        kind = self._note_event(func, args, kwargs, out)
         for tensor in tree_leaves((args, out) if kind == "gathered" else out):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage(), kind)
         return out
 
+    def _note_event(self, func: Any, args: Any, kwargs: Any, out: Any) -> str:
+        """Returns the kind of memory that comes out."""
+        packet = func._overloadpacket
+        if packet in COLLECTIVES:
+            kind, place = COLLECTIVES[packet]
+            collective = Collective(kind, _group_of(args), _size(out if place is None else args[place]))
+            self.events.append(Send(collective, is_fsdp=part_on_stack() == "FSDP"))
+            return "gathered" if kind == GATHER else "temporary"
+        assert func.namespace not in ("c10d", "_c10d_functional") or packet in OTHERS, f"{func}: not in COLLECTIVES"
+        if packet in WAITS:
+            self.events.append(WAITS[packet])
+        call = call_of(func, args, kwargs, out, BLOCKS if self._depth else REST)
+        if call is not None:
+            self.events.append((self._is_backward, call))
+        return "temporary"
+
     def _enter_phase(self) -> None:
         is_backward = torch._C._current_graph_task_id() != -1
+        if self._is_backward and not is_backward:
+            self.events.append(Await("all"))
+            self.ends.append(len(self.events))
         if is_backward and not self._is_backward:
             for storage, _ in self._open.values():
                 storage.kind = "activations" if storage.kind == "temporary" else storage.kind
@@ -169,14 +204,18 @@ class Recorder(TorchDispatchMode):
         self._note(known, 0)
 
     def _note(self, known: Storage, size: int) -> None:
-        self._moment += 1
-        known.changes.append((self._moment, size))
+        known.changes.append((len(self._phases), size))
+        way, place = "backward" if self._is_backward else "forward", BLOCKS if self._depth else REST
+        self._phases.append(f"{len(self.ends)} {way}, {place}")
 
-    def _count(self, packet: Any, args: Any, out: Any) -> None:
-        kind, place = COLLECTIVES[packet]
-        buffers = out if place is None else args[place]
-        num_bytes = sum(t.numel() * t.element_size() for t in tree_leaves(buffers) if isinstance(t, Tensor))
-        self.collectives[Collective(kind, _group_of(args), num_bytes)] += 1
+
+def highest(peaks: dict[str, dict[str, int]]) -> dict[str, int]:
+    """Of the peaks of all phases."""
+    return max(peaks.values(), key=lambda peak: sum(peak.values()), default={})
+
+
+def _size(buffers: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tree_leaves(buffers) if isinstance(t, Tensor))
 
 
 def _group_of(args: Any) -> str:

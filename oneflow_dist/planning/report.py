@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
 from oneflow_dist.config import Config
-from oneflow_dist.planning.cluster import Cluster, Estimate, group_span, link_seconds
-from oneflow_dist.planning.gpus import GIB
-from oneflow_dist.planning.recorder import Collective
+from oneflow_dist.planning.cluster import Cluster, link_of, link_seconds
+from oneflow_dist.planning.estimate import Estimate
+from oneflow_dist.planning.events import Collective
+from oneflow_dist.planning.gpus import AXES, GIB
+from oneflow_dist.planning.rates import Rates
 from oneflow_dist.planning.trace import Trace
 
 KINDS = ("parameters", "gradients", "optimizer", "average", "activations", "gathered", "batch", "temporary")
@@ -28,15 +31,20 @@ def plan_text(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster
 
 def what_lines(trace: Trace, config: Config, cluster: Cluster) -> list[str]:
     """What is planned."""
-    replicate, shard, tensor = trace.mesh
     train, keep = config.train, config.checkpoint.keep
     size = trace.checkpoint_bytes / GIB
     return [
-        f"{replicate * shard * tensor} x {cluster.gpu.name}: replicate {replicate} x shard {shard} x tensor {tensor}",
+        layout_text(trace, cluster),
         f"{trace.num_parameters:,} parameters, {train.precision}, checkpointing {train.activation_checkpointing}",
-        f"{trace.microbatches} packs of {config.data.rows_per_pack:,} rows a step and tensor group",
+        f"{trace.microbatches} packs of {config.data.rows_per_pack:,} rows a step, each of {trace.ranks_of_pack} ranks",
         f"a checkpoint takes {size:.2f} GiB, checkpoint.keep ({keep}) and the next {size * (keep + 1):.2f}",
     ]
+
+
+def layout_text(trace: Trace, cluster: Cluster) -> str:
+    """How many of which devices, on which mesh."""
+    sizes = dict(zip(AXES, trace.mesh, strict=True))
+    return f"{math.prod(trace.mesh)} x {cluster.gpu.name}: {' x '.join(f'{axis} {sizes[axis]}' for axis in AXES)}"
 
 
 def memory_lines(trace: Trace, estimate: Estimate, cluster: Cluster) -> list[str]:
@@ -53,31 +61,32 @@ def memory_lines(trace: Trace, estimate: Estimate, cluster: Cluster) -> list[str
 
 def link_lines(trace: Trace, cluster: Cluster) -> list[str]:
     """Collectives by axis and kind."""
-    lines = [f"{'communication of a rank in a step':<48}{'count':>8}{'GiB':>10}{'seconds':>10}"]
+    lines = [f"{'communication of a rank in a step':<64}{'count':>8}{'GiB':>10}{'seconds':>10}"]
     for (axis, kind), row in by_axis(trace, cluster).items():
-        ranks, span = group_span(axis, trace.mesh)
-        place = "in a node" if span <= cluster.gpus_per_node else "over the network"
-        name = f"{axis} ({ranks} ranks, {place}) {kind}"
-        lines.append(f"  {name:<46}{row['count']:>8}{row['bytes'] / GIB:>10.3f}{row['seconds']:>10.4f}")
+        link = link_of(axis, trace.mesh, cluster)
+        place = "in a node" if link.is_in_node else f"over {link.bytes_per_second / 1e9:g} GB/s of network"
+        name = f"{axis} ({link.size} ranks, {place}) {kind}"
+        lines.append(f"  {name:<62}{row['count']:>8}{row['bytes'] / GIB:>10.3f}{row['seconds']:>10.4f}")
     return lines
 
 
 def time_lines(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster) -> list[str]:
-    """The time of a step with the formula that it comes from."""
-    gpu, peak = cluster.gpu, f"{cluster.gpu.flops_per_second:.4g}"
+    """The time of a step, with what it is made of."""
+    peak, rates = f"{cluster.gpu.flops_per_second:.4g}", Rates.of(cluster.gpu)
     again = trace.flops / estimate.model_flops - 1.0
-    links = "hidden" if config.parallel.async_tensor else "added"
-    moved = "bytes (n - 1) / n, for all_reduce twice"
-    rates = f"{gpu.node_bytes_per_second / 1e9:g} GB/s in a node, {gpu.network_bytes_per_second / 1e9:g} between"
-    formula = f"({moved}) / ({cluster.link_efficiency} x rate) + {cluster.latency_seconds:g} each; {rates}"
-    computed = f"{trace.flops:.4g} / ({peak} x {cluster.compute_efficiency})"
-    return [
+    products = {"fp32": rates.float32, "bf16": rates.products, "float8": rates.float8}[config.train.precision]
+    reached = f"products {products / 1e12:.0f} TFLOP/s, attention up to {rates.attention / 1e12:.0f}"
+    lines = [
         f"FLOPs of a rank in a step: model {estimate.model_flops:.4g}, computed {trace.flops:.4g} ({again:+.1%})",
-        f"  compute {estimate.compute_seconds:8.4f} s = {computed}",
-        f"  data    {estimate.data_seconds:8.4f} s on the links of replicate and shard",
-        f"  tensor  {estimate.tensor_seconds:8.4f} s on those of tensor",
-        f"          links = {formula}",
-        f"  step    {estimate.step_seconds:8.4f} s = max(compute, data), tensor {links}",
+        f"  compute {estimate.compute_seconds:8.4f} s at {reached}, memory {rates.memory / 1e12:.2f} TB/s",
+    ]
+    for axis, exposed in estimate.exposed_seconds.items():
+        busy = estimate.busy_seconds[axis]
+        lines.append(f"  exposed {exposed:8.4f} s of {busy:.4f} on the links of {axis}")
+    return [
+        *lines,
+        f"  between {estimate.paced_seconds:8.4f} s: {rates.paced:.1%} of computing, from kernel to kernel",
+        f"  step    {estimate.step_seconds:8.4f} s, the sum",
         f"  MFU     {estimate.mfu:8.1%}   = model FLOPs / (step x {peak})",
         f"  rows    {estimate.rows_per_second:8,.0f}   per second and device",
         f"  run     {run_seconds(estimate, config) / 86400:8.2f} days = train.steps ({config.train.steps:,}) x step",
@@ -92,7 +101,7 @@ def run_seconds(estimate: Estimate, config: Config) -> float:
 def plan_json(trace: Trace, estimate: Estimate, config: Config, cluster: Cluster) -> dict[str, Any]:
     """The plan as numbers: bytes, seconds, FLOPs."""
     return {
-        "mesh": dict(zip(("replicate", "shard", "tensor"), trace.mesh, strict=True)),
+        "mesh": dict(zip(AXES, trace.mesh, strict=True)),
         "parameters": trace.num_parameters,
         "microbatches": trace.microbatches,
         "activation_checkpointing": config.train.activation_checkpointing,
@@ -117,7 +126,7 @@ def by_axis(trace: Trace, cluster: Cluster) -> dict[tuple[str, str], Counter[str
         row = rows.setdefault(_key(collective), Counter())
         row["count"] += count
         row["bytes"] += count * collective.num_bytes
-        row["seconds"] += count * link_seconds(collective, trace, cluster)  # type: ignore[assignment]
+        row["seconds"] += count * link_seconds(collective, trace.mesh, cluster)  # type: ignore[assignment]
     return rows
 
 

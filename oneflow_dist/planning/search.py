@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
@@ -12,10 +13,13 @@ from oneflow_dist.bars import bar
 from oneflow_dist.config import Config
 from oneflow_dist.data.loader import can_share_packs
 from oneflow_dist.parallel.mesh import can_deal
-from oneflow_dist.planning.cluster import Cluster, Estimate, estimate
-from oneflow_dist.planning.recorder import Collective
+from oneflow_dist.planning.cluster import Cluster
+from oneflow_dist.planning.estimate import Estimate, estimate
+from oneflow_dist.planning.events import with_more_layers
 from oneflow_dist.planning.trace import Trace, fresh_processes, trace_here
 
+MIN_ROWS = 4096  # of a rank of a context axis: with fewer its products are small, and what it sends is not
+FEW = 3  # layers: with two, memory is fullest where it is not with more
 Plan = tuple[Config, Trace, Estimate]
 CHECKPOINTING: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")  # cheapest first
 
@@ -23,21 +27,30 @@ CHECKPOINTING: tuple[Literal["none", "selective", "full"], ...] = ("none", "sele
 def layouts(config: Config, world_size: int, gpus_per_node: int) -> Iterator[Config]:
     """The config with every mesh that can be run.
 
-    The tensor axis stays within a node. Copies are made of whole nodes, in powers of two.
+    Tensor and context axis stay within a node, and leave each rank MIN_ROWS. Copies are made of whole nodes, in powers
+    of two.
     """
-    tensor = 1
-    while tensor <= min(gpus_per_node, world_size):
-        replicate = 1
-        while world_size % (replicate * tensor) == 0:
-            shard = world_size // (replicate * tensor)
-            parallel = dataclasses.replace(config.parallel, replicate=replicate, shard=shard, tensor=tensor)
-            candidate = dataclasses.replace(config, parallel=parallel)
+    sizes = [2**power for power in range(min(gpus_per_node, world_size).bit_length())]
+    for tensor, context in itertools.product(sizes, sizes):
+        in_node, rows = tensor * context, config.data.rows_per_pack // (tensor * context)
+        if in_node > min(gpus_per_node, world_size) or (context > 1 and rows < MIN_ROWS):
+            continue
+        for replicate in sizes_of_copies(world_size, in_node, gpus_per_node):
+            shard = world_size // (replicate * in_node)
+            sized = {"replicate": replicate, "shard": shard, "context": context, "tensor": tensor}
+            candidate = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, **sized))
             if can_deal(candidate) and can_share_packs(candidate, replicate * shard):
                 yield candidate
-            if shard * tensor <= gpus_per_node:
-                break
-            replicate *= 2
-        tensor *= 2
+
+
+def sizes_of_copies(world_size: int, in_node: int, gpus_per_node: int) -> Iterator[int]:
+    """How many copies of the model there may be."""
+    replicate = 1
+    while world_size % (replicate * in_node) == 0:
+        yield replicate
+        if world_size // replicate <= gpus_per_node:
+            return
+        replicate *= 2
 
 
 def search(config: Config, world_size: int, cluster: Cluster) -> list[Plan]:
@@ -83,33 +96,23 @@ def plan_layout(config: Config, world_size: int, cluster: Cluster, pool: Executo
 
 
 def trace_few_layers(config: Config, world_size: int, pool: Executor) -> Trace:
-    """A trace by extrapolation: all that it has is linear in the number of layers, once there are two."""
-    more = config.model.num_layers - 2
-    two, three = pool.map(trace_here, (with_layers(config, 2), with_layers(config, 3)), (world_size, world_size))
+    """A trace by extrapolation: all that it has is linear in the number of layers, once there are FEW."""
+    more = config.model.num_layers - FEW
+    if more < 2:
+        return pool.submit(trace_here, config, world_size).result()
+    few, some = pool.map(trace_here, (with_layers(config, FEW), with_layers(config, FEW + 1)), (world_size, world_size))
 
-    def extend(few: dict[str, int], some: dict[str, int]) -> dict[str, int]:
-        return {key: few.get(key, 0) + more * (some[key] - few.get(key, 0)) for key in some}
+    def extend(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+        return {key: one.get(key, 0) + more * (other[key] - one.get(key, 0)) for key in other}
 
-    return Trace(
-        mesh=two.mesh,
-        microbatches=two.microbatches,
-        num_parameters=two.num_parameters + more * (three.num_parameters - two.num_parameters),
-        checkpoint_bytes=two.checkpoint_bytes + more * (three.checkpoint_bytes - two.checkpoint_bytes),
-        held=extend(two.held, three.held),
-        peak=extend(two.peak, three.peak),
-        collectives=_extend_collectives(two.collectives, three.collectives, more),
-        flops=two.flops + more * (three.flops - two.flops),
+    return dataclasses.replace(
+        few,
+        num_parameters=few.num_parameters + more * (some.num_parameters - few.num_parameters),
+        checkpoint_bytes=few.checkpoint_bytes + more * (some.checkpoint_bytes - few.checkpoint_bytes),
+        held=extend(few.held, some.held),
+        peaks={phase: extend(few.peaks[phase], some.peaks[phase]) for phase in few.peaks},
+        stretches=tuple(with_more_layers(*pair, more) for pair in zip(few.stretches, some.stretches, strict=True)),
     )
-
-
-def _extend_collectives(two: dict[Collective, int], three: dict[Collective, int], more: int) -> dict[Collective, int]:
-    """Those of each layer become more; one for all layers, as that of the gradient norm, becomes larger."""
-    both = two.keys() & three.keys()
-    counts = {key: two[key] + more * (three[key] - two[key]) for key in both}
-    for small, large in zip(sorted(two.keys() - both), sorted(three.keys() - both), strict=True):
-        num_bytes = small.num_bytes + more * (large.num_bytes - small.num_bytes)
-        counts[dataclasses.replace(small, num_bytes=num_bytes)] = two[small]
-    return counts
 
 
 def with_layers(config: Config, num_layers: int) -> Config:

@@ -27,10 +27,12 @@ from oneflow_dist.model.flops import num_trained
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import AdamW, MovingAverage
-from oneflow_dist.parallel.dealing import count_once
-from oneflow_dist.parallel.mesh import data_rank, group_names, make_mesh, tensor_axis
+from oneflow_dist.parallel.dealing import deal_pack
+from oneflow_dist.parallel.mesh import context_axis, data_rank, group_names, make_mesh, mesh_shape, tensor_axis
 from oneflow_dist.parallel.sharding import shard_model
-from oneflow_dist.planning.recorder import Collective, Recorder
+from oneflow_dist.planning.cluster import MeshShape
+from oneflow_dist.planning.events import UPDATE, Call, Collective, Send, Stretch, joined, without_order
+from oneflow_dist.planning.recorder import Recorder, highest
 from oneflow_dist.stored_tensors import named_leaves
 from oneflow_dist.training import agree, compute_gradients, update_weights
 
@@ -39,14 +41,50 @@ from oneflow_dist.training import agree, compute_gradients, update_weights
 class Trace:
     """What one step of one rank needs."""
 
-    mesh: tuple[int, int, int]  # ranks along replicate, shard, tensor
-    microbatches: int
+    mesh: MeshShape
+    rows_per_pack: int
     num_parameters: int  # of the whole model
     checkpoint_bytes: int  # of all ranks: weights, average and the optimizer's state
     held: dict[str, int]  # bytes of parameters, optimizer, average: always there
-    peak: dict[str, int]  # bytes by kind when memory is fullest
-    collectives: dict[Collective, int]  # how often; `group` is a mesh axis, or "all"
-    flops: int  # computed, with what is computed again
+    peaks: dict[str, dict[str, int]]  # bytes by kind when memory is fullest, of each phase of a step
+    stretches: tuple[Stretch, ...]  # microbatches, then "update"; `group` of a collective is a mesh axis, or "all"
+
+    @property
+    def peak(self) -> dict[str, int]:
+        """Bytes by kind when memory is fullest."""
+        return highest(self.peaks)
+
+    @property
+    def microbatches(self) -> int:
+        return sum(stretch.times for stretch in self.stretches if stretch.name != UPDATE)
+
+    @property
+    def ranks_of_pack(self) -> int:
+        return self.mesh[2] * self.mesh[3]
+
+    @property
+    def rows(self) -> float:
+        """Of a step, this rank's share."""
+        return self.microbatches * self.rows_per_pack / self.ranks_of_pack
+
+    @property
+    def collectives(self) -> Counter[Collective]:
+        """How often each is sent in a step."""
+        return self._count()[1]
+
+    @property
+    def flops(self) -> int:
+        """Computed, with what is computed again."""
+        return sum(call.flops * count for call, count in self._count()[0].items())
+
+    def _count(self) -> tuple[Counter[Call], Counter[Collective]]:
+        calls: Counter[Call] = Counter()
+        sent: Counter[Collective] = Counter()
+        for stretch in self.stretches:
+            own_calls, own_sent = stretch.count()
+            calls.update({key: stretch.times * count for key, count in own_calls.items()})
+            sent.update({key: stretch.times * count for key, count in own_sent.items()})
+        return calls, sent
 
 
 def trace_step(config: Config, world_size: int) -> Trace:
@@ -75,49 +113,64 @@ def trace_here(config: Config, world_size: int) -> Trace:
     with pretend_ranks(world_size):
         config = eager(config)
         mesh = make_mesh(config, world_size, "cpu")
-        microbatches = packs_of_rank(config, data_rank(mesh, 1)[1])
+        microbatches = packs_of_rank(config, data_rank(mesh, config.parallel.context)[1])
         batch = full_pack(config)
         with fake_model(config, mesh) as (model, num_parameters, mode):
             optimizer = make_optimizer(model, config)
             remembered = sum(value.numel() for _, value in named_leaves(optimizer.tensors))
-            batches = [count_once(without_values(batch, mode), model.axis)] * min(microbatches, 2)
+            with unset_fake_temporarily():  # what a rank gets of a pack depends on its values
+                batch = deal_pack(batch, model)
+            batches = [without_values(batch, mode)] * min(microbatches, 3)
             recorder, held = record_step(model, optimizer, batches, config)
-            fewer = Recorder()
-            if microbatches > 2:  # all but the last are alike: what two need more than one is what each of them needs
-                fewer, _ = record_step(model, optimizer, batches[:1], config)
-        groups = group_names(mesh, model.context)
-        counts = _extrapolate(recorder.collectives, fewer.collectives, microbatches)
-        flops = _extrapolate(recorder.flops, fewer.flops, microbatches)
         return Trace(
-            mesh=(mesh.size(0), mesh.size(1), mesh.size(2)),
-            microbatches=microbatches,
+            mesh=mesh_shape(config.parallel, world_size),
+            rows_per_pack=config.data.rows_per_pack,
             num_parameters=num_parameters,
             checkpoint_bytes=4 * (num_parameters + num_trained(model) + remembered),
             held=held,
-            peak=recorder.peak(),
-            collectives={
-                dataclasses.replace(collective, group=groups[collective.group]): count
-                for collective, count in counts.items()
-            },
-            flops=sum(flops.values()),
+            peaks=recorder.peaks(),
+            stretches=stretches_of(recorder, microbatches, group_names(mesh, model.context)),
         )
 
 
+def stretches_of(recorder: Recorder, microbatches: int, names: dict[str, str]) -> tuple[Stretch, ...]:
+    """A step of so many microbatches from one of up to three: those between the first and the last are alike.
+
+    Args:
+        names: axes by process groups.
+    """
+
+    def on_axis(event: Any) -> Any:
+        if not isinstance(event, Send):
+            return event
+        collective = dataclasses.replace(event.collective, group=names[event.collective.group])
+        return dataclasses.replace(event, collective=collective)
+
+    events, ends = [on_axis(event) for event in recorder.events], recorder.ends
+    assert len(ends) == min(microbatches, 3), f"{len(ends)} backward passes of {microbatches} microbatches"
+    passes = [joined(events[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    found = [Stretch("microbatch", 1, each) for each in passes]
+    if microbatches > 2:
+        found[1] = dataclasses.replace(found[1], times=microbatches - 2)
+    return (*found, Stretch(UPDATE, 1, without_order(joined(events[ends[-1] :]))))
+
+
 def eager(config: Config) -> Config:
-    """The config without compilation and frozen encoders, which see no fakes."""
+    """The config without what sees no fakes: compilation, what overlaps by it, and frozen encoders."""
     modalities = {
         name: modality if modality.is_target else dataclasses.replace(modality, understanding="features")
         for name, modality in config.modality.items()
     }
     train = dataclasses.replace(config.train, compile=False)
-    return dataclasses.replace(config, train=train, modality=modalities)
+    parallel = dataclasses.replace(config.parallel, async_tensor=False)
+    return dataclasses.replace(config, train=train, parallel=parallel, modality=modalities)
 
 
 @contextmanager
 def fake_model(config: Config, mesh: DeviceMesh) -> Iterator[tuple[OneFlow, int, FakeTensorMode]]:
     """Inside, the sharded model on fake tensors, the parameters of all of it, and the mode that makes more of them."""
     with torch.device("meta"):
-        model = OneFlow(config, tensor_axis(mesh))
+        model = OneFlow(config, tensor_axis(mesh), context_axis(mesh, config.parallel.context))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     shard_model(model, mesh, config)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -133,7 +186,7 @@ def record_step(
     On real tensors this is a real step, except that it does not look at its own results.
     """
     ema = MovingAverage(model, config.optim.ema_decay)
-    with Recorder() as recorder:
+    with Recorder(model.blocks) as recorder:
         held = {
             "parameters": recorder.name("parameters", model.parameters()),
             "optimizer": recorder.name("optimizer", [value for _, value in named_leaves(optimizer.tensors)]),
@@ -229,10 +282,3 @@ def pretend_ranks(world_size: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def _extrapolate(two: Counter[Any], one: Counter[Any], microbatches: int) -> Counter[Any]:
-    """Counts of `microbatches` from those of two and of one; up to two, `two` are the counts."""
-    if microbatches <= 2:
-        return two
-    return Counter({key: count + (microbatches - 2) * (count - one[key]) for key, count in two.items()})

@@ -1,43 +1,23 @@
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+import math
 
 import pytest
 
-from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import Cluster, estimate, group_span, link_seconds, model_flops
-from oneflow_dist.planning.gpus import GIB, GPUS
-from oneflow_dist.planning.recorder import GATHER, REDUCE, SCATTER, Collective
-from oneflow_dist.planning.trace import Trace
+from oneflow_dist.planning.cluster import Cluster, group_span, link_of, link_seconds
+from oneflow_dist.planning.events import GATHER, REDUCE, SCATTER, SWAP, Collective
+from oneflow_dist.planning.gpus import GPUS
 
 H100 = Cluster(gpu=GPUS["h100-80gb"])
-TRACE = Trace(
-    mesh=(2, 8, 4),
-    microbatches=3,
-    num_parameters=10**9,
-    checkpoint_bytes=16 * (10**9),
-    held={"parameters": GIB},
-    peak={"parameters": GIB, "activations": 9 * GIB},
-    collectives={
-        Collective(GATHER, "shard", 8 * 10**9): 2,
-        Collective(SCATTER, "tensor", 4 * 10**9): 3,
-        Collective(REDUCE, "replicate", 10**9): 1,
-    },
-    flops=10**15,
-)
-
-
-@pytest.fixture(scope="module")
-def config(root: Path) -> Config:
-    return load_config(root / "configs" / "oneflow_8b.toml")
+MESH = (2, 4, 2, 4)  # replicate, shard, context, tensor
 
 
 def test_groups_stretch_over_what_lies_between_their_ranks() -> None:
-    spans = {group: group_span(group, (2, 8, 4)) for group in ("tensor", "shard", "shard_tensor", "replicate", "all")}
-    assert spans == {
+    names = ("tensor", "context", "shard", "shard_tensor", "replicate", "all")
+    assert {name: group_span(name, MESH) for name in names} == {
         "tensor": (4, 4),
-        "shard": (8, 32),
+        "context": (2, 8),
+        "shard": (8, 32),  # and context
         "shard_tensor": (32, 32),
         "replicate": (2, 64),
         "all": (64, 64),
@@ -45,55 +25,47 @@ def test_groups_stretch_over_what_lies_between_their_ranks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("collective", "seconds"),
+    ("group", "nodes", "rate"),
     [
-        # bytes (n - 1) / n / (0.8 x rate) + 20 microseconds
-        (Collective(GATHER, "shard", 8 * 10**9), 8e9 * 7 / 8 / (0.8 * 50e9) + 2e-5),  # 32 ranks: over the network
-        (Collective(SCATTER, "tensor", 4 * 10**9), 4e9 * 3 / 4 / (0.8 * 450e9) + 2e-5),  # 4 ranks: in a node
-        (Collective(REDUCE, "replicate", 10**9), 2 * 1e9 / 2 / (0.8 * 50e9) + 2e-5),  # there and back
+        ("tensor", 1, 450e9),
+        ("context", 1, 450e9),
+        ("shard", 4, 2 * 50e9),  # two of its ranks in a node, each with a card
+        ("replicate", 2, 50e9),
+        ("all", 8, 8 * 50e9),
     ],
 )
-def test_a_collective_takes_its_bytes_over_the_slowest_link(collective: Collective, seconds: float) -> None:
-    assert link_seconds(collective, TRACE, H100) == pytest.approx(seconds)
+def test_between_nodes_a_group_has_the_cards_of_all_its_ranks_in_a_node(group: str, nodes: int, rate: float) -> None:
+    link = link_of(group, MESH, H100)
+    assert (link.nodes, link.bytes_per_second) == (nodes, rate)
+
+
+@pytest.mark.parametrize(
+    ("collective", "seconds"),
+    [
+        (Collective(SCATTER, "tensor", 4 * 10**9), 4e9 * 3 / 4 / (0.8 * 450e9) + 8.4e-6 + 3 * 3.4e-6),
+        (Collective(GATHER, "shard", 8 * 10**9), 8e9 * 7 / 8 / (0.8 * 100e9) + 8.4e-6 + 4 * 3.4e-6 + 3 * 14e-6),
+        # There and back: up and down a tree.
+        (Collective(REDUCE, "replicate", 10**9), 2 * 1e9 / 2 / (0.8 * 50e9) + 8.4e-6 + 2 * 14e-6),
+        (Collective(SWAP, "context", 10**9), 1e9 / 2 / (0.8 * 450e9) + 8.4e-6 + 3.4e-6),
+    ],
+)
+def test_a_collective_takes_its_bytes_over_the_slowest_link_and_its_hops(
+    collective: Collective, seconds: float
+) -> None:
+    assert link_seconds(collective, MESH, H100) == pytest.approx(seconds)
+
+
+def test_what_all_send_to_all_leaves_a_node_through_the_card_of_each() -> None:
+    mesh = (1, 1, 16, 1)  # two nodes of 8: half of what a rank sends leaves its node
+    swap, gather = (link_seconds(Collective(kind, "context", 16 * 10**9), mesh, H100) for kind in (SWAP, GATHER))
+    assert swap == pytest.approx(15e9 / (0.8 * 100e9), rel=0.01)
+    assert gather == pytest.approx(15e9 / (0.8 * 400e9), rel=0.01)
 
 
 def test_a_group_of_one_sends_nothing() -> None:
-    alone = dataclasses.replace(TRACE, mesh=(1, 1, 1))
-    assert link_seconds(Collective(REDUCE, "all", 10**9), alone, H100) == H100.latency_seconds
+    assert link_seconds(Collective(REDUCE, "all", 10**9), (1, 1, 1, 1), H100) == H100.start_seconds
 
 
-def test_a_step_takes_the_longer_of_computing_and_data_links_and_all_of_the_tensor_links(config: Config) -> None:
-    found = estimate(TRACE, config, H100)
-    assert found.compute_seconds == pytest.approx(1e15 / (989e12 * 0.65))
-    assert found.data_seconds == pytest.approx(2 * (7e9 / 40e9 + 2e-5) + 1e9 / 40e9 + 2e-5)
-    assert found.tensor_seconds == pytest.approx(3 * (3e9 / 360e9 + 2e-5))
-    assert found.step_seconds == max(found.compute_seconds, found.data_seconds) + found.tensor_seconds
-    assert found.mfu == pytest.approx(model_flops(TRACE, config) / (found.step_seconds * 989e12))
-    assert found.rows_per_second == pytest.approx(3 * 16384 / 4 / found.step_seconds)
-
-    slow_links = dataclasses.replace(H100, link_efficiency=0.08)
-    slow = estimate(TRACE, config, slow_links)
-    assert slow.data_seconds > slow.compute_seconds
-    assert slow.step_seconds == slow.data_seconds + slow.tensor_seconds
-
-
-def test_asynchronous_tensor_links_are_hidden(config: Config) -> None:
-    parallel = dataclasses.replace(config.parallel, async_tensor=True)
-    found = estimate(TRACE, dataclasses.replace(config, parallel=parallel), H100)
-    assert found.step_seconds == max(found.compute_seconds, found.data_seconds)
-
-
-@pytest.mark.parametrize(("peak", "fits"), [(70 * GIB, True), (71 * GIB, False)])
-def test_a_step_fits_if_its_peak_leaves_room_for_cuda(config: Config, peak: int, fits: bool) -> None:
-    found = estimate(dataclasses.replace(TRACE, peak={"activations": peak}), config, H100)
-    assert found.room_bytes == 80e9 - 4 * GIB
-    assert found.fits == fits
-
-
-def test_the_model_computes_per_rank_its_share_of_the_closed_form(config: Config) -> None:
-    per_row = 2 * 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)  # of the blocks' products
-    head = 2 * 4096 * 128256 * 8192
-    attention = 4 * 4096 * 32 * 16384 * 512
-    adapter = 2 * 2 * 64 * 4096 * 4096  # in and out, of the patches in the rows that tokens leave
-    pack = 3 * (per_row * 16384 + head + adapter) + 3.5 * attention
-    assert model_flops(TRACE, config) == pytest.approx(3 * pack / 4)
+def test_sums_over_more_nodes_take_more_hops_by_the_logarithm() -> None:
+    few, many = (link_seconds(Collective(REDUCE, "all", 4), (1, size, 1, 1), H100) for size in (64, 512))
+    assert many - few == pytest.approx(2 * (math.log2(64) - math.log2(8)) * 14e-6)

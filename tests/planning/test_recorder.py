@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
+from oneflow_dist.planning.counter import BLOCKS, REST
+from oneflow_dist.planning.events import Await
 from oneflow_dist.planning.recorder import Recorder
 
 MIB = 2**20
@@ -58,7 +61,28 @@ def test_products_are_counted_forward_and_backward() -> None:
     a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
     with Recorder() as recorder:
         (a @ b).sum().backward()
-    assert sum(recorder.flops.values()) == 3 * 2 * 3 * 5 * 7
+    assert sum(call.flops for call in recorder.calls) == 3 * 2 * 3 * 5 * 7
+
+
+def test_what_blocks_ask_for_is_told_apart_forward_and_backward() -> None:
+    block, after = nn.Linear(4, 4, bias=False), nn.Linear(4, 2, bias=False)
+    with Recorder([block]) as recorder:
+        after(block(torch.ones(3, 4, requires_grad=True))).sum().backward()
+    products = [call for call in recorder.calls if call.operation == "mm"]
+    assert sorted(call.part for call in products) == sorted([BLOCKS] * 3 + [REST] * 3)
+    assert sum(call.flops for call in products if call.part == BLOCKS) == 3 * 2 * 3 * 4 * 4
+
+
+def test_the_end_of_a_backward_pass_is_noted_by_what_follows_it() -> None:
+    weight = torch.ones(3, requires_grad=True)
+    with Recorder() as recorder:
+        for _ in range(2):
+            (weight * 2.0).sum().backward()
+        torch.zeros(3)
+    assert [recorder.events[end - 1] for end in recorder.ends] == [Await("all")] * 2
+    phases = [event[0] for event in recorder.events[: recorder.ends[0]] if isinstance(event, tuple)]
+    assert phases == sorted(phases)
+    assert set(phases) == {False, True}
 
 
 def test_a_name_holds_a_storage_once() -> None:

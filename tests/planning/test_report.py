@@ -7,26 +7,34 @@ from pathlib import Path
 import pytest
 
 from oneflow_dist.config import Config, load_config
-from oneflow_dist.planning.cluster import Cluster, estimate
+from oneflow_dist.planning.cluster import Cluster
+from oneflow_dist.planning.estimate import estimate
+from oneflow_dist.planning.events import GATHER, REDUCE, UPDATE, Call, Collective, Send, Stretch, Work
 from oneflow_dist.planning.gpus import GIB, GPUS
-from oneflow_dist.planning.recorder import GATHER, REDUCE, Collective
 from oneflow_dist.planning.report import by_axis, plan_json, plan_text
 from oneflow_dist.planning.trace import Trace
 
 H100 = Cluster(gpu=GPUS["h100-80gb"])
+WEIGHTS = (GIB, GIB, GIB, 2 * GIB)
+
+
+def of_fsdp(size: int) -> Send:
+    return Send(Collective(GATHER, "shard", size), is_fsdp=True)
+
+
 TRACE = Trace(
-    mesh=(1, 16, 2),
-    microbatches=1,
+    mesh=(1, 16, 1, 2),
+    rows_per_pack=16384,
     num_parameters=8_030_261_248,
     checkpoint_bytes=16 * (8_030_261_248),
     held={"parameters": GIB, "optimizer": 2 * GIB, "average": GIB},
-    peak={"parameters": GIB, "optimizer": 2 * GIB, "average": GIB, "activations": 30 * GIB, "temporary": GIB},
-    collectives={
-        Collective(GATHER, "shard", GIB): 3,
-        Collective(GATHER, "shard", 2 * GIB): 1,
-        Collective(REDUCE, "all", 24): 1,
+    peaks={
+        "update": {"parameters": GIB, "optimizer": 2 * GIB, "average": GIB, "activations": 30 * GIB, "temporary": GIB}
     },
-    flops=10**15,
+    stretches=(
+        Stretch("microbatch", 1, (Work(False, ((Call("blocks", "mm", 1, 10**15), 1),)), *map(of_fsdp, WEIGHTS))),
+        Stretch(UPDATE, 1, (Send(Collective(REDUCE, "all", 24), is_fsdp=False),)),
+    ),
 )
 
 
@@ -36,12 +44,15 @@ def config(root: Path) -> Config:
 
 
 def test_a_page_says_what_is_planned_and_whether_it_fits(config: Config) -> None:
-    page = plan_text(TRACE, estimate(TRACE, config, H100), config, H100)
-    assert page.startswith("32 x h100-80gb: replicate 1 x shard 16 x tensor 2\n8,030,261,248 parameters, bf16, ")
+    found = estimate(TRACE, config, H100)
+    page = plan_text(TRACE, found, config, H100)
+    assert page.startswith("32 x h100-80gb: replicate 1 x shard 16 x context 1 x tensor 2\n8,030,261,248 parameters, ")
     assert "  activations      30.00\n" in page
     assert "  sum              35.00 of 70.51: fits\n" in page
-    assert "  shard (16 ranks, over the network) all_gather        4     5.000" in page
-    assert "max(compute, data), tensor added" in page
+    assert "  shard (16 ranks, over 200 GB/s of network) all_gather" in page
+    for axis, exposed in found.exposed_seconds.items():
+        assert f"exposed {exposed:8.4f} s of {found.busy_seconds[axis]:.4f} on the links of {axis}" in page
+    assert f"  step    {found.step_seconds:8.4f} s, the sum" in page
     assert max(map(len, page.splitlines())) <= 140
 
 
@@ -69,9 +80,10 @@ def test_collectives_are_added_up_by_axis_and_kind() -> None:
 def test_the_numbers_survive_json(config: Config) -> None:
     found = estimate(TRACE, config, H100)
     table = json.loads(json.dumps(plan_json(TRACE, found, config, H100)))
-    assert table["mesh"] == {"replicate": 1, "shard": 16, "tensor": 2}
+    assert table["mesh"] == {"replicate": 1, "shard": 16, "context": 1, "tensor": 2}
     assert table["peak_bytes"] == TRACE.peak
     assert {"kind": GATHER, "axis": "shard", "bytes": GIB, "count": 3} in table["collectives"]
     assert table["estimate"]["step_seconds"] == found.step_seconds
+    assert table["estimate"]["exposed_seconds"] == found.exposed_seconds
     assert table["estimate"]["fits"] is True
     assert table["cluster"]["gpu"]["name"] == "h100-80gb"
