@@ -75,7 +75,7 @@ def test_a_run_that_cannot_work_here_is_code_1(
     code, said = call(monkeypatch, capsys, str(path), "data.mixture=nothing.yaml", "parallel.tensor=2")
     assert code == 1
     assert "nothing.yaml" in said
-    assert "parallel.tensor is 2" in said
+    assert "parallel.context x tensor is 2" in said
 
 
 def test_a_gpu_that_torch_does_not_see_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_steps_that_become_slow_are_told_once_and_so_is_their_end(capsys: pytest
 def test_one_step_that_costs_much_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     run(Pace(), *[0.2] * 20, COST_SECONDS + 1.0)
     (line,) = said(capsys)
-    assert names(line, "step 21", "this step", 56)
+    assert names(line, "step 21", "this step", 55)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 
 from oneflow_dist.config import Config, load_config, write_config
 from oneflow_dist.containers import Losses, PackedBatch
+from oneflow_dist.data.packing import silence
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.muon import make_optimizer
 from oneflow_dist.optim import MovingAverage
@@ -71,6 +72,7 @@ LAYOUTS = {
     "tensor 4": Layout(4, ["parallel.tensor=4"], [LONG, SELECTIVE]),
     "shard 4": Layout(4, [], [LONG, FULL]),
     "shard 2": Layout(2, [], [COMPILED["full"], COMPILED["none"], LONG, SELECTIVE]),
+    "shard 3, uneven": Layout(3, [], [Variant(2, "none"), Variant(2, "full")]),
     "context 2": Layout(2, ["parallel.context=2"], [COMPILED["selective"], LONG, FULL]),
     "context 4": Layout(4, ["parallel.context=4"], [LONG, SELECTIVE]),
     "shard 2, context 2": Layout(4, ["parallel.context=2"], [LONG, SELECTIVE]),
@@ -115,15 +117,18 @@ Steps = SimpleNamespace
 def deal_packs(config: Config, mesh: DeviceMesh, model: OneFlow, num_packs: int) -> list[PackedBatch]:
     """Sixteen samples of all kinds, dealt out to the data ranks in order, and those of a rank to its packs.
 
-    They go kind by kind, so that packs of neighbours lack what a kind lacks. One graph serves packs of any number of
+    Three ranks have four packs of two each that they compute, as the loader deals them out: the rest are silent. They
+    go kind by kind, so that packs of neighbours lack what a kind lacks. One graph serves packs of any number of
     samples: all are padded to the same sizes, and all name the same bound of their sequences.
     """
     samples = [sample for kind, count in NUM_SAMPLES.items() for sample in make_samples(kind, count, config)]
     rank, size = data_rank(mesh, config.parallel.context)
-    own = len(samples) // (size * num_packs)
-    first = rank * num_packs * own
-    parts = [samples[first + number * own : first + (number + 1) * own] for number in range(num_packs)]
-    return [replace(batch, max_seqlen=config.data.rows_per_pack) for batch in make_packs(parts, config, model)]
+    num_parts = max(n for n in range(1, size * num_packs + 1) if len(samples) % n == 0)
+    own = len(samples) // num_parts
+    numbers = range(rank * num_packs, (rank + 1) * num_packs) if num_parts % size == 0 else range(rank, num_parts, size)
+    batches = make_packs([samples[number * own : (number + 1) * own] for number in numbers], config, model)
+    batches += [silence(batches[0])] * (num_packs - len(batches))
+    return [replace(batch, max_seqlen=config.data.rows_per_pack) for batch in batches]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tools.benchmark.drawing import INK
 
 if TYPE_CHECKING:
-    from tools.comparison.published import Outcome
+    from tools.comparison.published_plans import Outcome
 
 COLOURS = {
     "torchtitan": "#d9822b",

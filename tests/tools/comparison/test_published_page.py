@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from tests.tools.comparison.test_published import outcome
-from tools.comparison.published import summary
+from tests.tools.comparison.test_published_plans import outcome
 from tools.comparison.published_page import COLOURS, draw, page
+from tools.comparison.published_plans import summary
 from tools.comparison.published_runs import RUNS
 
 OUTCOMES = [outcome(100, 110), outcome(100, 80, name="worst"), outcome(100, 120, is_judged=False, name="own")]
