@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,11 @@ class Axis:
 
     def gather(self, x: Shaped[Tensor, "t *rest"]) -> Shaped[Tensor, "T *rest"]:
         """The rows of all ranks. Backward, each rank gets the sum of all ranks' gradients of its rows."""
-        return x if self.size == 1 else _Gather.apply(x, self)
+        return x if self.size == 1 else _Exchange.apply(x, self, _gather, _scatter_sum)
 
     def scatter_sum(self, x: Shaped[Tensor, "T *rest"]) -> Shaped[Tensor, "t *rest"]:
         """This rank's rows of the sum over ranks. Backward, each rank gets the gradients of all rows."""
-        return x if self.size == 1 else _ScatterSum.apply(x, self)
+        return x if self.size == 1 else _Exchange.apply(x, self, _scatter_sum, _gather)
 
     def own_rows(self, x: Shaped[Tensor, "m D"], row: Int64[Tensor, "m"], num_rows: int) -> Shaped[Tensor, "m D"]:
         """What every rank has and one brings into a `scatter_sum` of `num_rows` rows: who holds row `row[i]`."""
@@ -53,14 +54,15 @@ class Axis:
 
     def deal_rows(self, x: Shaped[Tensor, "T v *rest"]) -> Shaped[Tensor, "t V *rest"]:
         """This rank's rows with the columns of all ranks; before, each has its columns of all rows."""
-        return x if self.size == 1 else _DealRows.apply(x, self)
+        return x if self.size == 1 else _Exchange.apply(x, self, _deal_rows, _deal_columns)
 
     def deal_columns(self, x: Shaped[Tensor, "t V *rest"]) -> Shaped[Tensor, "T v *rest"]:
         """The inverse of `deal_rows`."""
-        return x if self.size == 1 else _DealColumns.apply(x, self)
+        return x if self.size == 1 else _Exchange.apply(x, self, _deal_columns, _deal_rows)
 
 
 ALONE = Axis()
+Exchange = Callable[[Tensor, Axis], Tensor]
 
 
 def local_part(weight: Tensor) -> Tensor:
@@ -97,45 +99,14 @@ def _deal_columns(x: Tensor, axis: Axis) -> Tensor:
     return _swap(x.unflatten(1, (axis.size, -1)).transpose(0, 1).flatten(0, 1), axis)
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return _gather(x, axis)
+class _Exchange(torch.autograd.Function):
+    """What ranks do with rows, and backward its adjoint."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _scatter_sum(grad, ctx.axis), None
-
-
-class _ScatterSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return _scatter_sum(x, axis)
+    def forward(ctx: Any, x: Tensor, axis: Axis, there: Exchange, back: Exchange) -> Tensor:
+        ctx.axis, ctx.back = axis, back
+        return there(x, axis)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gather(grad, ctx.axis), None
-
-
-class _DealRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return _deal_rows(x, axis)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _deal_columns(grad, ctx.axis), None
-
-
-class _DealColumns(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return _deal_columns(x, axis)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _deal_rows(grad, ctx.axis), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.back(grad, ctx.axis), None, None, None
