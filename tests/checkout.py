@@ -111,8 +111,7 @@ WAYS = {
     "oneflow_dist.commands.prepare": Way(),
     "tools/pictures/learn_judge.py": Way(),
     "oneflow_dist.commands.index": Way(needs="data/digits"),
-    "tools.comparison.contexts": Way(("--help",), reads_data=False, says="usage"),  # tests/tools has small plans
-    "tools.comparison.published": Way(("--help",), reads_data=False, says="usage"),
+    "tools.comparison.plans": Way(("--help",), reads_data=False, says="usage"),  # tests/tools has small ones
     "tools.benchmark balance": Way(("--help",), reads_data=False, says="usage"),  # tests/tools has a small one
     "tools.benchmark train": Way(("--steps=2", "--warmup=1", "data.workers=0"), RUN),
     "tools.benchmark flops": Way(("--documents=64",), MODEL, reads_data=False),

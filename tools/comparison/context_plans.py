@@ -92,8 +92,8 @@ def page(found: Sequence[Planned]) -> str:
     lines = [
         f"# 8B on documents of {ROWS:,} rows, {WORLD} H100",
         "",
-        "Made by `python -m tools.comparison.contexts docs/results`: plans, by the rates of `oneflow plan`. The last",
-        f"column has attention at {FASTER / 1e12:.0f} TFLOP/s, as FlashAttention 3 is published with, in place of",
+        "Made by `python -m tools.comparison.plans contexts docs/results`: plans, by the rates of `oneflow plan`. The",
+        f"last column has attention at {FASTER / 1e12:.0f} TFLOP/s, as FlashAttention 3 is published with, in place of",
         "the 334 of the kernels that were measured here.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
