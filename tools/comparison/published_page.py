@@ -27,8 +27,8 @@ def page(outcomes: Sequence[Outcome], found: Mapping[str, Any]) -> str:
     lines = [
         "# Predicted against published",
         "",
-        "Made by `python -m tools.comparison.plans published docs/results`. Tokens (of OneFlow rows) per second and GPU;",
-        "MFU of 989 TFLOP/s by 6 x weights of products + 12 x layers x width x length a token, as these systems count:",
+        "Made by `python -m tools.comparison.plans published docs/results`. Tokens (of OneFlow rows) per second and",
+        "GPU; MFU of 989 TFLOP/s by 6 x weights of products + 12 x layers x width x length a token, as these systems count:",
         "causal attention is not halved. OneFlow's is by its own count. No rate was fitted to a run that is judged.",
         "",
         f"Of {found['runs']} runs the mean error is {found['mean']:.1%}, the median {found['median']:.1%},",
