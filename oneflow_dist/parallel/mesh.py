@@ -108,19 +108,20 @@ def make_mesh(config: Config, world_size: int, device_type: str) -> DeviceMesh:
 
 def tensor_axis(mesh: DeviceMesh) -> Axis:
     """This rank's place on the tensor axis."""
-    axis = mesh["tensor"]
-    if axis.size() == 1:
-        return ALONE
-    return Axis(rank=axis.get_local_rank(), size=axis.size(), group=axis.get_group().group_name)
+    return _place_on(mesh["tensor"])
 
 
 def context_axis(mesh: DeviceMesh, size: int) -> Axis:
     """This rank's place on the context axis of so many ranks: neighbours on "shard". All ranks call together."""
-    if size == 1:
+    if size == 1:  # no groups are made
         return ALONE
-    parts = mesh["shard"]._unflatten(0, (mesh.size(1) // size, size), ("data", "context"))
-    axis = parts["context"]
-    return Axis(rank=axis.get_local_rank(), size=size, group=axis.get_group().group_name)
+    return _place_on(mesh["shard"]._unflatten(0, (mesh.size(1) // size, size), ("data", "context"))["context"])
+
+
+def _place_on(axis: DeviceMesh) -> Axis:
+    if axis.size() == 1:
+        return ALONE
+    return Axis(rank=axis.get_local_rank(), size=axis.size(), group=axis.get_group().group_name)
 
 
 def data_rank(mesh: DeviceMesh, context: int) -> tuple[int, int]:
