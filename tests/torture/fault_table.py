@@ -22,6 +22,7 @@ from tests.torture.faults import Outcome, read_outcomes
 
 COLUMNS = "| event | runs | as it should | what the run did | seconds until then: median | worst |"
 INK, DOT, BAD = "#222222", "#3b6fb6", "#c0392b"
+SECONDS = (0, 1, 3, 10, 30, 100)  # that the axis is marked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ def draw(rows: Sequence[Row]) -> Figure:
             axes.plot([statistics.median(row.seconds)] * 2, [place - 0.35, place + 0.35], color=INK, linewidth=1.5)
     axes.set_yticks(range(len(rows)), [row.fault for row in reversed(rows)])
     axes.set_xscale("symlog", linthresh=1.0)
-    axes.set_xlim(left=0.0)
+    axes.set_xlim(left=-0.05)
+    axes.set_xticks(SECONDS, [str(seconds) for seconds in SECONDS])
     axes.set_xlabel("seconds until the run was further than before,\nhad said what is wrong, or had ended")
     axes.grid(axis="x", alpha=0.3)
     return figure
