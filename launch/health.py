@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import time
 import uuid
@@ -38,7 +37,7 @@ from launch.speeds import compute_rate, ring_rates, within_rate
 from launch.surroundings import check_room, find_mark, shared_facts, write_mark
 from oneflow_dist.config import Config, load_config
 from oneflow_dist.readiness import check_data, check_shared_memory
-from oneflow_dist.runtime import GLOO, register_gloo, run_program
+from oneflow_dist.runtime import GLOO, gather_objects, node_name, register_gloo, run_program
 from oneflow_dist.verdict import tell
 
 FIT, USERS, UNFIT = 0, 2, 3  # exit codes
@@ -54,7 +53,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
     report = Report(
-        node=os.environ.get("ONEFLOW_NODE") or os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        node=node_name(),
         node_rank=int(os.environ.get("GROUP_RANK", "0")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         device="cuda" if torch.cuda.is_available() else "cpu",
@@ -86,14 +85,14 @@ def check(report: Report, config: Config) -> int:
     meeting.wait("multiplying matrices", CHECK_SECONDS)
     join(meeting)
     report.clock = time.time()
-    reports = gather(report)
+    reports = gather_objects(report)
     faults = judge_nodes(reports)
     if not faults:
         nodes = ranks_of_nodes(reports)
         if report.device == "cuda" and len(nodes[0]) > 1:
             report.within = within_rate(nodes[report.node_rank], device_of(report))
         report.between = ring_rates(nodes, device_of(report))
-        reports = gather(report)
+        reports = gather_objects(report)
         faults = judge_links(reports)
     if meeting.rank == 0:
         (Path(config.run.folder) / mark).unlink(missing_ok=True)
@@ -141,13 +140,6 @@ def join(meeting: Meeting) -> None:
     register_gloo()
     dist.init_process_group(GLOO, store=meeting.store, rank=meeting.rank, world_size=meeting.world_size)
     dist.barrier()
-
-
-def gather(report: Report) -> list[Report]:
-    """Those of all ranks, on every rank."""
-    reports = [report] * dist.get_world_size()
-    dist.all_gather_object(reports, report)
-    return reports
 
 
 def device_of(report: Report) -> torch.device:

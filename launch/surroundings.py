@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 import oneflow_dist.config
 import oneflow_kernels
 from oneflow_dist.config import Config, write_config
+from oneflow_dist.files import free_bytes
 from oneflow_dist.model.flops import num_parameters, num_trained
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.parallel.sharding import freeze
@@ -54,7 +54,7 @@ def check_room(config: Config) -> str:
         freeze(model, config)
         size = 4 * num_parameters(model) + 12 * num_trained(model)  # weights; two moments and average
     count = max(1, config.checkpoint.keep + 1 - len(complete_steps(config.run.folder)))
-    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+    free = free_bytes(folder)
     if free < count * size:
         raise ValueError(
             f"{folder}: {count} checkpoints of {size / GIB:.2f} GiB need {count * size / GIB:.2f}, its disk has "

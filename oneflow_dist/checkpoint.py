@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
-import shutil
 from concurrent import futures
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.files import free_bytes
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.progress import (
     Progress,
@@ -34,7 +34,7 @@ from oneflow_dist.progress import (
     read_config,
     read_progress,
 )
-from oneflow_dist.runtime import GLOO, is_main
+from oneflow_dist.runtime import GLOO, gather_objects, is_main
 from oneflow_dist.stored_tensors import named_leaves, read_tensors
 
 Keys = dict[str, tuple[str, ...]]  # of the config: some of a section, () all; of [modality] those of each modality
@@ -71,8 +71,7 @@ class CheckpointWriter:
         """
         self.wait()
         final = checkpoint_folder(self.config.run.folder, progress.step)
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, (progress.lanes, is_complete(final)))
+        gathered = gather_objects((progress.lanes, is_complete(final)))
         if gathered[0][1]:
             return
         lanes = {index: lane for part, _ in gathered for index, lane in part.items()}
@@ -224,11 +223,6 @@ def check_room(final: Path, needed: int, free: int) -> None:
             f"{final}: the checkpoint needs {needed >> 20} MiB but the disk has {free >> 20} MiB left; make room and "
             "run the same command again",
         )
-
-
-def free_bytes(final: Path) -> int:
-    """Of the disk that the folder will lie on."""
-    return shutil.disk_usage(next(parent for parent in final.parents if parent.exists())).free
 
 
 def bytes_to_write(state: dict[str, Any]) -> int:

@@ -103,12 +103,22 @@ def describe_os_error(error: OSError) -> str:
         return f"{error.filename}: {error.strerror}; mount it for writing, or name another folder"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is None:
         return str(error)
-    folder = next(parent for parent in Path(error.filename).absolute().parents if parent.exists())
+    folder = folder_there(Path(error.filename).absolute().parent)
     usage = shutil.disk_usage(folder)
     return (
         f"{error.filename}: {error.strerror}: the disk of {folder} has {usage.free / 2**20:.1f} of "
         f"{usage.total / 2**20:.1f} MiB left; make room and run the same command again"
     )
+
+
+def folder_there(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Of the disk that it lies on, or will lie on."""
+    return shutil.disk_usage(folder_there(path)).free
 
 
 def sync_folder(folder: Path) -> None:

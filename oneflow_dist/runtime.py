@@ -19,6 +19,7 @@ from oneflow_dist.verdict import State, tell
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
 
 GLOO = "gloo_in_order"  # see `_make_gloo`
 LOST_PEER = "another rank has ended"
@@ -149,6 +150,20 @@ def end_process() -> None:
 def is_main() -> bool:
     """Whether this rank prints and writes for all; a process without a group does."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def node_name() -> str:
+    """Of this machine, as whoever has started it calls it."""
+    return os.environ.get("ONEFLOW_NODE") or os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """What each rank has, by rank; all of them call."""
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found
 
 
 def log(message: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from oneflow_dist.files import claim, describe_os_error, naming, write_whole
+from oneflow_dist.files import claim, describe_os_error, free_bytes, naming, write_whole
 from tests import messages
 
 FORK = multiprocessing.get_context("fork")
@@ -241,3 +242,16 @@ def test_a_file_that_an_error_names_itself_is_not_replaced(tmp_path: Path) -> No
 def test_a_disk_that_cannot_be_written_to_is_named_with_what_to_do() -> None:
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), "/archive/run")
     assert messages.names(describe_os_error(error), "/archive/run", "Read-only file system")
+
+
+def test_what_is_free_is_asked_of_the_nearest_folder_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked: list[Path] = []
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or usage(9, 4, 5))
+    paths = (tmp_path / "run/not/made/yet", tmp_path / "run", Path("run/not"), Path("nothing"))
+    assert [free_bytes(path) for path in paths] == [5] * 4
+    assert asked == [tmp_path / "run"] * 3 + [tmp_path]

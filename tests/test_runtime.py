@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from oneflow_dist.runtime import GLOO, collect_garbage, is_main, log
+from oneflow_dist.runtime import GLOO, collect_garbage, gather_objects, is_main, log, node_name
 from tests.launching import THREADS, TORCHRUN, Launcher, only_error, run_python
 from tests.messages import names
 
@@ -250,3 +251,23 @@ def test_what_outlives_a_collection_and_becomes_garbage_later_is_found_by_anothe
 def test_without_gc_every_steps_python_collects_as_it_likes() -> None:
     collect_garbage(1, 0)
     assert gc.isenabled()
+
+
+def ranks_and_names(group: bool) -> list[tuple[int, str]]:
+    rank = dist.get_rank()
+    return gather_objects((rank, "x" * 100 * rank), dist.new_group(backend=GLOO) if group else None)
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_what_ranks_have_is_gathered_by_rank_of_any_size(launcher: Launcher, group: bool) -> None:
+    assert launcher.call(2, ranks_and_names, group) == [[(0, ""), (1, "x" * 100)]] * 2
+
+
+def test_a_node_is_called_as_its_launcher_or_slurm_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEFLOW_NODE", raising=False)
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    assert node_name() == socket.gethostname()
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    assert node_name() == "node7"
+    monkeypatch.setenv("ONEFLOW_NODE", "10.0.0.7")
+    assert node_name() == "10.0.0.7"

@@ -31,6 +31,7 @@ from oneflow_dist.commands.machine import (
     torch_problem,
 )
 from oneflow_dist.extras import install
+from oneflow_dist.files import folder_there, free_bytes
 from oneflow_dist.readiness import (
     SHARED_MEMORY,
     SHARED_MEMORY_ADVICE,
@@ -65,9 +66,8 @@ VARIABLES = {  # that change speed or results, and what of them
     "PYTORCH_ALLOC_CONF": "how torch keeps a GPU's memory",
     "PYTORCH_CUDA_ALLOC_CONF": "how torch keeps a GPU's memory",
 }
-HARMFUL = (  # unless they are 0; and ONEFLOW_KERNELS where it is "reference"
-    *("CUDA_LAUNCH_BLOCKING", "TRITON_INTERPRET", "TORCHDYNAMO_DISABLE", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"),
-)
+# Unless they are 0; and ONEFLOW_KERNELS where it is "reference".
+HARMFUL = ("CUDA_LAUNCH_BLOCKING", "TRITON_INTERPRET", "TORCHDYNAMO_DISABLE", "NCCL_P2P_DISABLE", "NCCL_IB_DISABLE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +248,8 @@ def check_room() -> Iterator[Finding]:
 
 def check_disk(name: str, folder: Path) -> Finding:
     """Room and speed of the disk that a folder is on, or will be."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    says = f"{shutil.disk_usage(there).free / GIB:.0f} GiB free at {there}"
+    there = folder_there(folder)
+    says = f"{free_bytes(there) / GIB:.0f} GiB free at {there}"
     try:
         written, read = disk_rates(there)
     except OSError as error:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from oneflow_dist.config import Config
-from oneflow_dist.files import write_whole
+from oneflow_dist.files import free_bytes, write_whole
 from oneflow_dist.progress import checkpoint_folder
-from oneflow_dist.runtime import is_main
+from oneflow_dist.runtime import gather_objects, is_main, node_name
 
-ID_FILE = (
-    "memory-id"  # in the run folder: copies of a run that was deleted, or that this one was copied from, are not its
-)
+# In the run folder: copies of a run that was deleted, or that this one was copied from, are not its own.
+ID_FILE = "memory-id"
 MIB = 1 << 20
 
 
@@ -72,7 +68,7 @@ def find_place(config: Config) -> Place:
             run.mkdir(parents=True, exist_ok=True)
             write_whole(run / ID_FILE, secrets.token_hex(8).encode())
         identity = hashlib.sha256(f"{run} {(run / ID_FILE).read_text()}".encode()).hexdigest()[:16]
-    ranks = gather((node_name(), os.environ.get("LOCAL_RANK", "0"), identity, had_copies))
+    ranks = gather_objects((node_name(), os.environ.get("LOCAL_RANK", "0"), identity, had_copies))
     nodes = tuple(rank[0] for rank in ranks)
     check_nodes(nodes, num_nodes=sum(rank[1] == "0" for rank in ranks))
     folder = Path(config.checkpoint.memory_folder) / f"oneflow-{ranks[0][2]}-{node_name()}"
@@ -90,23 +86,10 @@ def check_nodes(nodes: tuple[str, ...], num_nodes: int) -> None:
         )
 
 
-def node_name() -> str:
-    """As the health check calls it."""
-    return os.environ.get("ONEFLOW_NODE") or os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def gather(value: Any) -> list[Any]:
-    """What all ranks have, by rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
 def room_in(folder: Path) -> int:
     """Bytes that can be written there: a folder in memory may be allowed more than the machine has left."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return min(shutil.disk_usage(there).free, int(lines["MemAvailable"].split()[0]) << 10)
+    return min(free_bytes(folder), int(lines["MemAvailable"].split()[0]) << 10)
 
 
 def bytes_in(folder: Path) -> int:
@@ -127,8 +110,7 @@ def lacking_room(place: Place, folder: str, needed: list[int], room: list[int], 
         kept = own + (sums[number - 1] if len(sums) > 1 else 0)  # the one before sends its own
         wanted, there = int(copies * kept * 1.02) + MIB, room[number * per_node]
         if there < wanted:
-            return (
-                f"{folder} of {place.nodes[number * per_node]} has {there / MIB:.0f} MiB left, and "
-                f"{'two copies' if copies > 1 else 'a copy'} of the state take {wanted / MIB:.0f}"
-            )
+            take = "two copies of the state take" if copies > 1 else "a copy of the state takes"
+            left = f"{folder} of {place.nodes[number * per_node]} has {there / MIB:.0f} MiB left"
+            return f"{left}, and {take} {wanted / MIB:.0f}"
     return ""

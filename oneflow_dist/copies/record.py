@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,18 +50,15 @@ def read_record(text: str) -> Record:
     return Record(**table, files=files)
 
 
-def find_records(folder: Path) -> list[str]:
-    """The texts of the records of this node's copies; one without a whole record is none."""
-    paths = [path for path in folder.glob(f"step-*/{RECORD}") if re.fullmatch(NAME, path.parent.name)]
-    return [text for path in paths if _is_record(text := path.read_text(errors="replace"))]
-
-
-def _is_record(text: str) -> bool:
-    try:
-        read_record(text)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return False
-    return True
+def find_records(folder: Path) -> dict[str, Record]:
+    """The records of this node's copies by their texts; a copy without a whole record is none."""
+    found: dict[str, Record] = {}
+    for path in folder.glob(f"step-*/{RECORD}"):
+        if re.fullmatch(NAME, path.parent.name):
+            text = path.read_text(errors="replace")
+            with suppress(ValueError, LookupError, TypeError, AttributeError):
+                found[text] = read_record(text)
+    return found
 
 
 def intact_files(copy: Path, record: Record, share: slice) -> list[str]:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from oneflow_dist.checkpoint import check_room, free_bytes
+from oneflow_dist.checkpoint import check_room
 from oneflow_dist.config import Config
-from oneflow_dist.copies.place import Place, find_place, gather
+from oneflow_dist.copies.place import Place, find_place
 from oneflow_dist.copies.record import CHUNK, Record, find_records, intact_files, read_record
+from oneflow_dist.files import free_bytes
 from oneflow_dist.metrics import open_alone
 from oneflow_dist.progress import checkpoint_folder, clear_place, delete_old, folder_beside, give_name, read_progress
-from oneflow_dist.runtime import is_main, log
+from oneflow_dist.runtime import gather_objects, is_main, log
 
 Holders = dict[str, dict[str, int]]  # of a record's text: the rank that has each file, as it was written
 
@@ -34,9 +35,9 @@ def recover(config: Config, latest: Path | None) -> Path | None:
         return latest
     place, newest = find_place(config), read_progress(latest).step if latest is not None else 0
     share = slice(place.local_rank, None, place.ranks_per_node)  # the node's ranks divide the reading
-    records = {text: read_record(text) for text in find_records(place.folder)}
+    records = find_records(place.folder)
     mine = {text: intact_files(place.copy_of(record.step), record, share) for text, record in records.items()}
-    holders = find_holders(gather(mine))
+    holders = find_holders(gather_objects(mine))
     for text, record in sorted(((text, read_record(text)) for text in holders), key=lambda pair: -pair[1].step):
         reason = why_not(record, holders[text], newest)
         if not reason:

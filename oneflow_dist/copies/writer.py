@@ -17,12 +17,12 @@ from torch import nn
 
 from oneflow_dist.checkpoint import bytes_to_write, host_stager, run_tensors, tokenizer_file
 from oneflow_dist.config import Config
-from oneflow_dist.copies.place import ID_FILE, Place, bytes_in, find_place, gather, lacking_room, room_in
-from oneflow_dist.copies.record import CHUNK, RECORD, Measure, Record, measure_all
+from oneflow_dist.copies.place import ID_FILE, Place, bytes_in, find_place, lacking_room, room_in
+from oneflow_dist.copies.record import CHUNK, RECORD, Record, measure_all
 from oneflow_dist.files import naming, write_whole
 from oneflow_dist.optim import AdamW, MovingAverage
 from oneflow_dist.progress import INCOMPLETE, Progress, complete_steps, describe, folder_beside
-from oneflow_dist.runtime import GLOO, log
+from oneflow_dist.runtime import GLOO, gather_objects, log
 
 
 class CopyWriter:
@@ -66,10 +66,10 @@ class CopyWriter:
         state = run_tensors(self.model, self.optimizer, self.ema)
         newest = max(complete_steps(self.config.run.folder), default=0) if self.place.rank == 0 else 0
         mine = (progress.lanes, bytes_to_write(state), room_in(self.place.folder), secrets.token_hex(8), newest)
-        lanes, needed, room, saves, after = (list(values) for values in zip(*gather(mine), strict=True))
+        lanes, needed, room, saves, after = (list(values) for values in zip(*gather_objects(mine), strict=True))
         lacking = lacking_room(self.place, self.config.checkpoint.memory_folder, needed, room, copies=1)
         if lacking:
-            log(f"step {progress.step} is not copied: {lacking}")
+            log(f"step {progress.step} is not copied: {lacking}; make room there")
             return
         staged = self.stager.stage(state)
         assert isinstance(staged, dict), "the stager is asked to copy before it returns"
@@ -96,7 +96,7 @@ class CopyWriter:
 
     def _check_room(self) -> None:
         needed = bytes_to_write(run_tensors(self.model, self.optimizer, self.ema))
-        ranks = gather((needed, room_in(self.place.folder) + bytes_in(self.place.folder)))
+        ranks = gather_objects((needed, room_in(self.place.folder) + bytes_in(self.place.folder)))
         needs, rooms = (list(values) for values in zip(*ranks, strict=True))
         lacking = lacking_room(self.place, self.config.checkpoint.memory_folder, needs, rooms, copies=2)
         if lacking:
@@ -117,8 +117,7 @@ class CopyWriter:
         if place.partner != place.rank:
             exchange(beside, place, self.group)
         small = self._describe(beside, progress)
-        parts: list[dict[str, Measure]] = [{}] * len(place.nodes)
-        dist.all_gather_object(parts, own, group=self.group)  # all ranks, partners too, have what they keep
+        parts = gather_objects(own, self.group)  # all ranks, partners too, have what they keep
         if place.local_rank == 0:
             for name, content in small.items():
                 write_whole(beside / name, content)

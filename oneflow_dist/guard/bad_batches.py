@@ -15,6 +15,7 @@ from torch import Tensor
 
 from oneflow_dist.containers import Counts, PackedBatch, PackedPieces
 from oneflow_dist.files import write_whole
+from oneflow_dist.runtime import gather_objects
 
 MAX_KEPT = 4  # batches of one step, over all ranks
 MAX_NAMED = 8  # samples in a message
@@ -73,8 +74,7 @@ def _find_suspects(losses: Float32[Tensor, "m L"], batches: list[PackedBatch]) -
         Suspect(rank=dist.get_rank(), number=number, loss=loss, keys=batch.keys)
         for number, (loss, batch) in enumerate(zip(totals, batches, strict=True))
     ]
-    gathered: list[list[Suspect]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(gathered, mine)
-    different = {suspect.keys: suspect for part in reversed(gathered) for suspect in reversed(part)}  # first of each
+    of_ranks = gather_objects(mine)
+    different = {suspect.keys: suspect for part in reversed(of_ranks) for suspect in reversed(part)}  # first of each
     ranked = sorted(different.values(), key=lambda suspect: (-suspect.loss, suspect.rank, suspect.number))
     return [suspect for suspect in ranked if math.isinf(suspect.loss)] or ranked[:1]

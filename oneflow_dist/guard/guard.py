@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch.distributed as dist
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from oneflow_dist.guard.bad_batches import keep_suspects
 from oneflow_dist.guard.pace import Pace
 from oneflow_dist.guard.skipping import GuardState, Judgement, LaunchedStep, SkipRule
 from oneflow_dist.guard.watchdog import Place, Watchdog
-from oneflow_dist.runtime import log
+from oneflow_dist.runtime import gather_objects, log
 from oneflow_dist.signals import StopSignals
 
 PATIENCE = 10.0  # of guard.hang_seconds: the first step compiles and connects, checkpoints and pictures take long
@@ -126,8 +125,7 @@ class Guard:
         self.enter("waiting for the other ranks", step)
         times, self._times = self._times, Times(since=time.monotonic())
         busy = [seconds / times.steps for seconds in times.own.values()]
-        ranks: list[tuple[float, float, str]] = [(0.0, 0.0, "")] * dist.get_world_size()
-        dist.all_gather_object(ranks, (sum(busy), busy[0], socket.gethostname()))
+        ranks = gather_objects((sum(busy), busy[0], socket.gethostname()))
         slowest = max(range(len(ranks)), key=lambda rank: ranks[rank][0])
         seconds, for_data, host = ranks[slowest]
         behind = seconds - statistics.median(rank[0] for rank in ranks)

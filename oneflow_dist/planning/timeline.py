@@ -39,10 +39,9 @@ class Timeline:
     waits: list[Wait] = field(default_factory=list)
     seconds: float = 0.0
     compute: float = 0.0  # seconds in which the device computes
-    busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # seconds of each axis
-    exposed: dict[str, float] = field(
-        default_factory=lambda: defaultdict(float)
-    )  # of them those in which the device waits
+    # Seconds of each axis, and of them those in which the device waits.
+    busy: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    exposed: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 @dataclass(slots=True)

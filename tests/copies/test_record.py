@@ -28,15 +28,15 @@ def test_a_record_is_found_in_a_folder_with_its_name_alone(tmp_path: Path) -> No
     record = write_copy(tmp_path / "step-00000007", weights=b"abc")
     write_copy(tmp_path / "step-00000014.incomplete", weights=b"abc")
     (tmp_path / "step-00000021").mkdir()
-    assert find_records(tmp_path) == [record.to_text()]
-    assert find_records(tmp_path / "nowhere") == []
+    assert find_records(tmp_path) == {record.to_text(): record}
+    assert find_records(tmp_path / "nowhere") == {}
 
 
 @pytest.mark.parametrize("harm", [lambda text: text[:-5], lambda text: text.replace("step", "stop"), lambda _: "[1]"])
 def test_a_damaged_record_is_none(harm: Callable[[str], str], tmp_path: Path) -> None:
     record = write_copy(tmp_path / "step-00000007", weights=b"abc")
     (tmp_path / "step-00000007" / RECORD).write_text(harm(record.to_text()))
-    assert find_records(tmp_path) == []
+    assert find_records(tmp_path) == {}
 
 
 def change_a_byte(path: Path) -> None:

@@ -1,6 +1,6 @@
 """What becomes of a run on two nodes of two ranks when something breaks, time after time. Needs root.
 
-    python tests/torture/faults.py scratch                                  every fault twenty times, some hours
+    python tests/torture/faults.py scratch                                  every fault twenty times, an hour or two
     python tests/torture/faults.py scratch --only "rank killed" --times 3
     python tests/torture/fault_table.py scratch/faults.jsonl docs/results/faults.json    all that has shown, and a plot
 

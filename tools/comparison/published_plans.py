@@ -81,7 +81,7 @@ def predict(run: Published, root: Path, pool: Executor) -> Outcome:
     """By a plan of its shape."""
     config, cluster = config_of(run, root), Cluster(gpu=run.gpu, gpus_per_node=run.gpus_per_node)
     found = estimate(trace_few_layers(config, run.world_size, pool), config, cluster)
-    flops, peak = per_token(run.trunk, run.length), 989e12
+    flops, peak = per_token(run.trunk, run.length), GPUS["h100-80gb"].flops_per_second  # on any GPU, as theirs
     return Outcome(
         system=run.system,
         name=run.name,

@@ -135,8 +135,28 @@ def _foundry(gpus: int, rate: float, documents: int) -> Published:
     )
 
 
-def _flops(trunk: Trunk, length: int, rate: float) -> float:
-    return rate / per_token(trunk, length)
+def _megatron(trunk: Trunk, name: str, rate: float, shard: int, replicate: int, tensor: int = 1) -> Published:
+    gpus, share = shard * replicate * tensor, "a GPU" if tensor == 1 else "a pair of GPUs"
+    sharding = "our sharding in nodes" if tensor == 1 else "our sharding"
+    return Published(
+        system="Megatron-LM",
+        name=f"{name}, {gpus} H100" + (f", tensor {tensor}" if tensor > 1 else ""),
+        trunk=trunk,
+        gpu=H100,
+        tokens_per_second=rate / per_token(trunk, 4096),
+        published=f"{rate / 1e12:.1f} TFLOP/s",
+        length=4096,
+        documents=4,
+        accumulated=2,
+        shard=shard,
+        replicate=replicate,
+        tensor=tensor,
+        is_async=tensor > 1,
+        known="4,096 tokens, vocabulary 131,072" + (", tensor communication overlaps" if tensor > 1 else ""),
+        assumed=(
+            f"{trunk.layers} layers of {trunk.width:,}; 2 x 4 documents {share}; {sharding} for its sharded optimizer"
+        ),
+    )
 
 
 RUNS = (
@@ -150,38 +170,8 @@ RUNS = (
     _kempner(LLAMA_8B, "8B", 38983.0, shard=4),
     _kempner(LLAMA_8B, "8B", 25135.0, tensor=4),
     _kempner(KEMPNER_13B, "13B, eager", 35405.0, shard=8, accumulated=4),
-    Published(
-        system="Megatron-LM",
-        name="1.7B, 48 H100",
-        trunk=MEGATRON_2B,
-        gpu=H100,
-        tokens_per_second=_flops(MEGATRON_2B, 4096, 408.8e12),
-        published="408.8 TFLOP/s",
-        length=4096,
-        documents=4,
-        accumulated=2,
-        shard=8,
-        replicate=6,
-        known="4,096 tokens, vocabulary 131,072",
-        assumed="28 layers of 2,048; 2 x 4 documents a GPU; our sharding in nodes for its sharded optimizer",
-    ),
-    Published(
-        system="Megatron-LM",
-        name="7.1B, 96 H100, tensor 2",
-        trunk=MEGATRON_7B,
-        gpu=H100,
-        tokens_per_second=_flops(MEGATRON_7B, 4096, 465.9e12),
-        published="465.9 TFLOP/s",
-        length=4096,
-        documents=4,
-        accumulated=2,
-        shard=4,
-        replicate=12,
-        tensor=2,
-        is_async=True,
-        known="4,096 tokens, vocabulary 131,072, tensor communication overlaps",
-        assumed="32 layers of 4,096; 2 x 4 documents a pair of GPUs; our sharding for its sharded optimizer",
-    ),
+    _megatron(MEGATRON_2B, "1.7B", 408.8e12, shard=8, replicate=6),
+    _megatron(MEGATRON_7B, "7.1B", 465.9e12, shard=4, replicate=12, tensor=2),
     _foundry(8, 45455.0, documents=14),
     _foundry(64, 44402.0, documents=20),
     _foundry(512, 45455.0 * 36.7 / 41.82, documents=20),
@@ -190,7 +180,7 @@ RUNS = (
         name="d24, 8 H100",
         trunk=NANOCHAT_24,
         gpu=H100,
-        tokens_per_second=_flops(NANOCHAT_24, 2048, 494e12),
+        tokens_per_second=494e12 / per_token(NANOCHAT_24, 2048),
         published="494 TFLOP/s",
         length=2048,
         documents=32,
