@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from oneflow_dist.clock import at_time
-from tests.toys import FIX, LINEAR, VAR, at_any_time, distance, law_after, settings_of
+from tools.experiments.toys import FIX, LINEAR, VAR, at_any_time, distance, law_after, settings_of
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from oneflow_dist.data.tokenizer import load_tokenizer
 from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampler import generate
-from tests.toys import (
+from tools.experiments.toys import (
     FIX,
     LINEAR,
     VAR,

@@ -19,7 +19,7 @@ from oneflow_dist.evaluation.likelihood import bound_text, look_at, sum_bound
 from oneflow_dist.flow.process import Process
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.process import process_of
-from tests.toys import at_time, exact_heads
+from tools.experiments.toys import at_time, exact_heads
 
 # No letter twice, so that a text tells where its letters stood: then the bound of exact heads is the entropy.
 DATA = {"": 0.1, "a": 0.2, "ab": 0.15, "cab": 0.25, "dcb": 0.2, "bacd": 0.1}

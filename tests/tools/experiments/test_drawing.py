@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.tools.experiments.making import load, measured
+from tools.experiments.drawing import draw
+from tools.experiments.results import Results
+
+
+def test_what_is_varied_becomes_lines_and_what_is_not_rows(tmp_path: Path) -> None:
+    rows = [("written", x, "told_right", 0.1 * x) for x in (1.0, 2.0)]
+    results = Results(load(tmp_path), tuple(measured(arm, seed, rows) for arm in ("one", "two") for seed in (0, 1)))
+    page = draw(results)
+    lines, legend = page.axes[0], page.axes[1]
+    assert {tuple(line.get_xdata()) for line in lines.get_lines() if len(line.get_xdata()) == 2} >= {(1.0, 2.0)}
+    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["one", "two"]
+    single = Results(load(tmp_path), tuple(measured(arm, 0, rows[:1]) for arm in ("one", "two")))
+    (panel,) = draw(single).axes
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == ["one", "two"]

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.messages import names, refused
+from tests.tools.experiments.making import load, made_up, measured
+from tools.experiments.results import Point, Results, load_results, save_results, series_of
+
+
+def test_values_are_those_of_all_seeds_by_the_name_that_the_experiment_gives_them(tmp_path: Path) -> None:
+    results = made_up(load(tmp_path), [0.5, 0.7], [0.2, 0.4])
+    assert results.values["share"] == {Point("one", 2.0): [0.5, 0.7], Point("two", 2.0): [0.2, 0.4]}
+    assert results.at("one@2:share").mean == pytest.approx(0.6)
+    assert results.seeds == [0, 1]
+
+
+def test_rows_of_a_probe_that_the_figure_does_not_come_from_are_no_part_of_it(tmp_path: Path) -> None:
+    results = Results(
+        load(tmp_path), (measured("exact", 0, [("exact", 1.0, "tv", 0.7), ("exact", 1.0, "told_right", 1.0)]),)
+    )
+    assert results.values["share"] == {}
+    assert results.values["tv"] == {Point("exact", 1.0): [0.7]}
+
+
+def test_a_number_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    results = made_up(load(tmp_path), [0.5], [0.2])
+    assert names(refused(results.at, "one@4:share"), "small", "one@4:share", "one@2", "two@2")
+    assert names(refused(results.at, "one@2:part"), "one@2:part", "share", "tv")
+
+
+def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    results, path = made_up(experiment, [0.5, 0.7], [0.2, 0.4]), tmp_path / "small.jsonl"
+    save_results(results, path)
+    assert load_results(experiment, path).estimates == results.estimates
+    path.write_text("{")
+    assert names(refused(load_results, experiment, path), path)
+    assert names(refused(load_results, experiment, tmp_path / "none"), tmp_path / "none")
+
+
+def test_series_are_called_by_arm_and_way_and_by_the_way_alone_where_there_is_one_arm(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    assert series_of(experiment, "one", "") == "one"
+    assert series_of(experiment, "one", "fast") == "one, fast"

@@ -1,0 +1,1 @@
+"""What one experiment alone has: `write_section(results)`, and `draw(results)` where its picture is another."""

@@ -1,0 +1,67 @@
+"""How much the gradient of the text losses differs from one noising of the same documents to the next."""
+
+# Shapes: P parameters, D draws.
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from oneflow_dist.config import Config
+from oneflow_dist.containers import Sample
+from oneflow_dist.data.mixture import load_mixture
+from oneflow_dist.data.packing import pack
+from oneflow_dist.data.tokenizer import load_tokenizer
+from oneflow_dist.flow.losses import compute_losses
+from oneflow_dist.model.oneflow import OneFlow
+from oneflow_dist.process import process_of
+from oneflow_dist.trained import load_model
+from oneflow_dist.validation import draw_documents
+from tools.experiments.reading import Probe
+from tools.experiments.rows import Row, Subject, ways_of
+
+DRAWS = 24  # noisings of the same documents
+SEED = 17
+
+
+def measure(subject: Subject, probe: Probe) -> Iterator[Row]:
+    """noise: E |g - E g|^2 / |E g|^2 of the text's gradient g, over noisings of `probe.documents` held-out documents.
+
+    A way is a setting of flow.bags, at the weights of the same run.
+    """
+    model, config = load_model(subject.folder)
+    documents = [
+        sample
+        for source in load_mixture(config.validation.mixture)
+        for sample in draw_documents(of_size(config, probe.documents), source)
+    ]
+    for way, x, varied in ways_of(config, probe):
+        yield Row(way, x, "noise", noise_of(model, varied, documents, subject.seed))
+
+
+def of_size(config: Config, documents: int) -> Config:
+    """So many documents of each source."""
+    return dataclasses.replace(config, validation=dataclasses.replace(config.validation, samples=documents))
+
+
+def noise_of(model: OneFlow, config: Config, documents: list[Sample], seed: int) -> float:
+    """Variance over the squared mean; the mean of few draws is itself noisy, which is taken out of its square."""
+    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
+    process = process_of(config, tokenizer.eos, tokenizer.mark)
+    total, squares = None, 0.0
+    for draw in range(DRAWS):
+        rng = np.random.default_rng([SEED, seed, draw])
+        batch = pack([process.noise(sample, rng) for sample in documents], None, sees=config.sees)
+        losses = compute_losses(model(batch), batch, batch.counts, config)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        found = torch.autograd.grad(losses.zero + losses.rate + losses.bag, weights, allow_unused=True)
+        flat = torch.cat([own.flatten() for own in found if own is not None]).double()  # [P]
+        total = flat if total is None else total + flat
+        squares += float(flat @ flat)
+    assert total is not None, "at least one draw"
+    mean_square = float(total @ total) / DRAWS**2
+    variance = (squares - DRAWS * mean_square) / (DRAWS - 1)
+    return variance / (mean_square - variance / DRAWS)

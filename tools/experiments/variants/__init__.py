@@ -1,0 +1,1 @@
+"""Parts of the method replaced for an experiment, one module each: `replacements()` names them."""
