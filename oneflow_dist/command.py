@@ -27,7 +27,6 @@ COMMANDS = {
     "evaluate": ("oneflow_dist.commands.evaluate", "ask a checkpoint the questions of a suite"),
     "score": ("oneflow_dist.commands.score", "score answers without the model"),
     "experiment": ("tools.experiment", "what is claimed of the method, tested: trained, measured, drawn"),
-    "compare": ("tools.compare", "objectives at equal FLOPs and at equal seconds"),
     "report": ("oneflow_dist.commands.report", "one page about a run, or several, live while they go on"),
     "curves": ("oneflow_dist.commands.curves", "losses of runs as one picture"),
     "plan": ("oneflow_dist.commands.plan", "memory, traffic and time of a layout, without devices"),

@@ -100,8 +100,8 @@ def test_an_unknown_command_is_one_line_with_the_nearest(name: str, near: str) -
 
 def test_without_a_checkout_a_tool_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match=naming("oneflow compare", "tools/compare.py", "clone")):
-        command.load("compare")
+    with pytest.raises(ValueError, match=naming("oneflow experiment", "tools/experiment.py", "clone")):
+        command.load("experiment")
 
 
 # Completion.

@@ -38,6 +38,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=Path(PAGES), help="for pages (%(default)s)")
     parser.add_argument(
+        "--with", type=Path, metavar="FOLDER", dest="others", help="of results that are taken as they are, if they fit"
+    )
+    parser.add_argument(
         "--against", type=Path, metavar="FOLDER", help="of other results: tell which numbers lie outside their ranges"
     )
     args = parser.parse_args()
@@ -64,6 +67,8 @@ def make(experiments: dict[str, Experiment], args: argparse.Namespace) -> None:
     tasks = [
         task for task in plan_tasks(experiments, args.scale, args.seeds, args.runs.absolute()) if is_possible(task)
     ]
+    if args.others is not None:
+        take_in_all(experiments.values(), args.others, args.runs.absolute())
     programs = Programs(max(1, cores // jobs))
     make_data(experiments.values(), programs, args.runs.absolute())
     do_all(tasks, Worker(programs), jobs)
@@ -73,6 +78,14 @@ def make(experiments: dict[str, Experiment], args: argparse.Namespace) -> None:
         write_claims(args.output)
     if args.against is not None:
         tell_differences(experiments.values(), tasks, args.against)
+
+
+def take_in_all(experiments: Iterable[Experiment], folder: Path, runs: Path) -> None:
+    """Take measurements that others have made, of the same arms and probes; others are made anew."""
+    from tools.experiments.results import take_in
+
+    count = sum(take_in(experiment, folder, runs) for experiment in experiments)
+    print(f"took {count} measurements of {folder}", flush=True)
 
 
 def is_possible(task: Task) -> bool:

@@ -1,1 +1,1 @@
-"""Objectives compared on the same trunk: runs, what they reached, tables and a picture."""
+"""Plans compared: with runs that others published, and of long documents over a context axis."""

@@ -12,9 +12,9 @@ from oneflow_dist.planning.cluster import Cluster
 from oneflow_dist.planning.estimate import Estimate, estimate
 from oneflow_dist.planning.gpus import GIB, find_gpu
 from oneflow_dist.planning.trace import trace_step
-from tools.comparison.report import make_table
 from tools.experiments.plan import GPUS, Run, run_of
 from tools.experiments.reading import Experiment, at_scale
+from tools.experiments.report import make_table
 
 PAGE = "h100.md"
 TEXT = """# On H100s

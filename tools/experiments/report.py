@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tools.comparison.report import make_table
 from tools.experiments.estimates import Estimate, difference
 from tools.experiments.reading import Claim, Figure
 from tools.experiments.results import Point, Results
@@ -84,6 +83,12 @@ def write_page(results: Results, extra: str) -> str:
     parts += [extra] if extra else []
     parts += ["## What it took", list_costs(results), list_machines(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def make_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; numbers stand to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def make_claims(rows: Sequence[Sequence[str]]) -> str:

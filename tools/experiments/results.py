@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from oneflow_dist.files import write_whole
 from tools.experiments.estimates import Estimate, estimate
 from tools.experiments.plan import Task
 from tools.experiments.reading import Experiment
@@ -88,7 +89,19 @@ def series_of(experiment: Experiment, arm: str, way: str) -> str:
 def read_results(experiment: Experiment, tasks: Sequence[Task]) -> Results:
     """What finished tasks have written."""
     own = [task.path for task in tasks if task.experiment.name == experiment.name and task.path.exists()]
-    return Results(experiment, tuple(json.loads(path.read_text()) for path in own))
+    return Results(experiment, tuple(json.loads(path.read_text()) | {"task": path.stem} for path in own))
+
+
+def take_in(experiment: Experiment, folder: Path, runs: Path) -> int:
+    """Put the results of others, as `save_results` writes them, among those of a folder of runs; how many are new."""
+    path, count = folder / f"{experiment.name}.{RESULTS}", 0
+    for result in load_results(experiment, path).measured if path.exists() else ():
+        place = runs / "measured" / experiment.name / f"{result['task']}.json"
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, json.dumps(result).encode())
+            count += 1
+    return count
 
 
 def load_results(experiment: Experiment, path: Path) -> Results:

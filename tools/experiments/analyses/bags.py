@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tools.comparison.report import make_table
+from tools.experiments.report import make_table
 from tools.experiments.results import Point, Results
 
 TEXT = (

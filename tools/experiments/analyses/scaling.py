@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tools.comparison.parity import Scores, compare_flops
-from tools.comparison.report import make_table
 from tools.experiments.drawing import COLOURS, INK, finish
+from tools.experiments.parity import Ratio, Scores, compare_flops
+from tools.experiments.report import make_table
 from tools.experiments.results import Point, Results
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def step_seconds(results: Results, arm: str) -> float:
     return results.estimates["step_seconds"][Point(f"pace, {objective}, {size}, {largest}", None)].mean
 
 
-def ratio(results: Results, figure: str, ours: str, rival: str, what: str) -> object:
+def ratio(results: Results, figure: str, ours: str, rival: str, what: str) -> Ratio:
     """See PARITY."""
     own = results.experiment.figure[figure]
     sign = -1.0 if own.is_lower_better else 1.0

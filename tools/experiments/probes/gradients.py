@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from oneflow_dist.config import Config
 from oneflow_dist.containers import Sample
@@ -48,20 +50,26 @@ def of_size(config: Config, documents: int) -> Config:
 
 
 def noise_of(model: OneFlow, config: Config, documents: list[Sample], seed: int) -> float:
-    """Variance over the squared mean; the mean of few draws is itself noisy, which is taken out of its square."""
+    """Of the text losses of these documents."""
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     process = process_of(config, tokenizer.eos, tokenizer.mark)
-    total, squares = None, 0.0
-    for draw in range(DRAWS):
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def gradient(draw: int) -> Tensor:
         rng = np.random.default_rng([SEED, seed, draw])
         batch = pack([process.noise(sample, rng) for sample in documents], None, sees=config.sees)
         losses = compute_losses(model(batch), batch, batch.counts, config)
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
         found = torch.autograd.grad(losses.zero + losses.rate + losses.bag, weights, allow_unused=True)
-        flat = torch.cat([own.flatten() for own in found if own is not None]).double()  # [P]
-        total = flat if total is None else total + flat
-        squares += float(flat @ flat)
-    assert total is not None, "at least one draw"
-    mean_square = float(total @ total) / DRAWS**2
-    variance = (squares - DRAWS * mean_square) / (DRAWS - 1)
-    return variance / (mean_square - variance / DRAWS)
+        return torch.cat([own.flatten() for own in found if own is not None]).double()
+
+    return relative_variance(gradient(draw) for draw in range(DRAWS))
+
+
+def relative_variance(draws: Iterable[Float64[Tensor, "P"]]) -> float:
+    """Variance over the squared mean; the mean of few draws is itself noisy, which is taken out of its square."""
+    total, squares, count = torch.zeros(()), 0.0, 0
+    for draw in draws:
+        total, squares, count = total + draw, squares + float(draw @ draw), count + 1
+    mean_square = float(total @ total) / count**2
+    variance = (squares - count * mean_square) / (count - 1)
+    return variance / (mean_square - variance / count)

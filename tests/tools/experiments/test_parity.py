@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.comparison.parity import Ratio, Scores, at_seconds, compare_flops, make_monotone
+from tools.experiments.parity import Ratio, Scores, compare_flops, make_monotone
 
 FLOPS = np.array([1e9, 2e9, 4e9])
 
@@ -83,18 +83,6 @@ def test_the_nearest_growing_curve_is_that_of_pooled_neighbours() -> None:
     curves = np.array([[1.0, 3.0, 2.0, 4.0], [4.0, 3.0, 2.0, 1.0], [0.0, 1.0, 2.0, 3.0]])
     expected = [[1.0, 2.5, 2.5, 4.0], [2.5] * 4, [0.0, 1.0, 2.0, 3.0]]
     assert np.allclose(make_monotone(curves), expected)
-
-
-def test_values_after_the_same_seconds_are_linear_in_their_logarithm() -> None:
-    seconds, values = np.array([10.0, 40.0, 20.0]), np.array([1.0, 3.0, 2.0])
-    assert at_seconds(seconds, values, 20.0) == pytest.approx((2.0, 1.0))
-    assert at_seconds(seconds, values, 20.0 * 2**0.5) == pytest.approx((2.5, 1.0))
-
-
-def test_beyond_the_ends_values_are_those_of_the_nearest_with_its_time() -> None:
-    seconds, values = np.array([10.0, 20.0]), np.array([1.0, 2.0])
-    assert at_seconds(seconds, values, 40.0) == (2.0, 0.5)
-    assert at_seconds(seconds, values, 5.0) == (1.0, 2.0)
 
 
 def test_an_interval_may_end_beyond_what_was_measured() -> None:

@@ -1,4 +1,4 @@
-"""How much of a rival's FLOPs one needs to be as good, and how good all are after the same seconds."""
+"""How much of a rival's FLOPs, or of another budget, one needs to be as good."""
 
 # Shapes: R resamples, n seeds, S shares in growing order.
 
@@ -43,17 +43,6 @@ class Ratio:
         if ratio == 0.0:
             return f"≤ {self.least:.2f}"
         return f"> {self.most:.2f}" if math.isinf(ratio) else f"{ratio:.2f}"
-
-
-def at_seconds(seconds: np.ndarray, values: np.ndarray, asked: float) -> tuple[float, float]:
-    """A mean curve [S] at a time, linear in its logarithm; and the time that the value really is of, over it.
-
-    Beyond an end it is the value of that end.
-    """
-    order = np.argsort(seconds)
-    seconds, values = seconds[order], values[order]
-    time = float(np.clip(asked, seconds[0], seconds[-1]))
-    return float(np.interp(math.log(time), np.log(seconds), values)), time / asked
 
 
 def compare_flops(ours: Scores, theirs: Scores, samples: int = 0) -> Ratio:
