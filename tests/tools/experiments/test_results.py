@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.messages import names, refused
 from tests.tools.experiments.making import load, made_up, measured
-from tools.experiments.results import Point, Results, load_results, save_results, series_of
+from tools.experiments.plan import plan_tasks
+from tools.experiments.results import (
+    RESULTS,
+    Point,
+    Results,
+    load_results,
+    read_results,
+    save_results,
+    series_of,
+    take_in,
+)
 
 
 def test_values_are_those_of_all_seeds_by_the_name_that_the_experiment_gives_them(tmp_path: Path) -> None:
@@ -44,3 +55,16 @@ def test_series_are_called_by_arm_and_way_and_by_the_way_alone_where_there_is_on
     experiment = load(tmp_path)
     assert series_of(experiment, "one", "") == "one"
     assert series_of(experiment, "one", "fast") == "one, fast"
+
+
+def test_results_of_others_are_taken_once_and_only_those_of_the_same_task(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    tasks = plan_tasks({"small": experiment}, "cpu", 1, tmp_path / "runs")
+    tasks[0].path.parent.mkdir(parents=True)
+    tasks[0].path.write_text(json.dumps(measured("one", 0, [("written", 1.0, "told_right", 0.5)])))
+    save_results(read_results(experiment, tasks), tmp_path / f"{experiment.name}.{RESULTS}")
+    elsewhere = plan_tasks({"small": experiment}, "cpu", 1, tmp_path / "elsewhere")
+    assert take_in(experiment, tmp_path, tmp_path / "elsewhere") == 1
+    assert [task.path.exists() for task in elsewhere] == [True, False, False, False]
+    assert take_in(experiment, tmp_path, tmp_path / "elsewhere") == 0
+    assert read_results(experiment, elsewhere).values == read_results(experiment, tasks).values
