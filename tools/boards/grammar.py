@@ -23,9 +23,8 @@ LEAD = "first"  # with which a caption is a scene of a story
 ATTRIBUTES = ("count", "colour", "noun")  # of a label
 LEVELS = 9  # of brightness, that a reader knows
 Label = tuple[str, str, str]  # what a picture shows or a caption tells, as ("two", "red", "fish"): a noun's singular
-FARTHEST = (
-    0.003  # distance of a picture that is one: half way to the nearest board of another label; made ones are nearer
-)
+# Distance of a picture that is one: half way to the nearest board of another label; those that are made are nearer.
+FARTHEST = 0.003
 
 
 class Sight(NamedTuple):

@@ -189,28 +189,20 @@ def do_all(tasks: Sequence[Task], worker: Worker, jobs: int) -> None:
     """
     missing = [task for task in tasks if not task.path.exists()]
     progress = Progress(len(missing), len(tasks) - len(missing))
-    taken, lock = set[Path](), Lock()
+
+    def do_one(task: Task) -> bool:
+        begin = time.monotonic()
+        is_mine = worker.do(task)
+        if is_mine:
+            progress.tell(task, time.monotonic() - begin)
+        return is_mine
 
     def work() -> None:
-        while True:
+        while not worker.programs.is_stopped.is_set():
             left = [task for task in missing if not task.path.exists()]
-            with lock:
-                free = [task for task in left if task.path not in taken]
-            if not left or worker.programs.is_stopped.is_set():
+            if not left:
                 return
-            for task in free:
-                with lock:
-                    if task.path in taken:
-                        continue
-                    taken.add(task.path)
-                begin = time.monotonic()
-                is_mine = worker.do(task)
-                with lock:
-                    taken.discard(task.path)
-                if is_mine:
-                    progress.tell(task, time.monotonic() - begin)
-                    break
-            else:
+            if not any(do_one(task) for task in left):  # all of them are under way somewhere
                 time.sleep(POLL_SECONDS)
 
     with ThreadPoolExecutor(jobs) as pool:
