@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +17,37 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Page
 
-COLUMNS, PANEL = 3, (4.3, 3.3)  # of the page; inches
+COLUMNS, PANEL = 4, (3.6, 2.9)  # of the page; inches
+TITLE_WIDTH = 42  # letters
 COLOURS = ("#0b6e99", "#d9730d", "#4d8b31", "#9b3d9b", "#c0392b", "#5f6b7a", "#b8860b", "#17a2a2", "#8c564b", "#111111")
 INK, GRID = "#1f2933", "#e6e8eb"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """What one panel shows: a figure, of some of its points."""
+
+    name: str  # of the figure
+    world: str  # before the comma in the names of its series, where there is a panel for each; "": all
+    points: tuple[Point, ...]
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether something is varied."""
+        return len({point.x for point in self.points}) > 1
+
+    @property
+    def series(self) -> list[str]:
+        """In the order of the file."""
+        return list(dict.fromkeys(point.series for point in self.points))
+
+    def label(self, series: str) -> str:
+        """Of a series, in its panel."""
+        return series.removeprefix(f"{self.world}, ") if self.world else series
+
+
 def draw(results: Results) -> Page:
-    """A panel for each figure that is to be drawn."""
+    """The panels of each probe, and a legend behind those with lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -28,88 +55,107 @@ def draw(results: Results) -> Page:
     from matplotlib.lines import Line2D
 
     experiment = results.experiment
-    names = [name for name, own in experiment.figure.items() if own.is_drawn and results.values[name]]
-    lines = {name: len({point.x for point in results.values[name]}) > 1 for name in names}
-    series = list(dict.fromkeys(point.series for name in names if lines[name] for point in results.values[name]))
-    has_legend = len(series) > 1
-    columns = min(COLUMNS, len(names) + has_legend)
-    rows = math.ceil((len(names) + has_legend) / columns)
-    page, panels = pyplot.subplots(rows, columns, figsize=(PANEL[0] * columns, PANEL[1] * rows), squeeze=False)
-    flat = list(panels.flat)
-    for panel, name in zip(flat, names, strict=False):
-        figure = experiment.figure[name]
-        if lines[name]:
-            draw_lines(panel, results, name, series, experiment.probe[figure.probe].is_log)
-            panel.set_xlabel(axis_title(experiment.probe[figure.probe].vary), fontsize=9)
-        else:
-            draw_rows(panel, results, name)
-        finish(panel, figure)
-    for panel in flat[len(names) :]:
-        panel.set_axis_off()
-    if has_legend:
-        handles = [Line2D([], [], color=colour_of(one, series), marker="o", markersize=4) for one in series]
-        flat[len(names)].legend(handles, series, loc="center", frameon=False, fontsize=9)
+    of_probes = [panels for probe in experiment.probe if (panels := panels_of(results, probe))]
+    count = sum(len(panels) + has_legend(panels) for panels in of_probes)
+    columns = min(COLUMNS, count)
+    rows = math.ceil(count / columns)
+    size = PANEL[0] * columns, PANEL[1] * rows + 0.4
+    page, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
+    axes = iter(grid.flat)
+    for own in of_probes:
+        labels = list(dict.fromkeys(panel.label(series) for panel in own for series in panel.series))
+        for panel in own:
+            draw_panel(next(axes), results, panel, labels)
+        if has_legend(own):
+            handles = [Line2D([], [], color=colour_of(label, labels), marker="o", markersize=4) for label in labels]
+            legend = next(axes)
+            legend.set_axis_off()
+            legend.legend(handles, labels, loc="center left", frameon=False, fontsize=9)
+    for axis in axes:
+        axis.set_axis_off()
     seeds = len(results.seeds)
     note = f"{experiment.title}. Mean of {seeds} seed{'s' * (seeds != 1)}, 95 % interval; pale: each seed"
-    page.suptitle(note, x=0.01, ha="left", fontsize=10, color=INK)
-    page.tight_layout(rect=(0, 0, 1, 0.99))
+    page.suptitle(note, x=0.01, ha="left", fontsize=11, color=INK)
+    page.tight_layout(rect=(0, 0, 1, 1 - 0.1 / size[1]))
     return page
 
 
-def axis_title(vary: str) -> str:
-    """What is varied, for people."""
-    return vary.removeprefix("sampling.").replace("_", " ")
-
-
-def colour_of(one: str, series: list[str]) -> str:
-    """Of a line."""
-    return COLOURS[series.index(one) % len(COLOURS)]
-
-
-def draw_lines(panel: Axes, results: Results, name: str, series: list[str], is_log: bool) -> None:
-    """The means of each series over what is varied."""
-    for one in series:
-        by_x = {point.x: point for point in results.values[name] if point.series == one and point.x is not None}
-        if not by_x:
+def panels_of(results: Results, probe: str) -> list[Panel]:
+    """Of the figures of a probe that are to be drawn and were measured."""
+    found = []
+    for name, figure in results.experiment.figure.items():
+        if figure.probe != probe or not figure.is_drawn:
             continue
-        x, colour = sorted(by_x), colour_of(one, series)
-        points = [by_x[value] for value in x]
-        own = [results.estimates[name][point] for point in points]
-        mean = np.array([number.mean for number in own])
-        panel.plot(x, mean, "o-", color=colour, markersize=3.5, linewidth=1.4)
-        if own[0].seeds > 1:
-            half = np.array([number.half_interval for number in own])
-            panel.fill_between(x, mean - half, mean + half, color=colour, alpha=0.13, linewidth=0)
-        for value, point in zip(x, points, strict=True):
-            values = results.values[name][point]
-            panel.plot([value] * len(values), values, "o", color=colour, markersize=2.5, alpha=0.35)
-    if is_log:
-        panel.set_xscale("log", base=2)
-        ticks = sorted({point.x for point in results.values[name] if point.x is not None})
-        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        panel.minorticks_off()
+        worlds: dict[str, list[Point]] = {}
+        for point in results.values[name]:
+            worlds.setdefault(point.series.partition(", ")[0] if figure.is_split else "", []).append(point)
+        found += [Panel(name=name, world=world, points=tuple(points)) for world, points in worlds.items()]
+    return found
 
 
-def draw_rows(panel: Axes, results: Results, name: str) -> None:
+def has_legend(panels: Sequence[Panel]) -> bool:
+    """Whether there are lines to be told apart."""
+    return any(panel.has_lines for panel in panels) and max(len(panel.series) for panel in panels) > 1
+
+
+def colour_of(label: str, labels: Sequence[str]) -> str:
+    """Of a line."""
+    return COLOURS[labels.index(label) % len(COLOURS)]
+
+
+def draw_panel(axis: Axes, results: Results, panel: Panel, labels: Sequence[str]) -> None:
+    """Lines or rows, title and axes."""
+    figure = results.experiment.figure[panel.name]
+    probe = results.experiment.probe[figure.probe]
+    if panel.has_lines:
+        for series in panel.series:
+            draw_line(axis, results, panel, series, colour_of(panel.label(series), labels))
+        axis.set_xlabel(probe.vary.removeprefix("sampling.").replace("_", " "), fontsize=9)
+        if probe.is_log:
+            ticks = sorted({point.x for point in panel.points if point.x is not None})
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
+    else:
+        draw_rows(axis, results, panel)
+    finish(axis, figure, panel.world)
+
+
+def draw_line(axis: Axes, results: Results, panel: Panel, series: str, colour: str) -> None:
+    """The means of a series over what is varied."""
+    by_x = {point.x: point for point in panel.points if point.series == series and point.x is not None}
+    x = sorted(by_x)
+    own = [results.estimates[panel.name][by_x[value]] for value in x]
+    mean = np.array([number.mean for number in own])
+    axis.plot(x, mean, "o-", color=colour, markersize=3.5, linewidth=1.4)
+    if own and own[0].seeds > 1:
+        half = np.array([number.half_interval for number in own])
+        axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.13, linewidth=0)
+    for value in x:
+        values = results.values[panel.name][by_x[value]]
+        axis.plot([value] * len(values), values, "o", color=colour, markersize=2.5, alpha=0.35)
+
+
+def draw_rows(axis: Axes, results: Results, panel: Panel) -> None:
     """A row for each series, the first on top."""
-    points: list[Point] = list(results.values[name])
-    for row, point in enumerate(points):
-        own, values = results.estimates[name][point], results.values[name][point]
+    for row, point in enumerate(panel.points):
+        own, values = results.estimates[panel.name][point], results.values[panel.name][point]
         half = own.half_interval if own.seeds > 1 else 0.0
-        panel.errorbar(own.mean, row, xerr=half, fmt="o", color=COLOURS[0], markersize=5, capsize=3, linewidth=1.2)
-        panel.plot(values, [row] * len(values), "o", color=COLOURS[0], markersize=3, alpha=0.35)
-    panel.set_yticks(range(len(points)), [point.series for point in points], fontsize=8)
-    panel.set_ylim(len(points) - 0.5, -0.5)
+        axis.errorbar(own.mean, row, xerr=half, fmt="o", color=COLOURS[0], markersize=5, capsize=3, linewidth=1.2)
+        axis.plot(values, [row] * len(values), "o", color=COLOURS[0], markersize=3, alpha=0.35)
+    axis.set_yticks(range(len(panel.points)), [panel.label(point.series) for point in panel.points], fontsize=8)
+    axis.set_ylim(len(panel.points) - 0.5, -0.5)
 
 
-def finish(panel: Axes, figure: Figure) -> None:
+def finish(axis: Axes, figure: Figure, world: str = "") -> None:
     """Title, grid, and what the data have."""
-    title = figure.title + (" (lower is better)" if figure.is_lower_better else "")
-    panel.set_title(title, loc="left", fontsize=10, color=INK)
+    title = f"{world}: {figure.title}" if world else figure.title
+    title += " (lower is better)" if figure.is_lower_better else ""
+    axis.set_title(textwrap.fill(title, TITLE_WIDTH), loc="left", fontsize=9, color=INK)
     if not math.isnan(figure.data):
-        line = panel.axhline if panel.get_xlabel() else panel.axvline
+        line = axis.axhline if axis.get_xlabel() else axis.axvline
         line(figure.data, color=INK, linestyle=":", linewidth=1)
-    panel.grid(visible=True, color=GRID)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=8)
-    panel.spines[["top", "right"]].set_visible(False)
+    axis.grid(visible=True, color=GRID)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)

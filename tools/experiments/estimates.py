@@ -25,6 +25,11 @@ class Estimate:
     spread: float  # the standard deviation of one seed
     seeds: int
 
+    @classmethod
+    def exact(cls, value: float) -> Estimate:
+        """A number that is known."""
+        return cls(mean=value, spread=0.0, seeds=1)
+
     @property
     def half_range(self) -> float:
         """One more seed lies so near to the mean, in 99 of 100 cases."""
@@ -75,10 +80,8 @@ def estimate(values: dict[str, Sequence[float]], figure: Figure, documents: int)
     return found
 
 
-def difference(larger: Estimate, smaller: Estimate | float) -> Difference:
-    """Of two numbers, or of one and a constant."""
-    if isinstance(smaller, float):
-        return Difference(value=larger.mean - smaller, half=larger.half_interval)
+def difference(larger: Estimate, smaller: Estimate) -> Difference:
+    """Of the means of two numbers."""
     half = (larger.half_interval**2 + smaller.half_interval**2) ** 0.5
     return Difference(value=larger.mean - smaller.mean, half=half)
 

@@ -84,6 +84,7 @@ class Figure:
     data: float = math.nan  # what the data have; nan: there is no such number
     places: Annotated[int, "[0, 6]"] = 3
     is_drawn: bool = True
+    is_split: bool = False  # a panel for each world: what stands before the comma in the name of a series
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +93,8 @@ class Claim:
 
     says: str
     source: str
-    larger: str  # "series@x:figure", or "series:figure"
-    smaller: str  # the same, or a number
+    larger: str  # "series@x:figure", "series:figure", or a number
+    smaller: str  # the same
     by: float = 0.0  # at least
 
 

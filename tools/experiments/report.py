@@ -42,14 +42,16 @@ def judge(results: Results) -> dict[str, Outcome]:
 
 def judge_claim(results: Results, claim: Claim) -> Outcome:
     """One claim; of a single seed nothing is said."""
-    larger = results.at(claim.larger)
-    smaller = float(claim.smaller) if is_number(claim.smaller) else results.at(claim.smaller)
+    larger, smaller = (
+        Estimate.exact(float(key)) if is_number(key) else results.at(key) for key in (claim.larger, claim.smaller)
+    )
     found = difference(larger, smaller)
-    figure = results.experiment.figure[claim.larger.rpartition(":")[2]]
-    places = figure.places
-    other = smaller if isinstance(smaller, float) else smaller.mean
-    numbers = f"{larger.mean:.{places}f} and {other:.{places}f}: {found.value:+.{places}f} ± {found.half:.{places}f}"
-    verdict = found.verdict(claim.by) if larger.seeds > 1 else "one seed"
+    key = claim.smaller if is_number(claim.larger) else claim.larger
+    places = results.experiment.figure[key.rpartition(":")[2]].places
+    numbers = (
+        f"{larger.mean:.{places}f} and {smaller.mean:.{places}f}: {found.value:+.{places}f} ± {found.half:.{places}f}"
+    )
+    verdict = found.verdict(claim.by) if max(larger.seeds, smaller.seeds) > 1 else "one seed"
     return Outcome(claim=claim, verdict=verdict, numbers=numbers)
 
 

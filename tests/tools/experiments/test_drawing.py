@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tools.experiments.making import load, measured
+from tests.tools.experiments.making import TEXT, load, measured
 from tools.experiments.drawing import draw
 from tools.experiments.results import Results
 
@@ -17,3 +17,16 @@ def test_what_is_varied_becomes_lines_and_what_is_not_rows(tmp_path: Path) -> No
     single = Results(load(tmp_path), tuple(measured(arm, 0, rows[:1]) for arm in ("one", "two")))
     (panel,) = draw(single).axes
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["one", "two"]
+
+
+def test_worlds_have_panels_of_their_own_and_share_the_legend(tmp_path: Path) -> None:
+    arms = "".join(f'[arm."{world}, {way}"]\n' for world in ("land", "sea") for way in ("fast", "slow"))
+    text = TEXT.replace("[arm.exact]", f"{arms}[arm.exact]").replace(
+        'of = "told_right"', 'of = "told_right"\nis_split = true'
+    )
+    rows = [("written", x, "told_right", 0.1 * x) for x in (1.0, 2.0)]
+    names = [f"{world}, {way}" for world in ("land", "sea") for way in ("fast", "slow")]
+    results = Results(load(tmp_path, text), tuple(measured(arm, 0, rows) for arm in names))
+    land, sea, legend = draw(results).axes
+    assert [axis.get_title(loc="left").partition(":")[0] for axis in (land, sea)] == ["land", "sea"]
+    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["fast", "slow"]

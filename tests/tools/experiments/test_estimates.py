@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tools.experiments.estimates import difference, estimate
+from tools.experiments.estimates import Estimate, difference, estimate
 from tools.experiments.reading import Figure
 
 LOSS = Figure(title="loss", probe="any", spread=0.0)
@@ -51,5 +51,5 @@ def test_differences_are_seen_contradicted_or_neither() -> None:
     assert difference(found["a"], found["b"]).verdict(0.0) == "contradicted"
     assert difference(found["c"], found["a"]).verdict(0.0) == "not seen at this scale"
     assert difference(found["a"], found["b"]).verdict(-2.0) == "seen"
-    assert difference(found["b"], 1.0).verdict(0.0) == "seen"
+    assert difference(found["b"], Estimate.exact(1.0)).verdict(0.0) == "seen"
     assert difference(found["b"], found["a"]).value == pytest.approx(1.0)

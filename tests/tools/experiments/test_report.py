@@ -27,6 +27,8 @@ def test_a_claim_is_judged_by_the_seeds(ones: list[float], twos: list[float], ve
 def test_a_claim_may_be_about_a_number(tmp_path: Path) -> None:
     experiment = load(tmp_path, TEXT.replace('smaller = "two@2:share"', 'smaller = "0.25"'))
     assert judge(made_up(experiment, [0.9, 0.92, 0.94], [0.5]))["larger"].verdict == "seen"
+    experiment = load(tmp_path, TEXT.replace('larger = "one@2:share"', 'larger = "0.25"'))
+    assert judge(made_up(experiment, [0.5], [0.9, 0.92, 0.94]))["larger"].verdict == "contradicted"
 
 
 def test_the_page_tells_claims_numbers_and_what_they_took(tmp_path: Path) -> None:

@@ -50,14 +50,15 @@ def of_size(config: Config, documents: int) -> Config:
 
 
 def noise_of(model: OneFlow, config: Config, documents: list[Sample], seed: int) -> float:
-    """Of the text losses of these documents."""
+    """Of the text losses of these documents; a draw deletes the same tokens, whatever their bags."""
     tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
     process = process_of(config, tokenizer.eos, tokenizer.mark)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
 
     def gradient(draw: int) -> Tensor:
-        rng = np.random.default_rng([SEED, seed, draw])
-        batch = pack([process.noise(sample, rng) for sample in documents], None, sees=config.sees)
+        rngs = [np.random.default_rng([SEED, seed, draw, number]) for number in range(len(documents))]
+        noisy = [process.noise(sample, rng) for sample, rng in zip(documents, rngs, strict=True)]
+        batch = pack(noisy, None, sees=config.sees)
         losses = compute_losses(model(batch), batch, batch.counts, config)
         found = torch.autograd.grad(losses.zero + losses.rate + losses.bag, weights, allow_unused=True)
         return torch.cat([own.flatten() for own in found if own is not None]).double()
