@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,11 @@ class Planned:
         """Of the whole training."""
         return self.costs.step_seconds * self.config.train.steps / 86400.0
 
+    @property
+    def gpu_hours(self) -> float:
+        """Of all GPUs together."""
+        return 24.0 * self.days * GPUS * self.run.hosts
+
 
 def write_plans(experiments: dict[str, Experiment], output: Path) -> None:
     """The page of all experiments that train something at this scale; arms that cost the same are traced once."""
@@ -50,16 +56,18 @@ def write_plans(experiments: dict[str, Experiment], output: Path) -> None:
     parts = [TEXT]
     for experiment in experiments.values():
         large = at_scale(experiment, "h100")
-        rows = []
+        planned: dict[str, Planned] = {}
         for arm in large.arm:
             run = run_of(large, arm, "h100", 0, Path("runs/experiments"))
             if run is not None:
-                rows.append(describe(arm, plan(run, known)))
+                planned[arm] = plan(run, known)
                 print(f"{experiment.name}, {arm}", file=sys.stderr, flush=True)
-        if rows:
+        if planned:
             head = ["arm", "config", "GPUs", "steps", "GiB", "seconds of a step", "MFU", "days", "GPU hours"]
-            suite = f"Asked: `{large.scale['h100'].suite}`."
-            parts += [f"## [{experiment.title}]({experiment.name}.md)", suite, make_table(head, rows)]
+            hours = sum(own.gpu_hours for own in planned.values())
+            note = f"{hours:,.0f} GPU hours a seed. Asked: `{large.scale['h100'].suite}`."
+            table = make_table(head, [describe(arm, own) for arm, own in planned.items()])
+            parts += [f"## [{experiment.title}]({experiment.name}.md)", note, table]
     output.mkdir(parents=True, exist_ok=True)
     with naming(output):
         (output / PAGE).write_text("\n\n".join(parts) + "\n")
@@ -69,10 +77,9 @@ def write_plans(experiments: dict[str, Experiment], output: Path) -> None:
 def plan(run: Run, known: dict[str, Estimate]) -> Planned:
     """Of a run; `known` has what has been traced, and gets more."""
     config = run.config
-    layout = repr(
-        (config.model, config.objective, config.heads, config.modality, config.data, config.parallel, run.hosts)
-    )
-    layout += repr((config.train.precision, config.train.activation_checkpointing, config.optim.matrices, config.flow))
+    data = dataclasses.replace(config.data, mixture="", tokenizer="")  # packs are full, whatever is in them
+    shape = (config.model, config.objective, config.heads, config.modality, data, config.parallel, run.hosts)
+    layout = repr((*shape, config.train.precision, config.train.activation_checkpointing, config.optim.matrices))
     if layout not in known:
         cluster = Cluster(gpu=find_gpu("h100-80gb"), gpus_per_node=GPUS, attention_flops_per_second=None)
         known[layout] = estimate(trace_step(config, GPUS * run.hosts), config, cluster)
@@ -82,15 +89,14 @@ def plan(run: Run, known: dict[str, Estimate]) -> Planned:
 def describe(arm: str, planned: Planned) -> list[str]:
     """A row of the table."""
     run, costs = planned.run, planned.costs
-    gpus = GPUS * run.hosts
     return [
         arm,
         " ".join([f"configs/{run.base.name}", *run.settings]),
-        str(gpus),
+        str(GPUS * run.hosts),
         f"{planned.config.train.steps:,}",
         f"{costs.peak_bytes / GIB:.1f}",
         f"{costs.step_seconds:.2f}",
         f"{costs.mfu:.0%}",
         f"{planned.days:.1f}",
-        f"{planned.days * 24 * gpus:,.0f}",
+        f"{planned.gpu_hours:,.0f}",
     ]

@@ -49,6 +49,7 @@ class Arm:
     start: str = ""  # the arm whose weights it begins with, on CPUs; on H100s `h100` may say init.path
     base: str = ""  # a config or a trained model of its own
     h100_base: str = ""  # the same at that scale
+    h100_name: str = ""  # what it is called there, where that is another
     is_large: bool = True  # whether it is trained at the scale of H100s
     data: str = ""  # the name of data of its own; where these cannot be made, the arm is left out
     is_trained: bool = True
@@ -141,7 +142,7 @@ def at_scale(experiment: Experiment, scale: str) -> Experiment:
     figures = {name: Figure(title=name, probe="suite", spread=0.02) for name in own.figures}
     return replace(
         experiment,
-        arm={name: arm for name, arm in experiment.arm.items() if arm.is_large and not arm.variant},
+        arm={own.h100_name or name: own for name, own in experiment.arm.items() if own.is_large and not own.variant},
         probe={"suite": Probe(kind="suite", title=own.suite, kinds=(own.suite, *own.figures), ways=own.ways)}
         if own.suite
         else {},
