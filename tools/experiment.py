@@ -31,6 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--scale", choices=SCALES, default="cpu", help="of models and data (%(default)s)")
     parser.add_argument("--plan", action="store_true", help="train nothing: what every arm takes on H100s, as a page")
+    parser.add_argument("--slurm", action="store_true", help="trainings on H100s are jobs, which are waited for")
     parser.add_argument("--seeds", type=int, default=3, help="of each arm (%(default)s)")
     parser.add_argument("--jobs", type=int, default=0, help="programs at a time, which share the cores (one a core)")
     parser.add_argument(
@@ -71,7 +72,7 @@ def make(experiments: dict[str, Experiment], args: argparse.Namespace) -> None:
         take_in_all(experiments.values(), args.others, args.runs.absolute())
     programs = Programs(max(1, cores // jobs))
     make_data(experiments.values(), programs, args.runs.absolute())
-    do_all(tasks, Worker(programs), jobs)
+    do_all(tasks, Worker(programs, args.slurm), jobs)
     for experiment in experiments.values():
         write(experiment, tasks, args.output)
     if args.scale == "cpu":

@@ -143,3 +143,28 @@ def test_what_cannot_be_is_refused(words: tuple[str, ...], said: tuple[object, .
     end = launcher.run("tools/experiment.py", *words)
     assert end.code == 2
     assert names(only_error(end), *said)
+
+
+def test_at_the_scale_of_h100s_the_launcher_trains_and_a_suite_asks(
+    launcher: Launcher, tmp_path: Path, digits: Path, root: Path
+) -> None:
+    """On a host without GPUs: what is launched runs on its cores."""
+    (tmp_path / "captions.toml").write_text(
+        f'[task.told]\nsource = "shards"\npath = "{digits}/single-heldout-000000.tar"\nprompt = "{{picture}}"\n'
+        'count = 2\ngroup = 2\nscores = ["captions"]\n'
+    )
+    settings = [f"data.mixture={digits}/mixture.yaml", f"data.tokenizer={digits}/words.tiktoken", "train.steps=2"]
+    settings += ["validation.mixture=", "validation.every_steps=0", "sampling.steps=1", "data.packs_per_step=2"]
+    text = (
+        'title = "Large"\nquestion = "Which?"\nmethod = "Both."\nfinding = ""\n[scale.cpu]\n[scale.h100]\n'
+        f'base = "{root}/configs/debug.toml"\nsuite = "{tmp_path}/captions.toml"\nfigures = ["told/bleu_1"]\n'
+        f"settings = {json.dumps(settings)}\n[arm.plain]\n[arm.fast]\nh100 = ['optim.lr=1e-2']\n"
+    )
+    alone = {"ONEFLOW_HEALTH": "off", "ONEFLOW_PROCESSES": "2"}
+    words = command(write(tmp_path, text, "large"), tmp_path, "--scale", "h100", "--jobs", "1")
+    end = launcher.run(*words, env=alone)
+    assert end.code == 0, end.stdout + end.stderr
+    page = (tmp_path / "pages/large-h100.md").read_text()
+    assert "told/bleu_1" in page
+    assert "| fast |" in page
+    assert "2 x cpu" in next((tmp_path / "runs/trained").glob("*.log")).read_text()

@@ -23,11 +23,13 @@ TEXT = """# On H100s
 What every arm takes by plan (`oneflow plan`), on hosts of eight H100 of 80 GB. Nothing here has been trained. This
 starts an experiment:
 
-    oneflow experiment scaling --scale h100 --seeds 1
+    oneflow experiment scaling --scale h100 --seeds 1 --jobs 1
+    oneflow experiment mixed --scale h100 --seeds 1 --slurm --jobs 6
 
-On a host with GPUs one training follows the other; where there is SLURM each is a job that is waited for, `--jobs` of
-them at a time. Then each is asked the suite that the experiment's file names, and the table lands beside those of the
-CPUs. Variants, which replace a part of the method, are for CPUs alone. Latency on an H100, by plan and without any
+On a host with GPUs one training follows the other. With `--slurm` each is a job that is waited for, `--jobs` of them
+at a time; what needs several hosts needs that. Then each is asked the suite that the experiment's file names, and the
+table lands beside those of the CPUs. Variants, which replace a part of the method, are for CPUs alone. Latency on an
+H100, by plan and without any
 training: [results/latency](../results/latency/report.md)."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +81,7 @@ class Worker:
     """Does tasks, each as far as it has not been done."""
 
     programs: Programs
+    has_slurm: bool = False
 
     def do(self, task: Task) -> bool:
         """Train and measure, and write the result; False where another process is at it."""
@@ -117,7 +117,7 @@ class Worker:
         if own is None:
             return dict(json.loads(path.read_text()))
         with own:
-            self.programs.call([*trainer_of(run), str(run.base), *run.overrides], run.log)
+            self.programs.call([*trainer_of(run, self.has_slurm), str(run.base), *run.overrides], run.log)
             took = cost_of(run)
             own.file.write((json.dumps(took) + "\n").encode())
             own.commit()
@@ -133,14 +133,20 @@ class Worker:
         return list(found)
 
 
-def trainer_of(run: Run) -> list[str]:
-    """The program that trains a run: on this machine's cores, on its GPUs, or as a job of SLURM that is waited for."""
+def trainer_of(run: Run, has_slurm: bool) -> list[str]:
+    """The program that trains a run: on this machine's cores, on its GPUs, or as a job of SLURM that is waited for.
+
+    Raises:
+        ValueError: it needs several hosts, which only SLURM gives.
+    """
     if run.variant:
         return [sys.executable, "-m", "tools.experiments.varied", run.variant]
     if run.hosts == 0:
         return [sys.executable, "-m", "oneflow_dist.train"]
-    if shutil.which("sbatch"):
+    if has_slurm:
         return ["launch/slurm.sbatch", "--wait", f"--nodes={run.hosts}", f"--gpus-per-node={GPUS}"]
+    if run.hosts > 1:
+        raise ValueError(f"{run.folder}: needs {run.hosts} hosts of {GPUS} GPUs; --slurm submits it as a job")
     return ["launch/torchrun.sh"]
 
 

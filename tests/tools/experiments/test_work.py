@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import threading
@@ -96,7 +97,7 @@ def test_what_another_process_has_taken_is_waited_for(tmp_path: Path) -> None:
     assert json.loads(tasks[0].path.read_text()) == {"by": "another"}
 
 
-def test_where_a_run_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_run_is_trained(tmp_path: Path) -> None:
     experiment = load(tmp_path)
     own, varied, large = (
         run_of(experiment, *arm, 0, tmp_path) for arm in (("one", "cpu"), ("other", "cpu"), ("one", "h100"))
@@ -104,10 +105,8 @@ def test_where_a_run_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert own is not None
     assert varied is not None
     assert large is not None
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert trainer_of(own)[1:] == ["-m", "oneflow_dist.train"]
-    assert trainer_of(varied)[1:] == ["-m", "tools.experiments.varied", "reversed"]
-    assert trainer_of(large) == ["launch/torchrun.sh"]
-    (tmp_path / "sbatch").write_text("#!/bin/sh\n")
-    (tmp_path / "sbatch").chmod(0o755)
-    assert trainer_of(large) == ["launch/slurm.sbatch", "--wait", "--nodes=1", "--gpus-per-node=8"]
+    assert trainer_of(own, False)[1:] == ["-m", "oneflow_dist.train"]
+    assert trainer_of(varied, False)[1:] == ["-m", "tools.experiments.varied", "reversed"]
+    assert trainer_of(large, False) == ["launch/torchrun.sh"]
+    assert trainer_of(large, True) == ["launch/slurm.sbatch", "--wait", "--nodes=1", "--gpus-per-node=8"]
+    assert names(refused(trainer_of, dataclasses.replace(large, hosts=4), False), large.folder, 4, "--slurm")
