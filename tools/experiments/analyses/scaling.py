@@ -1,10 +1,11 @@
 """Quality of three objectives over FLOPs and seconds: fitted curves, and budgets at which one is as good as another."""
 
-# Shapes: n seeds, B budgets.
+# Shapes: n seeds, B runs.
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,17 @@ from tools.experiments.report import make_table
 from tools.experiments.results import Point, Results
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Page
 
 FIGURES = ("told_right", "count_right", "count_agreement", "distance", "velocity", "bits")
 SIZES = ("small", "middle", "large")
 MARKERS = dict(zip(SIZES, "os^", strict=True))
 PARITY = (
-    "Of each objective the best size at every budget. A ratio is the FLOPs (or seconds) with which the first is as "
-    "good as the second with the whole budget, over the second's: below 1 it needs less. ≤: its smallest budget is "
-    "already enough; >: its largest is not. In brackets 90 % of what seeds and documents drawn anew would give. "
-    "Seconds are steps times what a step takes, timed in turn."
+    "A ratio is the FLOPs (or seconds) with which the first is as good as the second ever is, over the second's whole "
+    "budget: below 1 it needs less. Of each objective the best of all runs up to a budget counts, of any size. ≤: its "
+    "smallest budget is already enough; >: its largest is not. In brackets 90 % of what seeds and documents drawn anew "
+    "would give. Seconds are steps times what a step takes, timed in turn."
 )
 FITS = (
     "A power law through the best of each budget: what is wrong (1 - share) or lost goes by 2 to the power of this "
@@ -34,11 +36,10 @@ FITS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Frontier:
-    """An objective's best at every budget, by a figure."""
+class Curve:
+    """Runs of an objective, judged by a figure."""
 
-    tflops: np.ndarray  # [B]
-    seconds: np.ndarray  # [B]
+    budgets: np.ndarray  # [B], TFLOP or seconds
     values: np.ndarray  # [n, B]
 
 
@@ -69,8 +70,14 @@ def budgets_of(results: Results, objective: str) -> list[str]:
     return list(dict.fromkeys(arm.split(", ")[2] for arm in results.experiment.arm if arm.startswith(f"{objective}, ")))
 
 
-def frontier(results: Results, figure: str, objective: str) -> Frontier:
-    """Of an objective; the size is chosen by the mean over the seeds."""
+def all_runs(results: Results, figure: str, objective: str, what: str) -> Curve:
+    """Of every size and budget, from the cheapest on."""
+    arms = [f"{objective}, {size}, {budget}" for size in SIZES for budget in budgets_of(results, objective)]
+    return curve_of(results, figure, sorted(arms, key=lambda arm: cost_of(results, arm, what)), what)
+
+
+def best_runs(results: Results, figure: str, objective: str, what: str) -> Curve:
+    """Of each budget of FLOPs that of the size which is best by the mean over the seeds."""
     sign = -1.0 if results.experiment.figure[figure].is_lower_better else 1.0
     best = [
         max(
@@ -79,11 +86,20 @@ def frontier(results: Results, figure: str, objective: str) -> Frontier:
         )
         for budget in budgets_of(results, objective)
     ]
-    return Frontier(
-        tflops=np.array([tflops_of(results, arm) for arm in best]),
-        seconds=np.array([steps_of(results, arm) * step_seconds(results, arm) for arm in best]),
-        values=np.array([results.values[figure][Point(arm, None)] for arm in best]).T,
+    return curve_of(results, figure, best, what)
+
+
+def curve_of(results: Results, figure: str, arms: Sequence[str], what: str) -> Curve:
+    """Of these runs."""
+    return Curve(
+        budgets=np.array([cost_of(results, arm, what) for arm in arms]),
+        values=np.array([results.values[figure][Point(arm, None)] for arm in arms]).T,
     )
+
+
+def cost_of(results: Results, arm: str, what: str) -> float:
+    """TFLOP of a training, or its seconds."""
+    return tflops_of(results, arm) if what == "tflops" else steps_of(results, arm) * step_seconds(results, arm)
 
 
 def tflops_of(results: Results, arm: str) -> float:
@@ -107,8 +123,10 @@ def ratio(results: Results, figure: str, ours: str, rival: str, what: str) -> Ra
     """See PARITY."""
     own = results.experiment.figure[figure]
     sign = -1.0 if own.is_lower_better else 1.0
-    own_line, other_line = (frontier(results, figure, objective) for objective in (ours, rival))
-    scores, rivals = (Scores(flops=getattr(line, what), values=sign * line.values) for line in (own_line, other_line))
+    curves = (all_runs(results, figure, objective, what) for objective in (ours, rival))
+    scores, rivals = (
+        Scores(flops=curve.budgets, values=np.maximum.accumulate(sign * curve.values, axis=1)) for curve in curves
+    )
     documents = results.experiment.probe[own.probe].documents if own.is_share else 0
     return compare_flops(scores, rivals, documents)
 
@@ -122,8 +140,8 @@ def wrong(results: Results, figure: str, values: np.ndarray) -> np.ndarray:
 
 def say_fit(results: Results, figure: str, objective: str) -> str:
     """The exponent of the power law, and its standard error."""
-    line = frontier(results, figure, objective)
-    slopes = np.polyfit(np.log(line.tflops), np.log(wrong(results, figure, line.values)).T, 1)[0]
+    curve = best_runs(results, figure, objective, "tflops")
+    slopes = np.polyfit(np.log(curve.budgets), np.log(wrong(results, figure, curve.values)).T, 1)[0]
     error = f" ± {slopes.std(ddof=1) / len(slopes) ** 0.5:.2f}" if len(slopes) > 1 else ""
     return f"{slopes.mean():.2f}{error}"
 
@@ -135,6 +153,7 @@ def draw(results: Results) -> Page:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     objectives = objectives_of(results)
     page, panels = pyplot.subplots(4, 3, figsize=(13.5, 14))
@@ -143,6 +162,9 @@ def draw(results: Results) -> Page:
         for colour, objective in zip(COLOURS, objectives, strict=False):
             draw_objective(panel, results, figure, objective, what, colour)
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xlabel("TFLOP of training" if what == "tflops" else "seconds of training, one thread", fontsize=9)
         finish(panel, results.experiment.figure[figure])
     handles = [Line2D([], [], color=colour, label=own) for colour, own in zip(COLOURS, objectives, strict=False)]
@@ -158,18 +180,16 @@ def draw(results: Results) -> Page:
     return page
 
 
-def draw_objective(panel: object, results: Results, figure: str, objective: str, what: str, colour: str) -> None:
+def draw_objective(panel: Axes, results: Results, figure: str, objective: str, what: str, colour: str) -> None:
     """Its runs, and the curve."""
     for size, budget in itertools.product(SIZES, budgets_of(results, objective)):
         arm = f"{objective}, {size}, {budget}"
-        x = tflops_of(results, arm) if what == "tflops" else steps_of(results, arm) * step_seconds(results, arm)
         values = results.values[figure][Point(arm, None)]
-        panel.plot([x] * len(values), values, MARKERS[size], color=colour, markersize=4, alpha=0.35)  # type: ignore[attr-defined]
-    line = frontier(results, figure, objective)
-    x = getattr(line, what)
-    mean = line.values.mean(0)
-    slope, offset = np.polyfit(np.log(x), np.log(wrong(results, figure, mean)), 1)
-    fine = np.geomspace(x.min(), x.max(), 30)
+        x = [cost_of(results, arm, what)] * len(values)
+        panel.plot(x, values, MARKERS[size], color=colour, markersize=4, alpha=0.35, markeredgewidth=0)
+    curve = best_runs(results, figure, objective, what)
+    slope, offset = np.polyfit(np.log(curve.budgets), np.log(wrong(results, figure, curve.values.mean(0))), 1)
+    fine = np.geomspace(curve.budgets.min(), curve.budgets.max(), 30)
     fitted = np.exp(offset + slope * np.log(fine))
-    own = results.experiment.figure[figure]
-    panel.plot(fine, wrong(results, figure, fitted) if own.is_share else fitted, color=colour, linewidth=1.5)  # type: ignore[attr-defined]
+    is_share = results.experiment.figure[figure].is_share
+    panel.plot(fine, wrong(results, figure, fitted) if is_share else fitted, color=colour, linewidth=1.5)

@@ -21,13 +21,13 @@ def test_a_world_without_data_is_left_out_and_seconds_are_steps_times_what_they_
     found = []
     for bags, worth, noise in (("sampled", 1.0, 4.0), ("averaged", 0.5, 1.0)):
         losses = [("loss", ("", step, "text", 1.0 / step * worth)) for step in (80.0, 160.0, 240.0, 320.0)]
-        found.append(measured(f"digits, {bags}", 0, []) | {"rows": losses})
+        found.append(measured(f"letters, {bags}", 0, []) | {"rows": losses})
         found[0]["rows"] = [*found[0]["rows"], ("noise", (bags, None, "noise", noise))]
     paces = [
-        ("pace", (f"digits, {bags}", None, "step_seconds", s)) for bags, s in (("sampled", 0.1), ("averaged", 0.12))
+        ("pace", (f"letters, {bags}", None, "step_seconds", s)) for bags, s in (("sampled", 0.1), ("averaged", 0.12))
     ]
     found.append(measured("pace", 0, []) | {"rows": paces})
     section = write_section(Results(load_experiment("bags"), tuple(found)))
-    (row,) = [line for line in section.splitlines() if line.startswith("| digits")]
-    assert row == "| digits | 0.25 | 0.50 | 0.60 |"
+    (row,) = [line for line in section.splitlines() if line.startswith("| letters |")]
+    assert row == "| letters | 0.25 | 0.50 | 0.60 |"
     assert "paragraphs" not in section

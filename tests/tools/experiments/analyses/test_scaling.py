@@ -7,9 +7,10 @@ from tests.tools.experiments.making import measured
 from tools.experiments.analyses.scaling import (
     FIGURES,
     SIZES,
+    all_runs,
+    best_runs,
     budgets_of,
     draw,
-    frontier,
     objectives_of,
     ratio,
     say_fit,
@@ -58,10 +59,17 @@ def test_objectives_and_budgets_are_those_of_the_file(results: Results) -> None:
 
 
 def test_the_best_size_is_chosen_for_each_budget(results: Results) -> None:
-    line = frontier(results, "velocity", "insertion")
-    np.testing.assert_allclose(line.tflops, [0.08, 0.16, 0.32])
-    np.testing.assert_allclose(line.seconds, [400 * 0.1, 400 * 0.2, 400 * 0.4])
-    np.testing.assert_allclose(line.values[0], 0.1 * (2.0 * line.tflops) ** -0.5)
+    curve = best_runs(results, "velocity", "insertion", "tflops")
+    np.testing.assert_allclose(curve.budgets, [0.08, 0.16, 0.32])
+    np.testing.assert_allclose(curve.values[0], 0.1 * (2.0 * curve.budgets) ** -0.5)
+    np.testing.assert_allclose(best_runs(results, "velocity", "insertion", "seconds").budgets, [40.0, 80.0, 160.0])
+
+
+def test_all_runs_come_from_the_cheapest_on(results: Results) -> None:
+    for what in ("tflops", "seconds"):
+        budgets = all_runs(results, "velocity", "masked", what).budgets
+        assert len(budgets) == 9
+        assert (np.diff(budgets) >= 0.0).all()
 
 
 @pytest.mark.parametrize("figure", FIGURES)
