@@ -88,7 +88,7 @@ def panels_of(results: Results, probe: str) -> list[Panel]:
             continue
         worlds: dict[str, list[Point]] = {}
         for point in results.values[name]:
-            worlds.setdefault(point.series.partition(", ")[0] if figure.is_split else "", []).append(point)
+            worlds.setdefault(point.world(figure), []).append(point)
         found += [Panel(name=name, world=world, points=tuple(points)) for world, points in worlds.items()]
     return found
 

@@ -23,12 +23,13 @@ class Estimate:
 
     mean: float
     spread: float  # the standard deviation of one seed
+    floor: float  # the part of it that drawing other documents makes
     seeds: int
 
     @classmethod
     def exact(cls, value: float) -> Estimate:
         """A number that is known."""
-        return cls(mean=value, spread=0.0, seeds=1)
+        return cls(mean=value, spread=0.0, floor=0.0, seeds=1)
 
     @property
     def half_range(self) -> float:
@@ -60,30 +61,57 @@ class Difference:
 
 
 def estimate(values: dict[str, Sequence[float]], figure: Figure, documents: int) -> dict[str, Estimate]:
-    """Of each point of a figure, from the values of its seeds.
+    """Of points that are alike, from the values of their seeds.
 
-    The variance of few seeds is itself uncertain: it is averaged with that of all points, which counts as PRIOR degrees
-    of freedom. No spread is less than that of drawing the documents of a share, or than `figure.spread` of the mean,
-    which is what another machine's rounding is granted.
+    The variance of few seeds is itself uncertain: it counts beside the common one of all points, which stands for PRIOR
+    degrees of freedom; a larger one of its own is taken as it is. No spread is less than that of drawing the documents
+    of a share, or than `figure.spread` of the mean, which is what another machine's rounding is granted.
     """
-    variances = {name: np.var(own, ddof=1) if len(own) > 1 else 0.0 for name, own in values.items()}
-    common = float(np.mean([variances[name] for name, own in values.items() if len(own) > 1] or [0.0]))
+    own_variance = {name: float(np.var(own, ddof=1)) for name, own in values.items() if len(own) > 1}
+    common = common_variance(own_variance, {name: len(own) - 1 for name, own in values.items()})
     found = {}
     for name, own in values.items():
-        mean, freedom = float(np.mean(own)), len(own) - 1
-        variance = (freedom * float(variances[name]) + PRIOR * common) / (freedom + PRIOR)
-        floors = [variance**0.5, figure.spread * abs(mean)]
+        mean, floor = float(np.mean(own)), 0.0
         if figure.is_share and documents:
             smooth = (mean * documents + 1.0) / (documents + 2.0)
-            floors.append((max(0.0, smooth * (1.0 - smooth)) / documents) ** 0.5)
-        found[name] = Estimate(mean=mean, spread=max(floors), seeds=len(own))
+            floor = (max(0.0, smooth * (1.0 - smooth)) / documents) ** 0.5
+        shared = shared_spread(own_variance.get(name, 0.0), common, len(own) - 1)
+        spread = max(shared, floor, figure.spread * abs(mean))
+        found[name] = Estimate(mean=mean, spread=spread, floor=floor, seeds=len(own))
     return found
 
 
+def common_variance(variances: dict[str, float], freedom: dict[str, int]) -> float:
+    """The median of the points', each over the median that the variance of so few draws has; 0 of none."""
+    from scipy.stats import chi2
+
+    scaled = [own * freedom[name] / float(chi2.ppf(0.5, freedom[name])) for name, own in variances.items()]
+    return float(np.median(scaled)) if scaled else 0.0
+
+
+def shared_spread(own: float, common: float, freedom: int) -> float:
+    """The standard deviation that a variance of few draws and the common one give; its own, if that is larger."""
+    return max(own, (freedom * own + PRIOR * common) / (freedom + PRIOR)) ** 0.5
+
+
 def difference(larger: Estimate, smaller: Estimate) -> Difference:
-    """Of the means of two numbers."""
+    """Of the means of two numbers that have nothing to do with each other."""
     half = (larger.half_interval**2 + smaller.half_interval**2) ** 0.5
     return Difference(value=larger.mean - smaller.mean, half=half)
+
+
+def paired_difference(values: Sequence[tuple[float, float]], common: float, floor: float) -> Difference:
+    """Of two numbers that have the same seeds, several: seeds that are good for both cancel out.
+
+    Args:
+        common: the variance that differences of such numbers usually have.
+        floor: the least standard deviation of one.
+    """
+    found = np.array([larger - smaller for larger, smaller in values])
+    freedom = len(found) - 1
+    spread = max(shared_spread(float(found.var(ddof=1)), common, freedom), floor)
+    half = _quantile(SURE, freedom + PRIOR) * spread / len(found) ** 0.5
+    return Difference(value=float(found.mean()), half=half)
 
 
 @functools.cache

@@ -85,7 +85,7 @@ class Figure:
     data: float = math.nan  # what the data have; nan: there is no such number
     places: Annotated[int, "[0, 6]"] = 3
     is_drawn: bool = True
-    is_split: bool = False  # a panel for each world: what stands before the comma in the name of a series
+    is_split: bool = False  # by world, which stands before the comma in the name of a series: a panel and a spread each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

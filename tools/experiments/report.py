@@ -14,11 +14,11 @@ from tools.experiments.reading import Claim, Figure
 from tools.experiments.results import Point, Results
 
 RANGES = (
-    "± is the range of one more seed, on any machine: 99 of 100 lie within. It comes from the spread of the seeds, "
-    "averaged with that of all numbers of the column; of shares it is never less than drawing other documents makes, "
-    "of others never less than rounding on another processor is granted."
+    "± is the range of one more seed, on any machine: 99 of 100 lie within. It comes from the spread of the seeds and "
+    "from what is usual in the column, since three seeds know their spread badly; of shares it is never less than "
+    "drawing other documents makes, of others never less than rounding on another processor is granted."
 )
-CLAIMED = "The difference of the two numbers, with the 95 % interval of its mean over the seeds."
+CLAIMED = "The mean difference of the two numbers, seed by seed, with its 95 % interval."
 NUMBER = re.compile(r"\{([^{}]+)\}")
 
 
@@ -41,18 +41,18 @@ def judge(results: Results) -> dict[str, Outcome]:
 
 
 def judge_claim(results: Results, claim: Claim) -> Outcome:
-    """One claim; of a single seed nothing is said."""
-    larger, smaller = (
-        Estimate.exact(float(key)) if is_number(key) else results.at(key) for key in (claim.larger, claim.smaller)
+    """One claim; of a single seed nothing is said, unless there is no chance in it."""
+    keys = claim.larger, claim.smaller
+    larger, smaller = (Estimate.exact(float(key)) if is_number(key) else results.at(key) for key in keys)
+    found = difference(larger, smaller) if any(map(is_number, keys)) else results.compare(*keys)
+    figure = results.experiment.figure[next(key for key in keys if not is_number(key)).rpartition(":")[2]]
+    means = f"{larger.mean:.{figure.places}f} and {smaller.mean:.{figure.places}f}"
+    is_sure = max(larger.seeds, smaller.seeds) > 1 or results.experiment.probe[figure.probe].seeds == 1
+    return Outcome(
+        claim=claim,
+        verdict=found.verdict(claim.by) if is_sure else "one seed",
+        numbers=f"{means}: {found.value:+.{figure.places}f} ± {found.half:.{figure.places}f}",
     )
-    found = difference(larger, smaller)
-    key = claim.smaller if is_number(claim.larger) else claim.larger
-    places = results.experiment.figure[key.rpartition(":")[2]].places
-    numbers = (
-        f"{larger.mean:.{places}f} and {smaller.mean:.{places}f}: {found.value:+.{places}f} ± {found.half:.{places}f}"
-    )
-    verdict = found.verdict(claim.by) if max(larger.seeds, smaller.seeds) > 1 else "one seed"
-    return Outcome(claim=claim, verdict=verdict, numbers=numbers)
 
 
 def is_number(text: str) -> bool:

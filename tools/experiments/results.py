@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,10 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from oneflow_dist.files import write_whole
-from tools.experiments.estimates import Estimate, estimate
+from tools.experiments.estimates import (
+    Difference,
+    Estimate,
+    common_variance,
+    difference,
+    estimate,
+    paired_difference,
+)
 from tools.experiments.plan import Task
-from tools.experiments.reading import Experiment
+from tools.experiments.reading import Experiment, Figure
 
 RESULTS = "results.jsonl"  # what follows the name of an experiment
 
@@ -26,6 +36,10 @@ class Point(NamedTuple):
 
     def __str__(self) -> str:
         return self.series if self.x is None else f"{self.series}@{self.x:g}"
+
+    def world(self, figure: Figure) -> str:
+        """What stands before the comma in its series, where worlds are kept apart; else ""."""
+        return self.series.partition(", ")[0] if figure.is_split else ""
 
 
 @dataclass(frozen=True)
@@ -50,14 +64,18 @@ class Results:
 
     @cached_property
     def estimates(self) -> dict[str, dict[Point, Estimate]]:
-        """By figure and point."""
-        found = {}
-        for name, values in self.values.items():
-            figure = self.experiment.figure[name]
-            documents = self.experiment.probe[figure.probe].documents
-            own = estimate({str(point): seeds for point, seeds in values.items()}, figure, documents)
-            found[name] = dict(zip(values, own.values(), strict=True))
-        return found
+        """By figure and point; worlds that have panels of their own are not alike."""
+        return {name: self._estimate(name) for name in self.experiment.figure}
+
+    def _estimate(self, name: str) -> dict[Point, Estimate]:
+        figure = self.experiment.figure[name]
+        found: dict[Point, Estimate] = {}
+        documents = self.experiment.probe[figure.probe].documents
+        for world in dict.fromkeys(point.world(figure) for point in self.values[name]):
+            own = {point: seeds for point, seeds in self.values[name].items() if point.world(figure) == world}
+            of_world = estimate({str(point): seeds for point, seeds in own.items()}, figure, documents)
+            found |= dict(zip(own, of_world.values(), strict=True))
+        return {point: found[point] for point in self.values[name]}
 
     @property
     def seeds(self) -> list[int]:
@@ -70,12 +88,41 @@ class Results:
         Raises:
             ValueError: there is none.
         """
+        figure, point = self.find(key)
+        return self.estimates[figure][point]
+
+    def find(self, key: str) -> tuple[str, Point]:
+        """The figure and the point of "series@x:figure".
+
+        Raises:
+            ValueError: there is no such number.
+        """
         where, _, figure = key.rpartition(":")
-        points = {str(point): own for point, own in self.estimates.get(figure, {}).items()}
+        points = {str(point): point for point in self.values.get(figure, {})}
         if where not in points:
             known = ", ".join(points) or f"figures {', '.join(self.experiment.figure)}"
             raise ValueError(f"experiment {self.experiment.name}: no number {key}; known are {known}")
-        return points[where]
+        return figure, points[where]
+
+    def compare(self, larger: str, smaller: str) -> Difference:
+        """Of two numbers; seed by seed where both have the same ones, several."""
+        ours, theirs = self.find(larger), self.find(smaller)
+        pairs = list(zip(self.values[ours[0]][ours[1]], self.values[theirs[0]][theirs[1]], strict=False))
+        one, other = self.at(larger), self.at(smaller)
+        if not 1 < one.seeds == other.seeds:
+            return difference(one, other)
+        return paired_difference(pairs, self._usual(ours[0], ours[1]), (one.floor**2 + other.floor**2) ** 0.5)
+
+    def _usual(self, name: str, point: Point) -> float:
+        """The variance that differences of two points of a figure have, of the same world and as many seeds."""
+        figure, seeds = self.experiment.figure[name], len(self.values[name][point])
+        alike = [
+            np.array(own)
+            for other, own in self.values[name].items()
+            if len(own) == seeds and other.world(figure) == point.world(figure)
+        ]
+        found = {str(n): float(np.var(a - b, ddof=1)) for n, (a, b) in enumerate(itertools.combinations(alike, 2))}
+        return common_variance(found, dict.fromkeys(found, seeds - 1))
 
 
 def series_of(experiment: Experiment, arm: str, way: str) -> str:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from tools.experiments.estimates import Estimate, difference, estimate
+from tools.experiments.estimates import Estimate, difference, estimate, paired_difference
 from tools.experiments.reading import Figure
 
 LOSS = Figure(title="loss", probe="any", spread=0.0)
@@ -15,9 +17,18 @@ def test_of_many_seeds_the_spread_is_their_own_and_of_few_that_of_all_points() -
     many = estimate({"wide": wide, "narrow": narrow}, LOSS, 0)
     assert many["wide"].spread == pytest.approx(0.3, rel=0.03)
     assert many["narrow"].spread == pytest.approx(0.1, rel=0.03)
-    few = estimate({"wide": wide[:2], "narrow": [3.0, 3.0]}, LOSS, 0)
-    common = 0.5 * np.var(wide[:2], ddof=1)
-    assert few["narrow"].spread == pytest.approx((4.0 / 5.0 * common) ** 0.5)
+    few = estimate({"wide": wide[:3], "narrow": [3.0, 3.0, 3.0]}, LOSS, 0)
+    own = float(np.var(wide[:3], ddof=1))
+    common = 0.5 * own / math.log(2.0)  # half way between none and that of the other; of two degrees of freedom
+    assert few["narrow"].spread == pytest.approx((4.0 / 6.0 * common) ** 0.5)
+    assert few["wide"].spread >= own**0.5
+
+
+def test_one_point_that_is_wild_does_not_make_the_others_uncertain() -> None:
+    calm = {str(n): [1.0 + 0.01 * n, 1.01 + 0.01 * n, 0.99 + 0.01 * n] for n in range(4)}
+    both = estimate(calm | {"wild": [5.0, 9.0, 1.0]}, LOSS, 0)
+    assert both["0"].spread < 0.02
+    assert both["wild"].spread == pytest.approx(4.0)
 
 
 def test_one_more_seed_lies_in_the_range_as_often_as_it_is_said_to() -> None:
@@ -53,3 +64,19 @@ def test_differences_are_seen_contradicted_or_neither() -> None:
     assert difference(found["a"], found["b"]).verdict(-2.0) == "seen"
     assert difference(found["b"], Estimate.exact(1.0)).verdict(0.0) == "seen"
     assert difference(found["b"], found["a"]).value == pytest.approx(1.0)
+
+
+def test_seeds_that_are_good_for_both_cancel_out() -> None:
+    pairs = [(1.0 + luck, 0.9 + luck) for luck in (0.0, 0.5, 1.0)]
+    found = paired_difference(pairs, common=0.0001, floor=0.0)
+    assert found.value == pytest.approx(0.1)
+    assert found.verdict(0.0) == "seen"
+    assert paired_difference(pairs, common=0.0001, floor=0.2).verdict(0.0) == "not seen at this scale"
+
+
+def test_the_interval_of_a_difference_holds_it_as_often_as_it_is_said_to() -> None:
+    rng = np.random.default_rng(3)
+    pairs = rng.normal(1.0, 0.2, (2000, 3, 2)) + rng.normal(0.0, 1.0, (2000, 3, 1))
+    found = [paired_difference([(a, b) for a, b in own], common=2 * 0.2**2, floor=0.0) for own in pairs.tolist()]
+    inside = np.mean([abs(own.value) < own.half for own in found])
+    assert 0.94 <= inside <= 0.99

@@ -68,3 +68,11 @@ def test_results_of_others_are_taken_once_and_only_those_of_the_same_task(tmp_pa
     assert [task.path.exists() for task in elsewhere] == [True, False, False, False]
     assert take_in(experiment, tmp_path, tmp_path / "elsewhere") == 0
     assert read_results(experiment, elsewhere).values == read_results(experiment, tasks).values
+
+
+def test_numbers_of_the_same_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    experiment = load(tmp_path)
+    found = made_up(experiment, [0.3, 0.5, 0.9], [0.2, 0.4, 0.8]).compare("one@2:share", "two@2:share")
+    assert found.value == pytest.approx(0.1)
+    alone = made_up(experiment, [0.3, 0.5, 0.9], [0.2, 0.4]).compare("one@2:share", "two@2:share")
+    assert alone.half > 2.0 * found.half
