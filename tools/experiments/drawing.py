@@ -130,7 +130,7 @@ def draw_line(axis: Axes, results: Results, panel: Panel, series: str, colour: s
     axis.plot(x, mean, "o-", color=colour, markersize=3.5, linewidth=1.4)
     if own and own[0].seeds > 1:
         half = np.array([number.half_interval for number in own])
-        axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.13, linewidth=0)
+        axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.09, linewidth=0)
     for value in x:
         values = results.values[panel.name][by_x[value]]
         axis.plot([value] * len(values), values, "o", color=colour, markersize=2.5, alpha=0.35)
@@ -145,6 +145,7 @@ def draw_rows(axis: Axes, results: Results, panel: Panel) -> None:
         axis.plot(values, [row] * len(values), "o", color=COLOURS[0], markersize=3, alpha=0.35)
     axis.set_yticks(range(len(panel.points)), [panel.label(point.series) for point in panel.points], fontsize=8)
     axis.set_ylim(len(panel.points) - 0.5, -0.5)
+    axis.locator_params(axis="x", nbins=5)
 
 
 def finish(axis: Axes, figure: Figure, world: str = "") -> None:
