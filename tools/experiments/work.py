@@ -233,7 +233,7 @@ class Progress:
         with self._lock:
             self.done += 1
             passed = time.monotonic() - self._begin
-            left = passed * (self.missing / self.done - 1.0)
+            left = passed * max(0.0, self.missing / self.done - 1.0)
             line = f"{in_hours(passed)} [{self.done}/{self.missing}] {task.name}: {seconds:.0f} s"
             print(f"{line}; about {in_hours(left)} left", flush=True)
 
