@@ -67,7 +67,7 @@ def test_no_help_loads_torch() -> None:
 def test_another_package_of_the_name_tools_is_not_taken_for_ours(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools/__init__.py").touch()
-    end = subprocess.run([*ONEFLOW, "compare", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    end = subprocess.run([*ONEFLOW, "experiment", "--help"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert end.returncode == 0, end.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 
@@ -23,9 +24,14 @@ def replace_parts(variant: str) -> None:
 
 def main() -> None:
     """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variant", help="a module of tools/experiments/variants")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="what oneflow_dist.train is given")
+    args = parser.parse_args()
     from oneflow_dist import train
 
-    replace_parts(sys.argv.pop(1))
+    replace_parts(args.variant)
+    sys.argv[1:] = args.words
     train.main()
 
 

@@ -17,10 +17,8 @@ from oneflow_dist.flow.schedule import KeepSchedule
 from oneflow_dist.model.oneflow import OneFlow
 from oneflow_dist.sampler import generate
 from oneflow_dist.trained import load_model
-from tools.experiments import token_counts
-from tools.experiments.firing import with_rate
 from tools.experiments.probes.exact import by_letter, law_of
-from tools.experiments.token_counts import ease, frequency, measure_once, read_texts
+from tools.experiments.token_counts import frequency
 from tools.experiments.token_schedule import (
     TokenNoising,
     draw_kept,
@@ -36,39 +34,10 @@ from tools.experiments.toys import VAR, canvas_of, distance, mean_length, predic
 TEXTS = [(1.0, [(5, 0), (6, 5), (6, 6)]), (1.0, [(5, 0)])]  # 5 6 6, and 5, each after 0
 
 
-def test_a_frequency_is_the_share_of_all_tokens() -> None:
-    np.testing.assert_allclose(frequency(TEXTS, 8), [0, 0, 0, 0, 0, 0.5, 0.5, 0])
-    np.testing.assert_allclose(frequency([(3.0, [(1, 0)]), (1.0, [(2, 0)])], 3), [0, 0.75, 0.25])
-
-
-def test_ease_is_the_mean_log_probability_after_the_token_before() -> None:
-    """5 follows 0 twice in two: (2 + .5) / (2 + 1). 6 follows 5 once in one and 6 once in one: (1 + .5) / (1 + 1)."""
-    found = ease(TEXTS, 8)
-    assert found[5] == pytest.approx(np.log2(2.5 / 3.0))
-    assert found[6] == pytest.approx(np.log2(1.5 / 2.0))
-    assert found[7] == -np.inf
-
-
 def test_ranks_go_from_0_to_1_and_equal_values_share_theirs() -> None:
     np.testing.assert_array_equal(rank_of(np.array([0.0, 0.3, 0.0, 0.9])), [0.0, 0.5, 0.0, 1.0])
     np.testing.assert_array_equal(rank_of(np.array([2.0, 2.0])), [0.5, 0.5])
     assert rank_of(np.array([-np.inf, -3.0])).tolist() == [0.0, 1.0]
-
-
-def test_the_text_of_a_mixture_is_counted_once_in_a_process(
-    styled: Path,
-    runs: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _, config = load_model(runs / "timeless")
-    monkeypatch.setattr(token_counts, "_found", {})
-    shares = measure_once(frequency, config)
-    tokenizer = load_tokenizer(config.data.tokenizer, config.modality)
-    assert shares.argmax() in (tokenizer.encode("a")[0], tokenizer.encode(" edge")[0])
-    assert shares[tokenizer.bos] == 0.0
-    assert sum(weight for weight, _ in read_texts(config)) == pytest.approx(1.0)
-    monkeypatch.setattr(token_counts, "read_texts", None)
-    assert measure_once(frequency, config) is shares
 
 
 class OfTokens(TokenNoising):
@@ -121,18 +90,6 @@ def test_with_one_schedule_for_all_nothing_changes() -> None:
     assert told.zero_logit is not None
     torch.testing.assert_close(told.zero_logit, said.zero_logit, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(told.slot_hidden.softmax(-1).float(), said.slot_hidden.softmax(-1))
-
-
-@pytest.mark.parametrize(("filled", "rate"), [(0.5, 0.2), (1.0, 0.01), (1.0, 3.0), (1e-9, 7.0)])
-def test_any_rate_is_told_by_gate_and_rate_together(filled: float, rate: float) -> None:
-    plain = predict([(0.0, 1.0, {"a": 1.0})])
-    told = with_rate(plain, torch.tensor([filled]).double().log(), torch.tensor([rate]).double().log())
-    assert told.zero_logit is not None
-    assert told.log_rate is not None
-    assert (told.log_rate >= 0.0).all()
-    for q in (0.01, 0.3, 1.0):
-        chance = torch.sigmoid(-told.zero_logit.double()) * (q * told.log_rate.exp()).clamp(max=1.0)
-        assert chance.item() == pytest.approx(filled * min(1.0, q * rate), rel=1e-5)
 
 
 @pytest.mark.parametrize("exponents", [{"a": 0.5, "b": 2.0}, {"a": 2.0, "b": 0.5}])
