@@ -10,6 +10,7 @@ likely as another, and averaged bags are right as they are. Pieces keep the sche
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -74,7 +75,7 @@ def rank_of(values: Float[np.ndarray, "V"]) -> Float[np.ndarray, "V"]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenNoising(Noising):
+class TokenNoising(Noising, ABC):
     """How samples are noised whose tokens have schedules of their own."""
 
     config: Config | None = None
@@ -85,9 +86,9 @@ class TokenNoising(Noising):
         plain = _noising_of(config)
         return cls(**{field.name: getattr(plain, field.name) for field in fields(plain)}, config=config)
 
+    @abstractmethod
     def exponents(self) -> Float[np.ndarray, "V"]:
-        """Of the vocabulary; 1 for a token, unless told otherwise."""
-        raise NotImplementedError
+        """Of the vocabulary."""
 
 
 def draw_kept(

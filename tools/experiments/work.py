@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -211,13 +212,11 @@ def do_all(tasks: Sequence[Task], worker: Worker, jobs: int) -> None:
             if not any(do_one(task) for task in left):  # all of them are under way somewhere
                 time.sleep(POLL_SECONDS)
 
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for future in as_completed([pool.submit(work) for _ in range(jobs)]):
-                future.result()
-        except BaseException:
-            worker.programs.stop()
-            raise
+    with ThreadPoolExecutor(jobs) as pool, ExitStack() as unless_all_are_done:
+        unless_all_are_done.callback(worker.programs.stop)
+        for future in as_completed([pool.submit(work) for _ in range(jobs)]):
+            future.result()
+        unless_all_are_done.pop_all()
 
 
 class Progress:
