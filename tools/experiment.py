@@ -104,7 +104,7 @@ def write(experiment: Experiment, tasks: Sequence[Task], output: Path) -> None:
     """The page, its picture, and the numbers as CSV and as they were measured."""
     from tools.experiments.drawing import draw
     from tools.experiments.report import write_csv, write_page
-    from tools.experiments.results import RESULTS, read_results, save_results
+    from tools.experiments.results import read_results, results_path, save_results
 
     results, extra, picture = read_results(experiment, tasks), "", draw
     if experiment.analysis:
@@ -115,8 +115,8 @@ def write(experiment: Experiment, tasks: Sequence[Task], output: Path) -> None:
         picture(results).savefig(output / f"{experiment.name}.png", dpi=110)
         (output / f"{experiment.name}.csv").write_text(write_csv(results))
         (output / f"{experiment.name}.md").write_text(write_page(results, extra))
-        save_results(results, output / f"{experiment.name}.{RESULTS}")
-    print(f"wrote {output / experiment.name}.md, .png, .csv and .{RESULTS}", flush=True)
+        save_results(results, results_path(output, experiment.name))
+    print(f"wrote {output / experiment.name}.md, .png, .csv and .results.jsonl", flush=True)
 
 
 def write_claims(output: Path) -> None:
@@ -130,11 +130,11 @@ def write_claims(output: Path) -> None:
 def tell_differences(experiments: Iterable[Experiment], tasks: Sequence[Task], folder: Path) -> None:
     """Print which numbers are not found again."""
     from tools.experiments.report import compare
-    from tools.experiments.results import RESULTS, load_results, read_results
+    from tools.experiments.results import load_results, read_results, results_path
 
     total = outside = 0
     for experiment in experiments:
-        old = load_results(experiment, folder / f"{experiment.name}.{RESULTS}")
+        old = load_results(experiment, results_path(folder, experiment.name))
         count, lines = compare(read_results(experiment, tasks), old)
         total, outside = total + count, outside + len(lines)
         for line in lines:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tools.experiments.reading import Experiment
 from tools.experiments.report import judge
-from tools.experiments.results import RESULTS, load_results
+from tools.experiments.results import load_results, results_path
 
 TEXT = """# The claims, tested
 
@@ -32,10 +32,11 @@ def write_index(experiments: dict[str, Experiment], folder: Path) -> str:
     counts: Counter[str] = Counter()
     lines = ["| | claim | of | verdict | numbers |", "| --- | --- | --- | --- | --- |"]
     for name, experiment in experiments.items():
-        if not (folder / f"{name}.{RESULTS}").exists():
+        path = results_path(folder, name)
+        if not path.exists():
             continue
         title = f"[{experiment.title}]({name}.md)"
-        for outcome in judge(load_results(experiment, folder / f"{name}.{RESULTS}")).values():
+        for outcome in judge(load_results(experiment, path)).values():
             counts[outcome.verdict] += 1
             cells = [title, outcome.claim.says, outcome.claim.source, f"**{outcome.verdict}**", outcome.numbers]
             lines.append(f"| {' | '.join(cells)} |")

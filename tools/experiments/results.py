@@ -25,8 +25,6 @@ from tools.experiments.estimates import (
 from tools.experiments.plan import Task
 from tools.experiments.reading import Experiment, Figure
 
-RESULTS = "results.jsonl"  # what follows the name of an experiment
-
 
 class Point(NamedTuple):
     """Where a figure was measured."""
@@ -139,9 +137,14 @@ def read_results(experiment: Experiment, tasks: Sequence[Task]) -> Results:
     return Results(experiment, tuple(json.loads(path.read_text()) | {"task": path.stem} for path in own))
 
 
+def results_path(folder: Path, name: str) -> Path:
+    """Where the results of an experiment lie among pages."""
+    return folder / f"{name}.results.jsonl"
+
+
 def take_in(experiment: Experiment, folder: Path, runs: Path) -> int:
     """Put the results of others, as `save_results` writes them, among those of a folder of runs; how many are new."""
-    path, count = folder / f"{experiment.name}.{RESULTS}", 0
+    path, count = results_path(folder, experiment.name), 0
     for result in load_results(experiment, path).measured if path.exists() else ():
         place = runs / "measured" / experiment.name / f"{result['task']}.json"
         if not place.exists():

@@ -9,11 +9,11 @@ from tests.messages import names, refused
 from tests.tools.experiments.making import load, made_up, measured
 from tools.experiments.plan import plan_tasks
 from tools.experiments.results import (
-    RESULTS,
     Point,
     Results,
     load_results,
     read_results,
+    results_path,
     save_results,
     series_of,
     take_in,
@@ -62,7 +62,7 @@ def test_results_of_others_are_taken_once_and_only_those_of_the_same_task(tmp_pa
     tasks = plan_tasks({"small": experiment}, "cpu", 1, tmp_path / "runs")
     tasks[0].path.parent.mkdir(parents=True)
     tasks[0].path.write_text(json.dumps(measured("one", 0, [("written", 1.0, "told_right", 0.5)])))
-    save_results(read_results(experiment, tasks), tmp_path / f"{experiment.name}.{RESULTS}")
+    save_results(read_results(experiment, tasks), results_path(tmp_path, experiment.name))
     elsewhere = plan_tasks({"small": experiment}, "cpu", 1, tmp_path / "elsewhere")
     assert take_in(experiment, tmp_path, tmp_path / "elsewhere") == 1
     assert [task.path.exists() for task in elsewhere] == [True, False, False, False]
