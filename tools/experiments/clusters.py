@@ -29,8 +29,7 @@ starts an experiment:
 On a host with GPUs one training follows the other. With `--slurm` each is a job that is waited for, `--jobs` of them
 at a time; what needs several hosts needs that. Then each is asked the suite that the experiment's file names, and the
 table lands beside those of the CPUs. Variants, which replace a part of the method, are for CPUs alone. Latency on an
-H100, by plan and without any
-training: [results/latency](../results/latency/report.md)."""
+H100, by plan and without any training: [results/latency](../results/latency/report.md)."""
 
 
 @dataclass(frozen=True, slots=True)

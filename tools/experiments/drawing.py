@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from tools.experiments.estimates import Estimate
 from tools.experiments.reading import Figure
 from tools.experiments.results import Point, Results
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Page
 
-COLUMNS, PANEL = 4, (3.6, 2.9)  # of the page; inches
+COLUMNS, PANEL = 4, (3.6, 2.9)  # of the page, at most; inches
 TITLE_WIDTH = 42  # letters
 COLOURS = ("#0b6e99", "#d9730d", "#4d8b31", "#9b3d9b", "#c0392b", "#5f6b7a", "#b8860b", "#17a2a2", "#8c564b", "#111111")
 INK, GRID = "#1f2933", "#e6e8eb"
@@ -57,8 +56,7 @@ def draw(results: Results) -> Page:
     experiment = results.experiment
     of_probes = [panels for probe in experiment.probe if (panels := panels_of(results, probe))]
     count = sum(len(panels) + has_legend(panels) for panels in of_probes)
-    columns = min(COLUMNS, count)
-    rows = math.ceil(count / columns)
+    rows, columns = grid_of(count)
     size = PANEL[0] * columns, PANEL[1] * rows + 0.4
     page, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
     axes = iter(grid.flat)
@@ -78,6 +76,12 @@ def draw(results: Results) -> Page:
     page.suptitle(note, x=0.01, ha="left", fontsize=11, color=INK)
     page.tight_layout(rect=(0, 0, 1, 1 - 0.1 / size[1]))
     return page
+
+
+def grid_of(count: int) -> tuple[int, int]:
+    """Rows and columns for so many panels: as few rows as can be, none much emptier than others."""
+    rows = math.ceil(count / COLUMNS)
+    return rows, math.ceil(count / rows)
 
 
 def panels_of(results: Results, probe: str) -> list[Panel]:
@@ -126,11 +130,10 @@ def draw_line(axis: Axes, results: Results, panel: Panel, series: str, colour: s
     by_x = {point.x: point for point in panel.points if point.series == series and point.x is not None}
     x = sorted(by_x)
     own = [results.estimates[panel.name][by_x[value]] for value in x]
-    mean = np.array([number.mean for number in own])
-    axis.plot(x, mean, "o-", color=colour, markersize=3.5, linewidth=1.4)
+    axis.plot(x, [number.mean for number in own], "o-", color=colour, markersize=3.5, linewidth=1.4)
     if own and own[0].seeds > 1:
-        half = np.array([number.half_interval for number in own])
-        axis.fill_between(x, mean - half, mean + half, color=colour, alpha=0.09, linewidth=0)
+        low, high = zip(*(interval_of(number, results.experiment.figure[panel.name]) for number in own), strict=True)
+        axis.fill_between(x, low, high, color=colour, alpha=0.09, linewidth=0)
     for value in x:
         values = results.values[panel.name][by_x[value]]
         axis.plot([value] * len(values), values, "o", color=colour, markersize=2.5, alpha=0.35)
@@ -140,12 +143,20 @@ def draw_rows(axis: Axes, results: Results, panel: Panel) -> None:
     """A row for each series, the first on top."""
     for row, point in enumerate(panel.points):
         own, values = results.estimates[panel.name][point], results.values[panel.name][point]
-        half = own.half_interval if own.seeds > 1 else 0.0
-        axis.errorbar(own.mean, row, xerr=half, fmt="o", color=COLOURS[0], markersize=5, capsize=3, linewidth=1.2)
+        low, high = interval_of(own, results.experiment.figure[panel.name])
+        ends = [[own.mean - low], [high - own.mean]]
+        axis.errorbar(own.mean, row, xerr=ends, fmt="o", color=COLOURS[0], markersize=5, capsize=3, linewidth=1.2)
         axis.plot(values, [row] * len(values), "o", color=COLOURS[0], markersize=3, alpha=0.35)
     axis.set_yticks(range(len(panel.points)), [panel.label(point.series) for point in panel.points], fontsize=8)
     axis.set_ylim(len(panel.points) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=5)
+
+
+def interval_of(number: Estimate, figure: Figure) -> tuple[float, float]:
+    """The ends of its 95 % interval; of one seed the mean alone. A share is never below 0 or above 1."""
+    half = number.half_interval if number.seeds > 1 else 0.0
+    low, high = number.mean - half, number.mean + half
+    return (max(0.0, low), min(1.0, high)) if figure.is_share else (low, high)
 
 
 def finish(axis: Axes, figure: Figure, world: str = "") -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Estimate:
     spread: float  # the standard deviation of one seed
     floor: float  # the part of it that drawing other documents makes
     seeds: int
+    farthest: float = math.inf  # from the mean that a value can be
 
     @classmethod
     def exact(cls, value: float) -> Estimate:
@@ -34,7 +36,7 @@ class Estimate:
     @property
     def half_range(self) -> float:
         """One more seed lies so near to the mean, in 99 of 100 cases."""
-        return _quantile(AGAIN, self._freedom) * self.spread * (1.0 + 1.0 / self.seeds) ** 0.5
+        return min(self.farthest, _quantile(AGAIN, self._freedom) * self.spread * (1.0 + 1.0 / self.seeds) ** 0.5)
 
     @property
     def half_interval(self) -> float:
@@ -71,13 +73,15 @@ def estimate(values: dict[str, Sequence[float]], figure: Figure, documents: int)
     common = common_variance(own_variance, {name: len(own) - 1 for name, own in values.items()})
     found = {}
     for name, own in values.items():
-        mean, floor = float(np.mean(own)), 0.0
+        mean, floor, farthest = float(np.mean(own)), 0.0, math.inf
+        if figure.is_share:
+            farthest = max(mean, 1.0 - mean)
         if figure.is_share and documents:
             smooth = (mean * documents + 1.0) / (documents + 2.0)
             floor = (max(0.0, smooth * (1.0 - smooth)) / documents) ** 0.5
         shared = shared_spread(own_variance.get(name, 0.0), common, len(own) - 1)
         spread = max(shared, floor, figure.spread * abs(mean))
-        found[name] = Estimate(mean=mean, spread=spread, floor=floor, seeds=len(own))
+        found[name] = Estimate(mean=mean, spread=spread, floor=floor, seeds=len(own), farthest=farthest)
     return found
 
 

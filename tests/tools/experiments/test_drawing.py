@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.tools.experiments.making import TEXT, load, measured
-from tools.experiments.drawing import draw
+from tools.experiments.drawing import draw, grid_of, interval_of
+from tools.experiments.estimates import Estimate
+from tools.experiments.reading import Figure
 from tools.experiments.results import Results
 
 
@@ -30,3 +35,15 @@ def test_worlds_have_panels_of_their_own_and_share_the_legend(tmp_path: Path) ->
     land, sea, legend = draw(results).axes
     assert [axis.get_title(loc="left").partition(":")[0] for axis in (land, sea)] == ["land", "sea"]
     assert [text.get_text() for text in legend.get_legend().get_texts()] == ["fast", "slow"]
+
+
+def test_the_interval_of_a_share_ends_where_shares_do() -> None:
+    number, share = Estimate(mean=0.9, spread=0.2, floor=0.0, seeds=2), Figure(title="", probe="", is_share=True)
+    low, high = interval_of(number, share)
+    assert (low, high) == (pytest.approx(0.9 - number.half_interval), 1.0)
+    assert interval_of(number, replace(share, is_share=False))[1] > 1.0
+
+
+@pytest.mark.parametrize(("panels", "grid"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (7, (2, 4)), (9, (3, 3))])
+def test_rows_are_few_and_as_full_as_each_other(panels: int, grid: tuple[int, int]) -> None:
+    assert grid_of(panels) == grid

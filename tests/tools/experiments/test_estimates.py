@@ -51,6 +51,8 @@ def test_the_interval_of_a_mean_holds_it_as_often_as_it_is_said_to() -> None:
 def test_a_share_is_never_surer_than_drawing_documents_and_nothing_than_rounding() -> None:
     share = Figure(title="share", probe="any", is_share=True, spread=0.0)
     assert estimate({"all": [1.0, 1.0]}, share, 100)["all"].spread == pytest.approx((101 * 1 / 102**2 / 100) ** 0.5)
+    wild = estimate({"all": [0.1, 0.9, 0.2]}, share, 100)["all"]
+    assert wild.half_range == pytest.approx(0.6), "a share is not above 1"
     loss = Figure(title="loss", probe="any", spread=0.01)
     assert estimate({"all": [2.0, 2.0]}, loss, 0)["all"].spread == pytest.approx(0.02)
 

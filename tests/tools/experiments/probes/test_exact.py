@@ -10,7 +10,7 @@ from tools.experiments.probes.exact import KINDS, at_fixed_count, law_of, measur
 from tools.experiments.reading import Probe
 from tools.experiments.toys import FIX, VAR, distance, mean_length
 
-# Total variation for N = 1, 2, 4, 8, 16, and the mean length then: docs/method, and what the traps make of it.
+# Total variation for N = 1, 2, 4, 8, 16, and the mean length then, as an independent enumeration gives them.
 TABLE = {
     "gate": ([0.700, 0.413, 0.196, 0.091, 0.041], [0.95, 1.77, 2.18, 2.23, 2.23]),
     "rate alone": ([0.750, 0.485, 0.224, 0.100, 0.044], [1.00, 2.11, 2.25, 2.25, 2.23]),
