@@ -15,9 +15,9 @@ What the paper says of the method, and what we say ourselves, tried in small on 
 millions of parameters, a minute of a CPU core each. {counts}
 
 *Seen*: the difference is larger than chance makes it, with 95 % confidence over the seeds. *Contradicted*: it goes the
-other way, as surely. *Not seen at this scale*: neither; more seeds or larger models may tell. Each claim is judged by itself,
-so of fifty one or two may stand on the wrong side by chance. A claim about a billion parameters is not refuted by a
-model of one million: this says what to expect of small ones.
+other way, as surely. *Not seen at this scale*: neither; more seeds or larger models may tell. Each claim is judged by
+itself, so of fifty one or two may stand on the wrong side by chance. A claim about a billion parameters is not refuted
+by a model of one million: this says what to expect of small ones.
 
     make experiments
     oneflow experiment heads --seeds 3
