@@ -77,7 +77,9 @@ class Task:
     def path(self) -> Path:
         """Of its result, named by all that it depends on."""
         what = json.dumps({name: dataclasses.asdict(probe) for name, probe in self.probes.items()}, sort_keys=True)
-        own = short_hash(what, self.model.name, self.experiment.arm[self.arm].variant, self.scale)
+        arm = self.experiment.arm[self.arm]
+        model = self.run.folder.name if self.run is not None else Path(arm.base).name
+        own = short_hash(what, model, arm.variant, self.scale)
         return self.runs / "measured" / self.experiment.name / f"{slug(self.arm)}-{self.seed}-{own}.json"
 
     @property

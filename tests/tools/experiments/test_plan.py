@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.messages import names, refused
 from tests.tools.experiments.making import TEXT, load
+from tools.experiments import plan
 from tools.experiments.plan import plan_tasks, probes_of, run_of
-from tools.experiments.reading import at_scale, load_experiment
+from tools.experiments.reading import ROOT, at_scale, load_experiment
 
 
 def test_arms_of_one_config_share_a_run_and_others_do_not(tmp_path: Path) -> None:
@@ -54,6 +57,19 @@ def test_a_probe_that_asks_something_else_is_another_task(tmp_path: Path) -> Non
         for text in (TEXT, TEXT.replace("documents = 100", "documents = 50"))
     )
     assert [one.path == other.path for one, other in zip(old, new, strict=True)] == [False, False, False, True]
+
+
+def test_results_have_the_same_names_wherever_the_project_and_its_runs_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that those of another machine are taken in."""
+    experiments = {"small": load(tmp_path), "samplers": at_scale(load_experiment("samplers"), "cpu")}
+    here = [task.path.name for task in plan_tasks(experiments, "cpu", 1, tmp_path / "runs")]
+    (tmp_path / "elsewhere").symlink_to(ROOT)
+    monkeypatch.setattr(plan, "ROOT", tmp_path / "elsewhere")
+    there = plan_tasks(experiments, "cpu", 1, tmp_path / "other")
+    assert [task.path.name for task in there] == here
+    assert any(task.run is None and task.model.is_relative_to(tmp_path / "elsewhere") for task in there)
 
 
 def test_a_config_that_cannot_be_names_its_arm(tmp_path: Path) -> None:
