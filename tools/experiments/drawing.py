@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ from tools.experiments.results import Point, Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Page
+    from matplotlib.figure import SubFigure
 
 COLUMNS, PANEL = 4, (3.6, 2.9)  # of the page, at most; inches
-TITLE_WIDTH = 42  # letters
+TITLE_WIDTH = 38  # letters
 COLOURS = ("#0b6e99", "#d9730d", "#4d8b31", "#9b3d9b", "#c0392b", "#5f6b7a", "#b8860b", "#17a2a2", "#8c564b", "#111111")
 INK, GRID = "#1f2933", "#e6e8eb"
 
@@ -46,36 +48,49 @@ class Panel:
 
 
 def draw(results: Results) -> Page:
-    """The panels of each probe, and a legend behind those with lines."""
+    """A band of panels for each probe, under a legend where there are lines to be told apart."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.lines import Line2D
 
     experiment = results.experiment
     of_probes = [panels for probe in experiment.probe if (panels := panels_of(results, probe))]
-    count = sum(len(panels) + has_legend(panels) for panels in of_probes)
-    rows, columns = grid_of(count)
-    size = PANEL[0] * columns, PANEL[1] * rows + 0.4
-    page, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False)
-    axes = iter(grid.flat)
-    for own in of_probes:
-        labels = list(dict.fromkeys(panel.label(series) for panel in own for series in panel.series))
-        for panel in own:
-            draw_panel(next(axes), results, panel, labels)
-        if has_legend(own):
-            handles = [Line2D([], [], color=colour_of(label, labels), marker="o", markersize=4) for label in labels]
-            legend = next(axes)
-            legend.set_axis_off()
-            legend.legend(handles, labels, loc="center left", frameon=False, fontsize=9)
-    for axis in axes:
-        axis.set_axis_off()
+    columns = max(grid_of(len(panels))[1] for panels in of_probes)
+    rows = [math.ceil(len(panels) / columns) for panels in of_probes]
+    page = pyplot.figure(figsize=(PANEL[0] * columns, PANEL[1] * sum(rows) + 0.4), layout="constrained")
     seeds = len(results.seeds)
     note = f"{experiment.title}. Mean of {seeds} seed{'s' * (seeds != 1)}, 95 % interval; pale: each seed"
     page.suptitle(note, x=0.01, ha="left", fontsize=11, color=INK)
-    page.tight_layout(rect=(0, 0, 1, 1 - 0.1 / size[1]))
+    bands = page.subfigures(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0]
+    for band, own, number in zip(bands, of_probes, rows, strict=True):
+        draw_band(band, results, own, number, columns)
     return page
+
+
+def draw_band(band: SubFigure, results: Results, panels: Sequence[Panel], rows: int, columns: int) -> None:
+    """The panels of one probe, row by row, and what their colours mean."""
+    from matplotlib.lines import Line2D
+
+    labels = list(dict.fromkeys(panel.label(series) for panel in panels for series in panel.series))
+    axes = band.subplots(rows, columns, squeeze=False).flat
+    for axis, panel in itertools.zip_longest(axes, panels):
+        if panel is None:
+            axis.set_axis_off()
+        else:
+            draw_panel(axis, results, panel, labels)
+    if len(labels) > 1 and any(panel.has_lines for panel in panels):
+        handles = [Line2D([], [], color=colour_of(label, labels), marker="o", markersize=4) for label in labels]
+        band.legend(
+            handles, without_shared(labels), loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9
+        )
+
+
+def without_shared(labels: Sequence[str]) -> list[str]:
+    """Labels without what stands before the first comma, where that is the same in all."""
+    shared = labels[0].partition(", ")[0] + ", "
+    is_shared = all(label.startswith(shared) for label in labels)
+    return [label.removeprefix(shared) if is_shared else label for label in labels]
 
 
 def grid_of(count: int) -> tuple[int, int]:
@@ -95,11 +110,6 @@ def panels_of(results: Results, probe: str) -> list[Panel]:
             worlds.setdefault(point.world(figure), []).append(point)
         found += [Panel(name=name, world=world, points=tuple(points)) for world, points in worlds.items()]
     return found
-
-
-def has_legend(panels: Sequence[Panel]) -> bool:
-    """Whether there are lines to be told apart."""
-    return any(panel.has_lines for panel in panels) and max(len(panel.series) for panel in panels) > 1
 
 
 def colour_of(label: str, labels: Sequence[str]) -> str:

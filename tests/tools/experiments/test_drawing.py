@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import SubFigure
 
 from tests.tools.experiments.making import TEXT, load, measured
 from tools.experiments.drawing import draw, grid_of, interval_of
@@ -15,12 +16,14 @@ from tools.experiments.results import Results
 def test_what_is_varied_becomes_lines_and_what_is_not_rows(tmp_path: Path) -> None:
     rows = [("written", x, "told_right", 0.1 * x) for x in (1.0, 2.0)]
     results = Results(load(tmp_path), tuple(measured(arm, seed, rows) for arm in ("one", "two") for seed in (0, 1)))
-    page = draw(results)
-    lines, legend = page.axes[0], page.axes[1]
+    (band,) = draw(results).subfigs
+    (lines,) = band.axes
     assert {tuple(line.get_xdata()) for line in lines.get_lines() if len(line.get_xdata()) == 2} >= {(1.0, 2.0)}
-    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["one", "two"]
+    assert names_of(band) == ["one", "two"]
     single = Results(load(tmp_path), tuple(measured(arm, 0, rows[:1]) for arm in ("one", "two")))
-    (panel,) = draw(single).axes
+    (band,) = draw(single).subfigs
+    (panel,) = band.axes
+    assert not band.legends
     assert [tick.get_text() for tick in panel.get_yticklabels()] == ["one", "two"]
 
 
@@ -32,9 +35,22 @@ def test_worlds_have_panels_of_their_own_and_share_the_legend(tmp_path: Path) ->
     rows = [("written", x, "told_right", 0.1 * x) for x in (1.0, 2.0)]
     names = [f"{world}, {way}" for world in ("land", "sea") for way in ("fast", "slow")]
     results = Results(load(tmp_path, text), tuple(measured(arm, 0, rows) for arm in names))
-    land, sea, legend = draw(results).axes
-    assert [axis.get_title(loc="left").partition(":")[0] for axis in (land, sea)] == ["land", "sea"]
-    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["fast", "slow"]
+    (band,) = draw(results).subfigs
+    assert [axis.get_title(loc="left").partition(":")[0] for axis in band.axes] == ["land", "sea"]
+    assert names_of(band) == ["fast", "slow"]
+
+
+def test_every_probe_has_a_band_and_a_legend_of_its_own(tmp_path: Path) -> None:
+    found = measured("one", 0, [("written", x, "told_right", 0.1) for x in (1.0, 2.0)])
+    exact = [("exact", (way, x, "tv", 0.2)) for way in ("gate", "rate") for x in (1.0, 2.0)]
+    written, below = draw(Results(load(tmp_path), (found, measured("exact", 0, []) | {"rows": exact}))).subfigs
+    assert not written.legends, "of one line"
+    assert names_of(below) == ["gate", "rate"], "all of them are of the arm `exact`"
+
+
+def names_of(band: SubFigure) -> list[str]:
+    (legend,) = band.legends
+    return [text.get_text() for text in legend.get_texts()]
 
 
 def test_the_interval_of_a_share_ends_where_shares_do() -> None:
