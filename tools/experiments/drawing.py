@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COLUMNS, PANEL = 4, (3.6, 2.9)  # of the page, at most; inches
 TITLE_WIDTH = 38  # letters
+HANDLE, LETTER = 0.6, 0.075  # inches of a legend's line, and of a letter on average
 COLOURS = ("#0b6e99", "#d9730d", "#4d8b31", "#9b3d9b", "#c0392b", "#5f6b7a", "#b8860b", "#17a2a2", "#8c564b", "#111111")
 INK, GRID = "#1f2933", "#e6e8eb"
 
@@ -58,7 +59,8 @@ def draw(results: Results) -> Page:
     of_probes = [panels for probe in experiment.probe if (panels := panels_of(results, probe))]
     columns = max(grid_of(len(panels))[1] for panels in of_probes)
     rows = [math.ceil(len(panels) / columns) for panels in of_probes]
-    page = pyplot.figure(figsize=(PANEL[0] * columns, PANEL[1] * sum(rows) + 0.4), layout="constrained")
+    page = pyplot.figure(figsize=(PANEL[0] * columns, PANEL[1] * sum(rows) + 0.4))
+    page.set_layout_engine("constrained", h_pad=0.08)
     seeds = len(results.seeds)
     note = f"{experiment.title}. Mean of {seeds} seed{'s' * (seeds != 1)}, 95 % interval; pale: each seed"
     page.suptitle(note, x=0.01, ha="left", fontsize=11, color=INK)
@@ -81,9 +83,9 @@ def draw_band(band: SubFigure, results: Results, panels: Sequence[Panel], rows: 
             draw_panel(axis, results, panel, labels)
     if len(labels) > 1 and any(panel.has_lines for panel in panels):
         handles = [Line2D([], [], color=colour_of(label, labels), marker="o", markersize=4) for label in labels]
-        band.legend(
-            handles, without_shared(labels), loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9
-        )
+        told = without_shared(labels)
+        number = legend_columns(told, PANEL[0] * columns)
+        band.legend(handles, told, loc="outside upper left", ncols=number, frameon=False, fontsize=9)
 
 
 def without_shared(labels: Sequence[str]) -> list[str]:
@@ -91,6 +93,12 @@ def without_shared(labels: Sequence[str]) -> list[str]:
     shared = labels[0].partition(", ")[0] + ", "
     is_shared = all(label.startswith(shared) for label in labels)
     return [label.removeprefix(shared) if is_shared else label for label in labels]
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """Entries in a row of a legend that is so many inches wide."""
+    entries = [HANDLE + LETTER * len(label) for label in labels]
+    return math.ceil(len(labels) / math.ceil(sum(entries) / width))
 
 
 def grid_of(count: int) -> tuple[int, int]:

@@ -192,4 +192,4 @@ def draw_objective(panel: Axes, results: Results, figure: str, objective: str, w
     fine = np.geomspace(curve.budgets.min(), curve.budgets.max(), 30)
     fitted = np.exp(offset + slope * np.log(fine))
     is_share = results.experiment.figure[figure].is_share
-    panel.plot(fine, wrong(results, figure, fitted) if is_share else fitted, color=colour, linewidth=1.5)
+    panel.plot(fine, wrong(results, figure, fitted).clip(min=0.0) if is_share else fitted, color=colour, linewidth=1.5)
