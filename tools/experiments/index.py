@@ -12,7 +12,7 @@ from tools.experiments.results import load_results, results_path
 TEXT = """# The claims, tested
 
 What the paper says of the method, and what we say ourselves, tried in small on real data: models of a tenth to a few
-millions of parameters, a minute of a CPU core each. {counts}
+millions of parameters, most of them trained for a minute of a CPU core. {counts}
 
 *Seen*: the difference is larger than chance makes it, with 95 % confidence over the seeds. *Contradicted*: it goes the
 other way, as surely. *Not seen at this scale*: neither; more seeds or larger models may tell. Each claim is judged by
