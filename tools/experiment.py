@@ -60,7 +60,11 @@ def main() -> None:
 
 
 def make(experiments: dict[str, Experiment], args: argparse.Namespace) -> None:
-    """Do what is missing, then write the results of each."""
+    """Do what is missing, then write the results of each.
+
+    Raises:
+        ValueError: nothing is to be measured, or cannot be.
+    """
     from tools.experiments.work import Programs, Worker, do_all, make_data
 
     cores = len(os.sched_getaffinity(0))
@@ -68,6 +72,10 @@ def make(experiments: dict[str, Experiment], args: argparse.Namespace) -> None:
     tasks = [
         task for task in plan_tasks(experiments, args.scale, args.seeds, args.runs.absolute()) if is_possible(task)
     ]
+    asked = {task.experiment.name for task in tasks}
+    experiments = {name: own for name, own in experiments.items() if own.name in asked}
+    if not experiments:
+        raise ValueError(f"oneflow experiment {' '.join(args.names)}: has nothing to measure at --scale {args.scale}")
     if args.others is not None:
         take_in_all(experiments.values(), args.others, args.runs.absolute())
     programs = Programs(max(1, cores // jobs))

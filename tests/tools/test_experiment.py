@@ -94,6 +94,19 @@ def test_what_is_measured_becomes_a_page_a_picture_csv_and_is_found_again(launch
     assert names(again.stdout.splitlines()[-1], 2, 2, tmp_path / "pages")
 
 
+def test_an_arm_whose_data_nobody_has_is_left_out_and_the_rest_is_told(launcher: Launcher, tmp_path: Path) -> None:
+    far = '[data.far]\nfile = "data/far.tar"\nprogram = "tools/far.py"\nneeds = "data/nobody/has.tar"\n'
+    arms = '[arm.exact]\nis_trained = false\n[arm.afar]\nis_trained = false\ndata = "far"\n'
+    text = EXACT.replace("[arm.exact]\nis_trained = false\n", far + arms)
+    text = text.replace('larger = "gate@1:tv"', 'larger = "afar, gate@1:tv"').replace("gate@2", "exact, gate@2")
+    end = launcher.run(*command(write(tmp_path, text, "halves"), tmp_path))
+    assert end.code == 0, end.stderr
+    assert names(next(line for line in end.stdout.splitlines() if "left out" in line), "afar", "data/nobody/has.tar")
+    page = (tmp_path / "pages/halves.md").read_text()
+    assert "**not measured**" in page
+    assert "0.413" in page
+
+
 def test_stopped_in_the_middle_it_goes_on_to_the_same_numbers(
     launcher: Launcher, tmp_path: Path, digits: Path, root: Path
 ) -> None:
@@ -137,6 +150,7 @@ def test_two_processes_share_the_work(launcher: Launcher, tmp_path: Path) -> Non
         (("alchemy",), ("alchemy", "heads", "steps")),
         (("heads", "--seeds", "0"), ("--seeds", 0)),
         (("heads", "--jobs", "-1"), ("--jobs", -1)),
+        (("latency", "--scale", "h100"), ("latency", "--scale", "h100")),
     ],
 )
 def test_what_cannot_be_is_refused(words: tuple[str, ...], said: tuple[object, ...], launcher: Launcher) -> None:

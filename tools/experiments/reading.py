@@ -193,6 +193,8 @@ def check_experiment(experiment: Experiment) -> None:
         raise ValueError(f"analysis: {experiment.analysis}: no such module in tools/experiments/analyses")
     for name, figure in experiment.figure.items():
         _check_known(f"figure.{name}.probe", figure.probe, experiment.probe)
+    if not any(figure.is_drawn for figure in experiment.figure.values()) and experiment.probe:
+        raise ValueError("figure: none is drawn, so that there is no picture; leave one with is_drawn = true")
 
 
 def _check_known(key: str, name: str, known: Mapping[str, object]) -> None:

@@ -41,8 +41,10 @@ def judge(results: Results) -> dict[str, Outcome]:
 
 
 def judge_claim(results: Results, claim: Claim) -> Outcome:
-    """One claim; of a single seed nothing is said, unless there is no chance in it."""
+    """One claim; of a single seed nothing is said, unless there is no chance in it, nor of an arm that was left out."""
     keys = claim.larger, claim.smaller
+    if any(map(results.is_left_out, keys)):
+        return Outcome(claim=claim, verdict="not measured", numbers="")
     larger, smaller = (Estimate.exact(float(key)) if is_number(key) else results.at(key) for key in keys)
     found = difference(larger, smaller) if any(map(is_number, keys)) else results.compare(*keys)
     figure = results.experiment.figure[next(key for key in keys if not is_number(key)).rpartition(":")[2]]
@@ -103,6 +105,8 @@ def fill(text: str, results: Results) -> str:
     """A paragraph with the numbers that it names in braces."""
 
     def write(found: re.Match[str]) -> str:
+        if results.is_left_out(found[1]):
+            return "(not measured)"
         figure = results.experiment.figure[found[1].rpartition(":")[2]] if ":" in found[1] else None
         return say(results.at(found[1]), figure)
 

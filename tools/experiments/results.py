@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,16 @@ class Results:
     def seeds(self) -> list[int]:
         """Of which something was measured."""
         return sorted({result["seed"] for result in self.measured})
+
+    @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """Arms of which nothing was measured: where their data cannot be made, there are none."""
+        measured = {result["arm"] for result in self.measured}
+        return tuple(arm for arm in self.experiment.arm if arm not in measured)
+
+    def is_left_out(self, key: str) -> bool:
+        """Whether "series@x:figure" is a number of such an arm."""
+        return any(re.match(rf"{re.escape(arm)}(, |@|:)", key) for arm in self.left_out)
 
     def at(self, key: str) -> Estimate:
         """The number of "series@x:figure".

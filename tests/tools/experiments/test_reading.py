@@ -52,6 +52,11 @@ def test_what_leads_nowhere_is_refused(old: str, new: str, said: tuple[object, .
     assert names(refused(load_experiment, str(path)), path, *said)
 
 
+def test_an_experiment_without_a_picture_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, re.sub(r"(\[figure.*)", r"\1\nis_drawn = false", TEXT))
+    assert names(refused(load_experiment, str(path)), path, "is_drawn")
+
+
 def test_an_experiment_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert names(refused(load_experiment, "alchemy"), "alchemy", *known_experiments())
 

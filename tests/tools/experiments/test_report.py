@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.messages import names
+from tests.messages import names, refused
 from tests.tools.experiments.making import TEXT, load, made_up
 from tools.experiments.report import compare, fill, judge, write_csv, write_page
 
@@ -52,6 +52,16 @@ def test_a_paragraph_is_filled_with_means_and_ranges(tmp_path: Path) -> None:
     results = made_up(load(tmp_path), [0.5, 0.5, 0.5], [0.2, 0.2, 0.2])
     half = results.at("one@2:share").half_range
     assert fill("It is {one@2:share}.", results) == f"It is 0.500 ± {half:.3f}."
+
+
+def test_what_an_arm_would_say_that_was_left_out_is_not_measured(tmp_path: Path) -> None:
+    """Its data are missing: the page is written all the same, and a name that leads nowhere is still refused."""
+    results = made_up(load(tmp_path), [0.9, 0.91, 0.92], [])
+    assert judge(results)["larger"].verdict == "not measured"
+    page = write_page(results, "")
+    assert "| one | 2 | 0.910 ±" in page
+    assert "beside (not measured)." in page
+    assert names(refused(fill, "It is {twofold@2:share}.", results), "small", "twofold@2:share", "one@2")
 
 
 def test_the_csv_has_every_number_with_its_seeds(tmp_path: Path) -> None:
