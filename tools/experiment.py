@@ -73,9 +73,13 @@ def make(experiments: dict[str, Experiment], args: argparse.Namespace) -> None:
         task for task in plan_tasks(experiments, args.scale, args.seeds, args.runs.absolute()) if is_possible(task)
     ]
     asked = {task.experiment.name for task in tasks}
+    for name, own in experiments.items():
+        if own.name not in asked:
+            print(f"{name}: left out, since there is nothing to measure at --scale {args.scale}", flush=True)
     experiments = {name: own for name, own in experiments.items() if own.name in asked}
     if not experiments:
-        raise ValueError(f"oneflow experiment {' '.join(args.names)}: has nothing to measure at --scale {args.scale}")
+        where = f"oneflow experiment {' '.join(args.names)}: has nothing to measure at --scale {args.scale}"
+        raise ValueError(f"{where}; take another scale, other names, or bring the data that the lines above name")
     if args.others is not None:
         take_in_all(experiments.values(), args.others, args.runs.absolute())
     programs = Programs(max(1, cores // jobs))
@@ -118,13 +122,14 @@ def write(experiment: Experiment, tasks: Sequence[Task], output: Path) -> None:
     if experiment.analysis:
         analysis = importlib.import_module(f"tools.experiments.analyses.{experiment.analysis}")
         extra, picture = analysis.write_section(results), getattr(analysis, "draw", draw)
+    path = results_path(output, experiment.name)
     output.mkdir(parents=True, exist_ok=True)
     with naming(output):
         picture(results).savefig(output / f"{experiment.name}.png", dpi=110)
         (output / f"{experiment.name}.csv").write_text(write_csv(results))
         (output / f"{experiment.name}.md").write_text(write_page(results, extra))
-        save_results(results, results_path(output, experiment.name))
-    print(f"wrote {output / experiment.name}.md, .png, .csv and .results.jsonl", flush=True)
+        save_results(results, path)
+    print(f"wrote {output / experiment.name}.md, .png, .csv and {path}", flush=True)
 
 
 def write_claims(output: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tools.experiments.estimates import Estimate
 from tools.experiments.reading import Figure
 from tools.experiments.results import Point, Results
 
@@ -57,7 +56,7 @@ def draw(results: Results) -> Page:
 
     experiment = results.experiment
     of_probes = [panels for probe in experiment.probe if (panels := panels_of(results, probe))]
-    columns = max(grid_of(len(panels))[1] for panels in of_probes)
+    columns = max(columns_of(len(panels)) for panels in of_probes)
     rows = [math.ceil(len(panels) / columns) for panels in of_probes]
     page = pyplot.figure(figsize=(PANEL[0] * columns, PANEL[1] * sum(rows) + 0.4))
     page.set_layout_engine("constrained", h_pad=0.08)
@@ -101,10 +100,9 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
     return math.ceil(len(labels) / math.ceil(sum(entries) / width))
 
 
-def grid_of(count: int) -> tuple[int, int]:
-    """Rows and columns for so many panels: as few rows as can be, none much emptier than others."""
-    rows = math.ceil(count / COLUMNS)
-    return rows, math.ceil(count / rows)
+def columns_of(count: int) -> int:
+    """Columns for so many panels: as few rows as can be, none much emptier than others."""
+    return math.ceil(count / math.ceil(count / COLUMNS))
 
 
 def panels_of(results: Results, probe: str) -> list[Panel]:
@@ -150,7 +148,7 @@ def draw_line(axis: Axes, results: Results, panel: Panel, series: str, colour: s
     own = [results.estimates[panel.name][by_x[value]] for value in x]
     axis.plot(x, [number.mean for number in own], "o-", color=colour, markersize=3.5, linewidth=1.4)
     if own and own[0].seeds > 1:
-        low, high = zip(*(interval_of(number, results.experiment.figure[panel.name]) for number in own), strict=True)
+        low, high = zip(*(number.interval for number in own), strict=True)
         axis.fill_between(x, low, high, color=colour, alpha=0.09, linewidth=0)
     for value in x:
         values = results.values[panel.name][by_x[value]]
@@ -161,20 +159,13 @@ def draw_rows(axis: Axes, results: Results, panel: Panel) -> None:
     """A row for each series, the first on top."""
     for row, point in enumerate(panel.points):
         own, values = results.estimates[panel.name][point], results.values[panel.name][point]
-        low, high = interval_of(own, results.experiment.figure[panel.name])
+        low, high = own.interval
         ends = [[own.mean - low], [high - own.mean]]
         axis.errorbar(own.mean, row, xerr=ends, fmt="o", color=COLOURS[0], markersize=5, capsize=3, linewidth=1.2)
         axis.plot(values, [row] * len(values), "o", color=COLOURS[0], markersize=3, alpha=0.35)
     axis.set_yticks(range(len(panel.points)), [panel.label(point.series) for point in panel.points], fontsize=8)
     axis.set_ylim(len(panel.points) - 0.5, -0.5)
     axis.locator_params(axis="x", nbins=5)
-
-
-def interval_of(number: Estimate, figure: Figure) -> tuple[float, float]:
-    """The ends of its 95 % interval; of one seed the mean alone. A share is never below 0 or above 1."""
-    half = number.half_interval if number.seeds > 1 else 0.0
-    low, high = number.mean - half, number.mean + half
-    return (max(0.0, low), min(1.0, high)) if figure.is_share else (low, high)
 
 
 def finish(axis: Axes, figure: Figure, world: str = "") -> None:

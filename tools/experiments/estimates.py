@@ -26,7 +26,8 @@ class Estimate:
     spread: float  # the standard deviation of one seed
     floor: float  # the part of it that drawing other documents makes
     seeds: int
-    farthest: float = math.inf  # from the mean that a value can be
+    least: float = -math.inf  # that a value can be
+    most: float = math.inf
 
     @classmethod
     def exact(cls, value: float) -> Estimate:
@@ -36,12 +37,19 @@ class Estimate:
     @property
     def half_range(self) -> float:
         """One more seed lies so near to the mean, in 99 of 100 cases."""
-        return min(self.farthest, _quantile(AGAIN, self._freedom) * self.spread * (1.0 + 1.0 / self.seeds) ** 0.5)
+        half = _quantile(AGAIN, self._freedom) * self.spread * (1.0 + 1.0 / self.seeds) ** 0.5
+        return min(half, max(self.mean - self.least, self.most - self.mean))
 
     @property
     def half_interval(self) -> float:
         """The mean of all seeds there are lies so near, in 95 of 100 cases."""
         return _quantile(SURE, self._freedom) * self.spread / self.seeds**0.5
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends of that interval, no further than values can be; of one seed the mean alone."""
+        half = self.half_interval if self.seeds > 1 else 0.0
+        return max(self.least, self.mean - half), min(self.most, self.mean + half)
 
     @property
     def _freedom(self) -> int:
@@ -71,17 +79,16 @@ def estimate(values: dict[str, Sequence[float]], figure: Figure, documents: int)
     """
     own_variance = {name: float(np.var(own, ddof=1)) for name, own in values.items() if len(own) > 1}
     common = common_variance(own_variance, {name: len(own) - 1 for name, own in values.items()})
+    ends = {"least": 0.0, "most": 1.0} if figure.is_share else {}
     found = {}
     for name, own in values.items():
-        mean, floor, farthest = float(np.mean(own)), 0.0, math.inf
-        if figure.is_share:
-            farthest = max(mean, 1.0 - mean)
+        mean, floor = float(np.mean(own)), 0.0
         if figure.is_share and documents:
             smooth = (mean * documents + 1.0) / (documents + 2.0)
             floor = (max(0.0, smooth * (1.0 - smooth)) / documents) ** 0.5
         shared = shared_spread(own_variance.get(name, 0.0), common, len(own) - 1)
         spread = max(shared, floor, figure.spread * abs(mean))
-        found[name] = Estimate(mean=mean, spread=spread, floor=floor, seeds=len(own), farthest=farthest)
+        found[name] = Estimate(mean=mean, spread=spread, floor=floor, seeds=len(own), **ends)
     return found
 
 

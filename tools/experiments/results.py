@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,13 +82,14 @@ class Results:
 
     @cached_property
     def left_out(self) -> tuple[str, ...]:
-        """Arms of which nothing was measured: where their data cannot be made, there are none."""
+        """Arms with data of their own of which nothing was measured: nobody could make these."""
         measured = {result["arm"] for result in self.measured}
-        return tuple(arm for arm in self.experiment.arm if arm not in measured)
+        return tuple(arm for arm, own in self.experiment.arm.items() if own.data and arm not in measured)
 
     def is_left_out(self, key: str) -> bool:
         """Whether "series@x:figure" is a number of such an arm."""
-        return any(re.match(rf"{re.escape(arm)}(, |@|:)", key) for arm in self.left_out)
+        series = key.rpartition(":")[0].partition("@")[0]
+        return any(series == arm or series.startswith(f"{arm}, ") for arm in self.left_out)
 
     def at(self, key: str) -> Estimate:
         """The number of "series@x:figure".

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import SubFigure
 
 from tests.tools.experiments.making import TEXT, load, measured
-from tools.experiments.drawing import draw, grid_of, interval_of, legend_columns
-from tools.experiments.estimates import Estimate
-from tools.experiments.reading import Figure
+from tools.experiments.drawing import columns_of, draw, legend_columns
 from tools.experiments.results import Results
 
 
@@ -53,19 +50,12 @@ def names_of(band: SubFigure) -> list[str]:
     return [text.get_text() for text in legend.get_texts()]
 
 
-def test_the_interval_of_a_share_ends_where_shares_do() -> None:
-    number, share = Estimate(mean=0.9, spread=0.2, floor=0.0, seeds=2), Figure(title="", probe="", is_share=True)
-    low, high = interval_of(number, share)
-    assert (low, high) == (pytest.approx(0.9 - number.half_interval), 1.0)
-    assert interval_of(number, replace(share, is_share=False))[1] > 1.0
-
-
 def test_a_legend_has_as_many_rows_as_its_words_need() -> None:
     assert legend_columns(["one", "two"], 4.0) == 2
     assert legend_columns(["what is said at some length"] * 4, 6.0) == 2
     assert legend_columns(["what is said at some length"] * 5, 3.0) == 1
 
 
-@pytest.mark.parametrize(("panels", "grid"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (7, (2, 4)), (9, (3, 3))])
-def test_rows_are_few_and_as_full_as_each_other(panels: int, grid: tuple[int, int]) -> None:
-    assert grid_of(panels) == grid
+@pytest.mark.parametrize(("panels", "columns"), [(1, 1), (4, 4), (5, 3), (7, 4), (9, 3)])
+def test_rows_are_few_and_as_full_as_each_other(panels: int, columns: int) -> None:
+    assert columns_of(panels) == columns

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_a_share_is_never_surer_than_drawing_documents_and_nothing_than_rounding
     assert wild.half_range == pytest.approx(0.6), "a share is not above 1"
     loss = Figure(title="loss", probe="any", spread=0.01)
     assert estimate({"all": [2.0, 2.0]}, loss, 0)["all"].spread == pytest.approx(0.02)
+
+
+def test_the_interval_of_a_share_ends_where_shares_do() -> None:
+    number = Estimate(mean=0.9, spread=0.2, floor=0.0, seeds=2)
+    assert number.interval == pytest.approx((0.9 - number.half_interval, 0.9 + number.half_interval))
+    share = replace(number, least=0.0, most=1.0)
+    assert share.interval == (number.interval[0], 1.0)
+    assert replace(number, seeds=1).interval == (0.9, 0.9)
 
 
 def test_differences_are_seen_contradicted_or_neither() -> None:

@@ -56,12 +56,14 @@ def test_a_paragraph_is_filled_with_means_and_ranges(tmp_path: Path) -> None:
 
 def test_what_an_arm_would_say_that_was_left_out_is_not_measured(tmp_path: Path) -> None:
     """Its data are missing: the page is written all the same, and a name that leads nowhere is still refused."""
-    results = made_up(load(tmp_path), [0.9, 0.91, 0.92], [])
+    far = '[data.far]\nfile = "far.tar"\nprogram = "far.py"\n[arm.two]\ndata = "far"\n'
+    results = made_up(load(tmp_path, TEXT.replace("[arm.two]\n", far)), [0.9, 0.91, 0.92], [])
     assert judge(results)["larger"].verdict == "not measured"
     page = write_page(results, "")
     assert "| one | 2 | 0.910 ±" in page
     assert "beside (not measured)." in page
     assert names(refused(fill, "It is {twofold@2:share}.", results), "small", "twofold@2:share", "one@2")
+    assert names(refused(judge, made_up(load(tmp_path), [0.9], [])), "two@2:share", "one@2"), "anybody has its data"
 
 
 def test_the_csv_has_every_number_with_its_seeds(tmp_path: Path) -> None:
