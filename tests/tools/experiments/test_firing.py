@@ -6,8 +6,6 @@ import torch
 from tools.experiments.firing import with_rate
 from tools.experiments.toys import predict
 
-TEXTS = [(1.0, [(5, 0), (6, 5), (6, 6)]), (1.0, [(5, 0)])]  # 5 6 6, and 5, each after 0
-
 
 @pytest.mark.parametrize(("filled", "rate"), [(0.5, 0.2), (1.0, 0.01), (1.0, 3.0), (1e-9, 7.0)])
 def test_any_rate_is_told_by_gate_and_rate_together(filled: float, rate: float) -> None:
